@@ -1,0 +1,83 @@
+// The one way in which this program touches files that must survive: checkpoints, metrics, completions, exported models.
+//
+// Two implementers: PosixFileSystem (DefaultFileSystem()) and FaultyFileSystem (tests/testing/faulty_file_system.h), which records
+// every write, sync, rename, unlink and directory sync, can fail the n-th with a chosen errno, and can rebuild the disk as a
+// power loss would leave it (unsynced bytes dropped, unsynced directory entries dropped, last write torn).
+//
+// Errors name the path and errno's text. Only regular files are read (a FIFO, device or directory is InvalidArgument: reading it
+// might never return); symbolic links are followed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace grouper {
+
+// Not thread-safe. Destroying an open file closes it without sync; whoever wants durability calls Sync and checks Close.
+class WritableFile {
+ public:
+  virtual ~WritableFile() = default;
+  virtual absl::Status Append(absl::string_view data) = 0;  // all of it, or an error (ENOSPC, EIO, short write)
+  virtual absl::Status Flush() = 0;                         // our buffer to the kernel
+  virtual absl::Status Sync() = 0;                          // Flush + fsync
+  virtual absl::Status Close() = 0;
+};
+
+class FileSystem {
+ public:
+  virtual ~FileSystem() = default;
+
+  virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) = 0;  // truncates
+  virtual absl::StatusOr<std::unique_ptr<WritableFile>> OpenAppend(const std::string& path) = 0;  // created when absent
+  virtual absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) = 0;  // larger: OutOfRange
+  virtual absl::StatusOr<uint64_t> FileSize(const std::string& path) = 0;
+  virtual bool Exists(const std::string& path) = 0;
+  virtual absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path) = 0;  // names, sorted, no "." ".."
+  virtual absl::Status CreateDirectories(const std::string& path) = 0;       // like mkdir -p
+  virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;  // atomic; REQUIRES: content was synced
+  virtual absl::Status RemoveFile(const std::string& path) = 0;
+  virtual absl::Status RemoveAll(const std::string& path) = 0;               // absent is OK
+  virtual absl::Status Truncate(const std::string& path, uint64_t size) = 0;  // and sync
+  virtual absl::Status SyncDirectory(const std::string& path) = 0;
+};
+
+FileSystem& DefaultFileSystem();
+
+// Writes `data` so that after any accident `path` holds the old or the new content, whole: temporary name in the same directory,
+// sync, rename, directory sync.
+absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, absl::string_view data);
+
+// A whole regular file mapped read-only. Thread-safe once open. The mapping lives as long as the object.
+class MappedFile {
+ public:
+  static absl::StatusOr<std::shared_ptr<MappedFile>> Open(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  absl::string_view bytes() const { return {data_, size_}; }
+
+ private:
+  MappedFile(std::string path, const char* data, size_t size) : path_(std::move(path)), data_(data), size_(size) {}
+  std::string path_;
+  const char* data_;
+  size_t size_;
+};
+
+std::string JoinPath(absl::string_view directory, absl::string_view name);  // `name` absolute: `name`
+std::string Dirname(absl::string_view path);
+std::string Basename(absl::string_view path);
+
+// A file name that stands inside an index, a recipe or a checkpoint: refused (InvalidArgument) when it is absolute, empty, has a
+// ".." component or a NUL, since it must not leave its directory.
+absl::Status CheckInnerPath(absl::string_view name);
+
+}  // namespace grouper

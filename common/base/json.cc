@@ -1,0 +1,126 @@
+#include "common/base/json.h"
+
+#include <cmath>
+#include <unordered_set>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+
+namespace grouper::json {
+namespace {
+
+// Validates structure before any value is built, so that a hostile text costs no memory and no recursion.
+struct Validator : nlohmann::json_sax<Json> {
+  std::string error;
+  std::vector<std::unordered_set<std::string>> keys;  // one per open object; arrays have an unused entry
+
+  bool Fail(std::string message) {
+    if (error.empty()) error = std::move(message);
+    return false;
+  }
+  bool Open() {
+    if (keys.size() >= kMaxDepth) return Fail(absl::StrCat("nested deeper than ", kMaxDepth));
+    keys.emplace_back();
+    return true;
+  }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t value, const string_t& text) override {
+    return std::isfinite(value) || Fail(absl::StrCat("number out of range: ", text));
+  }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return Open(); }
+  bool end_object() override {
+    keys.pop_back();
+    return true;
+  }
+  bool start_array(std::size_t) override { return Open(); }
+  bool end_array() override {
+    keys.pop_back();
+    return true;
+  }
+  bool key(string_t& key) override {
+    return keys.back().insert(key).second || Fail(absl::StrCat("duplicate key \"", key, "\""));
+  }
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& e) override {
+    const std::string what = e.what();
+    const size_t start = what.find("parse error");
+    return Fail(absl::StrCat("not JSON at byte ", position, ": ", start == std::string::npos ? what : what.substr(start)));
+  }
+};
+
+template <typename J>
+absl::StatusOr<J> ParseAs(absl::string_view text) {
+  Validator validator;
+  if (!Json::sax_parse(text.begin(), text.end(), &validator)) {
+    return absl::InvalidArgumentError(validator.error.empty() ? "not JSON" : validator.error);
+  }
+  J value = J::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  if (value.is_discarded()) return absl::InvalidArgumentError("not JSON");
+  return value;
+}
+
+absl::StatusOr<const Json*> Find(const Json& object, const std::string& key, absl::string_view expected) {
+  if (!object.is_object()) return absl::InvalidArgumentError(absl::StrCat("expected an object with key \"", key, "\""));
+  auto it = object.find(key);
+  if (it == object.end()) {
+    return absl::InvalidArgumentError(absl::StrCat("missing key \"", key, "\" (expected ", expected, ")"));
+  }
+  return &*it;
+}
+
+absl::Status WrongType(const std::string& key, absl::string_view expected, const Json& value) {
+  std::string shown = Dump(value);
+  if (shown.size() > 60) shown = shown.substr(0, 57) + "...";
+  return absl::InvalidArgumentError(absl::StrCat("key \"", key, "\": expected ", expected, ", got ", shown));
+}
+
+}  // namespace
+
+absl::StatusOr<Json> Parse(absl::string_view text) { return ParseAs<Json>(text); }
+absl::StatusOr<OrderedJson> ParseOrdered(absl::string_view text) { return ParseAs<OrderedJson>(text); }
+
+absl::StatusOr<int64_t> GetInt(const Json& object, const std::string& key, int64_t min, int64_t max) {
+  const std::string expected = absl::StrCat("an integer in ", min, "..", max);
+  ASSIGN_OR_RETURN(const Json* value, Find(object, key, expected));
+  if (!value->is_number_integer()) return WrongType(key, expected, *value);
+  if (value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) {
+    return WrongType(key, expected, *value);
+  }
+  const int64_t number = value->get<int64_t>();
+  if (number < min || number > max) return WrongType(key, expected, *value);
+  return number;
+}
+
+absl::StatusOr<double> GetNumber(const Json& object, const std::string& key) {
+  ASSIGN_OR_RETURN(const Json* value, Find(object, key, "a number"));
+  if (!value->is_number()) return WrongType(key, "a number", *value);
+  return value->get<double>();
+}
+
+absl::StatusOr<bool> GetBool(const Json& object, const std::string& key) {
+  ASSIGN_OR_RETURN(const Json* value, Find(object, key, "true or false"));
+  if (!value->is_boolean()) return WrongType(key, "true or false", *value);
+  return value->get<bool>();
+}
+
+absl::StatusOr<std::string> GetString(const Json& object, const std::string& key) {
+  ASSIGN_OR_RETURN(const Json* value, Find(object, key, "a string"));
+  if (!value->is_string()) return WrongType(key, "a string", *value);
+  return value->get<std::string>();
+}
+
+bool Has(const Json& object, const std::string& key) {
+  if (!object.is_object()) return false;
+  auto it = object.find(key);
+  return it != object.end() && !it->is_null();
+}
+
+std::string Dump(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string Dump(const OrderedJson& value) { return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
+
+}  // namespace grouper::json

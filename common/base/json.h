@@ -1,0 +1,39 @@
+// JSON from strangers: nlohmann-json behind two limits that it lacks (RELIABILITY: 100,000 nested arrays crash its
+// destructor's callers, duplicate keys pass silently).
+//
+// Parse refuses: nesting deeper than 64, duplicate keys in one object, invalid UTF-8, NaN and Infinity, trailing text.
+// Errors are InvalidArgument and name the byte and, for objects, the key.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+
+namespace grouper::json {
+
+using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;  // keeps the keys' order of the text
+
+inline constexpr int kMaxDepth = 64;
+
+absl::StatusOr<Json> Parse(absl::string_view text);
+absl::StatusOr<OrderedJson> ParseOrdered(absl::string_view text);
+
+// Typed access to `object[key]`. Missing key or another type is InvalidArgument naming the key and what was expected.
+// Integers must be JSON integers in range: 1.0, "1" and 1e30 are errors.
+absl::StatusOr<int64_t> GetInt(const Json& object, const std::string& key, int64_t min, int64_t max);
+absl::StatusOr<double> GetNumber(const Json& object, const std::string& key);  // finite
+absl::StatusOr<bool> GetBool(const Json& object, const std::string& key);
+absl::StatusOr<std::string> GetString(const Json& object, const std::string& key);
+
+// True when `key` is there and not null.
+bool Has(const Json& object, const std::string& key);
+
+// One-line dump that never throws: invalid UTF-8 is replaced by U+FFFD.
+std::string Dump(const Json& value);
+std::string Dump(const OrderedJson& value);
+
+}  // namespace grouper::json

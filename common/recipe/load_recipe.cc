@@ -1,0 +1,326 @@
+#include "common/recipe/load_recipe.h"
+
+#include <unistd.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "common/base/file.h"
+#include "common/base/status.h"
+#include "google/protobuf/text_format.h"
+
+namespace grouper {
+namespace {
+
+std::string CurrentFolder() {
+  std::string buffer(4096, '\0');
+  return getcwd(buffer.data(), buffer.size()) == nullptr ? "." : std::string(buffer.c_str());
+}
+
+void MakeAbsolute(std::string* path, const std::string& base) {
+  if (!path->empty()) *path = JoinPath(base, *path);
+}
+
+template <typename F>
+void ForEachPath(v1::Recipe& recipe, F&& visit) {
+  visit(recipe.mutable_model()->mutable_path());
+  visit(recipe.mutable_model()->mutable_config());
+  visit(recipe.mutable_model()->mutable_tokenizer());
+  for (v1::Stage& stage : *recipe.mutable_stages()) {
+    if (!stage.has_data()) continue;
+    visit(stage.mutable_data()->mutable_train());
+    visit(stage.mutable_data()->mutable_eval());
+  }
+  for (v1::Rule& rule : *recipe.mutable_reward()->mutable_rules()) {
+    if (!rule.has_process() || rule.process().command_size() == 0) continue;
+    // A program without a slash is looked up in PATH.
+    std::string* program = rule.mutable_process()->mutable_command(0);
+    if (absl::StrContains(*program, "/")) visit(program);
+    // Arguments that name a file beside the recipe, such as a script.
+    for (int i = 1; i < rule.process().command_size(); ++i) {
+      if (absl::StartsWith(rule.process().command(i), "./")) visit(rule.mutable_process()->mutable_command(i));
+    }
+  }
+  auto credentials = [&](v1::Credentials* tls) {
+    visit(tls->mutable_certificate());
+    visit(tls->mutable_key());
+    visit(tls->mutable_ca());
+  };
+  if (recipe.rollout().has_tls()) credentials(recipe.mutable_rollout()->mutable_tls());
+  if (recipe.reward().has_tls()) credentials(recipe.mutable_reward()->mutable_tls());
+}
+
+void FillSampling(v1::Sampling* sampling, double temperature) {
+  if (!sampling->has_temperature()) sampling->set_temperature(temperature);
+  if (!sampling->has_top_p()) sampling->set_top_p(1);
+  if (sampling->max_new_tokens() == 0) sampling->set_max_new_tokens(256);
+}
+
+void FillDefaults(v1::Recipe& recipe, const std::string& path) {
+  if (recipe.name().empty()) {
+    recipe.set_name(Basename(path));
+    if (absl::EndsWith(recipe.name(), ".textproto")) recipe.set_name(recipe.name().substr(0, recipe.name().size() - 10));
+  }
+  if (!recipe.has_exact_on_policy()) recipe.set_exact_on_policy(true);
+  if (recipe.model().dtype().empty()) recipe.mutable_model()->set_dtype("float32");
+  if (recipe.prompt().template_().empty()) recipe.mutable_prompt()->set_template_("plain");
+  for (v1::Stage& stage : *recipe.mutable_stages()) {
+    v1::Optimizer* optimizer = stage.mutable_optimizer();
+    if (optimizer->schedule().empty()) optimizer->set_schedule("constant");
+    if (!optimizer->has_beta1()) optimizer->set_beta1(0.9);
+    if (!optimizer->has_beta2()) optimizer->set_beta2(0.95);
+    if (!optimizer->has_eps()) optimizer->set_eps(1e-8);
+    if (!optimizer->has_max_grad_norm()) optimizer->set_max_grad_norm(1);
+    if (!optimizer->has_max_skipped_steps()) optimizer->set_max_skipped_steps(2);
+    if (optimizer->micro_batch_tokens() == 0) optimizer->set_micro_batch_tokens(4096);
+    if (stage.data().too_long().empty()) stage.mutable_data()->set_too_long("error");
+    if (stage.has_sft() && stage.sft().batch_size() == 0) stage.mutable_sft()->set_batch_size(32);
+    if (stage.has_grpo()) {
+      v1::Grpo* grpo = stage.mutable_grpo();
+      if (grpo->prompts_per_step() == 0) grpo->set_prompts_per_step(32);
+      if (grpo->group_size() == 0) grpo->set_group_size(8);
+      FillSampling(grpo->mutable_sampling(), 1);
+      if (grpo->advantage_std().empty()) grpo->set_advantage_std("group");
+      if (grpo->loss_reduction().empty()) grpo->set_loss_reduction("token_mean");
+      if (grpo->policy_loss().empty()) grpo->set_policy_loss("ppo_clip");
+      if (!grpo->has_clip_low()) grpo->set_clip_low(0.2);
+      if (!grpo->has_clip_high()) grpo->set_clip_high(grpo->clip_low());
+      if (grpo->updates_per_batch() == 0) grpo->set_updates_per_batch(1);
+      if (grpo->truncated().empty()) grpo->set_truncated("keep");
+      if (grpo->failed_reward().empty()) grpo->set_failed_reward("exclude");
+    }
+    if (stage.has_eval() || stage.has_evaluate()) {
+      v1::Evaluation* eval = stage.mutable_eval();
+      if (eval->samples() == 0) eval->set_samples(1);
+      if (stage.has_grpo() && eval->sampling().max_new_tokens() == 0) {
+        eval->mutable_sampling()->set_max_new_tokens(stage.grpo().sampling().max_new_tokens());
+      }
+      FillSampling(eval->mutable_sampling(), 0);
+    }
+  }
+  v1::Rollout* rollout = recipe.mutable_rollout();
+  if (rollout->max_batch_tokens() == 0) rollout->set_max_batch_tokens(2048);
+  if (rollout->max_sequences() == 0) rollout->set_max_sequences(256);
+  if (rollout->timeout_seconds() == 0) rollout->set_timeout_seconds(120);
+  if (recipe.reward().timeout_seconds() == 0) recipe.mutable_reward()->set_timeout_seconds(60);
+  if (recipe.checkpoint().keep_last() == 0) recipe.mutable_checkpoint()->set_keep_last(2);
+}
+
+// --- ranges ----------------------------------------------------------------------------------------------------------------
+
+class Checker {
+ public:
+  explicit Checker(std::string prefix) : prefix_(std::move(prefix)) {}
+
+  void Require(bool fine, const std::string& field, const std::string& expected) {
+    if (!fine && status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(prefix_, field, ": expected ", expected));
+  }
+  void Range(const std::string& field, double value, double min, double max) {
+    if (!(value >= min && value <= max) && status_.ok()) {
+      status_ = absl::InvalidArgumentError(absl::StrCat(prefix_, field, ": ", value, ", expected ", min, "..", max));
+    }
+  }
+  void OneOf(const std::string& field, const std::string& value, const std::vector<std::string>& allowed) {
+    for (const std::string& name : allowed) {
+      if (value == name) return;
+    }
+    if (status_.ok()) {
+      status_ = absl::InvalidArgumentError(
+          absl::StrCat(prefix_, field, ": \"", value, "\", expected one of: ", absl::StrJoin(allowed, ", ")));
+    }
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  std::string prefix_;
+  absl::Status status_;
+};
+
+constexpr double kMany = 1 << 30;
+
+void CheckSampling(Checker& check, const std::string& field, const v1::Sampling& sampling) {
+  check.Range(field + ".temperature", sampling.temperature(), 0, 100);
+  check.Range(field + ".top_k", sampling.top_k(), 0, kMany);
+  check.Require(sampling.top_p() > 0 && sampling.top_p() <= 1, field + ".top_p", "more than 0 and at most 1");
+  check.Range(field + ".max_new_tokens", sampling.max_new_tokens(), 1, kMany);
+}
+
+absl::Status CheckStage(const v1::Stage& stage, const std::string& prefix) {
+  Checker check(prefix);
+  check.Require(stage.type_case() != v1::Stage::TYPE_NOT_SET, "type", "one of: sft {}, grpo {}, evaluate {}");
+  check.Range("steps", stage.steps(), 0, kMany);
+  const v1::Data& data = stage.data();
+  check.OneOf("data.too_long", data.too_long(), {"error", "skip"});
+  check.Range("data.max_rows", data.max_rows(), 0, kMany);
+  if (stage.has_sft() || stage.has_grpo()) {
+    check.Require(!data.train().empty() || data.has_generator(), "data", "train: a file of JSON lines, or generator {...}");
+    check.Require(stage.steps() > 0 || !data.train().empty(), "steps", "at least 1 (a generator has no epochs)");
+    const v1::Optimizer& optimizer = stage.optimizer();
+    check.Require(optimizer.lr() > 0 && optimizer.lr() <= 1, "optimizer.lr", "more than 0 and at most 1");
+    check.Range("optimizer.warmup_steps", optimizer.warmup_steps(), 0, kMany);
+    check.OneOf("optimizer.schedule", optimizer.schedule(), {"constant", "linear", "cosine"});
+    check.Range("optimizer.min_lr_ratio", optimizer.min_lr_ratio(), 0, 1);
+    check.Require(optimizer.beta1() >= 0 && optimizer.beta1() < 1, "optimizer.beta1", "at least 0 and less than 1");
+    check.Require(optimizer.beta2() >= 0 && optimizer.beta2() < 1, "optimizer.beta2", "at least 0 and less than 1");
+    check.Require(optimizer.eps() > 0 && optimizer.eps() <= 1, "optimizer.eps", "more than 0 and at most 1");
+    check.Range("optimizer.weight_decay", optimizer.weight_decay(), 0, 10);
+    check.Range("optimizer.max_grad_norm", optimizer.max_grad_norm(), 0, 1e9);
+    check.Range("optimizer.micro_batch_tokens", optimizer.micro_batch_tokens(), 1, kMany);
+    check.Range("optimizer.max_skipped_steps", optimizer.max_skipped_steps(), 0, kMany);
+  }
+  if (stage.has_sft()) {
+    check.Range("sft.batch_size", stage.sft().batch_size(), 1, 1 << 20);
+    check.Range("sft.expert_bias_rate", stage.sft().expert_bias_rate(), 0, 1);
+  }
+  if (stage.has_grpo()) {
+    const v1::Grpo& grpo = stage.grpo();
+    check.Range("grpo.prompts_per_step", grpo.prompts_per_step(), 1, 1 << 20);
+    check.Range("grpo.group_size", grpo.group_size(), 1, 1 << 16);
+    CheckSampling(check, "grpo.sampling", grpo.sampling());
+    check.Require(grpo.sampling().temperature() > 0, "grpo.sampling.temperature", "more than 0 (greedy samples of a group are all equal)");
+    check.OneOf("grpo.advantage_std", grpo.advantage_std(), {"group", "batch", "none"});
+    check.OneOf("grpo.loss_reduction", grpo.loss_reduction(), {"token_mean", "sequence_mean", "constant"});
+    check.OneOf("grpo.policy_loss", grpo.policy_loss(), {"ppo_clip", "gspo", "cispo"});
+    check.Range("grpo.clip_low", grpo.clip_low(), 0, 1);
+    check.Range("grpo.clip_high", grpo.clip_high(), 0, 100);
+    check.Range("grpo.kl_coef", grpo.kl_coef(), 0, 100);
+    check.Range("grpo.updates_per_batch", grpo.updates_per_batch(), 1, grpo.prompts_per_step());
+    check.Range("grpo.dynamic_sampling_max_batches", grpo.dynamic_sampling_max_batches(), 0, 1000);
+    check.OneOf("grpo.truncated", grpo.truncated(), {"keep", "mask"});
+    check.OneOf("grpo.failed_reward", grpo.failed_reward(), {"exclude", "retry"});
+    check.Range("grpo.expert_bias_rate", grpo.expert_bias_rate(), 0, 1);
+  }
+  if (stage.has_evaluate()) {
+    check.Require(!data.eval().empty() || data.has_generator(), "data", "eval: a file of JSON lines, or generator {...}");
+  }
+  if (stage.has_eval()) {
+    const v1::Evaluation& eval = stage.eval();
+    check.Range("eval.every", eval.every(), 0, kMany);
+    check.Range("eval.max_problems", eval.max_problems(), 0, kMany);
+    check.Range("eval.samples", eval.samples(), 1, 1 << 16);
+    CheckSampling(check, "eval.sampling", eval.sampling());
+    check.Require(eval.samples() == 1 || eval.sampling().temperature() > 0, "eval.samples", "1 with temperature 0 (all samples are equal)");
+    const bool evaluates = eval.every() > 0 || eval.at_start() || eval.at_end();
+    check.Require(!evaluates || !data.eval().empty() || data.has_generator(), "data.eval", "a file of held-out rows, since eval is on");
+  }
+  return check.status();
+}
+
+}  // namespace
+
+absl::Status CheckRecipe(const v1::Recipe& recipe) {
+  Checker check("");
+  check.Range("threads", recipe.threads(), 0, 4096);
+  check.Require(recipe.model().path().empty() != recipe.model().config().empty(), "model", "one of: path (a model), config (random weights)");
+  check.OneOf("model.dtype", recipe.model().dtype(), {"float32", "bfloat16"});
+  check.Range("model.max_context", recipe.model().max_context(), 0, kMany);
+  check.OneOf("prompt.template", recipe.prompt().template_(), {"plain", "r1_zero", "chatml", "tokenizer", "custom"});
+  check.Require((recipe.prompt().template_() == "custom") == !recipe.prompt().text().empty(), "prompt.text",
+                "a text with {question} for template \"custom\", and none otherwise");
+  check.Require(recipe.prompt().text().empty() || absl::StrContains(recipe.prompt().text(), "{question}"), "prompt.text",
+                "a text with {question}");
+  check.Require(recipe.stages_size() > 0, "stages", "at least one stage");
+  check.Range("rollout.max_batch_tokens", recipe.rollout().max_batch_tokens(), 1, kMany);
+  check.Range("rollout.max_sequences", recipe.rollout().max_sequences(), 1, 1 << 20);
+  check.Range("rollout.cache_pages", recipe.rollout().cache_pages(), 0, kMany);
+  check.Range("rollout.timeout_seconds", recipe.rollout().timeout_seconds(), 0.1, 1e6);
+  check.Range("reward.timeout_seconds", recipe.reward().timeout_seconds(), 0.1, 1e6);
+  check.Range("checkpoint.every", recipe.checkpoint().every(), 0, kMany);
+  check.Range("checkpoint.keep_last", recipe.checkpoint().keep_last(), 1, 1 << 20);
+  RETURN_IF_ERROR(check.status());
+
+  std::set<std::string> names;
+  for (int i = 0; i < recipe.stages_size(); ++i) {
+    const v1::Stage& stage = recipe.stages(i);
+    const std::string prefix = stage.name().empty() ? absl::StrCat("stages[", i, "].") : absl::StrCat("stages[", stage.name(), "].");
+    if (!stage.name().empty() && !names.insert(stage.name()).second) {
+      return absl::InvalidArgumentError(absl::StrCat(prefix, "name: two stages have it, expected distinct names"));
+    }
+    RETURN_IF_ERROR(CheckStage(stage, prefix));
+    const bool scores = stage.has_grpo() || stage.has_evaluate() || (stage.has_eval() && (stage.eval().every() > 0 ||
+                        stage.eval().at_start() || stage.eval().at_end()));
+    if (scores && recipe.reward().rules_size() == 0) {
+      return absl::InvalidArgumentError(absl::StrCat("reward.rules: none, but ", prefix, "type scores completions; expected at least one rule"));
+    }
+    if (!stage.eval().rule().empty()) {
+      bool found = false;
+      for (const v1::Rule& rule : recipe.reward().rules()) found |= rule.name() == stage.eval().rule();
+      if (!found) {
+        return absl::InvalidArgumentError(absl::StrCat(prefix, "eval.rule: no rule named \"", stage.eval().rule(), "\" in reward.rules"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& path, const std::vector<std::string>& overrides) {
+  v1::Recipe recipe;
+  RETURN_IF_ERROR(ParseTextProtoFile(path, &recipe));
+  const std::string here = CurrentFolder();
+  const std::string folder = JoinPath(here, Dirname(path));
+  ForEachPath(recipe, [&](std::string* file) { MakeAbsolute(file, folder); });
+  for (const std::string& text : overrides) RETURN_IF_ERROR(ApplyOverride(text, &recipe));
+  ForEachPath(recipe, [&](std::string* file) { MakeAbsolute(file, here); });
+  FillDefaults(recipe, path);
+  RETURN_IF_ERROR(Annotate(CheckRecipe(recipe), path));
+  return recipe;
+}
+
+std::string RecipeText(const v1::Recipe& recipe) {
+  std::string text;
+  google::protobuf::TextFormat::PrintToString(recipe, &text);
+  return text;
+}
+
+v1::Recipe ResultFields(const v1::Recipe& recipe) {
+  v1::Recipe results = recipe;
+  results.clear_name();
+  results.clear_threads();
+  results.mutable_model()->clear_recompute();
+  results.clear_rollout();
+  results.clear_logging();
+  results.clear_checkpoint();
+  results.mutable_reward()->clear_address();
+  results.mutable_reward()->clear_timeout_seconds();
+  results.mutable_reward()->clear_tls();
+  for (v1::Stage& stage : *results.mutable_stages()) stage.mutable_optimizer()->clear_micro_batch_tokens();
+  return results;
+}
+
+std::string RecipeDifference(const v1::Recipe& old_recipe, const v1::Recipe& new_recipe) {
+  const std::vector<std::string> a = absl::StrSplit(RecipeText(ResultFields(old_recipe)), '\n');
+  const std::vector<std::string> b = absl::StrSplit(RecipeText(ResultFields(new_recipe)), '\n');
+  // Longest common subsequence of lines; recipes are short.
+  std::vector<std::vector<int>> common(a.size() + 1, std::vector<int>(b.size() + 1, 0));
+  for (size_t i = a.size(); i-- > 0;) {
+    for (size_t j = b.size(); j-- > 0;) {
+      common[i][j] = a[i] == b[j] ? common[i + 1][j + 1] + 1 : std::max(common[i + 1][j], common[i][j + 1]);
+    }
+  }
+  std::string out;
+  size_t i = 0, j = 0;
+  while (i < a.size() || j < b.size()) {
+    if (i < a.size() && j < b.size() && a[i] == b[j]) {
+      ++i, ++j;
+    } else if (i < a.size() && (j == b.size() || common[i + 1][j] >= common[i][j + 1])) {
+      absl::StrAppend(&out, "-", a[i++], "\n");
+    } else {
+      absl::StrAppend(&out, "+", b[j++], "\n");
+    }
+  }
+  return out;
+}
+
+int FindStage(const v1::Recipe& recipe, const std::string& name) {
+  for (int i = 0; i < recipe.stages_size(); ++i) {
+    if (recipe.stages(i).name() == name) return i;
+  }
+  return -1;
+}
+
+}  // namespace grouper

@@ -1,0 +1,43 @@
+// Recipes: read, overridden, checked.
+//
+// Errors name the file with line and column ("quickstart.textproto:12:5: no field named \"stepz\" in grouper.v1.Stage"), an override by its
+// text, and a value out of range by its field path ("stages[rl].optimizer.lr: -1, expected more than 0").
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "google/protobuf/message.h"
+#include "proto/recipe.pb.h"
+
+namespace grouper {
+
+// Reads a recipe, applies overrides ("stages[rl].steps=5"), makes the paths in it absolute (those of the file relative to the file's folder,
+// those of overrides relative to the current folder), fills in defaults that do not depend on the model, and checks every field's range.
+absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& path, const std::vector<std::string>& overrides);
+
+// Reads one message from a text file; unknown fields are errors with line and column, depth is limited to 100.
+absl::Status ParseTextProtoFile(const std::string& path, google::protobuf::Message* message);
+absl::Status ParseTextProto(const std::string& text, const std::string& source, google::protobuf::Message* message);
+
+// Sets one field through reflection: PATH=VALUE with PATH = field ('.' field)*, and field = NAME or NAME[INDEX] or NAME[ITEM_NAME] for a
+// repeated message whose items have a `name`. Repeated scalars take comma-separated values (empty: none). A sub-message is created when absent;
+// addressing another alternative of a oneof switches it.
+absl::Status ApplyOverride(const std::string& override_text, google::protobuf::Message* message);
+
+// Canonical text: same recipe, same text. What the run directory keeps and what the digest is taken of.
+std::string RecipeText(const v1::Recipe& recipe);
+
+// The recipe without the fields that may differ on resume (threads, placement, timeouts, logging, micro-batch sizes).
+v1::Recipe ResultFields(const v1::Recipe& recipe);
+
+// Lines that differ, as "-old" and "+new", for a refused resume.
+std::string RecipeDifference(const v1::Recipe& old_recipe, const v1::Recipe& new_recipe);
+
+absl::Status CheckRecipe(const v1::Recipe& recipe);
+
+// Index of a stage by name; -1 when there is none.
+int FindStage(const v1::Recipe& recipe, const std::string& name);
+
+}  // namespace grouper

@@ -1,0 +1,35 @@
+// Servers and channels: health checking, reflection, TLS, message limits and deadlines in one place. absl::Status and grpc::Status meet in
+// rpc/status.h.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/channel.h"
+#include "grpcpp/impl/service_type.h"
+#include "proto/recipe.pb.h"
+
+namespace grouper {
+
+inline constexpr int kMaxMessageBytes = 64 << 20;  // explicit on both sides
+
+class RpcServer {
+ public:
+  // listen: HOST:PORT (port 0: any free one), or "" for in-process only. A port in use is an error that says so. An address that is not
+  // loopback needs TLS credentials or `insecure: true`. Services must outlive the server.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const std::string& listen, const v1::Credentials& tls,
+                                                          const std::vector<grpc::Service*>& services);
+  virtual ~RpcServer() = default;
+
+  virtual int port() const = 0;  // 0 when in-process only
+  virtual std::shared_ptr<grpc::Channel> InProcessChannel() = 0;
+  // Refuses new calls, cancels those still running after `grace_seconds`, returns when all have ended.
+  virtual void Shutdown(double grace_seconds) = 0;
+};
+
+// Connects lazily; target is anything gRPC resolves ("dns:///rollout:50051", "unix:/tmp/s"). Keep-alive pings notice a dead peer.
+absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& target, const v1::Credentials& tls);
+
+}  // namespace grouper

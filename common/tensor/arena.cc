@@ -1,0 +1,68 @@
+#include "common/tensor/arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+namespace grouper {
+namespace {
+constexpr size_t kAlign = 64;
+constexpr size_t kBlock = size_t{8} << 20;
+constexpr size_t kHuge = size_t{2} << 20;
+
+size_t RoundUp(size_t n, size_t to) { return (n + to - 1) / to * to; }
+}  // namespace
+
+Arena::~Arena() {
+  for (Block& block : blocks_) std::free(block.data);
+}
+
+void* Arena::Allocate(size_t bytes) {
+  CHECK(device_.kind == Device::Kind::kCpu) << "the CUDA backend allocates through its own arena";
+  bytes = std::max(RoundUp(bytes, kAlign), kAlign);
+  while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
+    ++block_;
+    used_ = 0;
+  }
+  if (block_ == blocks_.size()) {
+    const size_t size = RoundUp(std::max(bytes, kBlock), kHuge);
+    char* data = static_cast<char*>(std::aligned_alloc(kHuge, size));
+    CHECK(data != nullptr) << "out of memory: " << size << " bytes";
+    madvise(data, size, MADV_HUGEPAGE);
+    blocks_.push_back({data, size});
+    used_ = 0;
+  }
+  void* result = blocks_[block_].data + used_;
+  used_ += bytes;
+  size_t in_use = used_;
+  for (size_t i = 0; i < block_; ++i) in_use += blocks_[i].size;
+  peak_ = std::max(peak_, in_use);
+  return result;
+}
+
+Tensor Arena::New(DType dtype, std::initializer_list<int64_t> shape) {
+  Tensor t(nullptr, dtype, shape, device_);
+  return Tensor(Allocate(static_cast<size_t>(t.size()) * SizeOf(dtype)), dtype, shape, device_);
+}
+
+Tensor Arena::NewZero(DType dtype, std::initializer_list<int64_t> shape) {
+  Tensor t = New(dtype, shape);
+  std::memset(t.raw(), 0, static_cast<size_t>(t.size()) * SizeOf(dtype));
+  return t;
+}
+
+void Arena::Release(Mark mark) {
+  CHECK(mark.block < block_ || (mark.block == block_ && mark.used <= used_)) << "mark is not from before";
+  block_ = mark.block;
+  used_ = mark.used;
+}
+
+size_t Arena::reserved_bytes() const {
+  size_t total = 0;
+  for (const Block& block : blocks_) total += block.size;
+  return total;
+}
+
+}  // namespace grouper

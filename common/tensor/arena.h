@@ -1,0 +1,52 @@
+// Arena: bump allocation of tensors that die together (one forward/backward pass, one engine step).
+//
+//   Arena arena(device);
+//   Tensor x = arena.New(DType::kF32, {tokens, hidden});     // uninitialised, 64-byte aligned
+//   Arena::Mark mark = arena.mark();  ...  arena.Release(mark);   // gives back everything since
+//
+// Memory is taken in blocks and kept for reuse, so that after the first step no allocation happens. Not thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <vector>
+
+#include "common/tensor/tensor.h"
+
+namespace grouper {
+
+class Arena {
+ public:
+  explicit Arena(Device device = {}) : device_(device) {}
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  Tensor New(DType dtype, std::initializer_list<int64_t> shape);
+  Tensor NewZero(DType dtype, std::initializer_list<int64_t> shape);
+  void* Allocate(size_t bytes);  // 64-byte aligned; never null
+
+  struct Mark {
+    size_t block = 0, used = 0;
+  };
+  Mark mark() const { return {block_, used_}; }
+  void Release(Mark mark);  // REQUIRES: mark came from this arena and nothing older was released since
+  void Reset() { Release({}); }
+
+  size_t reserved_bytes() const;  // taken from the system
+  size_t peak_bytes() const { return peak_; }
+
+ private:
+  struct Block {
+    char* data;
+    size_t size;
+  };
+  Device device_;
+  std::vector<Block> blocks_;
+  size_t block_ = 0, used_ = 0;  // current block and bytes used in it
+  size_t peak_ = 0;
+};
+
+}  // namespace grouper

@@ -1,0 +1,58 @@
+// Linear layers y = x W^T (+ b), dense and grouped by expert, with their gradients. Weights are [out, in] as in checkpoints.
+//
+// Every element of y is one ascending fma chain over `in`, starting from 0; the bias is added after it. Gradients: dx is one
+// ascending chain over `out`; dW one ascending chain over tokens that continues from the value already there.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "common/tensor/stream.h"
+
+namespace grouper::kernels {
+
+// A weight matrix in the order in which the CPU kernels read it, kept beside the canonical one so that decode does not repack.
+// Pack again after the weights change (the same object, same memory). CUDA weights need none.
+class PackedMatrix {
+ public:
+  PackedMatrix();
+  ~PackedMatrix();
+  PackedMatrix(PackedMatrix&&) noexcept;
+  PackedMatrix& operator=(PackedMatrix&&) noexcept;
+
+  // weight [N, K] or [E, N, K] (one pack per expert). Called again with the same shape it reuses its memory.
+  void Pack(Stream& stream, const Tensor& weight);
+  bool empty() const;
+  size_t bytes() const;
+
+  struct Layout;
+  const Layout* layout() const { return layout_.get(); }
+
+ private:
+  std::unique_ptr<Layout> layout_;
+};
+
+// x [T, K], weight [N, K], bias [N] or empty, y [T, N] (=). `packed` may be null: then the call packs for itself when it pays.
+// x's and y's rows may be strided.
+void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedMatrix* packed, const Tensor& bias,
+            const Tensor& y);
+
+// dx [T, K] (= or, with accumulate, +=) = dy [T, N] · weight [N, K].
+void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
+
+// dweight [N, K] (F32 or F64) += dy^T x, tokens ascending; dbias [N] += column sums of dy, tokens ascending; dbias may be empty.
+// dweight and dbias are float for BF16 inputs.
+void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias);
+
+// Grouped: row r of x belongs to expert e when offsets[e] <= r < offsets[e+1]; offsets has E+1 entries on the host, offsets[E] = R.
+// x [R, K], weight [E, N, K], y [R, N] (=). With `gather` (R entries; may be empty) row r of the input is x[gather[r]], x [T, K].
+void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather,
+                   const Tensor& weight, const PackedMatrix* packed, const Tensor& y);
+// dx [R, K] (=) = dy [R, N] · weight[e] [N, K].
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets, const Tensor& weight,
+                                const Tensor& dx);
+// dweight [E, N, K] += per expert, rows ascending; x gathered as above.
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
+                                 const std::vector<int32_t>& gather, const Tensor& dweight);
+
+}  // namespace grouper::kernels

@@ -1,0 +1,35 @@
+// RewardClient: scores groups through a RewardService, in process or remote, with retries.
+//
+// UNAVAILABLE, RESOURCE_EXHAUSTED and a passed deadline are retried with back-off; while the service is away its name is printed every 10 s and
+// the trainer waits up to `give_up`, then the call fails naming the address. Scores are pure functions of the request, so a retry gives the
+// same bits.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
+#include "grpcpp/channel.h"
+#include "proto/reward.pb.h"
+
+namespace grouper {
+
+class RewardClient {
+ public:
+  struct Options {
+    absl::Duration timeout = absl::Seconds(60);    // one request
+    absl::Duration give_up = absl::Minutes(10);    // of trying
+  };
+  static std::unique_ptr<RewardClient> Create(std::string name, std::shared_ptr<grpc::Channel> channel, const Options& options,
+                                              Clock& clock = RealClock());
+  virtual ~RewardClient() = default;
+
+  // Splits the request by groups into messages below the size limit, keeps order.
+  virtual absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request) = 0;
+
+  virtual int64_t retries() const = 0;
+};
+
+}  // namespace grouper
