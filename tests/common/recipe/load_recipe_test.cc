@@ -1,0 +1,138 @@
+#include "common/recipe/load_recipe.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "common/base/file.h"
+
+namespace grouper {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kGood[] = R"(
+model { config: "config.json" }
+stages {
+  name: "rl" steps: 3
+  data { generator { addition {} } }
+  optimizer { lr: 1e-3 }
+  grpo {}
+}
+reward { rules { name: "format" format {} } }
+)";
+
+std::string Write(const std::string& text) {
+  const std::string directory = ::testing::TempDir() + "/recipe_test_" + std::to_string(getpid());
+  EXPECT_TRUE(DefaultFileSystem().CreateDirectories(directory).ok());
+  const std::string path = directory + "/r.textproto";
+  std::ofstream(path) << text;
+  return path;
+}
+
+TEST(LoadRecipeTest, FillsDefaultsAndMakesPathsAbsolute) {
+  const std::string path = Write(kGood);
+  auto recipe = LoadRecipe(path, {});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->name(), "r");
+  EXPECT_EQ(recipe->model().config(), Dirname(path) + "/config.json");
+  EXPECT_EQ(recipe->stages(0).grpo().group_size(), 8);
+  EXPECT_EQ(recipe->stages(0).grpo().clip_high(), 0.2);
+  EXPECT_EQ(recipe->stages(0).optimizer().max_grad_norm(), 1);
+  EXPECT_TRUE(recipe->exact_on_policy());
+}
+
+TEST(LoadRecipeTest, OverridesWinAndTheirPathsAreRelativeToTheCurrentFolder) {
+  auto recipe = LoadRecipe(Write(kGood), {"model.config=other.json", "stages[rl].steps=9"});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  char here[4096];
+  ASSERT_NE(getcwd(here, sizeof here), nullptr);
+  EXPECT_EQ(recipe->model().config(), std::string(here) + "/other.json");
+  EXPECT_EQ(recipe->stages(0).steps(), 9);
+}
+
+TEST(LoadRecipeTest, ErrorsNameLineAndColumn) {
+  const struct {
+    const char* text;
+    const char* expected;
+  } cases[] = {
+      {"seed: 1\nsteps: 5\n", "r.textproto:2:6: Message type \"grouper.v1.Recipe\" has no field named \"steps\""},
+      {"seed: \"x\"\n", "r.textproto:1:7"},
+      {"stages {\n  name: \"a\"\n", "r.textproto:3:"},
+      {"seed: 1 seed: 2\n", "specified multiple times"},
+  };
+  for (const auto& c : cases) {
+    EXPECT_THAT(LoadRecipe(Write(c.text), {}).status().message(), HasSubstr(c.expected)) << c.text;
+  }
+}
+
+TEST(LoadRecipeTest, DeepNestingIsAnErrorNotACrash) {
+  std::string text;
+  for (int i = 0; i < 20000; ++i) text += "stages { data { generator {";
+  EXPECT_FALSE(LoadRecipe(Write(text), {}).ok());
+}
+
+TEST(LoadRecipeTest, RangesAreCheckedByFieldPath) {
+  const struct {
+    const char* override_text;
+    const char* expected;
+  } cases[] = {
+      {"stages[rl].optimizer.lr=0", "stages[rl].optimizer.lr: expected more than 0"},
+      {"stages[rl].optimizer.lr=-1", "stages[rl].optimizer.lr"},
+      {"stages[rl].optimizer.schedule=wave", "expected one of: constant, linear, cosine"},
+      {"stages[rl].steps=0", "stages[rl].steps"},
+      {"stages[rl].steps=-3", "stages[rl].steps"},
+      {"stages[rl].grpo.sampling.temperature=0", "temperature"},
+      {"stages[rl].grpo.sampling.top_p=1.5", "top_p"},
+      {"stages[rl].grpo.advantage_std=mean", "advantage_std"},
+      {"stages[rl].grpo.clip_low=-0.1", "clip_low"},
+      {"stages[rl].grpo.updates_per_batch=100", "updates_per_batch"},
+      {"stages[rl].eval.rule=nope", "no rule named \"nope\""},
+      {"model.dtype=int8", "model.dtype"},
+      {"model.path=x", "expected one of: path (a model), config (random weights)"},
+      {"prompt.template=custom", "prompt.text"},
+      {"threads=-1", "threads"},
+      {"stages[rl].data.too_long=cut", "too_long"},
+      {"stages[rl].evaluate.x=1", "no field"},
+  };
+  for (const auto& c : cases) {
+    const auto recipe = LoadRecipe(Write(kGood), {c.override_text});
+    EXPECT_FALSE(recipe.ok()) << c.override_text;
+    EXPECT_THAT(recipe.status().message(), HasSubstr(c.expected)) << c.override_text;
+  }
+}
+
+TEST(LoadRecipeTest, MissingFileIsNamed) {
+  EXPECT_THAT(LoadRecipe("/nonexistent.textproto", {}).status().message(), HasSubstr("/nonexistent.textproto"));
+}
+
+TEST(RecipeDifferenceTest, SpeedFieldsMayDifferAndResultFieldsShow) {
+  auto a = LoadRecipe(Write(kGood), {});
+  auto b = LoadRecipe(Write(kGood), {"threads=2", "rollout.addresses=localhost:5", "stages[rl].optimizer.micro_batch_tokens=7"});
+  auto c = LoadRecipe(Write(kGood), {"seed=5", "stages[rl].optimizer.lr=0.5"});
+  ASSERT_TRUE(a.ok() && b.ok() && c.ok());
+  EXPECT_EQ(RecipeDifference(*a, *b), "");
+  const std::string difference = RecipeDifference(*a, *c);
+  EXPECT_THAT(difference, HasSubstr("+seed: 5\n"));
+  EXPECT_THAT(difference, HasSubstr("-    lr: 0.001\n"));
+  EXPECT_THAT(difference, HasSubstr("+    lr: 0.5\n"));
+}
+
+TEST(RecipesTest, EveryRecipeInTheTreeLoads) {
+  auto& fs = DefaultFileSystem();
+  const std::string folder = std::string(GROUPER_SOURCE_DIR) + "/recipes";
+  auto names = fs.ListDirectory(folder);
+  ASSERT_TRUE(names.ok());
+  int loaded = 0;
+  for (const std::string& name : *names) {
+    if (name.size() < 10 || name.substr(name.size() - 10) != ".textproto") continue;
+    EXPECT_TRUE(LoadRecipe(folder + "/" + name, {}).ok()) << LoadRecipe(folder + "/" + name, {}).status();
+    ++loaded;
+  }
+  EXPECT_GE(loaded, 4);
+}
+
+}  // namespace
+}  // namespace grouper
