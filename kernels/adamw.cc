@@ -1,0 +1,37 @@
+#include "kernels/adamw.h"
+
+#include "kernels/dispatch.h"
+
+namespace grouper::kernels {
+
+namespace cpu {  // adamw_cpu.cc
+template <typename T, typename W>
+void AdamW(Stream& stream, const AdamWParams& params, const Tensor& gradient, const Tensor& m, const Tensor& v,
+           const Tensor& master, const Tensor& weight);
+template <typename T>
+double SumOfSquares(Stream& stream, const Tensor& gradient);
+}  // namespace cpu
+
+void AdamW(Stream& stream, const AdamWParams& params, const Tensor& gradient, const Tensor& m, const Tensor& v,
+           const Tensor& master, const Tensor& weight) {
+  CHECK_GE(params.step, 1);
+  for (const Tensor* t : {&gradient, &m, &v, &master}) {
+    CHECK(t->dtype() == AccumulatorOf(weight.dtype()) && t->contiguous() && t->size() == weight.size())
+        << t->ShapeString() << " for weight " << weight.ShapeString();
+  }
+  CHECK(weight.contiguous()) << weight.ShapeString();
+  ByStorage(weight, [&](auto w) {
+    using W = decltype(w);
+    using T = std::conditional_t<std::is_same_v<W, double>, double, float>;
+    cpu::AdamW<T, W>(stream, params, gradient, m, v, master, weight);
+  });
+}
+
+double SumOfSquares(Stream& stream, const Tensor& gradient) {
+  CHECK(gradient.contiguous()) << gradient.ShapeString();
+  double sum = 0;
+  ByStorage(gradient, [&](auto t) { sum = cpu::SumOfSquares<decltype(t)>(stream, gradient); });
+  return sum;
+}
+
+}  // namespace grouper::kernels

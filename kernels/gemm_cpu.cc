@@ -1,0 +1,312 @@
+#include "kernels/gemm_cpu.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "kernels/gemm_pack.h"
+
+namespace grouper::kernels {
+namespace {
+
+// Block sizes, in elements of T = float: a panel of B [kBlockK][16] stays in L1 (32 KB) beside a tile's rows of A, a block of A
+// [kBlockM][kBlockK] in L2 (from 256 KB), a packed block of B [kBlockK][kBlockN] in L2 or L3.
+constexpr int64_t kBlockK = 384;
+constexpr int64_t kBlockM = 144;
+constexpr int64_t kBlockN = 512;
+// With few rows the panels of B come from memory once and are not worth cutting.
+constexpr int64_t kFewRows = 48;
+constexpr int64_t kBlockKFewRows = 4096;
+// B whose rows are consecutive is read in place by up to this many rows of A.
+constexpr int64_t kDirectRows = 12;
+// Elements between copied rows of A, against rows that fall on the same cache sets.
+constexpr int64_t kRowPad = 16;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A thread's part of one product.
+struct Part {
+  int64_t product = 0;
+  int64_t m_begin = 0, m_end = 0;
+  int64_t panel_begin = 0, panel_end = 0;
+};
+
+// Sizes of a thread's packing buffers.
+struct BufferSizes {
+  int64_t a = 0, b = 0;
+};
+
+int64_t BlockK(int64_t m, int64_t k) {
+  const int64_t limit = m <= kFewRows ? kBlockKFewRows : kBlockK;
+  const int64_t blocks = std::max<int64_t>(1, CeilDiv(k, limit));
+  return std::max<int64_t>(1, CeilDiv(k, blocks));
+}
+
+template <typename S, typename T>
+bool ReadsBDirectly(const Product<S, T>& p, int64_t rows) {
+  return std::is_same_v<S, T> && p.b_col == 1 && p.b_gather == nullptr && rows <= kDirectRows;
+}
+
+// Rows of A are read in place unless they are gathered, need widening, or fall on the same cache sets.
+template <typename S, typename T>
+bool ReadsADirectly(const Product<S, T>& p, int64_t rows) {
+  if (!std::is_same_v<S, T> || p.a_col != 1 || p.a_gather != nullptr) return false;
+  const bool aliases = p.a_row * static_cast<int64_t>(sizeof(T)) % 2048 == 0;
+  return rows <= kTileRows || !aliases;
+}
+
+template <typename T>
+using TileFunction = void (*)(const TileArgs<T>&);
+template <typename T>
+using EdgeFunction = void (*)(TileArgs<T>, int64_t columns);
+
+// [rows - 1]. Rows of A consecutive in k, or packed panels.
+template <typename T, bool kRowsA>
+constexpr TileFunction<T> kTiles[kTileRows] = {Tile<T, 1, 1, kRowsA>, Tile<T, 2, 1, kRowsA>, Tile<T, 3, 1, kRowsA>,
+                                               Tile<T, 4, 1, kRowsA>, Tile<T, 5, 1, kRowsA>, Tile<T, 6, 1, kRowsA>};
+template <typename T, bool kRowsA>
+constexpr EdgeFunction<T> kEdges[kTileRows] = {EdgeTile<T, 1, 1, kRowsA>, EdgeTile<T, 2, 1, kRowsA>, EdgeTile<T, 3, 1, kRowsA>,
+                                               EdgeTile<T, 4, 1, kRowsA>, EdgeTile<T, 5, 1, kRowsA>, EdgeTile<T, 6, 1, kRowsA>};
+// Few rows, several panels at once.
+constexpr int kWidePanels[3] = {4, 3, 2};
+template <typename T, bool kRowsA>
+constexpr TileFunction<T> kWideTiles[3] = {Tile<T, 1, 4, kRowsA>, Tile<T, 2, 3, kRowsA>, Tile<T, 3, 2, kRowsA>};
+
+// The part's rows [m_begin, m_end) and panels, on one thread.
+template <typename S, typename T>
+class Block {
+ public:
+  Block(const Product<S, T>& p, const Part& part, T* a_buffer, T* b_buffer)
+      : p_(p), part_(part), a_buffer_(a_buffer), b_buffer_(b_buffer) {}
+
+  void Run() {
+    const int64_t rows = part_.m_end - part_.m_begin;
+    const int64_t block_k = BlockK(rows, p_.k);
+    const bool direct_b = p_.b_packed == nullptr && ReadsBDirectly(p_, rows);
+    const int64_t panels_at_once = p_.b_packed != nullptr || direct_b ? part_.panel_end - part_.panel_begin
+                                                                      : std::max<int64_t>(1, kBlockN / kPanel<T>);
+    for (int64_t panel = part_.panel_begin; panel < part_.panel_end; panel += panels_at_once) {
+      const int64_t panel_end = std::min(panel + panels_at_once, part_.panel_end);
+      for (int64_t k = 0; k == 0 || k < p_.k; k += block_k) {
+        const int64_t k_size = std::min(block_k, p_.k - k);
+        SetB(panel, panel_end, k, k_size, direct_b);
+        RunRows(panel, panel_end, k, k_size);
+      }
+    }
+  }
+
+ private:
+  // Where panel i (counted from `panel`) of this block of B lies.
+  void SetB(int64_t panel, int64_t panel_end, int64_t k, int64_t k_size, bool direct) {
+    constexpr int kN = kPanel<T>;
+    if (p_.b_packed != nullptr) {
+      b_ = p_.b_packed + panel * p_.k * kN + k * kN;
+      ldb_ = kN;
+      panel_stride_ = p_.k * kN;
+      edge_b_ = nullptr;
+      return;
+    }
+    const int64_t full_end = direct ? std::min(panel_end, p_.n / kN) : panel;
+    for (int64_t i = full_end; i < panel_end; ++i) {
+      const int64_t columns = std::min<int64_t>(kN, p_.n - i * kN);
+      const S* b = p_.b + (p_.b_gather != nullptr ? 0 : k * p_.b_row) + i * kN * p_.b_col;
+      const int32_t* gather = p_.b_gather != nullptr ? p_.b_gather + k : nullptr;
+      PackPanelB<T, S>(b, p_.b_row, p_.b_col, gather, k_size, columns, b_buffer_ + (i - full_end) * k_size * kN);
+    }
+    if constexpr (std::is_same_v<S, T>) {
+      if (direct) {
+        b_ = p_.b + k * p_.b_row + panel * kN;
+        ldb_ = p_.b_row;
+        panel_stride_ = kN;
+        edge_b_ = b_buffer_;
+        return;
+      }
+    }
+    b_ = b_buffer_;
+    ldb_ = kN;
+    panel_stride_ = k_size * kN;
+    edge_b_ = nullptr;
+  }
+
+  void RunRows(int64_t panel, int64_t panel_end, int64_t k, int64_t k_size) {
+    const bool direct_a = ReadsADirectly(p_, part_.m_end - part_.m_begin);
+    const int64_t rows = part_.m_end - part_.m_begin;
+    const int64_t blocks = std::max<int64_t>(1, CeilDiv(rows, kBlockM));
+    const int64_t block_m = CeilDiv(CeilDiv(rows, blocks), kTileRows) * kTileRows;
+    for (int64_t m = part_.m_begin; m < part_.m_end; m += block_m) {
+      const int64_t m_size = std::min(block_m, part_.m_end - m);
+      if (p_.a_col == 1) {
+        const T* a = a_buffer_;
+        int64_t lda = k_size + kRowPad;
+        if (direct_a) {
+          if constexpr (std::is_same_v<S, T>) a = p_.a + m * p_.a_row + k;
+          lda = p_.a_row;
+        } else {
+          for (int64_t i = 0; i < m_size; ++i) {
+            const int64_t row = p_.a_gather != nullptr ? p_.a_gather[m + i] : m + i;
+            CopyRow(p_.a + row * p_.a_row + k, a_buffer_ + i * lda, k_size);
+          }
+        }
+        RunTiles<true>(a, lda, m, m_size, panel, panel_end, k, k_size);
+      } else {
+        PackPanelsA(p_.a + m + k * p_.a_col, p_.a_col, m_size, k_size, a_buffer_);
+        RunTiles<false>(a_buffer_, 0, m, m_size, panel, panel_end, k, k_size);
+      }
+    }
+  }
+
+  template <bool kRowsA>
+  void RunTiles(const T* a, int64_t lda, int64_t m, int64_t m_size, int64_t panel, int64_t panel_end, int64_t k, int64_t k_size) {
+    constexpr int kN = kPanel<T>;
+    const RowTiles tiles(m_size);
+    const bool last = k + k_size >= p_.k;
+    TileArgs<T> args;
+    args.k = k_size;
+    args.lda = lda;
+    args.ldb = ldb_;
+    args.panel_stride = panel_stride_;
+    args.ldc = p_.c_row;
+    args.accumulate = p_.accumulate || k > 0;
+    const int64_t full_end = std::min(panel_end, p_.n / kN);
+    int64_t i = panel;
+    if (m_size <= 3) {
+      const int wide = kWidePanels[m_size - 1];
+      for (; i + wide <= full_end; i += wide) {
+        args.a = a;
+        args.b = b_ + (i - panel) * panel_stride_;
+        args.c = p_.c + m * p_.c_row + i * kN;
+        args.bias = last && p_.bias != nullptr ? p_.bias + i * kN : nullptr;
+        kWideTiles<T, kRowsA>[m_size - 1](args);
+      }
+    }
+    for (; i < panel_end; ++i) {
+      const bool edge = i >= full_end;
+      if (edge && edge_b_ != nullptr) {
+        args.b = edge_b_;
+        args.ldb = kN;
+      } else {
+        args.b = b_ + (i - panel) * panel_stride_;
+      }
+      args.bias = last && p_.bias != nullptr ? p_.bias + i * kN : nullptr;
+      for (int64_t t = 0; t < tiles.count; ++t) {
+        const int64_t begin = tiles.begin(t), size = tiles.size(t);
+        args.a = kRowsA ? a + begin * lda : a + begin * k_size;
+        args.c = p_.c + (m + begin) * p_.c_row + i * kN;
+        if (edge) {
+          kEdges<T, kRowsA>[size - 1](args, p_.n - i * kN);
+        } else {
+          kTiles<T, kRowsA>[size - 1](args);
+        }
+      }
+    }
+  }
+
+  const Product<S, T>& p_;
+  const Part& part_;
+  T* const a_buffer_;
+  T* const b_buffer_;
+  const T* b_ = nullptr;
+  int64_t ldb_ = 0, panel_stride_ = 0;
+  const T* edge_b_ = nullptr;  // the last, partial panel where the others are read in place
+};
+
+template <typename S, typename T>
+BufferSizes BuffersFor(const Product<S, T>& p, int64_t rows, int64_t panels) {
+  BufferSizes sizes;
+  const int64_t block_k = BlockK(rows, p.k);
+  if (!ReadsADirectly(p, rows)) sizes.a = std::min(rows, kBlockM) * (block_k + kRowPad);
+  if (p.b_packed == nullptr) {
+    sizes.b = std::min<int64_t>(panels, std::max<int64_t>(1, kBlockN / kPanel<T>)) * kPanel<T> * block_k;
+  }
+  return sizes;
+}
+
+// How to cut one product for `threads`: the grid with the smallest estimated time, in steps of one row x one panel x one k (about one
+// cycle for a full tile). Packing counts for each thread that does it.
+struct Grid {
+  int64_t m = 1, n = 1;
+};
+
+template <typename S, typename T>
+Grid ChooseGrid(const Product<S, T>& p, int64_t threads) {
+  const int64_t panels = CeilDiv(p.n, kPanel<T>);
+  Grid best;
+  double best_cost = 0;
+  for (int64_t grid_n = 1; grid_n <= std::min(threads, panels); ++grid_n) {
+    const int64_t grid_m = std::max<int64_t>(1, std::min(threads / grid_n, CeilDiv(p.m, kTileRows)));
+    const double rows = static_cast<double>(CeilDiv(p.m, grid_m)), columns = static_cast<double>(CeilDiv(panels, grid_n));
+    double cost = rows * columns;
+    if (p.b_packed == nullptr) cost += columns * kPanel<T> * (p.b_col == 1 ? 0.15 : 0.4);
+    cost += rows * (p.a_col == 1 ? 0.1 : 0.4);
+    if (grid_n == 1 || cost < best_cost) best = {grid_m, grid_n}, best_cost = cost;
+  }
+  return best;
+}
+
+// Below this many multiply-adds a second thread costs more than it brings.
+constexpr double kThreadWork = 100e3;
+
+}  // namespace
+
+template <typename S, typename T>
+void RunProducts(Stream& stream, absl::Span<const Product<S, T>> products) {
+  double work = 0;
+  for (const Product<S, T>& p : products) work += static_cast<double>(p.m) * p.n * std::max<int64_t>(p.k, 1);
+  const int64_t threads =
+      std::clamp<int64_t>(static_cast<int64_t>(work / kThreadWork), 1, std::max(1, stream.threads.num_threads()));
+  const Arena::Mark mark = stream.scratch.mark();
+
+  // Parts: one a thread for a single product; for several, cut so that none is much longer than the others.
+  const int64_t max_parts = static_cast<int64_t>(products.size()) * 4 * threads;
+  Part* parts = static_cast<Part*>(stream.scratch.Allocate(sizeof(Part) * static_cast<size_t>(max_parts)));
+  int64_t num_parts = 0;
+  BufferSizes sizes;
+  for (size_t i = 0; i < products.size(); ++i) {
+    const Product<S, T>& p = products[i];
+    const int64_t panels = CeilDiv(p.n, kPanel<T>);
+    if (p.m == 0 || p.n == 0) continue;
+    int64_t cuts = threads;
+    if (products.size() > 1 && threads > 1) {
+      const double share = static_cast<double>(p.m) * p.n * std::max<int64_t>(p.k, 1) / work;
+      cuts = std::clamp<int64_t>(static_cast<int64_t>(share * 4 * threads), 1, 4 * threads);
+    }
+    const Grid grid = ChooseGrid(p, cuts);
+    for (int64_t gm = 0; gm < grid.m; ++gm) {
+      for (int64_t gn = 0; gn < grid.n; ++gn) {
+        const Part part = {static_cast<int64_t>(i), p.m * gm / grid.m, p.m * (gm + 1) / grid.m, panels * gn / grid.n,
+                           panels * (gn + 1) / grid.n};
+        if (part.m_begin == part.m_end || part.panel_begin == part.panel_end) continue;
+        const BufferSizes need = BuffersFor(p, part.m_end - part.m_begin, part.panel_end - part.panel_begin);
+        sizes.a = std::max(sizes.a, need.a);
+        sizes.b = std::max(sizes.b, need.b);
+        parts[num_parts++] = part;
+      }
+    }
+  }
+
+  const int64_t workers = std::min(threads, num_parts);
+  const int64_t a_size = CeilDiv(sizes.a, 16) * 16, b_size = CeilDiv(sizes.b, 16) * 16;
+  T* buffers = static_cast<T*>(
+      stream.scratch.Allocate(sizeof(T) * static_cast<size_t>(std::max<int64_t>(1, workers) * (a_size + b_size))));
+  auto run = [&](int64_t part, int64_t worker) {
+    T* a_buffer = buffers + worker * (a_size + b_size);
+    Block<S, T>(products[static_cast<size_t>(parts[part].product)], parts[part], a_buffer, a_buffer + a_size).Run();
+  };
+  if (workers <= 1) {
+    for (int64_t i = 0; i < num_parts; ++i) run(i, 0);
+  } else {
+    std::atomic<int64_t> next{0};
+    stream.threads.ParallelFor(workers, 1, [&](int64_t begin, int64_t) {
+      for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < num_parts;
+           i = next.fetch_add(1, std::memory_order_relaxed)) {
+        run(i, begin);
+      }
+    });
+  }
+  stream.scratch.Release(mark);
+}
+
+template void RunProducts<float, float>(Stream&, absl::Span<const Product<float, float>>);
+template void RunProducts<double, double>(Stream&, absl::Span<const Product<double, double>>);
+template void RunProducts<bf16, float>(Stream&, absl::Span<const Product<bf16, float>>);
+
+}  // namespace grouper::kernels

@@ -1,0 +1,112 @@
+// Packing: copies of parts of A and B in the order in which the tiles (gemm_tile.h) read them, widened to the type T of the chain.
+//
+//   packed B: panels of kPanel columns; panel p holds [k][kPanel], columns beyond n are 0.
+//   rows of A: [rows][ld], k consecutive: a plain copy, for rows that lie badly in memory (power-of-two strides, gathered).
+//   panels of A: for each tile of r rows, [k][r]: for A whose rows are consecutive in memory (the transposed operand of dW).
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "kernels/gemm_tile.h"
+
+namespace grouper::kernels {
+
+template <typename T, typename S>
+inline void CopyRow(const S* from, T* to, int64_t n) {
+  if (n == 0) return;
+  if constexpr (std::is_same_v<S, T>) {
+    std::memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
+  } else {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) Store(to + i, Load(from + i));
+    for (; i < n; ++i) to[i] = static_cast<T>(from[i]);
+  }
+}
+
+// 8 rows of 8 elements, transposed: to[j * ldt + i] = from[i * ldf + j].
+template <typename T, typename S>
+inline void Transpose8x8(const S* from, int64_t ldf, T* to, int64_t ldt) {
+#if defined(__AVX2__) && defined(__FMA__)
+  if constexpr (std::is_same_v<T, float>) {
+    __m256 r[8], t[8];
+    for (int i = 0; i < 8; ++i) r[i] = Load(from + i * ldf).v;
+    for (int i = 0; i < 8; i += 2) t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    for (int i = 0; i < 8; i += 4) {
+      r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+      r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+      r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+      r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+      _mm256_storeu_ps(to + i * ldt, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+      _mm256_storeu_ps(to + (i + 4) * ldt, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+    return;
+  }
+#endif
+  for (int j = 0; j < 8; ++j) {
+    for (int i = 0; i < 8; ++i) to[j * ldt + i] = static_cast<T>(from[i * ldf + j]);
+  }
+}
+
+// One panel of B, columns [0, columns) of `b`, rows [0, k). B's element (kk, j) is b[row(kk) * row_stride + j * col_stride];
+// row(kk) = gather[kk], or kk where gather is null.
+template <typename T, typename S>
+void PackPanelB(const S* b, int64_t row_stride, int64_t col_stride, const int32_t* gather, int64_t k, int64_t columns, T* to) {
+  constexpr int kN = kPanel<T>;
+  if (col_stride == 1) {
+    for (int64_t kk = 0; kk < k; ++kk, to += kN) {
+      const S* row = b + (gather != nullptr ? gather[kk] : kk) * row_stride;
+      if (columns == kN) {
+        for (int j = 0; j < kN; j += kLanes) Store(to + j, Load(row + j));
+      } else {
+        for (int64_t j = 0; j < kN; ++j) to[j] = j < columns ? static_cast<T>(row[j]) : T{0};
+      }
+    }
+    return;
+  }
+  // Columns are consecutive in k (a weight [N, K] used as its transpose).
+  int64_t kk = 0;
+  if (row_stride == 1 && gather == nullptr && columns == kN) {
+    for (; kk + 8 <= k; kk += 8) {
+      for (int j = 0; j < kN; j += 8) Transpose8x8(b + j * col_stride + kk, col_stride, to + kk * kN + j, kN);
+    }
+  }
+  for (; kk < k; ++kk) {
+    const S* row = b + (gather != nullptr ? gather[kk] : kk) * row_stride;
+    for (int64_t j = 0; j < kN; ++j) to[kk * kN + j] = j < columns ? static_cast<T>(row[j * col_stride]) : T{0};
+  }
+}
+
+// Cuts [0, rows) into tiles of at most kTileRows, as even as possible: 7 rows are 4 + 3, because a tile of one row is slow.
+struct RowTiles {
+  explicit RowTiles(int64_t rows)
+      : count((rows + kTileRows - 1) / kTileRows), base(count ? rows / count : 0), extra(count ? rows % count : 0) {}
+  int64_t begin(int64_t tile) const { return tile * base + std::min(tile, extra); }
+  int64_t size(int64_t tile) const { return base + (tile < extra ? 1 : 0); }
+  int64_t count, base, extra;
+};
+
+// A [rows, k] with rows consecutive in memory (row_stride 1, element (i, kk) at a[i + kk * k_stride]) into panels, one a tile:
+// tile t begins at to + begin(t) * k.
+template <typename T, typename S>
+void PackPanelsA(const S* a, int64_t k_stride, int64_t rows, int64_t k, T* to) {
+  const RowTiles tiles(rows);
+  for (int64_t t = 0; t < tiles.count; ++t) {
+    const int64_t size = tiles.size(t);
+    const S* from = a + tiles.begin(t);
+    T* out = to + tiles.begin(t) * k;
+    if (size == kTileRows) {
+      for (int64_t kk = 0; kk < k; ++kk, out += kTileRows, from += k_stride) {
+        for (int i = 0; i < kTileRows; ++i) out[i] = static_cast<T>(from[i]);
+      }
+    } else {
+      for (int64_t kk = 0; kk < k; ++kk, out += size, from += k_stride) {
+        for (int64_t i = 0; i < size; ++i) out[i] = static_cast<T>(from[i]);
+      }
+    }
+  }
+}
+
+}  // namespace grouper::kernels

@@ -1,0 +1,126 @@
+// The register tile of the CPU matrix product: up to 6 rows by NP panels of 16 floats (8 doubles), all of k in one pass.
+//
+// Each of its elements is one chain c = fma(a[i, k], b[k, j], c) in ascending k, in a register of its own. 6 x 16 floats are 12
+// accumulators, two loads of B and one broadcast of A: 15 of AVX2's 16 registers, 12 FMAs for 8 loads a step of k, so that the two
+// FMA pipes are the bound. Few rows (decode) take several panels at once, or the FMAs would wait for one another.
+#pragma once
+
+#include "kernels/simd.h"
+
+namespace grouper::kernels {
+
+// One register of T.
+template <typename T>
+struct TileOf;
+template <>
+struct TileOf<float> {
+  using Reg = F32x8;
+};
+template <>
+struct TileOf<double> {
+  using Reg = F64x4;
+};
+
+template <typename T>
+inline constexpr int kRegLanes = 32 / sizeof(T);
+template <typename T>
+inline constexpr int kPanel = 2 * kRegLanes<T>;  // columns of a panel of packed B
+inline constexpr int kTileRows = 6;
+
+#if defined(__AVX2__) && defined(__FMA__)
+inline F32x8 FmaReg(F32x8 a, F32x8 b, F32x8 c) { return (F32x8)_mm256_fmadd_ps(a, b, c); }
+inline F64x4 FmaReg(F64x4 a, F64x4 b, F64x4 c) { return (F64x4)_mm256_fmadd_pd(a, b, c); }
+#else
+inline F32x8 FmaReg(F32x8 a, F32x8 b, F32x8 c) { return Fma(Vec<float>{a}, Vec<float>{b}, Vec<float>{c}).v; }
+inline F64x4 FmaReg(F64x4 a, F64x4 b, F64x4 c) {
+  for (int i = 0; i < 4; ++i) c[i] = std::fma(a[i], b[i], c[i]);
+  return c;
+}
+#endif
+inline F32x8 BroadcastReg(float x) { return F32x8{x, x, x, x, x, x, x, x}; }
+inline F64x4 BroadcastReg(double x) { return F64x4{x, x, x, x}; }
+
+// What one tile reads and writes. A's element (i, k) is a[i * lda + k] (kRowsA) or a[k * rows + i] (packed for exactly this tile);
+// B's element (k, panel p, j) is b[p * panel_stride + k * ldb + j].
+template <typename T>
+struct TileArgs {
+  int64_t k = 0;
+  const T* a = nullptr;
+  int64_t lda = 0;
+  const T* b = nullptr;
+  int64_t ldb = 0, panel_stride = 0;
+  T* c = nullptr;
+  int64_t ldc = 0;
+  bool accumulate = false;   // start from C, else from 0
+  const T* bias = nullptr;   // per column, added to the finished chain; null: none
+};
+
+// All MR x (NP * kPanel) elements of C.
+template <typename T, int MR, int NP, bool kRowsA>
+void Tile(const TileArgs<T>& args) {
+  using Reg = typename TileOf<T>::Reg;
+  constexpr int kRegs = 2 * NP;
+  constexpr int kL = kRegLanes<T>;
+  Reg acc[MR][kRegs];
+  if (args.accumulate) {
+    for (int i = 0; i < MR; ++i) {
+      for (int j = 0; j < kRegs; ++j) std::memcpy(&acc[i][j], args.c + i * args.ldc + j * kL, sizeof(Reg));
+    }
+  } else {
+    for (int i = 0; i < MR; ++i) {
+      for (int j = 0; j < kRegs; ++j) acc[i][j] = Reg{};
+      __builtin_prefetch(args.c + i * args.ldc, 1);
+    }
+  }
+  const T* a = args.a;
+  const T* b = args.b;
+  const int64_t k_end = args.k, lda = kRowsA ? args.lda : 1, ldb = args.ldb, panel_stride = args.panel_stride;
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < k_end; ++k) {
+    Reg row[kRegs];
+    for (int j = 0; j < kRegs; ++j) std::memcpy(&row[j], b + (j / 2) * panel_stride + (j % 2) * kL, sizeof(Reg));
+    for (int i = 0; i < MR; ++i) {
+      const Reg x = BroadcastReg(a[i * lda]);
+      for (int j = 0; j < kRegs; ++j) acc[i][j] = FmaReg(x, row[j], acc[i][j]);
+    }
+    a += kRowsA ? 1 : MR;
+    b += ldb;
+  }
+  if (args.bias != nullptr) {
+    for (int j = 0; j < kRegs; ++j) {
+      Reg bias;
+      std::memcpy(&bias, args.bias + j * kL, sizeof(Reg));
+      for (int i = 0; i < MR; ++i) acc[i][j] += bias;
+    }
+  }
+  for (int i = 0; i < MR; ++i) {
+    for (int j = 0; j < kRegs; ++j) std::memcpy(args.c + i * args.ldc + j * kL, &acc[i][j], sizeof(Reg));
+  }
+}
+
+// The same for the first `columns` columns only: through a buffer, so that nothing beyond them is touched in C or in the bias.
+template <typename T, int MR, int NP, bool kRowsA>
+void EdgeTile(TileArgs<T> args, int64_t columns) {
+  constexpr int kWidth = NP * kPanel<T>;
+  alignas(32) T buffer[MR * kWidth];
+  alignas(32) T bias[kWidth];
+  T* c = args.c;
+  const int64_t ldc = args.ldc;
+  if (args.accumulate) {
+    for (int i = 0; i < MR; ++i) {
+      for (int64_t j = 0; j < kWidth; ++j) buffer[i * kWidth + j] = j < columns ? c[i * ldc + j] : T{0};
+    }
+  }
+  if (args.bias != nullptr) {
+    for (int64_t j = 0; j < kWidth; ++j) bias[j] = j < columns ? args.bias[j] : T{0};
+    args.bias = bias;
+  }
+  args.c = buffer;
+  args.ldc = kWidth;
+  Tile<T, MR, NP, kRowsA>(args);
+  for (int i = 0; i < MR; ++i) {
+    for (int64_t j = 0; j < columns; ++j) c[i * ldc + j] = buffer[i * kWidth + j];
+  }
+}
+
+}  // namespace grouper::kernels

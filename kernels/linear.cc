@@ -1,0 +1,111 @@
+#include "kernels/linear.h"
+
+#include "kernels/dispatch.h"
+#include "kernels/packed_matrix.h"
+
+namespace grouper::kernels {
+
+namespace cpu {  // linear_cpu.cc
+template <typename S>
+void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedMatrix* packed, const Tensor& bias,
+            const Tensor& y);
+template <typename S>
+void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
+template <typename S>
+void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias);
+template <typename S>
+void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather,
+                   const Tensor& weight, const PackedMatrix* packed, const Tensor& y);
+template <typename S>
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets, const Tensor& weight,
+                                const Tensor& dx);
+template <typename S>
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
+                                 const std::vector<int32_t>& gather, const Tensor& dweight);
+}  // namespace cpu
+
+namespace {
+
+void CheckMatrix(const Tensor& t, DType dtype, int64_t rows, int64_t columns, const char* name) {
+  CHECK(t.rank() == 2 && t.dtype() == dtype && t.dim(0) == rows && t.dim(1) == columns)
+      << name << " is " << t.ShapeString() << ", expected " << Name(dtype) << "[" << rows << ", " << columns << "]";
+}
+
+void CheckVector(const Tensor& t, DType dtype, int64_t n, const char* name) {
+  CHECK(t.rank() == 1 && t.dtype() == dtype && t.dim(0) == n)
+      << name << " is " << t.ShapeString() << ", expected " << Name(dtype) << "[" << n << "]";
+}
+
+void CheckPacked(const PackedMatrix* packed, const Tensor& weight) {
+  if (packed == nullptr) return;
+  const PackedMatrix::Layout* layout = packed->layout();
+  CHECK(layout != nullptr) << "the packed weight was never packed";
+  CHECK(layout->dtype == weight.dtype() && layout->n == weight.dim(-2) && layout->k == weight.dim(-1) &&
+        layout->experts == (weight.rank() == 3 ? weight.dim(0) : 1))
+      << "packed for " << layout->experts << " x " << layout->n << " x " << layout->k << ", weight " << weight.ShapeString();
+}
+
+void CheckGroups(const Tensor& weight, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather) {
+  CHECK(weight.rank() == 3) << weight.ShapeString();
+  CHECK_EQ(static_cast<int64_t>(offsets.size()), weight.dim(0) + 1);
+  CHECK_EQ(offsets[0], 0);
+  for (size_t e = 1; e < offsets.size(); ++e) CHECK_LE(offsets[e - 1], offsets[e]);
+  CHECK(gather.empty() || gather.size() == static_cast<size_t>(offsets.back())) << gather.size();
+}
+
+}  // namespace
+
+void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedMatrix* packed, const Tensor& bias,
+            const Tensor& y) {
+  CHECK(x.rank() == 2 && weight.rank() == 2) << x.ShapeString() << " " << weight.ShapeString();
+  CheckMatrix(weight, x.dtype(), weight.dim(0), x.dim(1), "weight");
+  CheckMatrix(y, x.dtype(), x.dim(0), weight.dim(0), "y");
+  if (!bias.empty()) CheckVector(bias, x.dtype(), weight.dim(0), "bias");
+  CheckPacked(packed, weight);
+  ByStorage(x, [&](auto s) { cpu::Linear<decltype(s)>(stream, x, weight, packed, bias, y); });
+}
+
+void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate) {
+  CHECK(dy.rank() == 2 && weight.rank() == 2) << dy.ShapeString() << " " << weight.ShapeString();
+  CheckMatrix(weight, dy.dtype(), dy.dim(1), weight.dim(1), "weight");
+  CheckMatrix(dx, dy.dtype(), dy.dim(0), weight.dim(1), "dx");
+  ByStorage(dy, [&](auto s) { cpu::LinearBackwardInput<decltype(s)>(stream, dy, weight, dx, accumulate); });
+}
+
+void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias) {
+  CHECK(dy.rank() == 2 && x.rank() == 2) << dy.ShapeString() << " " << x.ShapeString();
+  CheckMatrix(x, dy.dtype(), dy.dim(0), x.dim(1), "x");
+  CheckMatrix(dweight, AccumulatorOf(dy.dtype()), dy.dim(1), x.dim(1), "dweight");
+  if (!dbias.empty()) CheckVector(dbias, AccumulatorOf(dy.dtype()), dy.dim(1), "dbias");
+  ByStorage(dy, [&](auto s) { cpu::LinearBackwardWeight<decltype(s)>(stream, dy, x, dweight, dbias); });
+}
+
+void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather,
+                   const Tensor& weight, const PackedMatrix* packed, const Tensor& y) {
+  CheckGroups(weight, offsets, gather);
+  CheckMatrix(x, weight.dtype(), gather.empty() ? offsets.back() : x.dim(0), weight.dim(2), "x");
+  CheckMatrix(y, weight.dtype(), offsets.back(), weight.dim(1), "y");
+  for (int32_t row : gather) CHECK(row >= 0 && row < x.dim(0)) << "gather " << row;
+  CheckPacked(packed, weight);
+  ByStorage(x, [&](auto s) { cpu::GroupedLinear<decltype(s)>(stream, x, offsets, gather, weight, packed, y); });
+}
+
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets, const Tensor& weight,
+                                const Tensor& dx) {
+  CheckGroups(weight, offsets, {});
+  CheckMatrix(dy, weight.dtype(), offsets.back(), weight.dim(1), "dy");
+  CheckMatrix(dx, weight.dtype(), offsets.back(), weight.dim(2), "dx");
+  ByStorage(dy, [&](auto s) { cpu::GroupedLinearBackwardInput<decltype(s)>(stream, dy, offsets, weight, dx); });
+}
+
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
+                                 const std::vector<int32_t>& gather, const Tensor& dweight) {
+  CheckGroups(dweight, offsets, gather);
+  CHECK(dweight.dtype() == AccumulatorOf(dy.dtype())) << dweight.ShapeString() << " for " << dy.ShapeString();
+  CheckMatrix(dy, dy.dtype(), offsets.back(), dweight.dim(1), "dy");
+  CheckMatrix(x, dy.dtype(), gather.empty() ? offsets.back() : x.dim(0), dweight.dim(2), "x");
+  for (int32_t row : gather) CHECK(row >= 0 && row < x.dim(0)) << "gather " << row;
+  ByStorage(dy, [&](auto s) { cpu::GroupedLinearBackwardWeight<decltype(s)>(stream, dy, x, offsets, gather, dweight); });
+}
+
+}  // namespace grouper::kernels

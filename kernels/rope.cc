@@ -1,0 +1,25 @@
+#include "kernels/rope.h"
+
+#include "kernels/dispatch.h"
+
+namespace grouper::kernels {
+
+namespace cpu {  // rope_cpu.cc
+template <typename S>
+void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse);
+}
+
+void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse) {
+  CHECK(x.rank() == 3 && x.dim(2) % 2 == 0) << x.ShapeString();
+  for (const Tensor* t : {&table.cos, &table.sin}) {
+    CHECK(t->rank() == 2 && t->dtype() == AccumulatorOf(x.dtype()) && t->dim(1) == x.dim(2) / 2)
+        << t->ShapeString() << " for " << x.ShapeString();
+  }
+  CHECK_EQ(table.cos.dim(0), table.sin.dim(0));
+  for (int64_t t = 0; t < x.dim(0); ++t) {
+    CHECK(positions[t] >= 0 && positions[t] < table.cos.dim(0)) << "position " << positions[t] << " of " << table.cos.dim(0);
+  }
+  ByStorage(x, [&](auto s) { cpu::Rope<decltype(s)>(stream, x, positions, table, inverse); });
+}
+
+}  // namespace grouper::kernels
