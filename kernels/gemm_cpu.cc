@@ -16,8 +16,10 @@ constexpr int64_t kBlockN = 512;
 // With few rows the panels of B come from memory once and are not worth cutting.
 constexpr int64_t kFewRows = 48;
 constexpr int64_t kBlockKFewRows = 4096;
+// Up to this k the tiles go along the rows of C.
+constexpr int64_t kShortK = 64;
 // B whose rows are consecutive is read in place by up to this many rows of A.
-constexpr int64_t kDirectRows = 12;
+constexpr int64_t kDirectRows = 24;
 // Elements between copied rows of A, against rows that fall on the same cache sets.
 constexpr int64_t kRowPad = 16;
 
@@ -35,10 +37,11 @@ struct BufferSizes {
   int64_t a = 0, b = 0;
 };
 
-int64_t BlockK(int64_t m, int64_t k) {
-  const int64_t limit = m <= kFewRows ? kBlockKFewRows : kBlockK;
-  const int64_t blocks = std::max<int64_t>(1, CeilDiv(k, limit));
-  return std::max<int64_t>(1, CeilDiv(k, blocks));
+template <typename S, typename T>
+int64_t BlockK(const Product<S, T>& p, int64_t rows) {
+  const int64_t limit = p.b_packed != nullptr && rows <= kFewRows ? kBlockKFewRows : kBlockK;
+  const int64_t blocks = std::max<int64_t>(1, CeilDiv(p.k, limit));
+  return std::max<int64_t>(1, CeilDiv(p.k, blocks));
 }
 
 template <typename S, typename T>
@@ -80,7 +83,7 @@ class Block {
 
   void Run() {
     const int64_t rows = part_.m_end - part_.m_begin;
-    const int64_t block_k = BlockK(rows, p_.k);
+    const int64_t block_k = BlockK(p_, rows);
     const bool direct_b = p_.b_packed == nullptr && ReadsBDirectly(p_, rows);
     const int64_t panels_at_once = p_.b_packed != nullptr || direct_b ? part_.panel_end - part_.panel_begin
                                                                       : std::max<int64_t>(1, kBlockN / kPanel<T>);
@@ -178,24 +181,35 @@ class Block {
         kWideTiles<T, kRowsA>[m_size - 1](args);
       }
     }
-    for (; i < panel_end; ++i) {
-      const bool edge = i >= full_end;
-      if (edge && edge_b_ != nullptr) {
-        args.b = edge_b_;
-        args.ldb = kN;
-      } else {
-        args.b = b_ + (i - panel) * panel_stride_;
-      }
-      args.bias = last && p_.bias != nullptr ? p_.bias + i * kN : nullptr;
-      for (int64_t t = 0; t < tiles.count; ++t) {
-        const int64_t begin = tiles.begin(t), size = tiles.size(t);
+    // A panel of B stays in L1 while the tiles of A pass by; where the chain is short, C is most of the traffic, and its rows are
+    // written from left to right instead.
+    const int64_t panels = panel_end - i;
+    const bool rows_outside = k_size <= kShortK;
+    const int64_t outer = rows_outside ? tiles.count : panels, inner = rows_outside ? panels : tiles.count;
+    for (int64_t x = 0; x < outer; ++x) {
+      for (int64_t y = 0; y < inner; ++y) {
+        const int64_t tile = rows_outside ? x : y, column_panel = i + (rows_outside ? y : x);
+        const int64_t begin = tiles.begin(tile), size = tiles.size(tile);
+        const bool edge = column_panel >= full_end;
         args.a = kRowsA ? a + begin * lda : a + begin * k_size;
-        args.c = p_.c + (m + begin) * p_.c_row + i * kN;
-        if (edge) {
-          kEdges<T, kRowsA>[size - 1](args, p_.n - i * kN);
+        args.c = p_.c + (m + begin) * p_.c_row + column_panel * kN;
+        args.bias = last && p_.bias != nullptr ? p_.bias + column_panel * kN : nullptr;
+        if (edge && edge_b_ != nullptr) {
+          args.b = edge_b_;
+          args.ldb = kN;
         } else {
-          kTiles<T, kRowsA>[size - 1](args);
+          args.b = b_ + (column_panel - panel) * panel_stride_;
+          args.ldb = ldb_;
         }
+        if (edge) {
+          kEdges<T, kRowsA>[size - 1](args, p_.n - column_panel * kN);
+          continue;
+        }
+        if (!rows_outside) {  // the next tile's C, which would stall its first loads
+          const T* next = args.c + size * p_.c_row;
+          for (int64_t r = 0; r < (tile + 1 < tiles.count ? size : 0); ++r) __builtin_prefetch(next + r * p_.c_row, 1);
+        }
+        kTiles<T, kRowsA>[size - 1](args);
       }
     }
   }
@@ -212,7 +226,7 @@ class Block {
 template <typename S, typename T>
 BufferSizes BuffersFor(const Product<S, T>& p, int64_t rows, int64_t panels) {
   BufferSizes sizes;
-  const int64_t block_k = BlockK(rows, p.k);
+  const int64_t block_k = BlockK(p, rows);
   if (!ReadsADirectly(p, rows)) sizes.a = std::min(rows, kBlockM) * (block_k + kRowPad);
   if (p.b_packed == nullptr) {
     sizes.b = std::min<int64_t>(panels, std::max<int64_t>(1, kBlockN / kPanel<T>)) * kPanel<T> * block_k;

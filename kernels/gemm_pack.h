@@ -55,9 +55,11 @@ inline void Transpose8x8(const S* from, int64_t ldf, T* to, int64_t ldt) {
 template <typename T, typename S>
 void PackPanelB(const S* b, int64_t row_stride, int64_t col_stride, const int32_t* gather, int64_t k, int64_t columns, T* to) {
   constexpr int kN = kPanel<T>;
+  constexpr int64_t kPrefetchRows = 8;
   if (col_stride == 1) {
     for (int64_t kk = 0; kk < k; ++kk, to += kN) {
       const S* row = b + (gather != nullptr ? gather[kk] : kk) * row_stride;
+      __builtin_prefetch(row + kPrefetchRows * row_stride);
       if (columns == kN) {
         for (int j = 0; j < kN; j += kLanes) Store(to + j, Load(row + j));
       } else {

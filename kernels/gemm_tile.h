@@ -63,13 +63,16 @@ void Tile(const TileArgs<T>& args) {
   constexpr int kL = kRegLanes<T>;
   Reg acc[MR][kRegs];
   if (args.accumulate) {
+#pragma GCC unroll 6
     for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 8
       for (int j = 0; j < kRegs; ++j) std::memcpy(&acc[i][j], args.c + i * args.ldc + j * kL, sizeof(Reg));
     }
   } else {
+#pragma GCC unroll 6
     for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 8
       for (int j = 0; j < kRegs; ++j) acc[i][j] = Reg{};
-      __builtin_prefetch(args.c + i * args.ldc, 1);
     }
   }
   const T* a = args.a;
@@ -77,23 +80,44 @@ void Tile(const TileArgs<T>& args) {
   const int64_t k_end = args.k, lda = kRowsA ? args.lda : 1, ldb = args.ldb, panel_stride = args.panel_stride;
 #pragma GCC unroll 4
   for (int64_t k = 0; k < k_end; ++k) {
-    Reg row[kRegs];
-    for (int j = 0; j < kRegs; ++j) std::memcpy(&row[j], b + (j / 2) * panel_stride + (j % 2) * kL, sizeof(Reg));
-    for (int i = 0; i < MR; ++i) {
-      const Reg x = BroadcastReg(a[i * lda]);
-      for (int j = 0; j < kRegs; ++j) acc[i][j] = FmaReg(x, row[j], acc[i][j]);
+    // Hold the shorter side in registers: B's row, or for wide tiles A's column.
+    if constexpr (NP == 1) {
+      Reg row[kRegs];
+#pragma GCC unroll 8
+      for (int j = 0; j < kRegs; ++j) std::memcpy(&row[j], b + j * kL, sizeof(Reg));
+#pragma GCC unroll 6
+      for (int i = 0; i < MR; ++i) {
+        const Reg x = BroadcastReg(a[i * lda]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kRegs; ++j) acc[i][j] = FmaReg(x, row[j], acc[i][j]);
+      }
+    } else {
+      Reg column[MR];
+#pragma GCC unroll 6
+      for (int i = 0; i < MR; ++i) column[i] = BroadcastReg(a[i * lda]);
+#pragma GCC unroll 8
+      for (int j = 0; j < kRegs; ++j) {
+        Reg y;
+        std::memcpy(&y, b + (j / 2) * panel_stride + (j % 2) * kL, sizeof(Reg));
+#pragma GCC unroll 6
+        for (int i = 0; i < MR; ++i) acc[i][j] = FmaReg(column[i], y, acc[i][j]);
+      }
     }
     a += kRowsA ? 1 : MR;
     b += ldb;
   }
   if (args.bias != nullptr) {
+#pragma GCC unroll 8
     for (int j = 0; j < kRegs; ++j) {
       Reg bias;
       std::memcpy(&bias, args.bias + j * kL, sizeof(Reg));
+#pragma GCC unroll 6
       for (int i = 0; i < MR; ++i) acc[i][j] += bias;
     }
   }
+#pragma GCC unroll 6
   for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 8
     for (int j = 0; j < kRegs; ++j) std::memcpy(args.c + i * args.ldc + j * kL, &acc[i][j], sizeof(Reg));
   }
 }
