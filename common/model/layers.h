@@ -1,0 +1,133 @@
+// The parts of a decoder block, inside common/model: weights, forward with what it saves, backward beneath. Not for other folders.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/model/config.h"
+#include "common/model/kv_pool.h"
+#include "common/model/model.h"
+#include "kernels/linear.h"
+#include "kernels/moe.h"
+#include "kernels/rope.h"
+
+namespace grouper {
+
+// A weight in memory: a matrix (or a stack of expert matrices, or a vector) that holds one or more logical tensors. `index` finds its
+// gradient.
+struct Weight {
+  Tensor value;
+  int index = -1;
+  bool matrix = false;             // multiplied through kernels::Linear or GroupedLinear: kept packed
+  kernels::PackedMatrix packed;
+};
+
+// Owns all weights of a model.
+class WeightStore {
+ public:
+  explicit WeightStore(DType dtype) : dtype_(dtype) {}
+  DType dtype() const { return dtype_; }
+
+  struct Part {
+    std::string name;
+    int64_t rows;
+  };
+  // [sum of rows, cols], logical tensors one below the other.
+  Weight* AddMatrix(const std::vector<Part>& parts, int64_t cols, DType dtype);
+  Weight* AddMatrix(const std::vector<Part>& parts, int64_t cols) { return AddMatrix(parts, cols, dtype_); }
+  // [experts, rows, cols]; part names have "%d" for the expert.
+  Weight* AddExperts(const std::vector<Part>& parts, int64_t experts, int64_t cols);
+  // [sum of rows].
+  Weight* AddVector(const std::vector<Part>& parts, DType dtype, bool trainable = true);
+  Weight* AddVector(const std::vector<Part>& parts) { return AddVector(parts, dtype_); }
+
+  // A view into a weight, as `Model::tensors()` shows it.
+  struct Logical {
+    LogicalTensor tensor;
+    int weight = -1;
+    int64_t offset = 0;  // elements
+  };
+
+  std::vector<std::unique_ptr<Weight>> weights;
+  std::vector<Logical> logical;  // in order of creation
+
+ private:
+  Weight* Add(Tensor value, bool matrix);
+  DType dtype_;
+  Arena memory_;
+};
+
+// float, or double for an F64 model: norms' rstd, log-sum-exps, router scores, gradients.
+inline DType AccumulatorType(DType dtype) { return dtype == DType::kF64 ? DType::kF64 : DType::kF32; }
+
+// What every part of a pass needs.
+struct Pass {
+  Stream& stream;
+  const Batch& batch;
+  KvPool& kv;
+  const int32_t* positions;  // [T]
+  Arena& arena;              // outputs and whatever is saved
+  int64_t tokens;
+};
+
+struct GradientSink {  // by Weight::index
+  const std::vector<Tensor>& fused;
+  const Tensor& operator[](const Weight* weight) const { return fused[weight->index]; }
+};
+
+// --- attention ---------------------------------------------------------------------------------------------------------------
+
+struct AttentionSaved {
+  Tensor qkv;                        // GQA: projections after rotation; MLA: fused first projection
+  Tensor q_normed_input, k_normed_input, q_rstd, k_rstd;  // Qwen3's head norms: their inputs
+  Tensor q_latent, q_latent_rstd, q;  // MLA: normalised q_a, and q after q_b (or a view of qkv)
+  Tensor kv_rstd;                    // MLA: latent's norm
+  Tensor query, key;                 // MLA: absorbed query [T, H, r + rope], key [T, 1, r + rope]
+  Tensor out, lse;                   // attention's output (MLA: over the latent) and log-sum-exp
+  Tensor o;                          // input of o_proj
+};
+
+class AttentionLayer {
+ public:
+  virtual ~AttentionLayer() = default;
+  // y [T, D] -> delta [T, D] (=). saved may be null.
+  virtual void Forward(Pass& pass, int64_t layer, const Tensor& y, const Tensor& delta, AttentionSaved* saved) const = 0;
+  // d_delta -> dy [T, D] (=); weight gradients +=.
+  virtual void Backward(Pass& pass, int64_t layer, const Tensor& y, const AttentionSaved& saved, const Tensor& d_delta, const Tensor& dy,
+                        const GradientSink& gradients) const = 0;
+};
+
+std::unique_ptr<AttentionLayer> MakeGqaLayer(const ModelConfig& config, const std::string& prefix, const kernels::RopeTable& rope,
+                                             WeightStore& store);
+std::unique_ptr<AttentionLayer> MakeMlaLayer(const ModelConfig& config, const std::string& prefix, const kernels::RopeTable& rope,
+                                             WeightStore& store);
+
+// --- feed-forward ------------------------------------------------------------------------------------------------------------
+
+struct FeedForwardSaved {
+  Tensor gate_up, act;                        // dense, or the shared experts
+  Tensor router_input, expert_ids, weights, scores;  // MoE
+  kernels::ExpertOrder order;
+  Tensor expert_gate_up, expert_act, expert_out;
+};
+
+class FeedForwardLayer {
+ public:
+  virtual ~FeedForwardLayer() = default;
+  // y [T, D] -> delta [T, D] (=). load: tokens per expert are added when not null.
+  virtual void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved, std::vector<int64_t>* load) const = 0;
+  virtual void Backward(Pass& pass, const Tensor& y, const FeedForwardSaved& saved, const Tensor& d_delta, const Tensor& dy,
+                        const GradientSink& gradients) const = 0;
+};
+
+std::unique_ptr<FeedForwardLayer> MakeDenseLayer(const ModelConfig& config, const std::string& prefix, int64_t intermediate_size,
+                                                 WeightStore& store);
+std::unique_ptr<FeedForwardLayer> MakeMoeLayer(const ModelConfig& config, const std::string& prefix, WeightStore& store);
+
+// --- rotary tables -------------------------------------------------------------------------------------------------------------
+
+// cos and sin for positions [0, max_position_embeddings), allocated in `arena`.
+kernels::RopeTable MakeRopeTable(const ModelConfig& config, DType dtype, Arena& arena);
+
+}  // namespace grouper

@@ -1,0 +1,40 @@
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "common/model/layers.h"
+#include "common/model/model.h"
+
+namespace grouper {
+
+std::string NumericsId(DType dtype, Device device) {
+  // The version rises with any change that moves a bit of a forward pass.
+  return absl::StrCat(device.kind == Device::Kind::kCpu ? "cpu" : "cuda", "/lanes8-fma/page", kernels::kPageTokens, "/", Name(dtype), "/v1");
+}
+
+Sha256Digest WeightsDigestOf(const Model& model, const std::vector<Sha256Digest>& tensor_digests) {
+  Sha256Stream root;
+  for (size_t i = 0; i < model.tensors().size(); ++i) {
+    const LogicalTensor& tensor = model.tensors()[i];
+    root.UpdateUint64(tensor.name.size());
+    root.Update(tensor.name);
+    root.Update(Name(tensor.value.dtype()));
+    root.UpdateUint64(static_cast<uint64_t>(tensor.value.rank()));
+    for (int d = 0; d < tensor.value.rank(); ++d) root.UpdateUint64(static_cast<uint64_t>(tensor.value.dim(d)));
+    root.Update({reinterpret_cast<const char*>(tensor_digests[i].data()), tensor_digests[i].size()});
+  }
+  return root.Finish();
+}
+
+Sha256Digest WeightsDigest(const Model& model, ThreadPool& threads, std::vector<Sha256Digest>* tensor_digests) {
+  std::vector<Sha256Digest> digests(model.tensors().size());
+  threads.ParallelForDynamic(static_cast<int64_t>(digests.size()), [&](int64_t i) {
+    const Tensor& value = model.tensors()[static_cast<size_t>(i)].value;
+    digests[static_cast<size_t>(i)] =
+        Sha256({static_cast<const char*>(value.raw()), static_cast<size_t>(value.size()) * SizeOf(value.dtype())});
+  });
+  const Sha256Digest root = WeightsDigestOf(model, digests);
+  if (tensor_digests != nullptr) *tensor_digests = std::move(digests);
+  return root;
+}
+
+}  // namespace grouper

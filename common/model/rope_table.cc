@@ -1,0 +1,117 @@
+// Rotary tables with every scaling that our families use, computed in double.
+//
+//   plain    f_i = theta^(-2i/d)
+//   linear   f_i / factor
+//   llama3   long wavelengths are divided by factor, short ones kept, those between are mixed linearly (Llama 3.1's config)
+//   yarn     (arXiv 2309.00071) f_i interpolated where the rotation count over the original context is below beta_slow, kept above beta_fast, a
+//            linear ramp between; cos and sin are multiplied by the attention factor. DeepSeek: mscale(factor, mscale) / mscale(factor,
+//            mscale_all_dim) with mscale(s, m) = 0.1 m ln s + 1.
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "common/model/layers.h"
+
+namespace grouper {
+namespace {
+
+double YarnMscale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1; }
+
+std::vector<double> Frequencies(const ModelConfig& config, int64_t width) {
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < width / 2; ++i) {
+    frequencies.push_back(std::pow(config.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(width)));
+  }
+  const RopeScaling& scaling = config.rope_scaling;
+  const double original = static_cast<double>(scaling.original_max_position_embeddings);
+  switch (scaling.type) {
+    case RopeScaling::Type::kNone: break;
+    case RopeScaling::Type::kLinear:
+      for (double& f : frequencies) f /= scaling.factor;
+      break;
+    case RopeScaling::Type::kLlama3:
+      for (double& f : frequencies) {
+        const double wavelength = 2 * std::numbers::pi / f;
+        if (wavelength < original / scaling.high_freq_factor) continue;
+        if (wavelength > original / scaling.low_freq_factor) {
+          f /= scaling.factor;
+        } else {
+          const double smooth =
+              (original / wavelength - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+          f = (1 - smooth) * f / scaling.factor + smooth * f;
+        }
+      }
+      break;
+    case RopeScaling::Type::kYarn: {
+      const double w = static_cast<double>(width);
+      auto correction = [&](double rotations) {
+        return w * std::log(original / (rotations * 2 * std::numbers::pi)) / (2 * std::log(config.rope_theta));
+      };
+      double low = correction(scaling.beta_fast), high = correction(scaling.beta_slow);
+      if (scaling.truncate) {
+        low = std::floor(low);
+        high = std::ceil(high);
+      }
+      low = std::max(low, 0.0);
+      high = std::min(high, w - 1);
+      if (low == high) high += 0.001;
+      for (size_t i = 0; i < frequencies.size(); ++i) {
+        const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+        frequencies[i] = frequencies[i] / scaling.factor * ramp + frequencies[i] * (1 - ramp);
+      }
+      break;
+    }
+  }
+  return frequencies;
+}
+
+double AttentionFactor(const RopeScaling& scaling) {
+  if (scaling.type != RopeScaling::Type::kYarn) return 1;
+  if (scaling.attention_factor) return *scaling.attention_factor;
+  if (scaling.mscale > 0 && scaling.mscale_all_dim > 0) {
+    return YarnMscale(scaling.factor, scaling.mscale) / YarnMscale(scaling.factor, scaling.mscale_all_dim);
+  }
+  return YarnMscale(scaling.factor, 1);
+}
+
+}  // namespace
+
+kernels::RopeTable MakeRopeTable(const ModelConfig& config, DType dtype, Arena& arena) {
+  const int64_t width = config.mla ? config.mla->qk_rope_head_dim : config.head_dim;
+  const int64_t positions = config.max_position_embeddings;
+  const DType type = AccumulatorType(dtype);
+  kernels::RopeTable table;
+  table.pairing = config.rope_pairing;
+  table.cos = arena.New(type, {positions, width / 2});
+  table.sin = arena.New(type, {positions, width / 2});
+  const std::vector<double> frequencies = Frequencies(config, width);
+  const double factor = AttentionFactor(config.rope_scaling);
+  for (int64_t p = 0; p < positions; ++p) {
+    for (int64_t i = 0; i < width / 2; ++i) {
+      const double angle = static_cast<double>(p) * frequencies[i];
+      const double c = std::cos(angle) * factor, s = std::sin(angle) * factor;
+      if (type == DType::kF64) {
+        table.cos.row<double>(p)[i] = c;
+        table.sin.row<double>(p)[i] = s;
+      } else {
+        table.cos.row<float>(p)[i] = static_cast<float>(c);
+        table.sin.row<float>(p)[i] = static_cast<float>(s);
+      }
+    }
+  }
+  return table;
+}
+
+double ModelConfig::AttentionScale() const {
+  const int64_t width = mla ? mla->qk_nope_head_dim + mla->qk_rope_head_dim : head_dim;
+  double scale = 1 / std::sqrt(static_cast<double>(width));
+  // DeepSeek scales the softmax by mscale_all_dim's factor squared.
+  if (mla && rope_scaling.type == RopeScaling::Type::kYarn && rope_scaling.mscale_all_dim > 0) {
+    const double mscale = YarnMscale(rope_scaling.factor, rope_scaling.mscale_all_dim);
+    scale *= mscale * mscale;
+  }
+  return scale;
+}
+
+}  // namespace grouper

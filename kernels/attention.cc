@@ -1,0 +1,82 @@
+#include "kernels/attention.h"
+
+#include "kernels/dispatch.h"
+
+namespace grouper::kernels {
+
+namespace cpu {  // attention_cpu.cc, attention_backward_cpu.cc
+template <typename S>
+void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k, const Tensor& v);
+template <typename S>
+void CopyPage(const PagedKv& kv, int32_t from, int32_t to, int tokens);
+template <typename S>
+void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q, double scale,
+               const Tensor& out, const Tensor& lse);
+template <typename S>
+void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
+                       double scale, const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
+                       const Tensor& dv);
+}  // namespace cpu
+
+namespace {
+
+void CheckHeads(const Tensor& t, const KvLayout& layout, int64_t tokens, int64_t heads, int64_t width, const char* name) {
+  CHECK(t.rank() == 3 && t.dtype() == layout.dtype && t.dim(0) == tokens && t.dim(1) == heads && t.dim(2) == width)
+      << name << " is " << t.ShapeString() << ", expected " << Name(layout.dtype) << "[" << tokens << ", " << heads << ", " << width << "]";
+}
+
+void CheckLse(const Tensor& lse, const KvLayout& layout, int64_t tokens, int64_t heads) {
+  CHECK(lse.rank() == 2 && lse.dtype() == AccumulatorOf(layout.dtype) && lse.dim(0) == tokens && lse.dim(1) == heads && lse.contiguous())
+      << "lse is " << lse.ShapeString();
+}
+
+}  // namespace
+
+size_t KvLayout::PageBytes() const {
+  const size_t width = static_cast<size_t>(key_dim) + (values_in_keys ? 0 : static_cast<size_t>(value_dim));
+  const size_t bytes = static_cast<size_t>(num_kv_heads) * width * kPageTokens * SizeOf(dtype);
+  return (bytes + 63) / 64 * 64;
+}
+
+void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k, const Tensor& v) {
+  const KvLayout& layout = kv.layout;
+  CheckHeads(k, layout, k.dim(0), layout.num_kv_heads, layout.key_dim, "k");
+  CHECK_EQ(v.empty(), layout.values_in_keys);
+  if (!v.empty()) CheckHeads(v, layout, k.dim(0), layout.num_kv_heads, layout.value_dim, "v");
+  ByStorage(k, [&](auto s) { cpu::WriteKv<decltype(s)>(stream, kv, sequences, k, v); });
+}
+
+void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int tokens) {
+  CHECK(tokens >= 0 && tokens <= kPageTokens);
+  ByStorage(kv.layout.dtype, stream.device, [&](auto s) { cpu::CopyPage<decltype(s)>(kv, from, to, tokens); });
+}
+
+void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q, double scale,
+               const Tensor& out, const Tensor& lse) {
+  const KvLayout& layout = kv.layout;
+  CHECK(q.rank() == 3 && q.dim(1) % layout.num_kv_heads == 0) << q.ShapeString();
+  CheckHeads(q, layout, q.dim(0), q.dim(1), layout.key_dim, "q");
+  CheckHeads(out, layout, q.dim(0), q.dim(1), layout.value_dim, "out");
+  if (!lse.empty()) CheckLse(lse, layout, q.dim(0), q.dim(1));
+  ByStorage(q, [&](auto s) { cpu::Attention<decltype(s)>(stream, kv, sequences, q, scale, out, lse); });
+}
+
+void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
+                       double scale, const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
+                       const Tensor& dv) {
+  const KvLayout& layout = kv.layout;
+  CHECK(q.rank() == 3 && q.dim(1) % layout.num_kv_heads == 0) << q.ShapeString();
+  const int64_t tokens = q.dim(0), heads = q.dim(1);
+  CheckHeads(q, layout, tokens, heads, layout.key_dim, "q");
+  CheckHeads(out, layout, tokens, heads, layout.value_dim, "out");
+  CheckHeads(dout, layout, tokens, heads, layout.value_dim, "dout");
+  CheckHeads(dq, layout, tokens, heads, layout.key_dim, "dq");
+  CheckHeads(dk, layout, tokens, layout.num_kv_heads, layout.key_dim, "dk");
+  CHECK_EQ(dv.empty(), layout.values_in_keys);
+  if (!dv.empty()) CheckHeads(dv, layout, tokens, layout.num_kv_heads, layout.value_dim, "dv");
+  CheckLse(lse, layout, tokens, heads);
+  for (const AttentionSequence& s : sequences) CHECK_EQ(s.context, 0);
+  ByStorage(q, [&](auto s) { cpu::AttentionBackward<decltype(s)>(stream, kv, sequences, q, scale, out, lse, dout, dq, dk, dv); });
+}
+
+}  // namespace grouper::kernels

@@ -1,0 +1,119 @@
+#include "kernels/moe.h"
+
+#include "kernels/dispatch.h"
+
+namespace grouper::kernels {
+
+namespace cpu {  // moe_cpu.cc
+template <typename T>
+void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, const Tensor& bias, const Tensor& expert_ids,
+           const Tensor& weights, const Tensor& scores);
+template <typename T>
+void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids, const Tensor& dweights,
+                   const Tensor& dlogits);
+template <typename S>
+void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights, const Tensor& y,
+                    bool accumulate);
+template <typename S>
+void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out, const Tensor& weights,
+                            const Tensor& d_expert_out, const Tensor& dweights);
+template <typename S>
+void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx);
+}  // namespace cpu
+
+namespace {
+
+void CheckShape(const Tensor& t, DType dtype, int64_t rows, int64_t columns, const char* name) {
+  CHECK(t.rank() == 2 && t.dtype() == dtype && t.dim(0) == rows && t.dim(1) == columns)
+      << name << " is " << t.ShapeString() << ", expected " << Name(dtype) << "[" << rows << ", " << columns << "]";
+}
+
+void CheckRouter(const RouterConfig& config) {
+  CHECK(config.num_experts > 0 && config.top_k > 0 && config.top_k <= config.num_experts);
+  CHECK(config.num_groups > 0 && config.num_experts % config.num_groups == 0 && config.topk_groups > 0 &&
+        config.topk_groups <= config.num_groups && config.top_k <= config.topk_groups * (config.num_experts / config.num_groups));
+}
+
+}  // namespace
+
+void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, const Tensor& bias, const Tensor& expert_ids,
+           const Tensor& weights, const Tensor& scores) {
+  CheckRouter(config);
+  const int64_t tokens = logits.dim(0);
+  CheckShape(logits, logits.dtype(), tokens, config.num_experts, "logits");
+  CHECK(logits.dtype() != DType::kBF16);
+  CheckShape(expert_ids, DType::kI32, tokens, config.top_k, "expert_ids");
+  CheckShape(weights, logits.dtype(), tokens, config.top_k, "weights");
+  CheckShape(scores, logits.dtype(), tokens, config.num_experts, "scores");
+  CHECK(bias.empty() || (bias.rank() == 1 && bias.dim(0) == config.num_experts && bias.dtype() == logits.dtype()));
+  if (logits.dtype() == DType::kF64) return cpu::Route<double>(stream, config, logits, bias, expert_ids, weights, scores);
+  cpu::Route<float>(stream, config, logits, bias, expert_ids, weights, scores);
+}
+
+void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids, const Tensor& dweights,
+                   const Tensor& dlogits) {
+  CheckRouter(config);
+  const int64_t tokens = scores.dim(0);
+  CheckShape(dweights, scores.dtype(), tokens, config.top_k, "dweights");
+  CheckShape(dlogits, scores.dtype(), tokens, config.num_experts, "dlogits");
+  if (scores.dtype() == DType::kF64) return cpu::RouteBackward<double>(stream, config, scores, expert_ids, dweights, dlogits);
+  cpu::RouteBackward<float>(stream, config, scores, expert_ids, dweights, dlogits);
+}
+
+ExpertOrder SortByExpert(const Tensor& expert_ids, int num_experts) {
+  const int64_t slots = expert_ids.size(), top_k = expert_ids.dim(1);
+  const int32_t* ids = expert_ids.data<int32_t>();
+  ExpertOrder order;
+  order.offsets.assign(static_cast<size_t>(num_experts) + 1, 0);
+  order.token.resize(static_cast<size_t>(slots));
+  order.row_of.resize(static_cast<size_t>(slots));
+  for (int64_t i = 0; i < slots; ++i) ++order.offsets[ids[i] + 1];
+  for (int e = 0; e < num_experts; ++e) order.offsets[e + 1] += order.offsets[e];
+  std::vector<int32_t> next(order.offsets.begin(), order.offsets.end() - 1);
+  for (int64_t i = 0; i < slots; ++i) {
+    const int32_t row = next[ids[i]]++;
+    order.token[row] = static_cast<int32_t>(i / top_k);
+    order.row_of[i] = row;
+  }
+  return order;
+}
+
+void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights, const Tensor& y,
+                    bool accumulate) {
+  CHECK_EQ(static_cast<int64_t>(order.row_of.size()), weights.size());
+  CheckShape(expert_out, y.dtype(), weights.size(), y.dim(1), "expert_out");
+  CheckShape(weights, AccumulatorOf(y.dtype()), y.dim(0), weights.dim(1), "weights");
+  ByStorage(y, [&](auto s) { cpu::CombineExperts<decltype(s)>(stream, order, expert_out, weights, y, accumulate); });
+}
+
+void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out, const Tensor& weights,
+                            const Tensor& d_expert_out, const Tensor& dweights) {
+  CheckShape(expert_out, dy.dtype(), weights.size(), dy.dim(1), "expert_out");
+  CheckShape(d_expert_out, dy.dtype(), weights.size(), dy.dim(1), "d_expert_out");
+  CheckShape(dweights, weights.dtype(), weights.dim(0), weights.dim(1), "dweights");
+  ByStorage(dy, [&](auto s) { cpu::CombineExpertsBackward<decltype(s)>(stream, order, dy, expert_out, weights, d_expert_out, dweights); });
+}
+
+void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {
+  CheckShape(d_rows, dx.dtype(), dx.dim(0) * top_k, dx.dim(1), "d_rows");
+  ByStorage(dx, [&](auto s) { cpu::ScatterExpertRows<decltype(s)>(stream, order, d_rows, top_k, dx); });
+}
+
+void UpdateExpertBias(const std::vector<int64_t>& load, double rate, const Tensor& bias) {
+  CHECK_EQ(static_cast<int64_t>(load.size()), bias.dim(0));
+  int64_t total = 0;
+  for (int64_t n : load) total += n;
+  const int64_t experts = static_cast<int64_t>(load.size());
+  for (int64_t e = 0; e < experts; ++e) {
+    // sign(mean - load), exactly: compare total with load * experts.
+    const int64_t scaled = load[e] * experts;
+    const double step = total > scaled ? rate : total < scaled ? -rate : 0;
+    if (bias.dtype() == DType::kF64) {
+      bias.data<double>()[e] += step;
+    } else {
+      bias.data<float>()[e] = static_cast<float>(static_cast<double>(bias.data<float>()[e]) + step);
+    }
+  }
+}
+
+}  // namespace grouper::kernels
