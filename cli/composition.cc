@@ -1,0 +1,79 @@
+#include "cli/composition.h"
+
+#include "absl/time/time.h"
+#include "common/base/file.h"
+#include "common/base/status.h"
+#include "reward/reward_service.h"
+#include "rollout/rollout_service.h"
+
+namespace grouper::cli {
+
+absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool& threads) {
+  const v1::ModelSource& source = recipe.model();
+  LoadOptions options;
+  options.dtype = source.dtype() == "bfloat16" ? DType::kBF16 : DType::kF32;
+  options.tokenizer = source.tokenizer();
+  options.max_context = source.max_context();
+  if (!source.config().empty()) return InitModel(source.config(), options, recipe.seed(), threads);
+  return LoadModel(source.path(), options, threads);
+}
+
+absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recipe& recipe) {
+  std::unique_ptr<Composition> parts(new Composition);
+  parts->threads_ = std::make_unique<ThreadPool>(recipe.threads());
+  // Paths in the rules are absolute already (LoadRecipe).
+  ASSIGN_OR_RETURN(parts->rules_, RuleSet::Create(recipe.reward(), ""));
+  ASSIGN_OR_RETURN(parts->loaded_, LoadRecipeModel(recipe, *parts->threads_));
+
+  std::vector<grpc::Service*> local;
+  const bool own_rollout = recipe.rollout().addresses().empty(), own_reward = recipe.reward().address().empty();
+  if (own_rollout) {
+    RolloutServiceOptions options;
+    options.engine.max_batch_tokens = recipe.rollout().max_batch_tokens();
+    options.engine.max_sequences = recipe.rollout().max_sequences();
+    options.engine.cache_pages = recipe.rollout().cache_pages();
+    options.shared_weights = true;
+    ASSIGN_OR_RETURN(parts->rollout_service_,
+                     MakeRolloutService(*parts->loaded_.model, parts->loaded_.tokenizer, *parts->threads_, options));
+    local.push_back(parts->rollout_service_.get());
+  }
+  if (own_reward) {
+    parts->reward_service_ = CreateRewardService(parts->rules_.get(), parts->threads_.get());
+    local.push_back(parts->reward_service_.get());
+  }
+  if (!local.empty()) {
+    ASSIGN_OR_RETURN(parts->server_, RpcServer::Start("", {}, local));
+  }
+
+  std::vector<RolloutClient::Worker> workers;
+  if (own_rollout) workers.push_back({"in-process rollout worker", parts->server_->InProcessChannel(), true});
+  for (const std::string& address : recipe.rollout().addresses()) {
+    ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, OpenChannel(address, recipe.rollout().tls()));
+    workers.push_back({address, std::move(channel), false});
+  }
+  RolloutClient::Options rollout_options;
+  rollout_options.timeout = absl::Seconds(recipe.rollout().timeout_seconds());
+  rollout_options.exact_on_policy = recipe.exact_on_policy();
+  ASSIGN_OR_RETURN(parts->rollout_client_, RolloutClient::Create(std::move(workers), rollout_options));
+
+  std::shared_ptr<grpc::Channel> reward_channel;
+  if (own_reward) {
+    reward_channel = parts->server_->InProcessChannel();
+  } else {
+    ASSIGN_OR_RETURN(reward_channel, OpenChannel(recipe.reward().address(), recipe.reward().tls()));
+  }
+  RewardClient::Options reward_options;
+  reward_options.timeout = absl::Seconds(recipe.reward().timeout_seconds());
+  parts->reward_client_ = RewardClient::Create(own_reward ? "in-process reward service" : recipe.reward().address(),
+                                               std::move(reward_channel), reward_options);
+  return parts;
+}
+
+Composition::~Composition() {
+  // Clients first, then the server, then what it serves.
+  rollout_client_.reset();
+  reward_client_.reset();
+  if (server_ != nullptr) server_->Shutdown(1.0);
+}
+
+}  // namespace grouper::cli

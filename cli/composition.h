@@ -1,0 +1,53 @@
+// Composition: the parts of a run, wired as the recipe says. What has an address is reached there; the rest runs in this process behind an
+// in-process channel, so that there is one code path.
+//
+//   recipe ─► model + tokenizer ─► RolloutService ─► RolloutClient ┐
+//             rules ─► RewardService ─► RewardClient ──────────────┴─► the trainer
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/thread_pool.h"
+#include "common/model/model_directory.h"
+#include "common/rpc/server.h"
+#include "proto/recipe.pb.h"
+#include "proto/reward.grpc.pb.h"
+#include "proto/rollout.grpc.pb.h"
+#include "reward/rule.h"
+#include "trainer/reward_client.h"
+#include "trainer/rollout_client.h"
+
+namespace grouper::cli {
+
+// The recipe's model, from its path or at random from its config.
+absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool& threads);
+
+
+class Composition {
+ public:
+  // Loads everything and connects. Rules are made (and thereby checked) in any case; a remote reward service must have the same rules.
+  static absl::StatusOr<std::unique_ptr<Composition>> Create(const v1::Recipe& recipe);
+  ~Composition();
+
+  ThreadPool& threads() { return *threads_; }
+  LoadedModel& loaded() { return loaded_; }
+  const RuleSet& rules() const { return *rules_; }
+  RolloutClient& rollout() { return *rollout_client_; }
+  RewardClient& reward() { return *reward_client_; }
+
+ private:
+  Composition() = default;
+  std::unique_ptr<ThreadPool> threads_;
+  LoadedModel loaded_;
+  std::unique_ptr<RuleSet> rules_;
+  std::unique_ptr<v1::RolloutService::Service> rollout_service_;
+  std::unique_ptr<v1::RewardService::Service> reward_service_;
+  std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<RolloutClient> rollout_client_;
+  std::unique_ptr<RewardClient> reward_client_;
+};
+
+}  // namespace grouper::cli

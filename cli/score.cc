@@ -1,0 +1,47 @@
+#include "reward/score_file.h"
+
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "common/base/status.h"
+#include "common/base/thread_pool.h"
+
+namespace grouper::cli {
+namespace {
+
+absl::Status Run(const Arguments& arguments) {
+  ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
+  ThreadPool threads(static_cast<int>(num_threads));
+  ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, LoadRuleSet(arguments.Get("rules")));
+  ASSIGN_OR_RETURN(const ScoreSummary summary, ScoreFile(*rules, arguments.Get("input"), arguments.Get("output"), &threads));
+  std::printf("%llu lines, mean reward %.4f over %llu with a reward\n", static_cast<unsigned long long>(summary.lines),
+              summary.rewarded > 0 ? summary.reward_sum / static_cast<double>(summary.rewarded) : 0.0,
+              static_cast<unsigned long long>(summary.rewarded));
+  for (size_t i = 0; i < summary.rules.size(); ++i) {
+    const ScoreSummary::RuleSummary& rule = summary.rules[i];
+    std::printf("  %-20s mean %.4f  scored %llu  not applicable %llu  errors %llu  time-outs %llu\n", rules->rule_names()[i].c_str(),
+                rule.scored > 0 ? rule.sum / static_cast<double>(rule.scored) : 0.0, static_cast<unsigned long long>(rule.scored),
+                static_cast<unsigned long long>(rule.not_applicable), static_cast<unsigned long long>(rule.errors),
+                static_cast<unsigned long long>(rule.timeouts));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const Command kScore = {
+    "score",
+    "",
+    "score completions in a file by reward rules, offline",
+    "RULES is the text of a recipe's `reward` block. An input line has `completion` (or `response`, `prediction`), `answer` (or `gold`) where a\n"
+    "rule needs one, and any other column. An output line has `id`, `reward` and `rules`. See recipes/rules/ for ready blocks.",
+    {
+        {.name = "rules", .placeholder = "RULES", .help = "rules as protobuf text", .default_text = "", .required = true},
+        {.name = "input", .placeholder = "FILE", .help = "cases as JSON lines", .default_text = "", .required = true},
+        {.name = "output", .placeholder = "FILE", .help = "scores as JSON lines", .default_text = "", .required = true},
+        {.name = "threads", .placeholder = "N", .help = "CPU threads; 0: one per core", .default_text = "0"},
+    },
+    Run,
+};
+
+}  // namespace grouper::cli

@@ -1,0 +1,65 @@
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "cli/composition.h"
+#include "cli/stop_signal.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "common/recipe/load_recipe.h"
+#include "reward/reward_service.h"
+#include "rollout/rollout_service.h"
+
+namespace grouper::cli {
+namespace {
+
+// Serves until SIGTERM or SIGINT.
+absl::Status ServeUntilStopped(const std::string& what, const std::string& listen, const v1::Credentials& tls, grpc::Service* service) {
+  StopFlag();
+  ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server, RpcServer::Start(listen, tls, {service}));
+  std::printf("%s service listening on port %d\n", what.c_str(), server->port());
+  std::fflush(stdout);
+  WaitForStop();
+  LOG(INFO) << what << " service stopping";
+  server->Shutdown(5.0);
+  return absl::OkStatus();
+}
+
+absl::Status Run(const Arguments& arguments) {
+  ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(arguments.Get("recipe"), arguments.GetAll("set")));
+  const std::string listen = arguments.Get("listen"), what = arguments.positional(0);
+  ThreadPool threads(recipe.threads());
+  if (what == "reward") {
+    ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, RuleSet::Create(recipe.reward(), ""));
+    const auto service = CreateRewardService(rules.get(), &threads);
+    return ServeUntilStopped(what, listen, recipe.reward().tls(), service.get());
+  }
+  if (what == "rollout") {
+    // The weights are replaced by the trainer's first update; until then nothing is served.
+    ASSIGN_OR_RETURN(LoadedModel loaded, LoadRecipeModel(recipe, threads));
+    RolloutServiceOptions options;
+    options.engine.max_batch_tokens = recipe.rollout().max_batch_tokens();
+    options.engine.max_sequences = recipe.rollout().max_sequences();
+    options.engine.cache_pages = recipe.rollout().cache_pages();
+    ASSIGN_OR_RETURN(const auto service, MakeRolloutService(*loaded.model, loaded.tokenizer, threads, options));
+    return ServeUntilStopped(what, listen, recipe.rollout().tls(), service.get());
+  }
+  return absl::InvalidArgumentError("serve " + what + ": expected rollout or reward");
+}
+
+}  // namespace
+
+const Command kServe = {
+    "serve",
+    "SERVICE",
+    "run one service of a recipe: rollout or reward",
+    "The trainer reaches it by --set rollout.addresses=HOST:PORT,... or --set reward.address=HOST:PORT. Without TLS in the recipe the address\n"
+    "must be loopback. Stops on SIGTERM.",
+    {
+        {.name = "recipe", .placeholder = "RECIPE", .help = "the run's recipe", .default_text = "", .required = true},
+        {.name = "listen", .placeholder = "HOST:PORT", .help = "address to listen on; port 0: any free one", .default_text = "", .required = true},
+        {.name = "set", .placeholder = "FIELD=VALUE", .help = "override a field of the recipe", .default_text = "", .repeated = true},
+    },
+    Run,
+};
+
+}  // namespace grouper::cli
