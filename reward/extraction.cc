@@ -1,0 +1,268 @@
+#include "reward/extraction.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace grouper {
+namespace {
+
+using absl::string_view;
+
+struct PlaceName {
+  Place place;
+  const char* name;
+};
+constexpr PlaceName kPlaceNames[] = {
+    {Place::kAnswerTag, "answer_tag"}, {Place::kBoxed, "boxed"},          {Place::kHash, "hash"},
+    {Place::kAnswerIs, "answer_is"},   {Place::kLastMath, "last_math"},   {Place::kLastNumber, "last_number"},
+    {Place::kWhole, "whole"},
+};
+
+Extracted Found(Place place, string_view text) { return {true, place, absl::StripAsciiWhitespace(text)}; }
+
+string_view FirstLine(string_view text) { return text.substr(0, std::min(text.find('\n'), text.find('\r'))); }
+
+Extracted AnswerTag(string_view text) {
+  constexpr string_view kOpen = "<answer>", kClose = "</answer>";
+  const size_t close = text.rfind(kClose);
+  if (close == string_view::npos) return {};
+  const size_t open = text.substr(0, close).rfind(kOpen);
+  if (open == string_view::npos) return {};
+  const size_t begin = open + kOpen.size();
+  return Found(Place::kAnswerTag, text.substr(begin, close - begin));
+}
+
+// A box that never closes is no answer, and an earlier one is not what the completion ends with.
+Extracted LastBox(string_view text) {
+  const std::vector<size_t> boxes = FindBoxes(text, 1);
+  if (boxes.empty()) return {};
+  const Box box = BoxAt(text, boxes.back());
+  if (!box.found) return {};
+  return Found(Place::kBoxed, box.content);
+}
+
+Extracted Hash(string_view text) {
+  const size_t at = text.rfind("####");
+  if (at == string_view::npos) return {};
+  const string_view line = absl::StripAsciiWhitespace(FirstLine(text.substr(at + 4)));
+  if (line.empty()) return {};
+  return Found(Place::kHash, line);
+}
+
+// Where a sentence ends: a full stop, '!' or '?' followed by white space or nothing, outside of $...$ and braces; or the line's end. A stop
+// after "a.m" style abbreviations is rare enough to be left to the comparison.
+string_view Sentence(string_view text) {
+  int depth = 0;
+  bool math = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\\') {
+      ++i;
+    } else if (c == '{') {
+      ++depth;
+    } else if (c == '}') {
+      --depth;
+    } else if (c == '$') {
+      math = !math;
+    } else if (c == '\n' && !math && depth <= 0) {
+      return text.substr(0, i);
+    } else if ((c == '.' || c == '!' || c == '?') && !math && depth <= 0) {
+      const size_t next = i + 1;
+      if (next == text.size() || absl::ascii_isspace(text[next]) || text[next] == '*') return text.substr(0, i);
+    }
+  }
+  return text;
+}
+
+bool IsWordByte(char c) { return absl::ascii_isalnum(c) || c == '_' || static_cast<unsigned char>(c) >= 0x80; }
+
+// Skips what stands between a marker and the answer: white space, Markdown emphasis, a colon.
+string_view SkipDecoration(string_view text) {
+  size_t i = 0;
+  while (i < text.size() && (absl::ascii_isspace(text[i]) || text[i] == '*' || text[i] == ':' || text[i] == '_')) ++i;
+  return text.substr(i);
+}
+
+Extracted AnswerIs(string_view text) {
+  // The marker that ends last wins. Candidates begin with 'a' of "answer" or 'A' of "A:" at a line's start.
+  for (size_t i = text.size(); i-- > 0;) {
+    const char c = text[i];
+    if (c != 'a' && c != 'A') continue;
+    if (i > 0 && IsWordByte(text[i - 1])) continue;
+    string_view rest = text.substr(i);
+    size_t length = 0;
+    if (absl::StartsWithIgnoreCase(rest, "answer")) {
+      string_view tail = rest.substr(6);
+      if (absl::StartsWithIgnoreCase(tail, "s")) tail.remove_prefix(1);
+      while (!tail.empty() && (tail[0] == '*' || tail[0] == ' ' || tail[0] == '\t')) tail.remove_prefix(1);
+      if (absl::StartsWithIgnoreCase(tail, "is") && (tail.size() == 2 || !IsWordByte(tail[2]))) {
+        length = rest.size() - tail.size() + 2;
+      } else if (absl::StartsWithIgnoreCase(tail, "are") && (tail.size() == 3 || !IsWordByte(tail[3]))) {
+        length = rest.size() - tail.size() + 3;
+      } else if (absl::StartsWith(tail, ":")) {
+        length = rest.size() - tail.size() + 1;
+      }
+    } else if (c == 'A' && absl::StartsWith(rest, "A:") && (i == 0 || text[i - 1] == '\n')) {
+      length = 2;
+    }
+    if (length == 0) continue;
+    const string_view answer = absl::StripAsciiWhitespace(Sentence(SkipDecoration(rest.substr(length))));
+    if (answer.empty()) continue;
+    return Found(Place::kAnswerIs, absl::StripSuffix(absl::StripSuffix(answer, "**"), "*"));
+  }
+  return {};
+}
+
+Extracted LastMath(string_view text) {
+  // Forward scan; the last closed span wins. '$' spans do not nest and an escaped \$ is money.
+  Extracted last;
+  bool open_ended[2] = {false, false};  // no \) or no \] from here on: it is not looked for again
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 1 < text.size()) {
+      const char c = text[i + 1];
+      if ((c == '(' || c == '[') && !open_ended[c == '[']) {
+        const size_t close = text.find(c == '(' ? "\\)" : "\\]", i + 2);
+        if (close == string_view::npos) {
+          open_ended[c == '['] = true;
+          ++i;
+          continue;
+        }
+        last = Found(Place::kLastMath, text.substr(i + 2, close - i - 2));
+        i = close + 1;
+      } else {
+        ++i;
+      }
+    } else if (text[i] == '$') {
+      const bool display = i + 1 < text.size() && text[i + 1] == '$';
+      const size_t begin = i + (display ? 2 : 1);
+      size_t close = begin;
+      while (close < text.size() && text[close] != '$') close += text[close] == '\\' ? 2 : 1;
+      if (close >= text.size()) break;
+      last = Found(Place::kLastMath, text.substr(begin, close - begin));
+      i = close + (display && close + 1 < text.size() && text[close + 1] == '$' ? 1 : 0);
+    }
+  }
+  if (last.text.empty()) return {};
+  return last;
+}
+
+// The last maximal number: sign, digits with commas, a fraction. The scan runs backwards from the last digit.
+Extracted LastNumber(string_view text) {
+  size_t end = text.size();
+  while (end > 0 && !absl::ascii_isdigit(text[end - 1])) --end;
+  if (end == 0) return {};
+  size_t begin = end;
+  while (begin > 0) {
+    const char c = text[begin - 1];
+    if (absl::ascii_isdigit(c)) {
+      --begin;
+    } else if ((c == '.' || c == ',') && begin >= 2 && absl::ascii_isdigit(text[begin - 2])) {
+      --begin;
+    } else if (c == '.' && (begin < 2 || !IsWordByte(text[begin - 2]))) {
+      --begin;  // ".5"
+      break;
+    } else {
+      break;
+    }
+  }
+  const bool money = begin > 0 && text[begin - 1] == '$';
+  const size_t sign = begin - (money ? 1 : 0);
+  if (sign > 0 && (text[sign - 1] == '-' || text[sign - 1] == '+') && (sign < 2 || (!IsWordByte(text[sign - 2]) && text[sign - 2] != ')'))) {
+    return Found(Place::kLastNumber, text.substr(sign - 1, end - sign + 1));
+  }
+  return Found(Place::kLastNumber, text.substr(begin, end - begin));
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Place>> ParsePlaces(const v1::Extraction& extraction, std::vector<Place> defaults) {
+  if (extraction.places().empty()) return defaults;
+  std::vector<Place> places;
+  for (int i = 0; i < extraction.places_size(); ++i) {
+    const auto* known = std::find_if(std::begin(kPlaceNames), std::end(kPlaceNames),
+                                     [&](const PlaceName& p) { return extraction.places(i) == p.name; });
+    if (known == std::end(kPlaceNames)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("extraction.places[", i, "]: \"", extraction.places(i),
+                       "\", expected one of answer_tag, boxed, hash, answer_is, last_math, last_number, whole"));
+    }
+    places.push_back(known->place);
+  }
+  return places;
+}
+
+absl::string_view AfterThink(string_view text) {
+  constexpr string_view kClose = "</think>";
+  const size_t close = text.rfind(kClose);
+  const size_t open = text.rfind("<think>");
+  if (close != string_view::npos && (open == string_view::npos || open < close)) return text.substr(close + kClose.size());
+  if (open != string_view::npos) return text.substr(text.size());
+  return text;
+}
+
+Extracted ExtractFrom(string_view text, Place place) {
+  switch (place) {
+    case Place::kAnswerTag: return AnswerTag(text);
+    case Place::kBoxed: return LastBox(text);
+    case Place::kHash: return Hash(text);
+    case Place::kAnswerIs: return AnswerIs(text);
+    case Place::kLastMath: return LastMath(text);
+    case Place::kLastNumber: return LastNumber(text);
+    case Place::kWhole: {
+      const Extracted whole = Found(Place::kWhole, text);
+      return whole.text.empty() ? Extracted{} : whole;
+    }
+  }
+  return {};
+}
+
+Extracted Extract(string_view completion, const std::vector<Place>& places) {
+  const string_view text = AfterThink(completion);
+  for (const Place place : places) {
+    const Extracted found = ExtractFrom(text, place);
+    if (found.found) return found;
+  }
+  return {};
+}
+
+std::vector<size_t> FindBoxes(string_view text, size_t limit) {
+  std::vector<size_t> boxes;
+  for (size_t i = text.size(); i-- > 0 && boxes.size() < limit;) {
+    if (text[i] != '\\') continue;
+    const string_view rest = text.substr(i + 1);
+    const size_t name = absl::StartsWith(rest, "boxed") ? 5 : absl::StartsWith(rest, "fbox") ? 4 : 0;
+    if (name == 0 || (rest.size() > name && absl::ascii_isalpha(rest[name]))) continue;
+    boxes.push_back(i);
+  }
+  std::reverse(boxes.begin(), boxes.end());
+  return boxes;
+}
+
+Box BoxAt(string_view text, size_t begin) {
+  size_t i = begin + (absl::StartsWith(text.substr(begin), "\\boxed") ? 6 : 5);
+  while (i < text.size() && (text[i] == ' ' || text[i] == '\t' || text[i] == '\n')) ++i;
+  if (i >= text.size()) return {};
+  if (text[i] != '{') {
+    size_t end = i;
+    while (end < text.size() && text[end] != '$' && !absl::ascii_isspace(text[end])) ++end;
+    if (end == i) return {};
+    return {true, text.substr(i, end - i), end};
+  }
+  int64_t depth = 0;
+  for (size_t j = i; j < text.size(); ++j) {
+    if (text[j] == '\\') {
+      ++j;  // \{ and \} do not group
+    } else if (text[j] == '{') {
+      ++depth;
+    } else if (text[j] == '}' && --depth == 0) {
+      return {true, text.substr(i + 1, j - i - 1), j + 1};
+    }
+  }
+  return {};
+}
+
+}  // namespace grouper

@@ -1,0 +1,40 @@
+// `grouper score`: reward rules over a file of JSON lines, offline.
+//
+//   in   {"id": "7", "completion": "...", "answer": "4", "prompt": "...", "num_tokens": 12, "truncated": false, ...}
+//   out  {"id": "7", "reward": 1.0, "rules": {"math": {"score": 1.0, "status": "scored", "reason": "", "extracted": "4"}}}
+//
+// `completion` may be called `response` or `prediction`; `answer` is found under `gold`, `label` and `solution` too (reward/rules/column.cc); `id` may be any JSON value
+// and defaults to the line's number. All columns reach the rules. Without `num_tokens`, length rules see the number of white-space separated
+// words. `reward` is null when the completion has none. Status: scored, not_applicable, error, timeout. Blank lines are skipped. Streaming
+// (kBatchLines at a time), threaded, order kept.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/base/thread_pool.h"
+#include "reward/rule.h"
+
+namespace grouper {
+
+struct ScoreSummary {
+  struct RuleSummary {
+    uint64_t scored = 0, not_applicable = 0, errors = 0, timeouts = 0;
+    double sum = 0;  // of the scores
+  };
+  uint64_t lines = 0;
+  uint64_t rewarded = 0;
+  double reward_sum = 0;
+  std::vector<RuleSummary> rules;  // in the RuleSet's order
+};
+
+inline constexpr size_t kMaxScoreLineBytes = 16 << 20;
+
+// Reads `rules_path` (a text file of the Reward message, or of a recipe's `reward { ... }` block) and makes its rules.
+absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path);
+
+// An input line that is malformed ends the work with an error "cases.jsonl:12: ..."; what was scored before it has been written.
+absl::StatusOr<ScoreSummary> ScoreFile(const RuleSet& rules, const std::string& input_path, const std::string& output_path, ThreadPool* pool);
+
+}  // namespace grouper

@@ -1,0 +1,98 @@
+#include "reward/score_file.h"
+
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
+#include "gtest/gtest.h"
+
+namespace grouper {
+namespace {
+
+class ScoreFileTest : public testing::Test {
+ protected:
+  std::string Path(const std::string& name) {
+    return absl::StrCat(testing::TempDir(), "/score_file_", getpid(), "_", testing::UnitTest::GetInstance()->current_test_info()->name(), "_", name);
+  }
+  std::string Write(const std::string& name, const std::string& text) {
+    std::ofstream(Path(name), std::ios::binary) << text;
+    return Path(name);
+  }
+  std::vector<std::string> Lines(const std::string& path) {
+    std::ifstream in(path);
+    std::stringstream text;
+    text << in.rdbuf();
+    return absl::StrSplit(text.str(), '\n', absl::SkipEmpty());
+  }
+  absl::StatusOr<ScoreSummary> Score(const std::string& rules, const std::string& input, ThreadPool* pool = nullptr) {
+    auto set = LoadRuleSet(Write("rules.textproto", rules));
+    if (!set.ok()) return set.status();
+    return ScoreFile(**set, Write("in.jsonl", input), Path("out.jsonl"), pool);
+  }
+};
+
+TEST_F(ScoreFileTest, WritesOneLineACase) {
+  const auto summary = Score("rules { exact { extraction { places: 'whole' } } }",
+                             "{\"id\": \"a\", \"completion\": \"4\", \"answer\": \"4\"}\n\n"
+                             "{\"response\": \"5\", \"gold\": 4}\r\n"
+                             "{\"id\": 7, \"prediction\": \"5\"}");
+  ASSERT_TRUE(summary.ok()) << summary.status();
+  const std::vector<std::string> lines = Lines(Path("out.jsonl"));
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[0], R"({"id":"a","reward":1.0,"rules":{"exact":{"score":1.0,"status":"scored","reason":"","extracted":"4"}}})");
+  EXPECT_EQ(lines[1], R"({"id":3,"reward":0.0,"rules":{"exact":{"score":0.0,"status":"scored","reason":"not the gold","extracted":"5"}}})");
+  EXPECT_TRUE(absl::StartsWith(lines[2], R"({"id":7,"reward":null,"rules":{"exact":{"score":null,"status":"not_applicable")")) << lines[2];
+  EXPECT_EQ(summary->lines, 3u);
+  EXPECT_EQ(summary->rewarded, 2u);
+  EXPECT_EQ(summary->rules[0].not_applicable, 1u);
+}
+
+TEST_F(ScoreFileTest, KeepsTheOrderOverManyLinesAndThreads) {
+  std::string input;
+  for (int i = 0; i < 5000; ++i) absl::StrAppend(&input, "{\"id\": ", i, ", \"completion\": \"", i % 7, "\", \"answer\": \"3\"}\n");
+  ThreadPool pool(2);
+  ASSERT_TRUE(Score("rules { exact { extraction { places: 'whole' } } }", input, &pool).ok());
+  const std::vector<std::string> lines = Lines(Path("out.jsonl"));
+  ASSERT_EQ(lines.size(), 5000u);
+  for (int i = 0; i < 5000; ++i) {
+    ASSERT_TRUE(absl::StartsWith(lines[static_cast<size_t>(i)], absl::StrCat("{\"id\":", i, ",\"reward\":", i % 7 == 3 ? "1.0" : "0.0"))) << lines[static_cast<size_t>(i)];
+  }
+}
+
+TEST_F(ScoreFileTest, AMalformedLineIsNamedByNumber) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"{\"completion\": \"a\"}\n{\"completion\": \"a\"", "in.jsonl:2: not JSON"},
+      {"{\"answer\": 1}", "in.jsonl:1: no \"completion\""},
+      {"\n[1]", "in.jsonl:2: expected a JSON object"},
+      {"{\"completion\": 1}", "in.jsonl:1: \"completion\" is not a string"},
+      {"{\"completion\": \"a\", \"num_tokens\": -1}", "in.jsonl:1: "},
+      {"{\"completion\": \"a\", \"completion\": \"b\"}", "duplicate key"},
+      {"{\"completion\": \"\xff\"}", "in.jsonl:1: not JSON"},
+  };
+  for (const auto& [input, message] : cases) {
+    const auto summary = Score("rules { format {} }", input);
+    ASSERT_FALSE(summary.ok()) << input;
+    EXPECT_TRUE(absl::StrContains(summary.status().message(), message)) << summary.status();
+  }
+}
+
+TEST_F(ScoreFileTest, RulesFileErrorsNameFileAndPlace) {
+  const auto unknown = Score("rules { formt {} }", "");
+  EXPECT_TRUE(absl::StrContains(unknown.status().message(), "rules.textproto:1:")) << unknown.status();
+  const auto pattern = Score("rules { regex { pattern: '(' } }", "");
+  EXPECT_TRUE(absl::StrContains(pattern.status().message(), "rules.textproto: reward.rules[0].regex.pattern")) << pattern.status();
+  EXPECT_TRUE(Score("reward { rules { format {} } }", "").ok());
+}
+
+TEST_F(ScoreFileTest, AbsentInputIsAnError) {
+  auto set = LoadRuleSet(Write("rules.textproto", "rules { format {} }"));
+  ASSERT_TRUE(set.ok());
+  const auto summary = ScoreFile(**set, "/no/such/file.jsonl", Path("out.jsonl"), nullptr);
+  EXPECT_TRUE(absl::StrContains(summary.status().message(), "/no/such/file.jsonl")) << summary.status();
+}
+
+}  // namespace
+}  // namespace grouper
