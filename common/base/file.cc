@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -66,6 +67,7 @@ class PosixWritableFile : public WritableFile {
   }
 
   absl::Status Append(absl::string_view data) override {
+    RETURN_IF_ERROR(failed_);
     if (buffer_.size() + data.size() <= kBuffer) {
       buffer_.append(data.data(), data.size());
       return absl::OkStatus();
@@ -79,19 +81,22 @@ class PosixWritableFile : public WritableFile {
   }
 
   absl::Status Flush() override {
+    RETURN_IF_ERROR(failed_);
     if (buffer_.empty()) return absl::OkStatus();
-    const absl::Status status = Write(buffer_);
+    RETURN_IF_ERROR(Write(buffer_));
     buffer_.clear();
-    return status;
+    return absl::OkStatus();
   }
 
   absl::Status Sync() override {
     RETURN_IF_ERROR(Flush());
-    if (fsync(fd_) != 0) return ErrnoStatus(errno, "cannot sync", path_);
-    return absl::OkStatus();
+    // A failed fsync may have dropped the dirty pages, so that a second one would succeed without them: it stays failed.
+    if (fsync(fd_) != 0) failed_ = ErrnoStatus(errno, "cannot sync", path_);
+    return failed_;
   }
 
   absl::Status Close() override {
+    if (fd_ < 0) return failed_;
     const absl::Status flushed = Flush();
     const int result = close(fd_);
     fd_ = -1;
@@ -105,15 +110,14 @@ class PosixWritableFile : public WritableFile {
   absl::Status Write(absl::string_view data) {
     while (!data.empty()) {
       const ssize_t written = write(fd_, data.data(), std::min<size_t>(data.size(), 1 << 30));
-      if (written < 0) {
-        if (errno == EINTR) continue;
-        return ErrnoStatus(errno, "cannot write", path_);
-      }
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) return failed_ = ErrnoStatus(written < 0 ? errno : EIO, "cannot write", path_);
       data.remove_prefix(static_cast<size_t>(written));
     }
     return absl::OkStatus();
   }
 
+  absl::Status failed_;  // the first failure: what follows it in the file would leave a hole
   std::string path_;
   int fd_;
   std::string buffer_;
@@ -121,30 +125,34 @@ class PosixWritableFile : public WritableFile {
 
 class PosixFileSystem : public FileSystem {
  public:
-  absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) override { return OpenForWriting(path, O_TRUNC); }
-  absl::StatusOr<std::unique_ptr<WritableFile>> OpenAppend(const std::string& path) override { return OpenForWriting(path, O_APPEND); }
+  absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) override {
+    return OpenForWriting(path, O_TRUNC);
+  }
+  absl::StatusOr<std::unique_ptr<WritableFile>> OpenAppend(const std::string& path) override {
+    return OpenForWriting(path, O_APPEND);
+  }
 
   absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) override {
     uint64_t size = 0;
     ASSIGN_OR_RETURN(const int fd, OpenRegular(path, &size));
-    std::string data;
-    absl::Status status;
     if (size > max_bytes) {
-      status = absl::OutOfRangeError(absl::StrCat(path, ": ", size, " bytes, expected at most ", max_bytes));
-    } else {
-      data.resize(size);
-      size_t done = 0;
-      while (done < size) {
-        const ssize_t got = read(fd, data.data() + done, size - done);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) status = ErrnoStatus(errno, "cannot read", path);
-        if (got <= 0) break;
-        done += static_cast<size_t>(got);
-      }
-      data.resize(done);
+      close(fd);
+      return absl::OutOfRangeError(absl::StrCat(path, ": ", size, " bytes, expected at most ", max_bytes));
     }
+    absl::StatusOr<std::string> data = ReadAt(fd, path, 0, size);
     close(fd);
-    if (!status.ok()) return status;
+    return data;
+  }
+
+  absl::StatusOr<std::string> ReadRange(const std::string& path, uint64_t offset, uint64_t size) override {
+    uint64_t file_size = 0;
+    ASSIGN_OR_RETURN(const int fd, OpenRegular(path, &file_size));
+    if (offset > file_size || size > file_size - offset) {
+      close(fd);
+      return absl::OutOfRangeError(absl::StrCat(path, ": ", file_size, " bytes, expected ", size, " more from ", offset));
+    }
+    absl::StatusOr<std::string> data = ReadAt(fd, path, offset, size);
+    close(fd);
     return data;
   }
 
@@ -165,11 +173,14 @@ class PosixFileSystem : public FileSystem {
     DIR* directory = opendir(path.c_str());
     if (directory == nullptr) return ErrnoStatus(errno, "cannot list", path);
     std::vector<std::string> names;
+    errno = 0;
     while (const dirent* entry = readdir(directory)) {
       const std::string name = entry->d_name;
       if (name != "." && name != "..") names.push_back(name);
     }
+    const int error = errno;  // readdir sets it only when it fails
     closedir(directory);
+    if (error != 0) return ErrnoStatus(error, "cannot list", path);
     std::sort(names.begin(), names.end());
     return names;
   }
@@ -179,7 +190,11 @@ class PosixFileSystem : public FileSystem {
     for (size_t at = 0; at != std::string::npos;) {
       at = path.find('/', at + 1);
       const std::string prefix = path.substr(0, at);
-      if (prefix.empty() || mkdir(prefix.c_str(), 0777) == 0) continue;
+      if (prefix.empty() || prefix.back() == '/') continue;
+      if (mkdir(prefix.c_str(), 0777) == 0) {
+        RETURN_IF_ERROR(SyncDirectory(Dirname(prefix)));
+        continue;
+      }
       struct stat info;
       const int error = errno;
       if (stat(prefix.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) continue;
@@ -222,12 +237,28 @@ class PosixFileSystem : public FileSystem {
     const int fd = open(path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return ErrnoStatus(errno, "cannot open directory", path);
     absl::Status status;
-    if (fsync(fd) != 0) status = ErrnoStatus(errno, "cannot sync directory", path);
+    // Some network file systems have no such operation and say so; there is nothing more to do on them.
+    if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) status = ErrnoStatus(errno, "cannot sync directory", path);
     close(fd);
     return status;
   }
 
  private:
+  // [offset, offset + size) of an open file, or what is left of it when the file shrinks meanwhile.
+  static absl::StatusOr<std::string> ReadAt(int fd, const std::string& path, uint64_t offset, uint64_t size) {
+    std::string data(size, '\0');
+    size_t done = 0;
+    while (done < size) {
+      const ssize_t got = pread(fd, data.data() + done, size - done, static_cast<off_t>(offset + done));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return ErrnoStatus(errno, "cannot read", path);
+      if (got == 0) break;
+      done += static_cast<size_t>(got);
+    }
+    data.resize(done);
+    return data;
+  }
+
   static absl::StatusOr<std::unique_ptr<WritableFile>> OpenForWriting(const std::string& path, int flag) {
     RETURN_IF_ERROR(CheckPath(path));
     const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | flag, 0666);
@@ -245,11 +276,17 @@ FileSystem& DefaultFileSystem() {
 
 absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, absl::string_view data) {
   const std::string temporary = path + ".tmp";
-  ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs.Create(temporary));
-  RETURN_IF_ERROR(file->Append(data));
-  RETURN_IF_ERROR(file->Sync());
-  RETURN_IF_ERROR(file->Close());
-  RETURN_IF_ERROR(fs.Rename(temporary, path));
+  auto write = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs.Create(temporary));
+    RETURN_IF_ERROR(file->Append(data));
+    RETURN_IF_ERROR(file->Sync());
+    RETURN_IF_ERROR(file->Close());
+    return fs.Rename(temporary, path);
+  };
+  if (absl::Status status = write(); !status.ok()) {
+    fs.RemoveFile(temporary).IgnoreError();  // best effort; the first error is the one to tell
+    return status;
+  }
   return fs.SyncDirectory(Dirname(path));
 }
 
@@ -296,7 +333,7 @@ absl::Status CheckInnerPath(absl::string_view name) {
   bool climbs = false;
   for (absl::string_view part : absl::StrSplit(name, '/')) climbs |= part == "..";
   if (!bad && !climbs) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("file name \"", name, "\": expected a relative path inside the directory"));
+  return absl::InvalidArgumentError(absl::StrCat("file name \"", absl::Utf8SafeCHexEscape(name), "\": expected a relative path inside the directory"));
 }
 
 }  // namespace grouper

@@ -21,6 +21,7 @@
 namespace grouper {
 
 // Not thread-safe. Destroying an open file closes it without sync; whoever wants durability calls Sync and checks Close.
+// The first failure stays: every later call returns it, so that no later bytes can stand behind a hole.
 class WritableFile {
  public:
   virtual ~WritableFile() = default;
@@ -37,10 +38,11 @@ class FileSystem {
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) = 0;  // truncates
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> OpenAppend(const std::string& path) = 0;  // created when absent
   virtual absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) = 0;  // larger: OutOfRange
+  virtual absl::StatusOr<std::string> ReadRange(const std::string& path, uint64_t offset, uint64_t size) = 0;  // within the file
   virtual absl::StatusOr<uint64_t> FileSize(const std::string& path) = 0;
   virtual bool Exists(const std::string& path) = 0;
   virtual absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path) = 0;  // names, sorted, no "." ".."
-  virtual absl::Status CreateDirectories(const std::string& path) = 0;       // like mkdir -p
+  virtual absl::Status CreateDirectories(const std::string& path) = 0;  // like mkdir -p; new entries are synced
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;  // atomic; REQUIRES: content was synced
   virtual absl::Status RemoveFile(const std::string& path) = 0;
   virtual absl::Status RemoveAll(const std::string& path) = 0;               // absent is OK
