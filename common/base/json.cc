@@ -55,6 +55,10 @@ struct Validator : nlohmann::json_sax<Json> {
 
 template <typename J>
 absl::StatusOr<J> ParseAs(absl::string_view text) {
+  // nlohmann's lexer takes a NUL for the end of the text, whatever follows.
+  if (const size_t nul = text.find('\0'); nul != absl::string_view::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("not JSON at byte ", nul + 1, ": a NUL"));
+  }
   Validator validator;
   if (!Json::sax_parse(text.begin(), text.end(), &validator)) {
     return absl::InvalidArgumentError(validator.error.empty() ? "not JSON" : validator.error);

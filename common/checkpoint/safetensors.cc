@@ -192,7 +192,11 @@ absl::Status Parse(absl::string_view bytes, const std::string& file, std::vector
   }
   const absl::string_view header = bytes.substr(0, header_size);
   const absl::string_view data = bytes.substr(header_size);
+  // nlohmann's lexer skips a byte order mark and takes a NUL for the end of the text: neither is JSON.
   if (absl::StartsWith(header, "\xef\xbb\xbf")) return absl::InvalidArgumentError("header is not JSON at its byte 1");
+  if (const size_t nul = header.find('\0'); nul != absl::string_view::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("header is not JSON at its byte ", nul + 1));
+  }
 
   HeaderReader reader;
   if (!json::Json::sax_parse(header.begin(), header.end(), &reader)) {
