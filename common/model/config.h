@@ -42,6 +42,8 @@ struct MoeConfig {
   int64_t moe_intermediate_size = 0;
   int64_t n_shared_experts = 0;          // shared experts are one SwiGLU of n_shared_experts * moe_intermediate_size
   int64_t first_k_dense_replace = 0;     // the first k layers have a dense feed-forward
+  int64_t decoder_sparse_step = 1;       // Qwen3-MoE: layer i has experts when (i + 1) % step == 0 ...
+  std::vector<int64_t> mlp_only_layers;  // ... and i is not in this list
 };
 
 struct ModelConfig {
@@ -53,7 +55,8 @@ struct ModelConfig {
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;  // GQA; with MLA there is one latent head
   int64_t head_dim = 0;             // GQA
-  bool attention_bias = false;      // Qwen2.5: bias on q, k, v (Llama's attention_bias puts one on o too: o_bias)
+  bool attention_bias = false;      // Qwen2.5: bias on q, k, v (Llama's attention_bias puts one on o too: o_bias). MLA: on q_a_proj,
+                                    // kv_a_proj_with_mqa and o_proj
   bool o_bias = false;
   bool mlp_bias = false;
   bool qk_norm = false;             // Qwen3: RMSNorm on each head of q and k
@@ -65,10 +68,12 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   std::optional<MlaConfig> mla;
   std::optional<MoeConfig> moe;
+  int64_t num_nextn_predict_layers = 0;  // multi-token prediction layers behind the last one: in the file, not in the model
   std::vector<int32_t> eos_token_ids;
   std::optional<int32_t> bos_token_id, pad_token_id;
 
-  bool IsMoeLayer(int64_t layer) const { return moe && layer >= moe->first_k_dense_replace; }
+  bool IsMoeLayer(int64_t layer) const;
+  // Of all logical tensors, e_score_correction_bias included; a tied head counts once.
   int64_t NumParameters() const;
   int64_t NumActiveParameters() const;  // touched by one token
   // Softmax scale: 1/sqrt(head width), times YaRN's mscale squared for DeepSeek.
@@ -76,7 +81,8 @@ struct ModelConfig {
 
   absl::Status Validate() const;
 
-  // `source` names the file in errors.
+  // `source` names the file in errors. All problems are named in one error. Fields of other programs' making are left alone; those that
+  // this program does not know are named in a notice.
   static absl::StatusOr<ModelConfig> FromHuggingFace(const json::Json& config, const std::string& source);
   json::OrderedJson ToHuggingFace(const std::string& torch_dtype) const;
 };

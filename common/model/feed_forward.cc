@@ -20,9 +20,9 @@ class DenseLayer : public FeedForwardLayer {
   void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved, std::vector<int64_t>*) const override {
     const Tensor gate_up = pass.arena.New(y.dtype(), {pass.tokens, 2 * width_});
     const Tensor act = pass.arena.New(y.dtype(), {pass.tokens, width_});
-    kernels::Linear(pass.stream, y, gate_up_->value, &gate_up_->packed, gate_up_bias_ ? gate_up_bias_->value : Tensor(), gate_up);
+    kernels::Linear(pass.stream, y, gate_up_->value, &gate_up_->packed, ValueOf(gate_up_bias_), gate_up);
     kernels::SwiGlu(pass.stream, gate_up, act);
-    kernels::Linear(pass.stream, act, down_->value, &down_->packed, down_bias_ ? down_bias_->value : Tensor(), delta);
+    kernels::Linear(pass.stream, act, down_->value, &down_->packed, ValueOf(down_bias_), delta);
     if (saved != nullptr) {
       saved->gate_up = gate_up;
       saved->act = act;
@@ -35,10 +35,10 @@ class DenseLayer : public FeedForwardLayer {
     const Tensor d_act = pass.arena.New(y.dtype(), {pass.tokens, width_});
     const Tensor d_gate_up = pass.arena.New(y.dtype(), {pass.tokens, 2 * width_});
     kernels::LinearBackwardInput(pass.stream, d_delta, down_->value, d_act, false);
-    kernels::LinearBackwardWeight(pass.stream, d_delta, saved.act, gradients[down_], down_bias_ ? gradients[down_bias_] : Tensor());
+    kernels::LinearBackwardWeight(pass.stream, d_delta, saved.act, gradients[down_], gradients[down_bias_]);
     kernels::SwiGluBackward(pass.stream, d_act, saved.gate_up, d_gate_up);
     kernels::LinearBackwardInput(pass.stream, d_gate_up, gate_up_->value, dy, false);
-    kernels::LinearBackwardWeight(pass.stream, d_gate_up, y, gradients[gate_up_], gate_up_bias_ ? gradients[gate_up_bias_] : Tensor());
+    kernels::LinearBackwardWeight(pass.stream, d_gate_up, y, gradients[gate_up_], gradients[gate_up_bias_]);
     pass.arena.Release(mark);
   }
 

@@ -37,7 +37,7 @@ class GqaLayer : public AttentionLayer {
     const int64_t t = pass.tokens;
     const DType dtype = y.dtype(), acc = AccumulatorType(dtype);
     Tensor qkv = pass.arena.New(dtype, {t, (heads_ + 2 * kv_heads_) * width_});
-    kernels::Linear(stream, y, qkv_->value, &qkv_->packed, Bias(qkv_bias_), qkv);
+    kernels::Linear(stream, y, qkv_->value, &qkv_->packed, ValueOf(qkv_bias_), qkv);
     const Tensor q = Q(qkv), k = K(qkv), v = V(qkv);
     if (q_norm_ != nullptr) {
       Tensor q_rstd, k_rstd;
@@ -60,7 +60,7 @@ class GqaLayer : public AttentionLayer {
     Tensor lse;
     if (saved != nullptr) lse = pass.arena.New(acc, {t, heads_});
     kernels::Attention(stream, pages, pass.batch.sequences, q, scale_, out, lse);
-    kernels::Linear(stream, out.Reshape({t, heads_ * width_}), o_->value, &o_->packed, Bias(o_bias_), delta);
+    kernels::Linear(stream, out.Reshape({t, heads_ * width_}), o_->value, &o_->packed, ValueOf(o_bias_), delta);
     if (saved != nullptr) {
       saved->qkv = qkv;
       saved->out = out;
@@ -78,7 +78,7 @@ class GqaLayer : public AttentionLayer {
     Tensor d_out = pass.arena.New(dtype, {t, heads_, width_});
     const Tensor d_out_rows = d_out.Reshape({t, heads_ * width_});
     kernels::LinearBackwardInput(stream, d_delta, o_->value, d_out_rows, false);
-    kernels::LinearBackwardWeight(stream, d_delta, saved.out.Reshape({t, heads_ * width_}), gradients[o_], Gradient(gradients, o_bias_));
+    kernels::LinearBackwardWeight(stream, d_delta, saved.out.Reshape({t, heads_ * width_}), gradients[o_], gradients[o_bias_]);
     // out = attention(q, k, v)
     Tensor d_qkv = pass.arena.New(dtype, {t, (heads_ + 2 * kv_heads_) * width_});
     const Tensor dq = Q(d_qkv), dk = K(d_qkv);
@@ -92,15 +92,11 @@ class GqaLayer : public AttentionLayer {
     }
     // qkv = y W_qkv^T + b
     kernels::LinearBackwardInput(stream, d_qkv, qkv_->value, dy, false);
-    kernels::LinearBackwardWeight(stream, d_qkv, y, gradients[qkv_], Gradient(gradients, qkv_bias_));
+    kernels::LinearBackwardWeight(stream, d_qkv, y, gradients[qkv_], gradients[qkv_bias_]);
     pass.arena.Release(mark);
   }
 
  private:
-  static Tensor Bias(const Weight* bias) { return bias == nullptr ? Tensor() : bias->value; }
-  static Tensor Gradient(const GradientSink& gradients, const Weight* weight) {
-    return weight == nullptr ? Tensor() : gradients[weight];
-  }
   Tensor Q(const Tensor& qkv) const { return qkv.Columns(0, heads_ * width_).Reshape({qkv.dim(0), heads_, width_}); }
   Tensor K(const Tensor& qkv) const {
     return qkv.Columns(heads_ * width_, (heads_ + kv_heads_) * width_).Reshape({qkv.dim(0), kv_heads_, width_});

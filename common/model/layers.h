@@ -19,7 +19,7 @@ namespace grouper {
 struct Weight {
   Tensor value;
   int index = -1;
-  bool matrix = false;             // multiplied through kernels::Linear or GroupedLinear: kept packed
+  bool keep_packed = false;        // read through kernels::Linear or GroupedLinear
   kernels::PackedMatrix packed;
 };
 
@@ -33,12 +33,12 @@ class WeightStore {
     std::string name;
     int64_t rows;
   };
-  // [sum of rows, cols], logical tensors one below the other.
-  Weight* AddMatrix(const std::vector<Part>& parts, int64_t cols, DType dtype);
+  // [sum of rows, cols], logical tensors one below the other. packed: read through kernels::Linear.
+  Weight* AddMatrix(const std::vector<Part>& parts, int64_t cols, DType dtype, bool packed = true);
   Weight* AddMatrix(const std::vector<Part>& parts, int64_t cols) { return AddMatrix(parts, cols, dtype_); }
   // [experts, rows, cols]; part names have "%d" for the expert.
   Weight* AddExperts(const std::vector<Part>& parts, int64_t experts, int64_t cols);
-  // [sum of rows].
+  // [sum of rows]. A part without a name is no logical tensor: it stays zero.
   Weight* AddVector(const std::vector<Part>& parts, DType dtype, bool trainable = true);
   Weight* AddVector(const std::vector<Part>& parts) { return AddVector(parts, dtype_); }
 
@@ -53,7 +53,7 @@ class WeightStore {
   std::vector<Logical> logical;  // in order of creation
 
  private:
-  Weight* Add(Tensor value, bool matrix);
+  Weight* Add(Tensor value, bool keep_packed);
   DType dtype_;
   Arena memory_;
 };
@@ -71,15 +71,17 @@ struct Pass {
   int64_t tokens;
 };
 
-struct GradientSink {  // by Weight::index
+struct GradientSink {  // by Weight::index; null: an empty tensor
   const std::vector<Tensor>& fused;
-  const Tensor& operator[](const Weight* weight) const { return fused[weight->index]; }
+  Tensor operator[](const Weight* weight) const { return weight == nullptr ? Tensor() : fused[weight->index]; }
 };
+
+inline Tensor ValueOf(const Weight* weight) { return weight == nullptr ? Tensor() : weight->value; }
 
 // --- attention ---------------------------------------------------------------------------------------------------------------
 
 struct AttentionSaved {
-  Tensor qkv;                        // GQA: projections after rotation; MLA: fused first projection
+  Tensor qkv;                        // GQA: projections, q and k after norm and rotation; MLA: fused first projection
   Tensor q_normed_input, k_normed_input, q_rstd, k_rstd;  // Qwen3's head norms: their inputs
   Tensor q_latent, q_latent_rstd, q;  // MLA: normalised q_a, and q after q_b (or a view of qkv)
   Tensor kv_rstd;                    // MLA: latent's norm

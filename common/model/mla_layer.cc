@@ -10,6 +10,9 @@
 namespace grouper {
 namespace {
 
+// DeepSeek's code gives the latents' norms their class's default, whatever rms_norm_eps says.
+constexpr double kLatentEps = 1e-6;
+
 class MlaLayer : public AttentionLayer {
  public:
   MlaLayer(const ModelConfig& config, const std::string& prefix, const kernels::RopeTable& rope, WeightStore& store)
@@ -20,7 +23,6 @@ class MlaLayer : public AttentionLayer {
         nope_(config.mla->qk_nope_head_dim),
         turn_(config.mla->qk_rope_head_dim),
         value_(config.mla->v_head_dim),
-        eps_(config.rms_norm_eps),
         scale_(config.AttentionScale()) {
     const int64_t q_rows = heads_ * (nope_ + turn_);
     const WeightStore::Part latent{prefix + "kv_a_proj_with_mqa.weight", rank_ + turn_};
@@ -32,8 +34,13 @@ class MlaLayer : public AttentionLayer {
       first_ = store.AddMatrix({{prefix + "q_proj.weight", q_rows}, latent}, config.hidden_size);
     }
     kv_norm_ = store.AddVector({{prefix + "kv_a_layernorm.weight", rank_}});
-    kv_b_ = store.AddMatrix({{prefix + "kv_b_proj.weight", heads_ * (nope_ + value_)}}, rank_);
+    kv_b_ = store.AddMatrix({{prefix + "kv_b_proj.weight", heads_ * (nope_ + value_)}}, rank_, store.dtype(), /*packed=*/false);
     o_ = store.AddMatrix({{prefix + "o_proj.weight", config.hidden_size}}, heads_ * value_);
+    if (config.attention_bias) {  // q_proj has none
+      const WeightStore::Part q_bias = q_rank_ > 0 ? WeightStore::Part{prefix + "q_a_proj.bias", q_rank_} : WeightStore::Part{"", q_rows};
+      first_bias_ = store.AddVector({q_bias, {prefix + "kv_a_proj_with_mqa.bias", rank_ + turn_}});
+    }
+    if (config.o_bias) o_bias_ = store.AddVector({{prefix + "o_proj.bias", config.hidden_size}});
   }
 
   void Forward(Pass& pass, int64_t layer, const Tensor& y, const Tensor& delta, AttentionSaved* saved) const override {
@@ -45,11 +52,11 @@ class MlaLayer : public AttentionLayer {
     auto statistic = [&](std::initializer_list<int64_t> shape) { return saved != nullptr ? pass.arena.New(acc, shape) : Tensor(); };
 
     s.qkv = pass.arena.New(dtype, {t, q_first + rank_ + turn_});
-    kernels::Linear(stream, y, first_->value, &first_->packed, {}, s.qkv);
+    kernels::Linear(stream, y, first_->value, &first_->packed, ValueOf(first_bias_), s.qkv);
     if (q_rank_ > 0) {
       s.q_latent = pass.arena.New(dtype, {t, q_rank_});
       s.q_latent_rstd = statistic({t});
-      kernels::RmsNorm(stream, s.qkv.Columns(0, q_rank_), q_norm_->value, eps_, s.q_latent, s.q_latent_rstd);
+      kernels::RmsNorm(stream, s.qkv.Columns(0, q_rank_), q_norm_->value, kLatentEps, s.q_latent, s.q_latent_rstd);
       const Tensor q = pass.arena.New(dtype, {t, heads_ * (nope_ + turn_)});
       kernels::Linear(stream, s.q_latent, q_b_->value, &q_b_->packed, {}, q);
       s.q = q.Reshape({t, heads_, nope_ + turn_});
@@ -61,7 +68,7 @@ class MlaLayer : public AttentionLayer {
     s.key = pass.arena.New(dtype, {t, 1, rank_ + turn_});
     s.kv_rstd = statistic({t});
     const Tensor key_rows = s.key.Reshape({t, rank_ + turn_});
-    kernels::RmsNorm(stream, s.qkv.Columns(q_first, q_first + rank_), kv_norm_->value, eps_, key_rows.Columns(0, rank_), s.kv_rstd);
+    kernels::RmsNorm(stream, s.qkv.Columns(q_first, q_first + rank_), kv_norm_->value, kLatentEps, key_rows.Columns(0, rank_), s.kv_rstd);
     kernels::Copy(stream, s.qkv.Columns(q_first + rank_, q_first + rank_ + turn_), key_rows.Columns(rank_, rank_ + turn_));
     kernels::Rope(stream, s.key.Columns(rank_, rank_ + turn_), pass.positions, rope_, false);
 
@@ -80,7 +87,7 @@ class MlaLayer : public AttentionLayer {
     // o[h] = out[h] W_uv[h]^T
     s.o = pass.arena.New(dtype, {t, heads_, value_});
     kernels::Gemm(stream, {.batch = heads_, .m = t, .n = value_, .k = rank_, .a = Heads(s.out), .b = Transposed(Down(kv_b_->value)), .c = Heads(s.o), .dtype = dtype});
-    kernels::Linear(stream, s.o.Reshape({t, heads_ * value_}), o_->value, &o_->packed, {}, delta);
+    kernels::Linear(stream, s.o.Reshape({t, heads_ * value_}), o_->value, &o_->packed, ValueOf(o_bias_), delta);
   }
 
   void Backward(Pass& pass, int64_t layer, const Tensor& y, const AttentionSaved& s, const Tensor& d_delta, const Tensor& dy,
@@ -89,12 +96,12 @@ class MlaLayer : public AttentionLayer {
     const int64_t t = pass.tokens, q_first = q_rank_ > 0 ? q_rank_ : heads_ * (nope_ + turn_);
     const DType dtype = y.dtype(), acc = AccumulatorType(dtype);
     const Arena::Mark mark = pass.arena.mark();
-    const Tensor& d_kv_b = gradients[kv_b_];
+    const Tensor d_kv_b = gradients[kv_b_];
 
     // delta = o W_o^T
     Tensor d_o = pass.arena.New(dtype, {t, heads_, value_});
     kernels::LinearBackwardInput(stream, d_delta, o_->value, d_o.Reshape({t, heads_ * value_}), false);
-    kernels::LinearBackwardWeight(stream, d_delta, s.o.Reshape({t, heads_ * value_}), gradients[o_], {});
+    kernels::LinearBackwardWeight(stream, d_delta, s.o.Reshape({t, heads_ * value_}), gradients[o_], gradients[o_bias_]);
 
     // o[h] = out[h] W_uv[h]^T
     Tensor d_out = pass.arena.New(dtype, {t, heads_, rank_});
@@ -130,7 +137,7 @@ class MlaLayer : public AttentionLayer {
     kernels::Copy(stream, d_key_rows.Columns(rank_, rank_ + turn_), d_first.Columns(q_first + rank_, q_first + rank_ + turn_));
 
     kernels::LinearBackwardInput(stream, d_first, first_->value, dy, false);
-    kernels::LinearBackwardWeight(stream, d_first, y, gradients[first_], {});
+    kernels::LinearBackwardWeight(stream, d_first, y, gradients[first_], gradients[first_bias_]);
     pass.arena.Release(mark);
   }
 
@@ -161,8 +168,8 @@ class MlaLayer : public AttentionLayer {
 
   kernels::RopeTable rope_;
   int64_t heads_, q_rank_, rank_, nope_, turn_, value_;
-  double eps_, scale_;
-  Weight *first_ = nullptr, *q_norm_ = nullptr, *q_b_ = nullptr, *kv_norm_ = nullptr, *kv_b_ = nullptr, *o_ = nullptr;
+  double scale_;
+  Weight *first_ = nullptr, *first_bias_ = nullptr, *o_bias_ = nullptr, *q_norm_ = nullptr, *q_b_ = nullptr, *kv_norm_ = nullptr, *kv_b_ = nullptr, *o_ = nullptr;
 };
 
 }  // namespace

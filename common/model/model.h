@@ -13,7 +13,9 @@
 // Thread-safety: const methods may run concurrently on different Streams; whoever writes weights must be alone.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -51,13 +53,19 @@ class Gradients {
   Gradients& operator=(const Gradients&) = delete;
 
   void Zero(Stream& stream);
-  const Tensor& tensor(size_t i) const { return tensors_[i]; }
+  // A tied head's gradient is summed apart from the embedding's, so that bits do not depend on micro-batches, and joins it here: call it
+  // when all micro-batches are done. Thread-safe.
+  const Tensor& tensor(size_t i) const;
   size_t size() const { return tensors_.size(); }
 
  private:
   friend class Model;
   std::vector<Tensor> tensors_;  // by logical tensor
   std::vector<Tensor> fused_;    // by storage matrix
+  Tensor head_;                  // of the head; when tied a tensor of its own
+  size_t tied_ = SIZE_MAX;       // index in tensors_ that head_ joins
+  mutable bool head_pending_ = false;
+  mutable std::mutex head_mutex_;
   std::unique_ptr<Arena> memory_;
 };
 
@@ -118,9 +126,10 @@ class Model {
   // Bytes that Forward with `saved` takes from the arena for `tokens` tokens, and what a Stream's scratch needs at most.
   size_t SavedBytes(int64_t tokens, SaveOptions options) const;
 
+  struct State;  // model_state.h
+
  private:
   friend class Gradients;
-  struct State;
   explicit Model(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

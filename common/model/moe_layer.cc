@@ -41,7 +41,7 @@ class MoeLayer : public FeedForwardLayer {
     s.expert_ids = pass.arena.New(DType::kI32, {t, k});
     s.weights = pass.arena.New(acc, {t, k});
     s.scores = pass.arena.New(acc, {t, router_.num_experts});
-    kernels::Route(stream, router_, logits, bias_ != nullptr ? bias_->value : Tensor(), s.expert_ids, s.weights, s.scores);
+    kernels::Route(stream, router_, logits, ValueOf(bias_), s.expert_ids, s.weights, s.scores);
     s.order = kernels::SortByExpert(s.expert_ids, router_.num_experts);
     if (load != nullptr) {
       load->resize(static_cast<size_t>(router_.num_experts), 0);

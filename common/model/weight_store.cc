@@ -4,19 +4,19 @@
 
 namespace grouper {
 
-Weight* WeightStore::Add(Tensor value, bool matrix) {
+Weight* WeightStore::Add(Tensor value, bool keep_packed) {
   auto weight = std::make_unique<Weight>();
   weight->value = value;
   weight->index = static_cast<int>(weights.size());
-  weight->matrix = matrix;
+  weight->keep_packed = keep_packed;
   weights.push_back(std::move(weight));
   return weights.back().get();
 }
 
-Weight* WeightStore::AddMatrix(const std::vector<Part>& parts, int64_t cols, DType dtype) {
+Weight* WeightStore::AddMatrix(const std::vector<Part>& parts, int64_t cols, DType dtype, bool packed) {
   int64_t rows = 0;
   for (const Part& part : parts) rows += part.rows;
-  Weight* weight = Add(memory_.NewZero(dtype, {rows, cols}), true);
+  Weight* weight = Add(memory_.NewZero(dtype, {rows, cols}), packed);
   int64_t row = 0;
   for (const Part& part : parts) {
     logical.push_back({{part.name, weight->value.Rows(row, row + part.rows), true}, weight->index, row * cols});
@@ -46,7 +46,9 @@ Weight* WeightStore::AddVector(const std::vector<Part>& parts, DType dtype, bool
   Weight* weight = Add(memory_.NewZero(dtype, {rows}), false);
   int64_t row = 0;
   for (const Part& part : parts) {
-    logical.push_back({{part.name, weight->value.Rows(row, row + part.rows), trainable}, weight->index, row});
+    if (!part.name.empty()) {
+      logical.push_back({{part.name, weight->value.Rows(row, row + part.rows), trainable}, weight->index, row});
+    }
     row += part.rows;
   }
   return weight;

@@ -1,0 +1,214 @@
+// The pass through the whole decoder, forward and backward.
+//
+//   x = embedding;  per block:  x += attention(norm1(x));  x += feed_forward(norm2(x));  hidden = norm(x) of the output rows
+//
+// The additions are part of the following norm (AddRmsNorm): a block hands on its residual x and the feed-forward's delta, not yet added.
+#include <algorithm>
+
+#include "common/model/model_state.h"
+#include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/linear.h"
+#include "kernels/rms_norm.h"
+
+namespace grouper {
+
+SavedActivations::SavedActivations(Arena& arena, SaveOptions options)
+    : arena(arena), options(options), blocks(std::make_unique<Blocks>()) {}
+SavedActivations::~SavedActivations() = default;
+
+namespace {
+
+// REQUIRES: sequences in order, covering all rows, within the rotary table.
+std::vector<int32_t> Positions(const Batch& batch, int64_t max_positions) {
+  std::vector<int32_t> positions(batch.token_ids.size());
+  size_t covered = 0;
+  for (const kernels::AttentionSequence& s : batch.sequences) {
+    CHECK_EQ(static_cast<size_t>(s.q_begin), covered);
+    CHECK(s.q_len >= 0 && s.context >= 0 && int64_t{s.context} + s.q_len <= max_positions)
+        << s.context << " + " << s.q_len << " tokens, the model's context is " << max_positions;
+    for (int32_t i = 0; i < s.q_len; ++i) positions[s.q_begin + i] = s.context + i;
+    covered += static_cast<size_t>(s.q_len);
+  }
+  CHECK_EQ(covered, positions.size());
+  return positions;
+}
+
+// out[i] = x[rows[i]]
+void GatherRows(const Tensor& x, const std::vector<int32_t>& rows, const Tensor& out) {
+  const size_t bytes = static_cast<size_t>(x.dim(1)) * SizeOf(x.dtype());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::copy_n(static_cast<const char*>(x.raw()) + static_cast<size_t>(rows[i]) * bytes, bytes, static_cast<char*>(out.raw()) + i * bytes);
+  }
+}
+
+// x[rows[i]] = values[i]
+void ScatterRows(const Tensor& values, const std::vector<int32_t>& rows, const Tensor& x) {
+  const size_t bytes = static_cast<size_t>(x.dim(1)) * SizeOf(x.dtype());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::copy_n(static_cast<const char*>(values.raw()) + i * bytes, bytes, static_cast<char*>(x.raw()) + static_cast<size_t>(rows[i]) * bytes);
+  }
+}
+
+// One block. `input` [T, D]: the residual, to which `delta` is added first when has_delta. `middle` [T, D] (=, or the same tensor as
+// `input`): the residual after attention. `delta` (=): what the feed-forward adds.
+void BlockForward(Pass& pass, const ModelConfig& config, const Model::State::Block& block, int64_t layer, const Tensor& input,
+                  const Tensor& middle, const Tensor& delta, bool has_delta, BlockSaved* saved, std::vector<int64_t>* load) {
+  const DType dtype = input.dtype(), acc = AccumulatorType(dtype);
+  const double eps = config.rms_norm_eps;
+  BlockSaved local;
+  BlockSaved& s = saved != nullptr ? *saved : local;
+  s.input = input;
+  s.middle = middle;
+  s.y1 = pass.arena.New(dtype, {pass.tokens, config.hidden_size});
+  s.y2 = pass.arena.New(dtype, {pass.tokens, config.hidden_size});
+  if (saved != nullptr) {
+    s.rstd1 = pass.arena.New(acc, {pass.tokens});
+    s.rstd2 = pass.arena.New(acc, {pass.tokens});
+  }
+  if (has_delta) {
+    kernels::AddRmsNorm(pass.stream, delta, input, block.input_norm->value, eps, s.y1, s.rstd1);
+  } else {
+    kernels::RmsNorm(pass.stream, input, block.input_norm->value, eps, s.y1, s.rstd1);
+  }
+  block.attention->Forward(pass, layer, s.y1, delta, saved != nullptr ? &s.attention : nullptr);
+  if (middle.raw() != input.raw()) kernels::Copy(pass.stream, input, middle);
+  kernels::AddRmsNorm(pass.stream, delta, middle, block.post_norm->value, eps, s.y2, s.rstd2);
+  block.feed_forward->Forward(pass, s.y2, delta, saved != nullptr ? &s.feed_forward : nullptr, load);
+}
+
+}  // namespace
+
+void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor& hidden, SavedActivations* saved) const {
+  const State& s = *state_;
+  const ModelConfig& config = s.config;
+  const int64_t t = static_cast<int64_t>(batch.token_ids.size()), d = config.hidden_size;
+  const int64_t rows = static_cast<int64_t>(batch.output_rows.size());
+  CHECK_EQ(hidden.dim(0), rows);
+  std::vector<int32_t> positions = Positions(batch, config.max_position_embeddings);
+  if (t == 0) return;
+  Arena& arena = saved != nullptr ? saved->arena : stream.scratch;
+  const Arena::Mark start = arena.mark();
+  const bool recompute = saved != nullptr && saved->options.recompute;
+  if (saved != nullptr) {
+    saved->blocks->blocks.assign(s.blocks.size(), {});
+    saved->expert_load.resize(s.blocks.size());
+  }
+
+  Tensor x = arena.New(s.dtype, {t, d});
+  const Tensor delta = arena.New(s.dtype, {t, d});
+  const Tensor work = recompute ? arena.New(s.dtype, {t, d}) : Tensor();
+  Pass pass{stream, batch, kv, positions.data(), arena, t};
+  kernels::Embedding(stream, s.embedding->value, batch.token_ids.data(), x);
+  for (size_t i = 0; i < s.blocks.size(); ++i) {
+    const int64_t layer = static_cast<int64_t>(i);
+    std::vector<int64_t>* load = saved != nullptr && config.IsMoeLayer(layer) ? &saved->expert_load[i] : nullptr;
+    if (saved != nullptr && i > 0) {  // the block changes its input by the delta; the one before still needs it
+      const Tensor input = arena.New(s.dtype, {t, d});
+      kernels::Copy(stream, x, input);
+      x = input;
+    }
+    if (saved != nullptr && !recompute) {
+      const Tensor middle = arena.New(s.dtype, {t, d});
+      BlockForward(pass, config, s.blocks[i], layer, x, middle, delta, i > 0, &saved->blocks->blocks[i], load);
+      x = middle;
+      continue;
+    }
+    const Arena::Mark mark = arena.mark();
+    if (recompute) saved->blocks->blocks[i].input = x;
+    const Tensor middle = recompute ? work : x;
+    BlockForward(pass, config, s.blocks[i], layer, x, middle, delta, i > 0, nullptr, load);
+    arena.Release(mark);
+    x = middle;
+  }
+  if (rows > 0) {
+    const Tensor last = arena.New(s.dtype, {rows, d});
+    const Tensor last_delta = arena.New(s.dtype, {rows, d});
+    GatherRows(x, batch.output_rows, last);
+    GatherRows(delta, batch.output_rows, last_delta);
+    Tensor rstd;
+    if (saved != nullptr) {
+      rstd = saved->blocks->final_rstd = arena.New(AccumulatorType(s.dtype), {rows});
+      saved->blocks->final_input = last;
+    }
+    kernels::AddRmsNorm(stream, last_delta, last, s.final_norm->value, config.rms_norm_eps, hidden, rstd);
+  }
+  if (saved != nullptr) {
+    saved->blocks->positions = std::move(positions);
+  } else {
+    arena.Release(start);
+  }
+}
+
+void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActivations& saved, const Tensor& dhidden,
+                     Gradients& gradients) const {
+  const State& s = *state_;
+  const ModelConfig& config = s.config;
+  const int64_t t = static_cast<int64_t>(batch.token_ids.size()), d = config.hidden_size;
+  if (t == 0) return;
+  Arena& arena = saved.arena;
+  const Arena::Mark start = arena.mark();
+  Pass pass{stream, batch, kv, saved.blocks->positions.data(), arena, t};
+  const GradientSink sink{gradients.fused_};
+  const int64_t rows = static_cast<int64_t>(batch.output_rows.size());
+
+  const Tensor dx = arena.NewZero(s.dtype, {t, d});  // gradient at the residual stream, blocks from last to first
+  if (rows > 0) {
+    const Tensor d_last = arena.New(s.dtype, {rows, d});
+    kernels::RmsNormBackward(stream, dhidden, saved.blocks->final_input, s.final_norm->value, saved.blocks->final_rstd, d_last, false,
+                             sink[s.final_norm]);
+    ScatterRows(d_last, batch.output_rows, dx);
+  }
+  const Tensor dy = arena.New(s.dtype, {t, d});
+  for (size_t i = s.blocks.size(); i-- > 0;) {
+    const State::Block& block = s.blocks[i];
+    const int64_t layer = static_cast<int64_t>(i);
+    const Arena::Mark mark = arena.mark();
+    BlockSaved again;
+    const BlockSaved* keep = &saved.blocks->blocks[i];
+    if (saved.options.recompute) {
+      const Tensor middle = arena.New(s.dtype, {t, d});
+      BlockForward(pass, config, block, layer, keep->input, middle, dy, /*has_delta=*/false, &again, nullptr);
+      keep = &again;
+    }
+    // out = middle + feed_forward(norm2(middle))
+    block.feed_forward->Backward(pass, keep->y2, keep->feed_forward, dx, dy, sink);
+    kernels::RmsNormBackward(stream, dy, keep->middle, block.post_norm->value, keep->rstd2, dx, true, sink[block.post_norm]);
+    // middle = input + attention(norm1(input))
+    block.attention->Backward(pass, layer, keep->y1, keep->attention, dx, dy, sink);
+    kernels::RmsNormBackward(stream, dy, keep->input, block.input_norm->value, keep->rstd1, dx, true, sink[block.input_norm]);
+    arena.Release(mark);
+  }
+  kernels::EmbeddingBackward(stream, dx, batch.token_ids.data(), sink[s.embedding]);
+  arena.Release(start);
+}
+
+void Model::Logits(Stream& stream, const Tensor& hidden, const Tensor& logits) const {
+  const State& s = *state_;
+  if (s.dtype == logits.dtype()) {
+    kernels::Linear(stream, hidden, s.head->value, &s.head->packed, {}, logits);
+    return;
+  }
+  // bf16: the product is rounded to bf16, as the CUDA kernels store it, and widened.
+  const Arena::Mark mark = stream.scratch.mark();
+  const Tensor narrow = stream.scratch.New(s.dtype, {logits.dim(0), logits.dim(1)});
+  kernels::Linear(stream, hidden, s.head->value, &s.head->packed, {}, narrow);
+  kernels::Copy(stream, narrow, logits);
+  stream.scratch.Release(mark);
+}
+
+void Model::LogitsBackward(Stream& stream, const Tensor& dlogits, const Tensor& hidden, const Tensor& dhidden, Gradients& gradients) const {
+  const State& s = *state_;
+  const Arena::Mark mark = stream.scratch.mark();
+  Tensor d = dlogits;
+  if (s.dtype != dlogits.dtype()) {
+    d = stream.scratch.New(s.dtype, {dlogits.dim(0), dlogits.dim(1)});
+    kernels::Copy(stream, dlogits, d);
+  }
+  kernels::LinearBackwardInput(stream, d, s.head->value, dhidden, false);
+  kernels::LinearBackwardWeight(stream, d, hidden, gradients.head_, {});
+  gradients.head_pending_ = s.head == s.embedding;
+  stream.scratch.Release(mark);
+}
+
+}  // namespace grouper

@@ -1,0 +1,62 @@
+#include <algorithm>
+
+#include "common/model/model_state.h"
+#include "kernels/elementwise.h"
+
+namespace grouper {
+
+Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>()) {
+  const Model::State& s = *model.state_;
+  const DType type = AccumulatorType(s.dtype);
+  for (const auto& weight : s.store.weights) {
+    const Tensor& w = weight->value;
+    switch (w.rank()) {
+      case 1: fused_.push_back(memory_->NewZero(type, {w.dim(0)})); break;
+      case 2: fused_.push_back(memory_->NewZero(type, {w.dim(0), w.dim(1)})); break;
+      default: fused_.push_back(memory_->NewZero(type, {w.dim(0), w.dim(1), w.dim(2)}));
+    }
+  }
+  if (s.head == s.embedding) {
+    head_ = memory_->NewZero(type, {s.embedding->value.dim(0), s.embedding->value.dim(1)});
+    tied_ = static_cast<size_t>(model.FindTensor("model.embed_tokens.weight"));
+  } else {
+    head_ = fused_[s.head->index];
+  }
+  for (int index : s.logical_of) {
+    const WeightStore::Logical& logical = s.store.logical[index];
+    const Tensor& fused = fused_[logical.weight];
+    char* data = static_cast<char*>(fused.raw()) + static_cast<size_t>(logical.offset) * SizeOf(type);
+    const Tensor& shape = logical.tensor.value;
+    tensors_.push_back(shape.rank() == 1 ? Tensor(data, type, {shape.dim(0)}) : Tensor(data, type, {shape.dim(0), shape.dim(1)}));
+  }
+}
+
+Gradients::~Gradients() = default;
+
+const Tensor& Gradients::tensor(size_t i) const {
+  if (i == tied_) {
+    std::lock_guard<std::mutex> lock(head_mutex_);
+    if (head_pending_) {
+      const Tensor& sum = tensors_[i];
+      auto join = [&](auto* to, auto* from) {
+        for (int64_t k = 0; k < sum.size(); ++k) to[k] += from[k];
+        std::fill_n(from, sum.size(), 0);
+      };
+      if (sum.dtype() == DType::kF64) {
+        join(sum.data<double>(), head_.data<double>());
+      } else {
+        join(sum.data<float>(), head_.data<float>());
+      }
+      head_pending_ = false;
+    }
+  }
+  return tensors_[i];
+}
+
+void Gradients::Zero(Stream& stream) {
+  for (const Tensor& tensor : fused_) kernels::Fill(stream, tensor.Reshape({1, tensor.size()}), 0);
+  if (head_pending_) kernels::Fill(stream, head_, 0);
+  head_pending_ = false;
+}
+
+}  // namespace grouper
