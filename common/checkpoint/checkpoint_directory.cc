@@ -250,7 +250,9 @@ absl::Status PruneCheckpoints(FileSystem& fs, const std::string& directory, int 
   for (size_t i = 0; i + keep_last < steps.size(); ++i) {
     if (std::find(keep_steps.begin(), keep_steps.end(), steps[i]) != keep_steps.end()) continue;
     const std::string path = CheckpointPath(directory, steps[i]);
-    if (!CheckQuickly(fs, path).ok()) continue;  // damaged: evidence, and rare
+    const absl::Status checked = CheckQuickly(fs, path);
+    if (absl::IsDataLoss(checked)) continue;  // evidence, and rare
+    RETURN_IF_ERROR(checked);
     const std::string temporary = path + kTemporary;
     RETURN_IF_ERROR(fs.RemoveAll(temporary));
     RETURN_IF_ERROR(fs.Rename(path, temporary));
