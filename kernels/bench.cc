@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "common/base/status.h"
 
@@ -36,9 +37,12 @@ void Bench::Line(const std::string& name, double work, const char* unit, const s
   double best = std::numeric_limits<double>::infinity(), best_reference = best;
   const double end = Now() + options_.seconds;
   int rounds = 0;
-  do {  // several batches of each before the other: its threads must first come to rest
+  do {
     for (int i = 0; i < 5; ++i) best = std::min(best, TimeOf(run, repeats));
-    for (int i = 0; reference && i < 5; ++i) best_reference = std::min(best_reference, TimeOf(reference, reference_repeats));
+    if (reference) {  // whose threads spin for some milliseconds after their last loop
+      for (int i = 0; i < 5; ++i) best_reference = std::min(best_reference, TimeOf(reference, reference_repeats));
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
   } while (++rounds < 2 || Now() < end);
   std::fprintf(options_.out, "%-44s %10.1f us %8.1f %s", name.c_str(), best * 1e6, work / best / 1e9, unit);
   if (reference) {

@@ -20,6 +20,9 @@ constexpr int64_t kBlockKFewRows = 4096;
 constexpr int64_t kShortK = 64;
 // B whose rows are consecutive is read in place by up to this many rows of A.
 constexpr int64_t kDirectRows = 24;
+// ... and by up to kSmallRows where all of it is small.
+constexpr int64_t kSmallRows = 96;
+constexpr int64_t kSmallB = 32768;
 // Elements between copied rows of A, against rows that fall on the same cache sets.
 constexpr int64_t kRowPad = 16;
 
@@ -44,17 +47,25 @@ int64_t BlockK(const Product<S, T>& p, int64_t rows) {
   return std::max<int64_t>(1, CeilDiv(p.k, blocks));
 }
 
-template <typename S, typename T>
-bool ReadsBDirectly(const Product<S, T>& p, int64_t rows) {
-  return std::is_same_v<S, T> && p.b_col == 1 && p.b_gather == nullptr && rows <= kDirectRows;
+// Rows at this distance (in elements) fall on a few cache sets only.
+template <typename T>
+bool Aliases(int64_t stride) {
+  return stride * static_cast<int64_t>(sizeof(T)) % 2048 == 0;
 }
 
-// Rows of A are read in place unless they are gathered, need widening, or fall on the same cache sets.
+template <typename S, typename T>
+bool ReadsBDirectly(const Product<S, T>& p, int64_t rows) {
+  if (!std::is_same_v<S, T> || p.b_col != 1 || p.b_gather != nullptr) return false;
+  return rows <= kDirectRows || (rows <= kSmallRows && p.k * p.n <= kSmallB && !Aliases<T>(p.b_row));
+}
+
+// A is read in place unless it is gathered, needs widening, or lies badly: rows that fall on the same cache sets, or (where a
+// tile's rows are consecutive) a long chain that would touch a cache line for each step.
 template <typename S, typename T>
 bool ReadsADirectly(const Product<S, T>& p, int64_t rows) {
-  if (!std::is_same_v<S, T> || p.a_col != 1 || p.a_gather != nullptr) return false;
-  const bool aliases = p.a_row * static_cast<int64_t>(sizeof(T)) % 2048 == 0;
-  return rows <= kTileRows || !aliases;
+  if (!std::is_same_v<S, T> || p.a_gather != nullptr) return false;
+  if (p.a_col == 1) return rows <= kTileRows || !Aliases<T>(p.a_row);
+  return p.k <= kShortK && !(p.k > 8 && Aliases<T>(p.a_col));
 }
 
 template <typename T>
@@ -69,10 +80,18 @@ constexpr TileFunction<T> kTiles[kTileRows] = {Tile<T, 1, 1, kRowsA>, Tile<T, 2,
 template <typename T, bool kRowsA>
 constexpr EdgeFunction<T> kEdges[kTileRows] = {EdgeTile<T, 1, 1, kRowsA>, EdgeTile<T, 2, 1, kRowsA>, EdgeTile<T, 3, 1, kRowsA>,
                                                EdgeTile<T, 4, 1, kRowsA>, EdgeTile<T, 5, 1, kRowsA>, EdgeTile<T, 6, 1, kRowsA>};
-// Few rows, several panels at once.
+// Few rows take several panels at once: up to kWidePanels[rows - 1]. [rows - 1][panels - 1].
 constexpr int kWidePanels[3] = {4, 3, 2};
 template <typename T, bool kRowsA>
-constexpr TileFunction<T> kWideTiles[3] = {Tile<T, 1, 4, kRowsA>, Tile<T, 2, 3, kRowsA>, Tile<T, 3, 2, kRowsA>};
+constexpr TileFunction<T> kWideTiles[3][4] = {
+    {Tile<T, 1, 1, kRowsA>, Tile<T, 1, 2, kRowsA>, Tile<T, 1, 3, kRowsA>, Tile<T, 1, 4, kRowsA>},
+    {Tile<T, 2, 1, kRowsA>, Tile<T, 2, 2, kRowsA>, Tile<T, 2, 3, kRowsA>, nullptr},
+    {Tile<T, 3, 1, kRowsA>, Tile<T, 3, 2, kRowsA>, nullptr, nullptr}};
+template <typename T, bool kRowsA>
+constexpr EdgeFunction<T> kWideEdges[3][4] = {
+    {EdgeTile<T, 1, 1, kRowsA>, EdgeTile<T, 1, 2, kRowsA>, EdgeTile<T, 1, 3, kRowsA>, EdgeTile<T, 1, 4, kRowsA>},
+    {EdgeTile<T, 2, 1, kRowsA>, EdgeTile<T, 2, 2, kRowsA>, EdgeTile<T, 2, 3, kRowsA>, nullptr},
+    {EdgeTile<T, 3, 1, kRowsA>, EdgeTile<T, 3, 2, kRowsA>, nullptr, nullptr}};
 
 // The part's rows [m_begin, m_end) and panels, on one thread.
 template <typename S, typename T>
@@ -151,12 +170,19 @@ class Block {
         }
         RunTiles<true>(a, lda, m, m_size, panel, panel_end, k, k_size);
       } else {
+        if constexpr (std::is_same_v<S, T>) {
+          if (direct_a) {
+            RunTiles<false>(p_.a + m + k * p_.a_col, p_.a_col, m, m_size, panel, panel_end, k, k_size);
+            continue;
+          }
+        }
         PackPanelsA(p_.a + m + k * p_.a_col, p_.a_col, m_size, k_size, a_buffer_);
         RunTiles<false>(a_buffer_, 0, m, m_size, panel, panel_end, k, k_size);
       }
     }
   }
 
+  // lda == 0: A is packed in panels.
   template <bool kRowsA>
   void RunTiles(const T* a, int64_t lda, int64_t m, int64_t m_size, int64_t panel, int64_t panel_end, int64_t k, int64_t k_size) {
     constexpr int kN = kPanel<T>;
@@ -171,14 +197,19 @@ class Block {
     args.accumulate = p_.accumulate || k > 0;
     const int64_t full_end = std::min(panel_end, p_.n / kN);
     int64_t i = panel;
-    if (m_size <= 3) {
-      const int wide = kWidePanels[m_size - 1];
-      for (; i + wide <= full_end; i += wide) {
+    if (m_size <= 3 && lda != 0) {
+      const int64_t wide_end = edge_b_ != nullptr ? full_end : panel_end;
+      for (int64_t count; i < wide_end; i += count) {
+        count = std::min<int64_t>(kWidePanels[m_size - 1], wide_end - i);
         args.a = a;
         args.b = b_ + (i - panel) * panel_stride_;
         args.c = p_.c + m * p_.c_row + i * kN;
         args.bias = last && p_.bias != nullptr ? p_.bias + i * kN : nullptr;
-        kWideTiles<T, kRowsA>[m_size - 1](args);
+        if (i + count <= full_end) {
+          kWideTiles<T, kRowsA>[m_size - 1][count - 1](args);
+        } else {
+          kWideEdges<T, kRowsA>[m_size - 1][count - 1](args, p_.n - i * kN);
+        }
       }
     }
     // A panel of B stays in L1 while the tiles of A pass by; where the chain is short, C is most of the traffic, and its rows are
@@ -191,7 +222,12 @@ class Block {
         const int64_t tile = rows_outside ? x : y, column_panel = i + (rows_outside ? y : x);
         const int64_t begin = tiles.begin(tile), size = tiles.size(tile);
         const bool edge = column_panel >= full_end;
-        args.a = kRowsA ? a + begin * lda : a + begin * k_size;
+        if (lda == 0) {
+          args.a = a + begin * k_size;
+          args.lda = size;
+        } else {
+          args.a = kRowsA ? a + begin * lda : a + begin;
+        }
         args.c = p_.c + (m + begin) * p_.c_row + column_panel * kN;
         args.bias = last && p_.bias != nullptr ? p_.bias + column_panel * kN : nullptr;
         if (edge && edge_b_ != nullptr) {

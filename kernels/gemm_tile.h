@@ -40,7 +40,7 @@ inline F64x4 FmaReg(F64x4 a, F64x4 b, F64x4 c) {
 inline F32x8 BroadcastReg(float x) { return F32x8{x, x, x, x, x, x, x, x}; }
 inline F64x4 BroadcastReg(double x) { return F64x4{x, x, x, x}; }
 
-// What one tile reads and writes. A's element (i, k) is a[i * lda + k] (kRowsA) or a[k * rows + i] (packed for exactly this tile);
+// What one tile reads and writes. A's element (i, k) is a[i * lda + k] (kRowsA) or a[k * lda + i];
 // B's element (k, panel p, j) is b[p * panel_stride + k * ldb + j].
 template <typename T>
 struct TileArgs {
@@ -77,7 +77,7 @@ void Tile(const TileArgs<T>& args) {
   }
   const T* a = args.a;
   const T* b = args.b;
-  const int64_t k_end = args.k, lda = kRowsA ? args.lda : 1, ldb = args.ldb, panel_stride = args.panel_stride;
+  const int64_t k_end = args.k, lda = args.lda, ldb = args.ldb, panel_stride = args.panel_stride;
 #pragma GCC unroll 4
   for (int64_t k = 0; k < k_end; ++k) {
     // Hold the shorter side in registers: B's row, or for wide tiles A's column.
@@ -87,14 +87,14 @@ void Tile(const TileArgs<T>& args) {
       for (int j = 0; j < kRegs; ++j) std::memcpy(&row[j], b + j * kL, sizeof(Reg));
 #pragma GCC unroll 6
       for (int i = 0; i < MR; ++i) {
-        const Reg x = BroadcastReg(a[i * lda]);
+        const Reg x = BroadcastReg(a[kRowsA ? i * lda : i]);
 #pragma GCC unroll 8
         for (int j = 0; j < kRegs; ++j) acc[i][j] = FmaReg(x, row[j], acc[i][j]);
       }
     } else {
       Reg column[MR];
 #pragma GCC unroll 6
-      for (int i = 0; i < MR; ++i) column[i] = BroadcastReg(a[i * lda]);
+      for (int i = 0; i < MR; ++i) column[i] = BroadcastReg(a[kRowsA ? i * lda : i]);
 #pragma GCC unroll 8
       for (int j = 0; j < kRegs; ++j) {
         Reg y;
@@ -103,7 +103,7 @@ void Tile(const TileArgs<T>& args) {
         for (int i = 0; i < MR; ++i) acc[i][j] = FmaReg(column[i], y, acc[i][j]);
       }
     }
-    a += kRowsA ? 1 : MR;
+    a += kRowsA ? 1 : lda;
     b += ldb;
   }
   if (args.bias != nullptr) {
