@@ -1,0 +1,96 @@
+#include "common/base/json.h"
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace grouper::json {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string Nested(int depth) { return absl::StrCat(std::string(depth, '['), std::string(depth, ']')); }
+
+TEST(Json, RefusesWhatIsNotJsonOrPassesItsLimits) {
+  const std::pair<std::string, const char*> cases[] = {
+      {"", "not JSON"},
+      {" ", "not JSON"},
+      {"{", "not JSON at byte"},
+      {"{}}", "not JSON at byte 3"},
+      {"{} 1", "not JSON at byte"},
+      {std::string("{}\0", 3), "NUL"},
+      {std::string("{}\0garbage", 10), "NUL"},
+      {std::string("{\"a\":\"x\0y\"}", 11), "NUL"},
+      {"{'a':1}", "not JSON at byte 2"},
+      {"{\"a\":1,}", "not JSON at byte"},
+      {"[1,]", "not JSON at byte"},
+      {"// comment\n1", "not JSON at byte 1"},
+      {"NaN", "not JSON"},
+      {"[Infinity]", "not JSON"},
+      {"-Infinity", "not JSON"},
+      {"01", "not JSON"},
+      {"+1", "not JSON"},
+      {"1e999", "number overflow"},
+      {"\"\xff\"", "not JSON"},
+      {"\"\xc0\xaf\"", "not JSON"},
+      {R"("\ud800")", "not JSON"},
+      {R"({"a":1,"a":1})", "duplicate key \"a\""},
+      {R"({"b":{"a":1,"c":2,"a":3}})", "duplicate key \"a\""},
+      {R"({"a":1,"\u0061":2})", "duplicate key \"a\""},
+      {Nested(kMaxDepth + 1), "nested deeper than 64"},
+      {Nested(100000), "nested deeper than 64"},
+      {std::string(5000000, '['), "nested deeper than 64"},
+  };
+  for (const auto& [text, error] : cases) {
+    EXPECT_EQ(Parse(text).status().code(), absl::StatusCode::kInvalidArgument) << text.substr(0, 50);
+    EXPECT_THAT(std::string(Parse(text).status().message()), HasSubstr(error)) << text.substr(0, 50);
+    EXPECT_FALSE(ParseOrdered(text).ok()) << text.substr(0, 50);
+  }
+}
+
+TEST(Json, AcceptsWhatIsJson) {
+  for (const std::string& text : {std::string("null"), std::string(" {} \n"), Nested(kMaxDepth), std::string(R"({"a":{"a":[{"a":1},{"a":2}]}})"),
+                                  std::string("1e308"), std::string(R"("\u0000")"), std::string("123456789012345678901234567890")}) {
+    EXPECT_TRUE(Parse(text).ok()) << text << Parse(text).status();
+  }
+}
+
+TEST(Json, OrderedKeepsTheOrderOfTheText) {
+  EXPECT_EQ(Dump(*ParseOrdered(R"({"b":1,"a":2})")), R"({"b":1,"a":2})");
+  EXPECT_EQ(Dump(*Parse(R"({"b":1,"a":2})")), R"({"a":2,"b":1})");
+}
+
+TEST(Json, TypedAccessNamesTheKeyAndWhatWasExpected) {
+  const Json object = *Parse(R"({"i":7,"big":18446744073709551615,"f":1.0,"s":"x","b":true,"n":null})");
+  EXPECT_EQ(*GetInt(object, "i", 0, 7), 7);
+  EXPECT_EQ(*GetNumber(object, "i"), 7.0);
+  EXPECT_EQ(*GetNumber(object, "f"), 1.0);
+  EXPECT_EQ(*GetString(object, "s"), "x");
+  EXPECT_TRUE(*GetBool(object, "b"));
+  EXPECT_TRUE(Has(object, "i"));
+  EXPECT_FALSE(Has(object, "n"));
+  EXPECT_FALSE(Has(object, "none"));
+  EXPECT_FALSE(Has(Json::array(), "i"));
+  const std::pair<absl::Status, const char*> cases[] = {
+      {GetInt(object, "none", 0, 9).status(), "missing key \"none\" (expected an integer in 0..9)"},
+      {GetInt(object, "i", 0, 6).status(), "key \"i\": expected an integer in 0..6, got 7"},
+      {GetInt(object, "i", 8, 9).status(), "got 7"},
+      {GetInt(object, "big", 0, INT64_MAX).status(), "got 18446744073709551615"},
+      {GetInt(object, "f", 0, 9).status(), "got 1.0"},
+      {GetInt(object, "s", 0, 9).status(), "got \"x\""},
+      {GetInt(object, "b", 0, 9).status(), "got true"},
+      {GetNumber(object, "s").status(), "expected a number"},
+      {GetBool(object, "i").status(), "expected true or false"},
+      {GetString(object, "n").status(), "expected a string, got null"},
+      {GetString(Json::array(), "x").status(), "expected an object with key \"x\""},
+  };
+  for (const auto& [status, error] : cases) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << error;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(error));
+  }
+}
+
+TEST(Json, DumpReplacesInvalidUtf8) { EXPECT_EQ(Dump(Json("a\xff")), "\"a\xef\xbf\xbd\""); }
+
+}  // namespace
+}  // namespace grouper::json
