@@ -6,7 +6,8 @@
 // tokenizer.json: models BPE (byte-level and character-level with byte_fallback), Unigram, WordLevel; normalizers NFC, NFD, NFKC, NFKD,
 // Lowercase, StripAccents, Strip, Prepend, Replace, Sequence; pre-tokenizers ByteLevel, Split, Digits, Whitespace, WhitespaceSplit,
 // Metaspace, Punctuation, Sequence; post-processors ByteLevel, TemplateProcessing, Sequence; decoders ByteLevel, Metaspace, ByteFallback,
-// Fuse, Replace, Strip, Sequence. Anything else is an error that names the JSON path, never ignored.
+// Fuse, Replace, Strip, Sequence. Anything else is an error that names the JSON path, never ignored (but "truncation" and "padding", which
+// are the caller's business).
 //
 // Text that is not valid UTF-8 is read as if each maximal ill-formed part were U+FFFD (Unicode 15, 3.9; Python's errors="replace").
 // A Tokenizer is immutable and thread-safe. Files that lie (ids beyond the vocabulary, two tokens of one id, merges or templates naming
@@ -45,11 +46,11 @@ struct GgufVocab {
 
 class Tokenizer {
  public:
-  // A tokenizer.json alone: special ids are found by their usual names ("<s>", "<|endoftext|>", ...), when the file marks them special.
+  // A tokenizer.json, and what stands beside it: tokenizer_config.json (bos/eos/pad/unk tokens, chat_template),
+  // special_tokens_map.json, generation_config.json (stop ids), chat_template.jinja. When none says which tokens are bos, eos, ..., they
+  // are found by their usual names ("<s>", "<|endoftext|>", ...) among the special tokens.
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromFile(const std::string& path);
-  // A directory with tokenizer.json and, when there, tokenizer_config.json (bos/eos/pad/unk tokens, chat_template),
-  // special_tokens_map.json, generation_config.json, chat_template.jinja.
-  static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromDirectory(const std::string& directory);
+  static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromDirectory(const std::string& directory);  // its tokenizer.json
   // The text of a tokenizer.json; `name` stands for the file in errors. `config_json`: text of a tokenizer_config.json, or empty.
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromJson(absl::string_view text, const std::string& name,
                                                                    absl::string_view config_json = {});
@@ -59,7 +60,10 @@ class Tokenizer {
 
   // parse_special: special tokens written in the text become their ids; else they are ordinary text (use it for text from strangers).
   // add_special: the post-processor's tokens (bos, eos) are added, as the file says.
+  // Characters that the vocabulary cannot say are left out when it has no unknown token; TryEncode is an error instead that names the
+  // first one.
   std::vector<int32_t> Encode(absl::string_view text, bool parse_special = true, bool add_special = false) const;
+  absl::StatusOr<std::vector<int32_t>> TryEncode(absl::string_view text, bool parse_special = true) const;
 
   // The text of `ids`, always valid UTF-8 (ill-formed parts become U+FFFD). Ids without a token are passed over.
   std::string Decode(absl::Span<const int32_t> ids, bool skip_special) const;
@@ -87,6 +91,8 @@ class Tokenizer {
 
  private:
   friend class IncrementalDecoder;
+  bool AppendEncoding(absl::string_view text, bool parse_special, std::vector<int32_t>* ids) const;
+
   std::unique_ptr<const Parts> parts_;
 };
 
@@ -108,10 +114,5 @@ class IncrementalDecoder {
   struct State;
   std::unique_ptr<State> state_;
 };
-
-// The tokenizer.json of a character vocabulary (WordLevel over a Split into single characters), as our quickstart uses it.
-// Ids: `special` in order from 0, then each character of `characters` (UTF-8, all different).
-std::string CharacterTokenizerJson(const std::vector<std::string>& special, absl::string_view characters,
-                                   absl::string_view bos_token, absl::string_view eos_token);
 
 }  // namespace grouper

@@ -1,0 +1,38 @@
+// Token strings and their ids, as in tokenizer.json.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace grouper::text {
+
+// Two-way map. Ids may have holes, but not large ones (ids < 2 * tokens + 1024), so that a small file stays small in memory.
+class Vocabulary {
+ public:
+  // `tokens`: how many will be added in all; it bounds the ids.
+  explicit Vocabulary(uint64_t tokens = 0) : max_id_(2 * tokens + 1023) {}
+  void Expect(uint64_t more) { max_id_ += 2 * more; }  // that many more will be added
+
+  // InvalidArgument when the token or the id is there already, or the id is too large.
+  absl::Status Add(absl::string_view token, int64_t id);
+
+  std::optional<int32_t> Find(absl::string_view token) const;
+  const std::string& TokenOf(int32_t id) const;  // empty without a token
+  bool Has(int64_t id) const { return id >= 0 && static_cast<size_t>(id) < present_.size() && present_[id]; }
+  int32_t size() const { return static_cast<int32_t>(ids_.size()); }         // number of tokens
+  int32_t limit() const { return static_cast<int32_t>(tokens_.size()); }     // largest id + 1
+
+ private:
+  uint64_t max_id_;
+  absl::flat_hash_map<std::string, int32_t> ids_;
+  std::vector<std::string> tokens_;
+  std::vector<bool> present_;
+};
+
+}  // namespace grouper::text
