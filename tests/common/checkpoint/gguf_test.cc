@@ -112,7 +112,8 @@ TEST(Gguf, AccessorsFailInsteadOfConverting) {
 
 TEST(Gguf, NonFiniteNumbersAreNoNumbers) {
   for (float value : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-    const auto file = GgufFile::Parse(World{.values = {Key("rope", 6, Raw(value))}, .infos = {}}.Bytes(), "x");
+    const std::string bytes = World{.values = {Key("rope", 6, Raw(value))}, .infos = {}}.Bytes();  // outlives the file
+    const auto file = GgufFile::Parse(bytes, "x");
     ASSERT_TRUE(file.ok()) << file.status();
     EXPECT_THAT(std::string((*file)->GetFloat("rope").status().message()), HasSubstr("expected a finite f32"));
   }
