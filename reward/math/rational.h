@@ -10,7 +10,7 @@
 namespace grouper::math {
 
 // Longest integer, in decimal digits, that the engine computes with; more makes a value "too large", never slow.
-inline constexpr size_t kMaxDigits = 4000;
+inline constexpr size_t kMaxDigits = 1500;
 
 class Rational {
  public:

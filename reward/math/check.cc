@@ -1,0 +1,364 @@
+#include "reward/math/check.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "reward/math/parser.h"
+
+namespace grouper::math {
+namespace {
+
+using absl::string_view;
+
+constexpr size_t kMaxBoxes = 16;
+
+// An answer of several boxes, or one text.
+struct Candidate {
+  std::vector<string_view> parts;
+  bool found() const { return !parts.empty(); }
+  std::string Text() const { return parts.size() == 1 ? std::string(parts[0]) : absl::StrJoin(parts, ", "); }
+};
+
+struct Parsed {
+  std::optional<Value> value;
+  bool ambiguous_comma = false;
+};
+
+Parsed Parse(string_view text, bool join_commas, Algebra* algebra) {
+  Parsed parsed;
+  Parser parser(text, join_commas, false, algebra);
+  parsed.value = parser.Parse();
+  parsed.ambiguous_comma = parser.saw_ambiguous_comma();
+  if (!parsed.value || !parser.saw_plus_minus()) return parsed;
+  // "3 \pm 2" is two answers: the text once with each sign.
+  Parser other(text, join_commas, true, algebra);
+  std::optional<Value> minus = other.Parse();
+  if (!minus) {
+    parsed.value.reset();
+    return parsed;
+  }
+  Value both;
+  both.kind = Value::Kind::kList;
+  const bool set = parsed.value->kind == Value::Kind::kSet || parsed.value->kind == Value::Kind::kList || parsed.value->kind == Value::Kind::kBraced;
+  if (set && parsed.value->items.size() == minus->items.size()) {
+    // A member without the sign, as -2 in {1 \pm \sqrt{5}, -2}, is one member.
+    Comparison comparison(algebra, Percent::kUnit);
+    for (size_t i = 0; i < minus->items.size(); ++i) {
+      const bool same = comparison.Equal(parsed.value->items[i], minus->items[i]) == Verdict::kEqual;
+      both.items.push_back(std::move(parsed.value->items[i]));
+      if (!same) both.items.push_back(std::move(minus->items[i]));
+    }
+  } else {
+    both.items.push_back(std::move(*parsed.value));
+    both.items.push_back(std::move(*minus));
+  }
+  parsed.value = std::move(both);
+  return parsed;
+}
+
+bool IsBareAnswer(string_view text) {
+  if (text.empty() || text.size() > kMaxAnswerBytes) return false;
+  Algebra algebra;
+  return Parse(text, true, &algebra).value.has_value();
+}
+
+// Without formatting around the whole text: Markdown stars, quotes, a final full stop or comma.
+string_view Undecorated(string_view text) {
+  text = absl::StripAsciiWhitespace(text);
+  for (bool changed = true; changed && !text.empty();) {
+    changed = false;
+    for (const string_view mark : {"**", "\"", "`", "\u201C", "\u201D"}) {
+      if (absl::ConsumePrefix(&text, mark)) changed = true;
+      if (absl::ConsumeSuffix(&text, mark)) changed = true;
+    }
+    for (const string_view mark : {".", ",", ";", ":"}) {
+      if (text.size() > 1 && absl::ConsumeSuffix(&text, mark)) changed = true;
+    }
+    text = absl::StripAsciiWhitespace(text);
+  }
+  return text;
+}
+
+bool HasWord(string_view text, string_view word) {
+  for (size_t at = 0; (at = text.find(word, at)) != string_view::npos; ++at) {
+    const bool left = at == 0 || !absl::ascii_isalpha(static_cast<unsigned char>(text[at - 1]));
+    const size_t end = at + word.size();
+    const bool right = end == text.size() || !absl::ascii_isalpha(static_cast<unsigned char>(text[end]));
+    if (left && right) return true;
+  }
+  return false;
+}
+
+Candidate Boxes(string_view text) {
+  Candidate boxes;
+  const std::vector<size_t> offsets = FindBoxes(text, kMaxBoxes);
+  size_t covered = 0;
+  for (const size_t offset : offsets) {
+    if (offset < covered) continue;  // inside an earlier box
+    const Box box = BoxAt(text, offset);
+    if (!box.found) return {};       // the completion ended inside its box
+    covered = box.end;
+    const string_view content = absl::StripAsciiWhitespace(box.content);
+    if (!content.empty()) boxes.parts.push_back(content);
+  }
+  return boxes;
+}
+
+// The answer inside a sentence that says it: "the volume of $ABCD$ is 120", "Sphere 3 hours ago".
+Candidate FromPhrase(string_view text) {
+  text = Undecorated(text);
+  if (text.empty()) return {};
+  if (const Candidate boxes = Boxes(text); boxes.found()) return boxes;
+  if (IsBareAnswer(text)) return {{text}};
+  // A phrase that weighs alternatives or denies something gives no answer.
+  for (const char* word : {"not", "or", "either", "neither", "isn't"}) {
+    if (HasWord(text, word)) return {};
+  }
+  for (const string_view verb : {" is ", " are ", " be ", " equals ", ": "}) {
+    const size_t at = text.rfind(verb);
+    if (at == string_view::npos) continue;
+    const string_view rest = Undecorated(text.substr(at + verb.size()));
+    if (IsBareAnswer(rest)) return {{rest}};
+  }
+  const Extracted math = ExtractFrom(text, Place::kLastMath), number = ExtractFrom(text, Place::kLastNumber);
+  const bool number_is_later = number.found && (!math.found || number.text.data() > math.text.data() + math.text.size());
+  if (number_is_later) return {{number.text}};
+  if (math.found) return {{math.text}};
+  return {{text}};  // words
+}
+
+Candidate FindAnswer(string_view completion, const std::vector<Place>& places) {
+  const string_view text = AfterThink(completion);
+  for (const Place place : places) {
+    switch (place) {
+      case Place::kBoxed: {
+        if (FindBoxes(text, 1).empty()) break;
+        return Boxes(text);  // an unfinished box is no answer, and nothing else is looked for
+      }
+      case Place::kWhole: {
+        const string_view whole = Undecorated(text);
+        if (IsBareAnswer(whole)) return {{whole}};
+        // One short line without a sentence in it may be words, or a form that only its twin can match.
+        if (!whole.empty() && whole.size() <= 64 && std::count(whole.begin(), whole.end(), ' ') < 4 && !ExtractFrom(text, Place::kLastMath).found) {
+          return {{whole}};
+        }
+        break;
+      }
+      case Place::kAnswerTag:
+      case Place::kAnswerIs:
+      case Place::kHash: {
+        const Extracted found = ExtractFrom(text, place);
+        if (found.found) return FromPhrase(found.text);
+        break;
+      }
+      case Place::kLastMath:
+      case Place::kLastNumber: {
+        const Extracted found = ExtractFrom(text, place);
+        if (found.found) return {{Undecorated(found.text)}};
+        break;
+      }
+    }
+  }
+  return {};
+}
+
+Candidate FindGold(string_view gold) {
+  gold = absl::StripAsciiWhitespace(gold);
+  if (Candidate boxes = Boxes(gold); boxes.found()) {
+    // A worked solution repeats its box: the same text twice is one answer.
+    std::vector<string_view> distinct;
+    for (const string_view part : boxes.parts) {
+      if (std::find(distinct.begin(), distinct.end(), part) == distinct.end()) distinct.push_back(part);
+    }
+    return {distinct};
+  }
+  const string_view whole = Undecorated(gold);
+  if (whole.empty()) return {};
+  if (IsBareAnswer(whole)) return {{whole}};
+  for (const Place place : {Place::kHash, Place::kAnswerIs}) {
+    const Extracted found = ExtractFrom(gold, place);
+    if (found.found) return FromPhrase(found.text);
+  }
+  const Extracted math = ExtractFrom(gold, Place::kLastMath);
+  // Words around mathematics: a solution. Without words it is one formula that does not parse.
+  if (math.found && whole.size() > math.text.size() + 40 && IsBareAnswer(math.text)) return {{math.text}};
+  return {{whole}};
+}
+
+Value ListOf(std::vector<Value> items) {
+  Value list;
+  list.kind = Value::Kind::kList;
+  for (Value& item : items) {
+    if (item.kind == Value::Kind::kList) {
+      for (Value& inner : item.items) list.items.push_back(std::move(inner));
+    } else {
+      list.items.push_back(std::move(item));
+    }
+  }
+  return list;
+}
+
+std::optional<Value> ParseCandidate(const Candidate& candidate, bool join_commas, Algebra* algebra, bool* ambiguous) {
+  std::vector<Value> items;
+  for (const string_view part : candidate.parts) {
+    Parsed parsed = Parse(Undecorated(part), join_commas, algebra);
+    *ambiguous |= parsed.ambiguous_comma;
+    if (!parsed.value) return std::nullopt;
+    items.push_back(std::move(*parsed.value));
+  }
+  if (items.size() == 1) return std::move(items[0]);
+  return ListOf(std::move(items));
+}
+
+bool LooksLikeWords(string_view form) {
+  if (form.empty()) return false;
+  size_t letters = 0;
+  for (const unsigned char c : form) {
+    letters += absl::ascii_isalpha(c) || c >= 0x80;
+    if (c == '\\' || c == '{' || c == '}' || c == '^' || c == '_' || c == '&' || c < 0x20) return false;
+  }
+  return letters > 0;
+}
+
+Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percent percent) {
+  const std::string gold_form = TextForm(gold.Text()), answer_form = TextForm(answer.Text());
+  if (!gold_form.empty() && gold_form == answer_form) return Verdict::kEqual;
+  if (gold_form.size() > 2 && LooksLikeWords(gold_form) && absl::EqualsIgnoreCase(gold_form, answer_form)) {
+    // Words; but x + y and X + Y are other variables.
+    Algebra algebra;
+    bool ambiguous = false;
+    const std::optional<Value> value = ParseCandidate(gold, true, &algebra, &ambiguous);
+    if (!value || value->kind == Value::Kind::kText) return Verdict::kEqual;
+  }
+  Verdict best = Verdict::kDifferent;
+  for (const bool join_commas : {true, false}) {
+    Algebra algebra;
+    bool ambiguous = false;
+    const std::optional<Value> wanted = ParseCandidate(gold, join_commas, &algebra, &ambiguous);
+    if (!wanted) return best;
+    Comparison comparison(&algebra, percent);
+    // Several boxes: all say the same, or together they are the list.
+    if (answer.parts.size() > 1) {
+      bool all = true;
+      for (const string_view part : answer.parts) {
+        bool ignored = false;
+        const std::optional<Value> value = ParseCandidate({{part}}, join_commas, &algebra, &ignored);
+        all &= value && comparison.Equal(*wanted, *value) == Verdict::kEqual;
+      }
+      if (all) return Verdict::kEqual;
+    }
+    const std::optional<Value> value = ParseCandidate(answer, join_commas, &algebra, &ambiguous);
+    if (value) {
+      const Verdict verdict = comparison.Equal(*wanted, *value);
+      if (verdict == Verdict::kEqual) return verdict;
+      if (verdict == Verdict::kUnknown) best = verdict;
+    }
+    if (!ambiguous) break;
+  }
+  return best;
+}
+
+}  // namespace
+
+std::string TextForm(string_view text) {
+  std::string form;
+  std::vector<bool> wrapper_braces;  // for each open brace: whether it belongs to a \text{} that vanished
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (absl::ascii_isspace(static_cast<unsigned char>(c)) || c == '$' || c == '~') {
+      // "4 2" is not 42.
+      const size_t next = text.find_first_not_of(" \t\r\n", i);
+      if (!form.empty() && absl::ascii_isdigit(static_cast<unsigned char>(form.back())) && next != string_view::npos &&
+          absl::ascii_isdigit(static_cast<unsigned char>(text[next]))) {
+        form.push_back(' ');
+        i = next - 1;
+      }
+      continue;
+    }
+    if (c == '\\') {
+      const string_view rest = text.substr(i + 1);
+      if (!rest.empty() && (rest[0] == ' ' || rest[0] == ',' || rest[0] == '!' || rest[0] == ';' || rest[0] == ':')) {
+        ++i;
+        continue;
+      }
+      size_t length = 0;
+      while (length < rest.size() && absl::ascii_isalpha(static_cast<unsigned char>(rest[length]))) ++length;
+      const string_view name = rest.substr(0, length);
+      if (name == "left" || name == "right" || name == "displaystyle") {
+        i += length;
+        continue;
+      }
+      size_t brace = length;
+      while (brace < rest.size() && rest[brace] == ' ') ++brace;
+      if ((name == "text" || name == "mbox" || name == "mathrm" || name == "textbf" || name == "mathbf" || name == "textit" || name == "operatorname") &&
+          brace < rest.size() && rest[brace] == '{') {
+        wrapper_braces.push_back(true);
+        i += brace + 1;
+        continue;
+      }
+      if (length == 0 && !rest.empty()) {
+        form.push_back(c);
+        form.push_back(rest[0]);
+        ++i;
+        continue;
+      }
+    } else if (c == '{') {
+      wrapper_braces.push_back(false);
+    } else if (c == '}' && !wrapper_braces.empty()) {
+      const bool wrapper = wrapper_braces.back();
+      wrapper_braces.pop_back();
+      if (wrapper) continue;
+    }
+    form.push_back(c);
+  }
+  while (!form.empty() && form.back() == '.') form.pop_back();
+  return form;
+}
+
+absl::Status CheckGold(string_view gold) {
+  const Candidate candidate = FindGold(gold);
+  if (!candidate.found()) return absl::InvalidArgumentError("the gold answer is empty");
+  Algebra algebra;
+  bool ambiguous = false;
+  if (candidate.Text().size() > kMaxAnswerBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("the gold answer is longer than ", kMaxAnswerBytes, " bytes"));
+  }
+  if (ParseCandidate(candidate, true, &algebra, &ambiguous) || LooksLikeWords(TextForm(candidate.Text()))) return absl::OkStatus();
+  if (algebra.exhausted()) return absl::InvalidArgumentError("the gold answer is too complex");
+  return absl::InvalidArgumentError(absl::StrCat("\"", candidate.Text().substr(0, 80), "\" is neither mathematics that can be read nor words"));
+}
+
+Verdict CompareAnswers(string_view gold, string_view answer, Percent percent) {
+  return CompareCandidates({{Undecorated(gold)}}, {{Undecorated(answer)}}, percent);
+}
+
+CheckResult Check(string_view gold, string_view completion, const CheckOptions& options) {
+  const Candidate wanted = FindGold(gold);
+  if (!wanted.found()) return {CheckResult::Status::kUnscorable, "the gold answer is empty", ""};
+  const Candidate answer = FindAnswer(completion, options.places);
+  CheckResult result;
+  result.extracted = answer.found() ? answer.Text() : "";
+  Verdict verdict = Verdict::kDifferent;
+  if (answer.found() && result.extracted.size() <= kMaxAnswerBytes) verdict = CompareCandidates(wanted, answer, options.percent);
+  if (verdict == Verdict::kEqual) {
+    result.status = CheckResult::Status::kRight;
+    return result;
+  }
+  if (const absl::Status scorable = CheckGold(gold); !scorable.ok()) {
+    result.status = CheckResult::Status::kUnscorable;
+    result.reason = std::string(scorable.message());
+  } else if (!answer.found()) {
+    result.reason = "no answer found";
+  } else if (verdict == Verdict::kUnknown) {
+    result.reason = "too complex to be decided";
+  } else {
+    result.reason = "not the gold";
+  }
+  return result;
+}
+
+}  // namespace grouper::math

@@ -1,0 +1,325 @@
+#include "reward/math/compare.h"
+
+#include <algorithm>
+
+#include "reward/math/units.h"
+
+namespace grouper::math {
+namespace {
+
+using Kind = Value::Kind;
+
+constexpr int kMaxCompareDepth = 32;
+constexpr size_t kMaxUnordered = 64;
+
+bool IsInequality(Tok op) { return op == Tok::kLess || op == Tok::kGreater || op == Tok::kLessEqual || op == Tok::kGreaterEqual; }
+
+Tok Flip(Tok op) {
+  switch (op) {
+    case Tok::kLess: return Tok::kGreater;
+    case Tok::kGreater: return Tok::kLess;
+    case Tok::kLessEqual: return Tok::kGreaterEqual;
+    case Tok::kGreaterEqual: return Tok::kLessEqual;
+    default: return op;
+  }
+}
+
+bool IsListLike(const Value& value) { return value.kind == Kind::kList || value.kind == Kind::kSet || value.kind == Kind::kBraced; }
+
+Verdict And(Verdict a, Verdict b) {
+  if (a == Verdict::kDifferent || b == Verdict::kDifferent) return Verdict::kDifferent;
+  return a == Verdict::kUnknown || b == Verdict::kUnknown ? Verdict::kUnknown : Verdict::kEqual;
+}
+
+Value Interval(char open, Value low, Value high, char close) {
+  Value interval;
+  interval.kind = Kind::kTuple;
+  interval.open = open;
+  interval.close = close;
+  interval.items.push_back(std::move(low));
+  interval.items.push_back(std::move(high));
+  return interval;
+}
+
+}  // namespace
+
+const Value* Comparison::Assigned(const Value& relation, bool constant) const {
+  if (relation.kind != Kind::kRelation || relation.ops.back() != Tok::kEqual) return nullptr;
+  for (const Tok op : relation.ops) {
+    if (op != Tok::kEqual) return nullptr;
+  }
+  const Value& right = relation.items.back();
+  // A chain "x = 2 + 3 = 5" says its last member.
+  for (size_t i = 0; i + 1 < relation.items.size(); ++i) {
+    const Value& left = relation.items[i];
+    if (i > 0) {
+      if (left.kind != Kind::kScalar) return nullptr;
+      continue;
+    }
+    if (left.kind == Kind::kScalar) {
+      if (!algebra_.IsVariableProduct(left.scalar)) {
+        // "2 + 3 = 5": a computation, if it is right; the caller compares the last member.
+        if (algebra_.HasVariables(left.scalar)) return nullptr;
+        continue;
+      }
+      std::string name;
+      if (right.kind == Kind::kScalar && algebra_.IsVariable(left.scalar, &name) && algebra_.HasVariable(right.scalar, name)) return nullptr;
+    } else if (left.kind == Kind::kTuple) {  // (x, y) = (1, 2)
+      for (const Value& item : left.items) {
+        std::string name;
+        if (item.kind != Kind::kScalar || !algebra_.IsVariable(item.scalar, &name)) return nullptr;
+      }
+    } else if (left.kind != Kind::kText) {
+      return nullptr;
+    }
+  }
+  if (constant) {
+    if (right.kind == Kind::kScalar && algebra_.HasVariables(right.scalar)) return nullptr;
+  }
+  return &right;
+}
+
+bool Comparison::PlainList(const Value& list, std::vector<Value>* items, bool* ordered) const {
+  if (!IsListLike(list)) return false;
+  size_t assigned = 0;
+  std::vector<std::string> names;
+  for (const Value& item : list.items) {
+    const Value* value = Assigned(item, false);
+    if (value != nullptr) {
+      ++assigned;
+      if (std::find(names.begin(), names.end(), item.text) == names.end()) names.push_back(item.text);
+    }
+    items->push_back(value != nullptr ? *value : item);
+  }
+  *ordered = assigned > 0 && names.size() > 1;
+  if (assigned == 0) return true;
+  // Either every item is assigned, or only the first: "n = 1, 2, 3".
+  return assigned == list.items.size() || (assigned == 1 && Assigned(list.items[0], false) != nullptr);
+}
+
+bool Comparison::AsIntervals(const Value& value, std::vector<Value>* intervals) const {
+  const auto infinity = [&](bool negative) {
+    Value end;
+    end.scalar = algebra_.Variable("\\infty");
+    if (negative) end.scalar = algebra_.Negate(end.scalar);
+    return end;
+  };
+  switch (value.kind) {
+    case Kind::kReals: intervals->push_back(Interval('(', infinity(true), infinity(false), ')')); return true;
+    case Kind::kTuple:
+      if (value.items.size() != 2 || value.open == ':' || value.open == '<') return false;
+      intervals->push_back(value);
+      return true;
+    case Kind::kUnion:
+      for (const Value& part : value.items) {
+        if (part.kind == Kind::kSet) {
+          for (const Value& point : part.items) intervals->push_back(Interval('[', point, point, ']'));
+        } else if (!AsIntervals(part, intervals)) {
+          return false;
+        }
+      }
+      return true;
+    case Kind::kList:
+      if (!value.alternatives) return false;
+      for (const Value& part : value.items) {
+        if (part.kind != Kind::kRelation || !AsIntervals(part, intervals)) return false;
+      }
+      return true;
+    case Kind::kRelation: break;
+    default: return false;
+  }
+  // x < 3, 3 > x, -1 <= x < 2, with the variable alone in one place.
+  for (const Value& item : value.items) {
+    if (item.kind != Kind::kScalar) return false;
+  }
+  std::string name;
+  if (value.items.size() == 2 && IsInequality(value.ops[0])) {
+    Tok op = value.ops[0];
+    const Value* bound = &value.items[1];
+    if (!algebra_.IsVariable(value.items[0].scalar, &name) || name == "\\infty") {
+      if (!algebra_.IsVariable(value.items[1].scalar, &name) || name == "\\infty") return false;
+      op = Flip(op);
+      bound = &value.items[0];
+    }
+    if (algebra_.HasVariable(bound->scalar, name)) return false;
+    const bool closed = op == Tok::kLessEqual || op == Tok::kGreaterEqual;
+    if (op == Tok::kLess || op == Tok::kLessEqual) {
+      intervals->push_back(Interval('(', infinity(true), *bound, closed ? ']' : ')'));
+    } else {
+      intervals->push_back(Interval(closed ? '[' : '(', *bound, infinity(false), ')'));
+    }
+    return true;
+  }
+  if (value.items.size() == 2 && value.ops[0] == Tok::kNotEqual && algebra_.IsVariable(value.items[0].scalar, &name)) {
+    intervals->push_back(Interval('(', infinity(true), value.items[1], ')'));
+    intervals->push_back(Interval('(', value.items[1], infinity(false), ')'));
+    return true;
+  }
+  if (value.items.size() == 3 && IsInequality(value.ops[0]) && IsInequality(value.ops[1]) && algebra_.IsVariable(value.items[1].scalar, &name) &&
+      name != "\\infty") {
+    const bool up = value.ops[0] == Tok::kLess || value.ops[0] == Tok::kLessEqual;
+    const bool up2 = value.ops[1] == Tok::kLess || value.ops[1] == Tok::kLessEqual;
+    if (up != up2) return false;
+    const Value& low = up ? value.items[0] : value.items[2];
+    const Value& high = up ? value.items[2] : value.items[0];
+    const Tok low_op = up ? value.ops[0] : value.ops[1], high_op = up ? value.ops[1] : value.ops[0];
+    const auto closed = [](Tok op) { return op == Tok::kLessEqual || op == Tok::kGreaterEqual; };
+    intervals->push_back(Interval(closed(low_op) ? '[' : '(', low, high, closed(high_op) ? ']' : ')'));
+    return true;
+  }
+  return false;
+}
+
+Verdict Comparison::Scalars(const Value& gold, const Value& answer) {
+  if (!UnitsAgree(gold.unit, answer.unit)) return Verdict::kDifferent;
+  const bool mixed = gold.percent != answer.percent;
+  if (mixed && percent_ != Percent::kUnit) {
+    // One side carries the sign: X% = X / 100.
+    const Scalar hundredth = Algebra::FromRational(Rational(1, 100));
+    const Scalar a = gold.percent ? algebra_.Multiply(gold.scalar, hundredth) : gold.scalar;
+    const Scalar b = answer.percent ? algebra_.Multiply(answer.scalar, hundredth) : answer.scalar;
+    const Verdict verdict = algebra_.Equal(a, b);
+    if (verdict != Verdict::kDifferent || percent_ == Percent::kFraction) return verdict;
+  }
+  return algebra_.Equal(gold.scalar, answer.scalar);
+}
+
+Verdict Comparison::Ordered(const std::vector<Value>& gold, const std::vector<Value>& answer) {
+  if (gold.size() != answer.size()) return Verdict::kDifferent;
+  Verdict all = Verdict::kEqual;
+  for (size_t i = 0; i < gold.size() && all != Verdict::kDifferent; ++i) all = And(all, Equal(gold[i], answer[i]));
+  return all;
+}
+
+// Every gold element has its own match, and what the answer has beyond them repeats an element. Equality is an equivalence, so the first
+// match is as good as any.
+Verdict Comparison::Unordered(const std::vector<Value>& gold, const std::vector<Value>& answer) {
+  if (gold.size() > answer.size()) return Verdict::kDifferent;
+  if (answer.size() > kMaxUnordered) return Ordered(gold, answer);
+  std::vector<bool> used(answer.size(), false);
+  bool unknown = false;
+  for (const Value& wanted : gold) {
+    bool found = false;
+    for (size_t k = 0; k < answer.size() && !found; ++k) {
+      if (used[k]) continue;
+      const Verdict verdict = Equal(wanted, answer[k]);
+      unknown |= verdict == Verdict::kUnknown;
+      if (verdict == Verdict::kEqual) found = used[k] = true;
+    }
+    if (!found) return unknown ? Verdict::kUnknown : Verdict::kDifferent;
+  }
+  for (size_t k = 0; k < answer.size(); ++k) {
+    const auto repeats = [&](const Value& wanted) { return Equal(wanted, answer[k]) == Verdict::kEqual; };
+    if (!used[k] && std::none_of(gold.begin(), gold.end(), repeats)) return Verdict::kDifferent;
+  }
+  return Verdict::kEqual;
+}
+
+Verdict Comparison::Intervals(const Value& gold, const Value& answer) {
+  std::vector<Value> a, b;
+  if (!AsIntervals(gold, &a) || !AsIntervals(answer, &b)) return Verdict::kDifferent;
+  return Unordered(a, b);
+}
+
+Verdict Comparison::Relations(const Value& gold, const Value& answer) {
+  // An equation "left = right" as left - right; of a chain the last two members, unless the chain is an inequality.
+  if (gold.items.size() == 2 && answer.items.size() == 2) {
+    Tok a = gold.ops[0], b = answer.ops[0];
+    for (const Value* side : {&gold.items[0], &gold.items[1], &answer.items[0], &answer.items[1]}) {
+      if (side->kind != Kind::kScalar) {
+        if (a != b) return Verdict::kDifferent;
+        const Verdict straight = Ordered(gold.items, answer.items);
+        if (straight != Verdict::kDifferent || a != Tok::kEqual) return straight;
+        const Value* x = Assigned(gold, true);
+        const Value* y = Assigned(answer, true);
+        return x != nullptr && y != nullptr && gold.text == answer.text ? Equal(*x, *y) : Verdict::kDifferent;
+      }
+    }
+    const Scalar x = algebra_.Subtract(gold.items[0].scalar, gold.items[1].scalar);
+    const Scalar y = algebra_.Subtract(answer.items[0].scalar, answer.items[1].scalar);
+    int sign = 1;
+    const Verdict verdict = algebra_.Proportional(x, y, &sign);
+    if (verdict != Verdict::kEqual) return verdict;
+    return a == (sign < 0 ? Flip(b) : b) ? Verdict::kEqual : Verdict::kDifferent;
+  }
+  const Value* x = Assigned(gold, false);
+  const Value* y = Assigned(answer, false);
+  if (x != nullptr && y != nullptr && gold.text == answer.text) return Equal(*x, *y);
+  if (gold.ops == answer.ops) {
+    const Verdict straight = Ordered(gold.items, answer.items);
+    if (straight != Verdict::kDifferent) return straight;
+  }
+  return Intervals(gold, answer);
+}
+
+Verdict Comparison::Equal(const Value& gold, const Value& answer) {
+  if (depth_ >= kMaxCompareDepth || algebra_.exhausted()) return Verdict::kUnknown;
+  ++depth_;
+  struct Leave {
+    int& depth;
+    ~Leave() { --depth; }
+  } leave{depth_};
+
+  if (gold.kind == Kind::kText || answer.kind == Kind::kText) {
+    return gold.kind == answer.kind && gold.text == answer.text ? Verdict::kEqual : Verdict::kDifferent;
+  }
+  if (gold.kind == Kind::kScalar && answer.kind == Kind::kScalar) return Scalars(gold, answer);
+  if (gold.kind == Kind::kRelation && answer.kind == Kind::kRelation) {
+    const Verdict verdict = Relations(gold, answer);
+    if (verdict != Verdict::kDifferent) return verdict;
+    return IsInequality(gold.ops[0]) || IsInequality(answer.ops[0]) ? Intervals(gold, answer) : verdict;
+  }
+  // An inequality, a union or the reals against any form of intervals.
+  const auto interval_kind = [](const Value& v) {
+    return v.kind == Kind::kUnion || v.kind == Kind::kReals || (v.kind == Kind::kRelation && (IsInequality(v.ops[0]) || v.ops[0] == Tok::kNotEqual)) ||
+           (v.kind == Kind::kList && v.alternatives && !v.items.empty() && v.items[0].kind == Kind::kRelation && IsInequality(v.items[0].ops[0]));
+  };
+  if (interval_kind(gold) || interval_kind(answer)) return Intervals(gold, answer);
+
+  if (IsListLike(gold) && IsListLike(answer)) {
+    std::vector<Value> a, b;
+    bool ordered_a = false, ordered_b = false;
+    const bool plain = PlainList(gold, &a, &ordered_a) & PlainList(answer, &b, &ordered_b);
+    if (!plain || (ordered_a && ordered_b)) {
+      const Verdict verdict = Unordered(gold.items, answer.items);
+      if (verdict != Verdict::kDifferent || !plain) return verdict;
+      return Verdict::kDifferent;
+    }
+    return ordered_a || ordered_b ? Ordered(a, b) : Unordered(a, b);
+  }
+  // "p=5, q=2" in a list of solutions is the tuple (5, 2).
+  const auto assignments = [&](const Value& list, const Value& tuple) {
+    std::vector<Value> items;
+    bool ordered = false;
+    return tuple.kind == Kind::kTuple && tuple.open == '(' && tuple.close == ')' && list.kind == Kind::kList && PlainList(list, &items, &ordered) && ordered &&
+                   items.size() == list.items.size()
+               ? Ordered(tuple.items, items)
+               : Verdict::kDifferent;
+  };
+  if (gold.kind == Kind::kTuple && answer.kind == Kind::kTuple) {
+    const bool same_brackets = gold.open == answer.open && gold.close == answer.close;
+    // Of two elements, brackets tell open from closed ends; of more, [1, 2, 3] is a list like (1, 2, 3).
+    if (!same_brackets && (gold.items.size() == 2 || gold.open == ':' || answer.open == ':')) return Verdict::kDifferent;
+    return Ordered(gold.items, answer.items);
+  }
+  if (gold.kind == Kind::kTuple && answer.kind == Kind::kBraced) return gold.open == ':' ? Verdict::kDifferent : Ordered(gold.items, answer.items);
+  if (gold.kind == Kind::kBraced && answer.kind == Kind::kTuple) return answer.open == ':' ? Verdict::kDifferent : Ordered(gold.items, answer.items);
+  if (gold.kind == Kind::kList && answer.kind == Kind::kTuple) return assignments(gold, answer);
+  if (gold.kind == Kind::kTuple && answer.kind == Kind::kList) return assignments(answer, gold);
+  if (gold.kind == Kind::kMatrix && answer.kind == Kind::kMatrix) {
+    if (gold.rows != answer.rows || gold.columns != answer.columns) return Verdict::kDifferent;
+    return Ordered(gold.items, answer.items);
+  }
+  // A set or list of one is its element.
+  if (gold.kind == Kind::kSet && gold.items.size() == 1) return Equal(gold.items[0], answer);
+  if (answer.kind == Kind::kSet && answer.items.size() == 1) return Equal(gold, answer.items[0]);
+  // x = 5 and 5 are one answer; an answer may name what it defines, a gold equation asks for the equation.
+  if (answer.kind == Kind::kRelation) {
+    if (const Value* value = Assigned(answer, false)) return Equal(gold, *value);
+  } else if (gold.kind == Kind::kRelation) {
+    if (const Value* value = Assigned(gold, true)) return Equal(*value, answer);
+  }
+  return Verdict::kDifferent;
+}
+
+}  // namespace grouper::math

@@ -1,0 +1,517 @@
+#include "reward/math/lexer.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/strip.h"
+
+namespace grouper::math {
+namespace {
+
+using absl::string_view;
+
+struct Symbol {
+  string_view text;
+  Tok kind;
+  string_view name = {};
+};
+
+// LaTeX commands that are one token. Sorted by use, searched in order: the list is short and answers are too.
+constexpr Symbol kCommands[] = {
+    {"frac", Tok::kFrac}, {"dfrac", Tok::kFrac}, {"tfrac", Tok::kFrac}, {"cfrac", Tok::kFrac}, {"sqrt", Tok::kSqrt},
+    {"binom", Tok::kBinom}, {"dbinom", Tok::kBinom}, {"tbinom", Tok::kBinom},
+    {"cdot", Tok::kTimes}, {"times", Tok::kTimes}, {"ast", Tok::kTimes}, {"cdotp", Tok::kTimes}, {"div", Tok::kDivide},
+    {"pm", Tok::kPlusMinus}, {"mp", Tok::kMinusPlus},
+    {"lt", Tok::kLess}, {"gt", Tok::kGreater}, {"le", Tok::kLessEqual}, {"leq", Tok::kLessEqual}, {"leqslant", Tok::kLessEqual},
+    {"ge", Tok::kGreaterEqual}, {"geq", Tok::kGreaterEqual}, {"geqslant", Tok::kGreaterEqual}, {"ne", Tok::kNotEqual}, {"neq", Tok::kNotEqual},
+    {"approx", Tok::kApprox}, {"simeq", Tok::kApprox}, {"in", Tok::kIn}, {"cup", Tok::kUnion}, {"cap", Tok::kIntersection},
+    {"bigcup", Tok::kUnion}, {"setminus", Tok::kWithout}, {"backslash", Tok::kWithout}, {"emptyset", Tok::kEmptySet}, {"varnothing", Tok::kEmptySet},
+    {"circ", Tok::kDegree}, {"degree", Tok::kDegree}, {"prime", Tok::kPrime}, {"infty", Tok::kName, "\\infty"},
+    {"langle", Tok::kOpenAngle}, {"rangle", Tok::kCloseAngle}, {"lvert", Tok::kBar}, {"rvert", Tok::kBar}, {"vert", Tok::kBar}, {"mid", Tok::kSuchThat},
+    {"lfloor", Tok::kFloorOpen}, {"rfloor", Tok::kFloorClose}, {"lceil", Tok::kCeilOpen}, {"rceil", Tok::kCeilClose},
+    {"lbrace", Tok::kOpenSet}, {"rbrace", Tok::kCloseSet}, {"lbrack", Tok::kOpenSquare}, {"rbrack", Tok::kCloseSquare},
+    {"lparen", Tok::kOpenRound}, {"rparen", Tok::kCloseRound}, {"lVert", Tok::kDoubleBar}, {"rVert", Tok::kDoubleBar}, {"Vert", Tok::kDoubleBar},
+    {"land", Tok::kAnd}, {"wedge", Tok::kAnd}, {"lor", Tok::kOr}, {"vee", Tok::kOr},
+    {"overline", Tok::kOverline}, {"bar", Tok::kOverline}, {"boxed", Tok::kBoxed}, {"fbox", Tok::kBoxed},
+    {"pounds", Tok::kCurrency}, {"euro", Tok::kCurrency}, {"colon", Tok::kColon},
+};
+
+// Commands without meaning for the value.
+constexpr string_view kIgnored[] = {
+    "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr", "displaystyle", "textstyle",
+    "scriptstyle", "limits", "nolimits", "quad", "qquad", "rm", "bf", "it", "mathstrut", "strut", "phantom", "hfill", "space", "thinspace", "medspace",
+    "negthinspace", "boldmath", "nonumber", "middle", "tiny", "small", "large", "Large",
+};
+
+constexpr string_view kWrappers[] = {
+    "text", "mbox", "mathrm", "textbf", "mathbf", "textit", "mathit", "operatorname", "textrm", "mathsf", "mathtt", "texttt", "textnormal",
+    "boldsymbol", "bm", "hbox", "emph", "textsf", "ensuremath", "pmb",
+};
+
+constexpr string_view kGreek[] = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi",
+    "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi",
+    "Omega", "ell", "hbar",
+};
+
+constexpr Symbol kUnicode[] = {
+    {"\u2212", Tok::kMinus}, {"\u2013", Tok::kMinus}, {"\u2014", Tok::kMinus}, {"\uFF0D", Tok::kMinus}, {"\u00D7", Tok::kTimes}, {"\u00B7", Tok::kTimes},
+    {"\u22C5", Tok::kTimes}, {"\u2217", Tok::kTimes}, {"\u00F7", Tok::kDivide}, {"\u2215", Tok::kSlash}, {"\u2044", Tok::kSlash}, {"\u00B1", Tok::kPlusMinus},
+    {"\u2213", Tok::kMinusPlus}, {"\u00B0", Tok::kDegree}, {"\u221A", Tok::kSqrt}, {"\u221B", Tok::kRoot, "3"}, {"\u221C", Tok::kRoot, "4"},
+    {"\u03C0", Tok::kName, "pi"}, {"\u221E", Tok::kName, "\\infty"}, {"\u2264", Tok::kLessEqual}, {"\u2265", Tok::kGreaterEqual}, {"\u2260", Tok::kNotEqual},
+    {"\u2248", Tok::kApprox}, {"\u2208", Tok::kIn}, {"\u222A", Tok::kUnion}, {"\u2229", Tok::kIntersection}, {"\u2216", Tok::kWithout}, {"\u2205", Tok::kEmptySet},
+    {"\u2032", Tok::kPrime}, {"\u27E8", Tok::kOpenAngle}, {"\u27E9", Tok::kCloseAngle}, {"\u00A3", Tok::kCurrency}, {"\u20AC", Tok::kCurrency}, {"\u00A5", Tok::kCurrency},
+    {"\u211D", Tok::kReals}, {"\u230A", Tok::kFloorOpen}, {"\u230B", Tok::kFloorClose}, {"\u2308", Tok::kCeilOpen}, {"\u2309", Tok::kCeilClose},
+    {"\uFF08", Tok::kOpenRound}, {"\uFF09", Tok::kCloseRound}, {"\uFF0C", Tok::kComma}, {"\uFF1D", Tok::kEqual}, {"\u2A7D", Tok::kLessEqual}, {"\u2A7E", Tok::kGreaterEqual},
+    {"\u03B1", Tok::kName, "alpha"}, {"\u03B2", Tok::kName, "beta"}, {"\u03B3", Tok::kName, "gamma"}, {"\u03B8", Tok::kName, "theta"}, {"\u03BB", Tok::kName, "lambda"},
+    {"\u03BC", Tok::kName, "mu"}, {"\u03C6", Tok::kName, "phi"}, {"\u03C9", Tok::kName, "omega"}, {"\u03C3", Tok::kName, "sigma"}, {"\u03B4", Tok::kName, "delta"},
+};
+constexpr string_view kUnicodeSpaces[] = {"\u00A0", "\u2009", "\u202F", "\u2002", "\u2003", "\u2005", "\u200A", "\u200B", "\u3000", "\uFEFF"};
+
+constexpr string_view kSuperscripts[] = {"\u2070", "\u00B9", "\u00B2", "\u00B3", "\u2074", "\u2075", "\u2076", "\u2077", "\u2078", "\u2079"};
+struct VulgarFraction {
+  string_view text;
+  int top, bottom;
+};
+constexpr VulgarFraction kVulgar[] = {{"\u00BD", 1, 2}, {"\u2153", 1, 3}, {"\u2154", 2, 3}, {"\u00BC", 1, 4}, {"\u00BE", 3, 4}, {"\u2155", 1, 5}, {"\u215B", 1, 8}};
+
+bool AllDigits(string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isdigit(c); });
+}
+
+template <size_t N>
+bool Contains(const string_view (&list)[N], string_view word) {
+  return std::find(std::begin(list), std::end(list), word) != std::end(list);
+}
+
+// Content of a {...} group that begins at `at`, with its end; nothing when it is not closed within kMaxGroup bytes.
+struct Group {
+  string_view content;
+  size_t end = 0;
+};
+std::optional<Group> BraceGroup(string_view text, size_t at) {
+  constexpr size_t kMaxGroup = 4096;
+  if (at >= text.size() || text[at] != '{') return std::nullopt;
+  int depth = 0;
+  for (size_t i = at; i < text.size() && i < at + kMaxGroup; ++i) {
+    if (text[i] == '\\') {
+      ++i;
+    } else if (text[i] == '{') {
+      ++depth;
+    } else if (text[i] == '}' && --depth == 0) {
+      return Group{text.substr(at + 1, i - at - 1), i + 1};
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+string_view FunctionName(string_view word) {
+  struct Name {
+    string_view word, name;
+  };
+  static constexpr Name kFunctions[] = {
+      {"sin", "sin"}, {"cos", "cos"}, {"tan", "tan"}, {"cot", "cot"}, {"sec", "sec"}, {"csc", "csc"}, {"arcsin", "arcsin"}, {"arccos", "arccos"},
+      {"arctan", "arctan"}, {"asin", "arcsin"}, {"acos", "arccos"}, {"atan", "arctan"}, {"sinh", "sinh"}, {"cosh", "cosh"}, {"tanh", "tanh"},
+      {"log", "log"}, {"ln", "ln"}, {"lg", "log"}, {"exp", "exp"}, {"abs", "abs"}, {"floor", "floor"}, {"ceil", "ceil"}, {"cbrt", "cbrt"},
+  };
+  for (const Name& f : kFunctions) {
+    if (f.word == word) return f.name;
+  }
+  return {};
+}
+
+Token Lexer::Make(Tok kind, size_t length, string_view name) {
+  Token token;
+  token.kind = kind;
+  token.name = name;
+  at_ += length;
+  return token;
+}
+
+bool Lexer::SkipSpace() {
+  const size_t begin = at_;
+  while (at_ < text_.size()) {
+    const char c = text_[at_];
+    if (absl::ascii_isspace(static_cast<unsigned char>(c)) || c == '~') {
+      ++at_;
+    } else if (c == '\\' && at_ + 1 < text_.size() && (absl::ascii_isspace(static_cast<unsigned char>(text_[at_ + 1])) || text_[at_ + 1] == ',' || text_[at_ + 1] == '!' ||
+                                                    text_[at_ + 1] == ';' || text_[at_ + 1] == ':' || text_[at_ + 1] == '>' || text_[at_ + 1] == '/' ||
+                                                    text_[at_ + 1] == '(' || text_[at_ + 1] == ')' || text_[at_ + 1] == '[' || text_[at_ + 1] == ']')) {
+      at_ += 2;  // also \( \) \[ \]: the delimiters of mathematics
+    } else if (c == '$') {
+      // A dollar before a number that no other dollar closes is money; otherwise it delimits mathematics.
+      ++at_;
+    } else if (c == '*' && at_ + 1 < text_.size() && text_[at_ + 1] == '*') {
+      break;
+    } else if (static_cast<unsigned char>(c) >= 0x80) {
+      size_t length = 0;
+      for (const string_view space : kUnicodeSpaces) {
+        if (absl::StartsWith(text_.substr(at_), space)) length = space.size();
+      }
+      if (length == 0) break;
+      at_ += length;
+    } else {
+      break;
+    }
+  }
+  return at_ > begin;
+}
+
+// A separator between groups of three digits at `at`: its length, or nothing. `comma`: a plain comma, which may separate list items too.
+std::optional<size_t> Lexer::GroupSeparator(size_t at, bool* comma) const {
+  const string_view rest = text_.substr(at);
+  *comma = false;
+  for (const string_view separator : {"{,}", ",\\!", "\\!", "\\,", "\\ ", "\\;", "~", " ", "\u00A0", "\u2009", "\u202F", ","}) {
+    if (!absl::StartsWith(rest, separator)) continue;
+    string_view digits = rest.substr(separator.size());
+    if (separator.back() == '!') digits = absl::StripLeadingAsciiWhitespace(digits);  // "32,\! 349"
+    if (digits.size() < 3 || !AllDigits(digits.substr(0, 3)) || (digits.size() > 3 && absl::ascii_isdigit(static_cast<unsigned char>(digits[3])))) {
+      continue;
+    }
+    *comma = separator == ",";
+    if (separator == " " || separator == "~" || separator == "\\ ") {
+      // "1 000", but not the mixed number "1 100/101".
+      const string_view after = absl::StripLeadingAsciiWhitespace(digits.substr(3));
+      if (absl::StartsWith(after, "/")) return std::nullopt;
+    }
+    return static_cast<size_t>(digits.data() - rest.data());
+  }
+  return std::nullopt;
+}
+
+Token Lexer::Number() {
+  const size_t begin = at_;
+  std::string digits;
+  bool plain = true;
+  const auto take_digits = [&] {
+    while (at_ < text_.size() && absl::ascii_isdigit(static_cast<unsigned char>(text_[at_]))) digits.push_back(text_[at_++]);
+  };
+  take_digits();
+  const size_t first_group = digits.size();
+  // Thousands groups.
+  if (first_group >= 1 && first_group <= 3 && digits[0] != '0') {
+    bool comma;
+    while (std::optional<size_t> separator = GroupSeparator(at_, &comma)) {
+      if (comma) {
+        saw_ambiguous_comma_ = true;
+        if (!join_commas_) break;
+      }
+      at_ += *separator;
+      take_digits();
+      plain = false;
+    }
+    // "1.000.000": points as separators, when there are at least two.
+    const auto point_group = [&](size_t at) {
+      const string_view rest = text_.substr(at);
+      return rest.size() >= 4 && rest[0] == '.' && AllDigits(rest.substr(1, 3)) &&
+             (rest.size() == 4 || !absl::ascii_isdigit(static_cast<unsigned char>(rest[4])));
+    };
+    if (plain && point_group(at_) && point_group(at_ + 4)) {
+      while (point_group(at_)) {
+        ++at_;
+        take_digits();
+      }
+      plain = false;
+    }
+  }
+  Token token;
+  token.kind = Tok::kNumber;
+  int64_t scale = 0;
+  if (at_ < text_.size() && text_[at_] == '.' && at_ + 1 < text_.size() && absl::ascii_isdigit(static_cast<unsigned char>(text_[at_ + 1]))) {
+    ++at_;
+    const size_t whole = digits.size();
+    take_digits();
+    scale = static_cast<int64_t>(digits.size() - whole);
+    plain = false;
+    const size_t zeros = std::min(digits.find_first_not_of('0'), digits.size());
+    longest_decimal_ = std::max(longest_decimal_, digits.size() - zeros);
+  } else if (at_ < text_.size() && text_[at_] == '.' && !digits.empty()) {
+    // "17." at the end, or before something that is not a digit: a full stop, or TeX's "0.\overline{3}".
+    const string_view rest = text_.substr(at_ + 1);
+    if (absl::StartsWith(rest, "\\overline{") || absl::StartsWith(rest, "\\bar{")) {
+      ++at_;
+      plain = false;
+    }
+  }
+  if (digits.size() > kMaxDigits) return Make(Tok::kBad, 0);
+  // A repeating tail: \overline{03} stands for 03/99, shifted.
+  Rational repeating;
+  if (!plain || scale > 0) {
+    for (const string_view command : {"\\overline{", "\\bar{"}) {
+      string_view rest = text_.substr(at_);
+      if (!absl::ConsumePrefix(&rest, command)) continue;
+      const size_t close = rest.find('}');
+      if (close == string_view::npos || close == 0 || close > 60 || !AllDigits(rest.substr(0, close))) continue;
+      const BigInt nines = Pow(10, static_cast<uint32_t>(close)) - 1;
+      repeating = Rational(BigInt::FromDecimal(rest.substr(0, close)), nines * Pow(10, static_cast<uint32_t>(scale)));
+      at_ += command.size() + close + 1;
+      break;
+    }
+  }
+  // 1E5, 2.5e-10. A lone e is Euler's number: "2e - 1" has none of these forms.
+  int64_t exponent = 0;
+  if (repeating.IsZero() && at_ + 1 < text_.size() && (text_[at_] == 'e' || text_[at_] == 'E')) {
+    size_t i = at_ + 1;
+    const bool negative = text_[i] == '-', sign = negative || text_[i] == '+';
+    i += sign;
+    size_t end = i;
+    while (end < text_.size() && end < i + 5 && absl::ascii_isdigit(static_cast<unsigned char>(text_[end]))) ++end;
+    if (end > i && (!sign || text_[at_] == 'E' || end - i >= 2 || scale > 0) && (end == text_.size() || !absl::ascii_isalnum(static_cast<unsigned char>(text_[end])))) {
+      for (size_t k = i; k < end; ++k) exponent = exponent * 10 + (text_[k] - '0');
+      if (negative) exponent = -exponent;
+      at_ = end;
+      plain = false;
+    }
+  }
+  if (std::abs(exponent) > static_cast<int64_t>(kMaxDigits)) return Make(Tok::kBad, 0);
+  if (digits.empty()) return Make(Tok::kBad, 1);
+  token.digits = text_.substr(begin, at_ - begin);
+  const int64_t shift = exponent - scale;
+  BigInt value = BigInt::FromDecimal(digits);
+  if (shift >= 0) {
+    token.value = Rational(shift == 0 ? std::move(value) : value * Pow(10, static_cast<uint32_t>(shift)));
+  } else {
+    token.value = Rational(std::move(value), Pow(10, static_cast<uint32_t>(-shift)));
+  }
+  if (!repeating.IsZero()) token.value = token.value + repeating;
+  token.integer = plain;
+  return token;
+}
+
+Token Lexer::NextDigit() {
+  Lexer probe = *this;
+  const bool space = probe.SkipSpace();
+  if (probe.at_ < text_.size() && absl::ascii_isdigit(static_cast<unsigned char>(text_[probe.at_]))) {
+    at_ = probe.at_;
+    Token token = Make(Tok::kNumber, 1);
+    token.space_before = space;
+    token.digits = text_.substr(at_ - 1, 1);
+    token.value = Rational(text_[at_ - 1] - '0');
+    token.integer = true;
+    return token;
+  }
+  return Next();
+}
+
+Token Lexer::Superscript() {
+  std::string digits;
+  for (bool found = true; found && digits.size() < 9;) {
+    found = false;
+    for (size_t d = 0; d < std::size(kSuperscripts) && !found; ++d) {
+      if (!absl::StartsWith(text_.substr(at_), kSuperscripts[d])) continue;
+      at_ += kSuperscripts[d].size();
+      digits.push_back(static_cast<char>('0' + d));
+      found = true;
+    }
+  }
+  Token token;
+  token.kind = digits.empty() ? Tok::kBad : Tok::kNumber;
+  if (!digits.empty()) token.value = Rational(BigInt::FromDecimal(digits));
+  token.integer = true;
+  return token;
+}
+
+// \text{...} and its kin. Letters only: a kText token (one letter: a name). Anything else is mathematics in another font: only the
+// command and its braces vanish, which the lexer does by treating "\text" as nothing and the braces as a group.
+bool Lexer::Wrapper(string_view command, Token* token) {
+  if (!Contains(kWrappers, command)) return false;
+  size_t i = at_ + 1 + command.size();
+  if (i < text_.size() && text_[i] == '*') ++i;
+  while (i < text_.size() && text_[i] == ' ') ++i;
+  const std::optional<Group> group = BraceGroup(text_, i);
+  if (!group) {
+    at_ = i;  // "\mathrm 5": the font alone
+    *token = Next();
+    return true;
+  }
+  string_view content = absl::StripAsciiWhitespace(group->content);
+  while (absl::ConsumePrefix(&content, "\\ ")) {
+  }
+  while (absl::ConsumeSuffix(&content, "\\ ")) {
+  }
+  while (content.size() > 1 && (content.back() == '.' || content.back() == ',')) content.remove_suffix(1);
+  if (absl::EqualsIgnoreCase(content, "and")) {
+    *token = Make(Tok::kAnd, group->end - at_);
+    return true;
+  }
+  if (absl::EqualsIgnoreCase(content, "or")) {
+    *token = Make(Tok::kOr, group->end - at_);
+    return true;
+  }
+  const bool letters = std::all_of(content.begin(), content.end(), [](unsigned char c) {
+    return absl::ascii_isalpha(c) || c == ' ' || c == '-' || c == '\'' || c == '.' || c == '/';
+  });
+  const bool first_is_letter = !content.empty() && absl::ascii_isalpha(static_cast<unsigned char>(content[0]));
+  if (content.empty()) {
+    at_ = group->end;
+    *token = Next();
+    return true;
+  }
+  if (letters && first_is_letter) {
+    const string_view function = FunctionName(content);
+    if (!function.empty()) {
+      *token = Make(Tok::kFunction, group->end - at_, function);
+    } else {
+      *token = Make(content.size() == 1 ? Tok::kName : Tok::kText, group->end - at_, content);
+      token->upright = true;
+    }
+    return true;
+  }
+  at_ = i;  // the group follows as { ... }
+  *token = Next();
+  return true;
+}
+
+Token Lexer::Command() {
+  const string_view rest = text_.substr(at_ + 1);
+  if (rest.empty()) return Make(Tok::kBad, 1);
+  switch (rest[0]) {
+    case '{': return Make(Tok::kOpenSet, 2);
+    case '}': return Make(Tok::kCloseSet, 2);
+    case '%': return Make(Tok::kPercent, 2);
+    case '$': return Make(Tok::kCurrency, 2);
+    case '\\': return Make(Tok::kRow, 2);
+    case '|': return Make(Tok::kDoubleBar, 2);
+    case '&': return Make(Tok::kAnd, 2);
+    case '#':
+    case '_': return Make(Tok::kBad, 2);
+    default: break;
+  }
+  size_t length = 0;
+  while (length < rest.size() && length < 24 && absl::ascii_isalpha(static_cast<unsigned char>(rest[length]))) ++length;
+  if (length == 0) return Make(Tok::kBad, 2);
+  string_view name = rest.substr(0, length);
+  if (Contains(kIgnored, name)) {
+    at_ += 1 + length;
+    // \left. and \right. are no brackets.
+    if ((name == "left" || name == "right") && at_ < text_.size() && text_[at_] == '.') ++at_;
+    return Next();
+  }
+  Token token;
+  if (Wrapper(name, &token)) return token;
+  for (const Symbol& symbol : kCommands) {
+    if (symbol.text == name) return Make(symbol.kind, 1 + length, symbol.name);
+  }
+  if (name == "pi") return Make(Tok::kName, 3, "pi");
+  if (const string_view function = FunctionName(name); !function.empty()) return Make(Tok::kFunction, 1 + length, function);
+  if (Contains(kGreek, name)) return Make(Tok::kName, 1 + length, name);
+  if (name == "begin" || name == "end") {
+    const std::optional<Group> group = BraceGroup(text_, at_ + 1 + length);
+    if (!group) return Make(Tok::kBad, 1 + length);
+    return Make(name == "begin" ? Tok::kBegin : Tok::kEnvironmentEnd, group->end - at_, group->content);
+  }
+  if (name == "mathbb" || name == "mathds" || name == "Bbb") {
+    string_view after = text_.substr(at_ + 1 + length);
+    const size_t spaces = after.size() - absl::StripLeadingAsciiWhitespace(after).size();
+    after.remove_prefix(spaces);
+    if (absl::StartsWith(after, "{R}")) return Make(Tok::kReals, 1 + length + spaces + 3);
+    if (absl::StartsWith(after, "R")) return Make(Tok::kReals, 1 + length + spaces + 1);
+    return Make(Tok::kBad, 1 + length);
+  }
+  if (name == "hspace" || name == "vspace" || name == "hskip" || name == "kern") {
+    at_ += 1 + length;
+    if (at_ < text_.size() && text_[at_] == '*') ++at_;
+    if (const std::optional<Group> group = BraceGroup(text_, at_)) at_ = group->end;
+    return Next();
+  }
+  // "\cdotx" is TeX's error and people's habit: a known command before more letters.
+  for (const Symbol& symbol : kCommands) {
+    if (symbol.text.size() >= 3 && absl::StartsWith(name, symbol.text) && symbol.text != "circ") return Make(symbol.kind, 1 + symbol.text.size(), symbol.name);
+  }
+  if (absl::StartsWith(name, "pi")) return Make(Tok::kName, 3, "pi");
+  return Make(Tok::kBad, 1 + length);
+}
+
+Token Lexer::Letters() {
+  size_t length = 0;
+  while (at_ + length < text_.size() && absl::ascii_isalpha(static_cast<unsigned char>(text_[at_ + length]))) ++length;
+  const string_view word = text_.substr(at_, length);
+  if (length == 1) return Make(Tok::kName, 1, word);
+  if (absl::EqualsIgnoreCase(word, "and")) return Make(Tok::kAnd, length);
+  if (absl::EqualsIgnoreCase(word, "or")) return Make(Tok::kOr, length);
+  if (word == "pi" || word == "Pi" || word == "PI") return Make(Tok::kName, length, "pi");
+  if (absl::EqualsIgnoreCase(word, "sqrt")) return Make(Tok::kSqrt, length);
+  if (absl::EqualsIgnoreCase(word, "inf") || absl::EqualsIgnoreCase(word, "infinity") || word == "infty" || word == "oo") {
+    return Make(Tok::kName, length, "\\infty");
+  }
+  if (const string_view function = FunctionName(word); !function.empty()) return Make(Tok::kFunction, length, function);
+  if (absl::EqualsIgnoreCase(word, "degrees") || absl::EqualsIgnoreCase(word, "degree") || word == "deg") return Make(Tok::kDegree, length);
+  if (absl::EqualsIgnoreCase(word, "percent") || absl::EqualsIgnoreCase(word, "pct")) return Make(Tok::kPercent, length);
+  // "sqrt5", "pir": a known word at the front.
+  if (absl::StartsWith(word, "pi") && length == 3) return Make(Tok::kName, 2, "pi");
+  return Make(Tok::kWord, length, word);
+}
+
+Token Lexer::Unicode() {
+  const string_view rest = text_.substr(at_);
+  for (const Symbol& symbol : kUnicode) {
+    if (absl::StartsWith(rest, symbol.text)) return Make(symbol.kind, symbol.text.size(), symbol.name);
+  }
+  for (const VulgarFraction& fraction : kVulgar) {
+    if (!absl::StartsWith(rest, fraction.text)) continue;
+    Token token = Make(Tok::kNumber, fraction.text.size());
+    token.value = Rational(fraction.top, fraction.bottom);
+    return token;
+  }
+  // x\u00B2\u00B3: a superscript run is read as ^ by the parser, which then asks for its number.
+  for (const string_view digit : kSuperscripts) {
+    if (absl::StartsWith(rest, digit)) return Make(Tok::kPower, 0, "superscript");
+  }
+  return Make(Tok::kBad, 1);
+}
+
+Token Lexer::Next() {
+  const bool space = SkipSpace();
+  if (at_ >= text_.size()) {
+    Token end;
+    end.space_before = space;
+    return end;
+  }
+  const char c = text_[at_];
+  const char next = at_ + 1 < text_.size() ? text_[at_ + 1] : '\0';
+  Token token;
+  if (absl::ascii_isdigit(static_cast<unsigned char>(c)) || (c == '.' && absl::ascii_isdigit(static_cast<unsigned char>(next)))) {
+    token = Number();
+  } else if (absl::ascii_isalpha(static_cast<unsigned char>(c))) {
+    token = Letters();
+  } else if (c == '\\') {
+    token = Command();
+  } else if (static_cast<unsigned char>(c) >= 0x80) {
+    token = Unicode();
+  } else {
+    switch (c) {
+      case '+': token = next == '-' ? Make(Tok::kPlusMinus, 2) : absl::StartsWith(text_.substr(at_), "+/-") ? Make(Tok::kPlusMinus, 3) : Make(Tok::kPlus, 1); break;
+      case '-': token = Make(Tok::kMinus, 1); break;
+      case '*': token = next == '*' ? Make(Tok::kPower, 2) : Make(Tok::kTimes, 1); break;
+      case '/': token = Make(Tok::kSlash, 1); break;
+      case '^': token = Make(Tok::kPower, 1); break;
+      case '_': token = Make(Tok::kSubscript, 1); break;
+      case '!': token = next == '=' ? Make(Tok::kNotEqual, 2) : Make(Tok::kFactorial, 1); break;
+      case '%': token = Make(Tok::kPercent, 1); break;
+      case '\'': token = Make(Tok::kPrime, 1); break;
+      case '(': token = Make(Tok::kOpenRound, 1); break;
+      case ')': token = Make(Tok::kCloseRound, 1); break;
+      case '[': token = Make(Tok::kOpenSquare, 1); break;
+      case ']': token = Make(Tok::kCloseSquare, 1); break;
+      case '{': token = Make(Tok::kOpenBrace, 1); break;
+      case '}': token = Make(Tok::kCloseBrace, 1); break;
+      case '|': token = Make(Tok::kBar, 1); break;
+      case ',': token = Make(Tok::kComma, 1); break;
+      case ';': token = Make(Tok::kSemicolon, 1); break;
+      case ':': token = next == '=' ? Make(Tok::kEqual, 2) : Make(Tok::kColon, 1); break;
+      case '=': token = next == '=' ? Make(Tok::kEqual, 2) : Make(Tok::kEqual, 1); break;
+      case '<': token = next == '=' ? Make(Tok::kLessEqual, 2) : Make(Tok::kLess, 1); break;
+      case '>': token = next == '=' ? Make(Tok::kGreaterEqual, 2) : Make(Tok::kGreater, 1); break;
+      case '&': token = Make(Tok::kCell, 1); break;
+      case '.': token = Make(Tok::kBad, 1, "."); break;
+      default: token = Make(Tok::kBad, 1); break;
+    }
+  }
+  token.space_before |= space;
+  return token;
+}
+
+}  // namespace grouper::math

@@ -1,0 +1,81 @@
+// An answer's text to a Value, in one pass without a tree:
+//
+//   answer   = item { (',' | ';' | "and" | "or") item }
+//   item     = union { relation-sign union }                     x = 3, 2 < x <= 5, x \in [1, 2]
+//   union    = ratio { '\cup' ratio }
+//   ratio    = sum { ':' sum }
+//   sum      = [sign] term { ('+' | '-' | '\pm') term }
+//   term     = factor { ['*' | '/' | ...] factor } [unit]        implicit products; "1 \frac{2}{3}" is a mixed number
+//   factor   = base { '^' exponent | '!' | '%' | '^\circ' }
+//   base     = number | name | \frac | \sqrt | function | '(' answer ')' | '[' answer ')' | '\{' answer '\}' | matrix | '|' sum '|' | text
+//
+// \pm reads as plus; saw_plus_minus() tells the caller to read again with the other sign. Depth is bounded by kMaxDepth; a text that is not an
+// answer gives nothing and never an error message: whoever asked then compares it as text.
+#pragma once
+
+#include <optional>
+
+#include "reward/math/value.h"
+
+namespace grouper::math {
+
+inline constexpr size_t kMaxAnswerBytes = 4096;
+
+class Parser {
+ public:
+  static constexpr int kMaxDepth = 64;
+  static constexpr size_t kMaxItems = 256;
+
+  Parser(absl::string_view text, bool join_commas, bool minus_first, Algebra* algebra)
+      : lexer_(text, join_commas), minus_first_(minus_first), algebra_(*algebra) {}
+
+  std::optional<Value> Parse();
+
+  bool saw_plus_minus() const { return saw_plus_minus_; }
+  bool saw_ambiguous_comma() const { return lexer_.saw_ambiguous_comma(); }
+
+ private:
+  using Result = std::optional<Value>;
+
+  void Advance();
+  bool At(Tok kind) const { return token_.kind == kind; }
+  bool Take(Tok kind);
+
+  Result Sequence();
+  Result Item();
+  Result Union();
+  Result Ratio();
+  Result Sum();
+  Result Term();
+  Result FactorWithPowers();
+  Result Base();
+  Result Number();
+  Result Name();
+  Result Fraction();
+  Result Binomial();
+  Result SquareRoot();
+  Result FunctionCall();
+  Result Bracketed();
+  Result Matrix();
+  Result TexArgument();  // {..} or one digit or one token
+  Result Exponent(bool* degree);
+  std::string SubscriptText();
+  bool Unit(Value* value);
+  bool StartsFactor() const;
+  bool EndsItem() const;
+
+  static Value FromScalar(Scalar scalar);
+  Result Product(Value a, Value b);
+
+  Lexer lexer_;
+  Lexer before_{absl::string_view(), false};  // the state before token_
+  Token token_;
+  const bool minus_first_;
+  Algebra& algebra_;
+  int depth_ = 0;
+  int bars_ = 0;
+  int in_angle_ = 0;  // inside the argument of a trigonometric function
+  bool saw_plus_minus_ = false;
+};
+
+}  // namespace grouper::math
