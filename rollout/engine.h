@@ -1,9 +1,9 @@
 // Engine: continuous batching over one model. Groups in, finished samples out.
 //
 // One Step() = one forward pass over a ragged batch: first one token for each running sequence (decode), then prefill in chunks up to
-// max_batch_tokens. A group's full prompt pages are computed once and shared by its samples; the partly filled last page is copied. When
-// pages run out the youngest sequence is preempted: its pages are freed and it is computed again later, to the same bits. What a sample
-// becomes depends on (seed, stage, group_serial, sample_index) and the weights alone, never on the batch it happened to be in.
+// max_batch_tokens. A group's prompt is computed once: its full pages are shared by the samples, the last page is copied. When pages run
+// out the youngest sequence is preempted: its pages are freed and it is computed again later, to the same bits. What a sample becomes
+// depends on (seed, stage, group_serial, sample_index) and the weights alone, never on the batch it happened to be in.
 //
 // Not thread-safe: one thread owns an engine (rollout_service.h has that thread).
 #pragma once
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/model/model.h"
 #include "common/text/tokenizer.h"
 #include "proto/rollout.pb.h"
@@ -23,38 +24,48 @@
 namespace grouper {
 
 struct EngineOptions {
-  int32_t max_batch_tokens = 2048;
-  int32_t max_sequences = 256;
-  int32_t cache_pages = 0;  // 0: enough for max_sequences full contexts, up to half of the machine's memory
+  int32_t max_batch_tokens = 2048;  // tokens in one forward pass
+  int32_t max_sequences = 256;      // running at once
+  int32_t cache_pages = 0;  // 0: enough for max_sequences full contexts, up to a quarter of the machine's memory
   bool share_prefix = true;  // off: each sample computes its own prompt (same bits; for tests)
 };
 
 class Engine {
  public:
-  // `model` and `tokenizer` (for stop strings) must outlive the engine.
+  // `model` must outlive the engine; `tokenizer` is needed for stop strings. InvalidArgument: a cache too small for one full context.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const Model& model, std::shared_ptr<const Tokenizer> tokenizer,
                                                         ThreadPool& threads, const EngineOptions& options);
-  virtual ~Engine() = default;
+  ~Engine();
 
   // Called on the engine's thread when a sample is finished, in no promised order.
   using OnFinished = std::function<void(v1::Sample sample)>;
+  // Called on the engine's thread for each sampled token, in order within a sample. May be empty.
+  using OnToken = std::function<void(const v1::SampleId& id, int32_t token)>;
 
   // Queues a group. InvalidArgument: empty prompt, unknown token id, prompt longer than the context leaves room for, bad sampling
-  // parameters (the message names the group and the field). The request's weights are the model's present ones: `weight_version` is
-  // recorded on the samples.
-  virtual absl::Status Add(const v1::GenerateRequest& request, uint64_t weight_version, OnFinished on_finished) = 0;
+  // parameters (the message names the group and the field). `weight_version` is recorded on the samples.
+  absl::Status Add(const v1::GenerateRequest& request, uint64_t weight_version, OnFinished on_finished, OnToken on_token = {});
 
-  // Runs one forward pass and samples. False when there was nothing to do.
-  virtual absl::StatusOr<bool> Step() = 0;
+  // Runs one forward pass and samples. False when there was nothing to do. Internal: the model's logits are not numbers, or an injected
+  // failure; the engine must be aborted then.
+  absl::StatusOr<bool> Step();
 
   // Drops everything queued and running without calling back.
-  virtual void Abort() = 0;
+  void Abort();
+  // Drops the groups for which `drop(stage, group_serial, attempt)` is true.
+  void AbortIf(const std::function<bool(uint32_t stage, uint64_t group_serial, uint32_t attempt)>& drop);
 
   struct Stats {
     int32_t running = 0, waiting = 0, free_pages = 0, total_pages = 0;
     uint64_t sampled_tokens = 0, prefill_tokens = 0, preemptions = 0, steps = 0;
   };
-  virtual Stats stats() const = 0;
+  Stats stats() const;
+  int64_t max_context() const;
+
+ private:
+  struct State;
+  explicit Engine(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace grouper

@@ -1,0 +1,256 @@
+#include "rollout/engine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/failpoint.h"
+#include "common/base/status.h"
+#include "rollout/scheduler.h"
+#include "rollout/sequence.h"
+
+namespace grouper {
+
+struct Engine::State {
+  State(const Model& model, std::shared_ptr<const Tokenizer> tokenizer, ThreadPool& threads, const EngineOptions& options, int32_t pages)
+      : model(model),
+        tokenizer(std::move(tokenizer)),
+        stream(threads),
+        kv(model.config(), model.dtype(), pages),
+        scheduler(kv, stream, model.config().num_hidden_layers, options) {}
+
+  const Model& model;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  Stream stream;
+  KvPool kv;
+  Scheduler scheduler;
+  Arena arena;
+  Stats stats;
+
+  // Of the present pass; kept for their memory.
+  Batch batch;
+  std::vector<Sequence*> sampling;
+  std::vector<kernels::SampleRequest> requests;
+  std::vector<kernels::SampledToken> sampled;
+};
+
+namespace {
+
+absl::Status CheckRequest(const v1::GenerateRequest& request, const Model& model, bool has_tokenizer) {
+  const int64_t prompt = request.prompt_token_ids_size(), context = model.config().max_position_embeddings;
+  if (prompt == 0) return absl::InvalidArgumentError("prompt_token_ids: empty, expected at least one token");
+  if (prompt >= context) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt_token_ids: ", prompt, " tokens, expected fewer than the context of ", context));
+  }
+  for (int32_t id : request.prompt_token_ids()) {
+    if (id < 0 || id >= model.config().vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("prompt_token_ids: id ", id, ", expected 0..", model.config().vocab_size - 1));
+    }
+  }
+  const v1::SamplingParams& sampling = request.sampling();
+  if (!(sampling.temperature() >= 0) || !std::isfinite(sampling.temperature())) {
+    return absl::InvalidArgumentError(absl::StrCat("sampling.temperature: ", sampling.temperature(), ", expected at least 0"));
+  }
+  if (!(sampling.top_p() > 0 && sampling.top_p() <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("sampling.top_p: ", sampling.top_p(), ", expected more than 0 and at most 1"));
+  }
+  if (sampling.top_k() > INT32_MAX) return absl::InvalidArgumentError("sampling.top_k: too large");
+  if (sampling.max_new_tokens() == 0) return absl::InvalidArgumentError("sampling.max_new_tokens: 0, expected at least 1");
+  if (sampling.stop_strings_size() > 0 && !has_tokenizer) return absl::InvalidArgumentError("sampling.stop_strings: no tokenizer here");
+  for (const std::string& stop : sampling.stop_strings()) {
+    if (stop.empty()) return absl::InvalidArgumentError("sampling.stop_strings: an empty string");
+  }
+  if (request.sample_indices_size() == 0) return absl::InvalidArgumentError("sample_indices: none");
+  return absl::OkStatus();
+}
+
+// Pages for every sequence's full context, as far as memory allows.
+int32_t DefaultPages(const ModelConfig& config, DType dtype, const EngineOptions& options) {
+  const int64_t one = (config.max_position_embeddings + kernels::kPageTokens - 1) / kernels::kPageTokens + 1;
+  const int64_t memory = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE) / 4;
+  const int64_t affordable = memory / static_cast<int64_t>(KvPool::BytesPerPage(config, dtype));
+  return static_cast<int32_t>(std::clamp(one * options.max_sequences, one, std::max(one, std::min<int64_t>(affordable, INT32_MAX))));
+}
+
+}  // namespace
+
+Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Engine::~Engine() = default;
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model& model, std::shared_ptr<const Tokenizer> tokenizer, ThreadPool& threads,
+                                                       const EngineOptions& options) {
+  if (options.max_batch_tokens < 1) return absl::InvalidArgumentError("rollout.max_batch_tokens: expected at least 1");
+  if (options.max_sequences < 1) return absl::InvalidArgumentError("rollout.max_sequences: expected at least 1");
+  const int64_t context = model.config().max_position_embeddings;
+  const int64_t least = (context + kernels::kPageTokens - 1) / kernels::kPageTokens + 1;
+  if (options.cache_pages != 0 && options.cache_pages < least) {
+    return absl::InvalidArgumentError(absl::StrCat("rollout.cache_pages: ", options.cache_pages, ", expected at least ", least,
+                                                   " for one context of ", context, " tokens (or a smaller model.max_context)"));
+  }
+  const int32_t pages = options.cache_pages != 0 ? options.cache_pages : DefaultPages(model.config(), model.dtype(), options);
+  return std::unique_ptr<Engine>(new Engine(std::make_unique<State>(model, std::move(tokenizer), threads, options, pages)));
+}
+
+int64_t Engine::max_context() const { return state_->model.config().max_position_embeddings; }
+
+absl::Status Engine::Add(const v1::GenerateRequest& request, uint64_t weight_version, OnFinished on_finished, OnToken on_token) {
+  RETURN_IF_ERROR(Annotate(CheckRequest(request, state_->model, state_->tokenizer != nullptr),
+                           absl::StrCat("group ", request.group_serial())));
+  auto group = std::make_shared<Group>();
+  group->request = request;
+  group->weight_version = weight_version;
+  group->key = kernels::SamplingKey(request.seed(), request.stage(), request.group_serial());
+  group->filter = {request.sampling().temperature(), static_cast<int32_t>(request.sampling().top_k()), request.sampling().top_p()};
+  group->on_finished = std::move(on_finished);
+  group->on_token = std::move(on_token);
+  group->prompt.assign(request.prompt_token_ids().begin(), request.prompt_token_ids().end());
+  group->unstarted = request.sample_indices_size();
+  for (uint32_t index : request.sample_indices()) {
+    auto sequence = std::make_shared<Sequence>();
+    sequence->group = group;
+    sequence->sample_index = index;
+    sequence->tokens = group->prompt;
+    if (request.sampling().stop_strings_size() > 0) sequence->decoder.emplace(state_->tokenizer, /*skip_special=*/false);
+    state_->scheduler.Add(std::move(sequence));
+  }
+  return absl::OkStatus();
+}
+
+namespace {
+
+// Why the sequence ends with its newest token, if it does.
+v1::FinishReason FinishOf(Sequence& sequence, int64_t max_context) {
+  const v1::SamplingParams& sampling = sequence.group->request.sampling();
+  const int32_t token = sequence.tokens.back();
+  for (int32_t stop : sampling.stop_token_ids()) {
+    if (token == stop) return v1::FINISH_REASON_STOP_TOKEN;
+  }
+  if (sequence.decoder) {
+    // A stop string may begin in earlier text: look back by the longest one.
+    size_t longest = 0;
+    for (const std::string& stop : sampling.stop_strings()) longest = std::max(longest, stop.size());
+    const size_t from = sequence.text.size() - std::min(sequence.text.size(), longest);
+    sequence.text += sequence.decoder->Add(token);
+    for (const std::string& stop : sampling.stop_strings()) {
+      if (sequence.text.find(stop, from) != std::string::npos) return v1::FINISH_REASON_STOP_STRING;
+    }
+  }
+  const size_t sampled = sequence.logprobs.size();
+  if (sampled >= sampling.max_new_tokens() || sequence.size() >= max_context) return v1::FINISH_REASON_LENGTH;
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+v1::SampleId IdOf(const Sequence& sequence) {
+  v1::SampleId id;
+  id.set_stage(sequence.group->request.stage());
+  id.set_group_serial(sequence.group->request.group_serial());
+  id.set_sample_index(sequence.sample_index);
+  id.set_attempt(sequence.group->request.attempt());
+  return id;
+}
+
+v1::Sample MakeSample(const Sequence& sequence, v1::FinishReason reason) {
+  v1::Sample sample;
+  *sample.mutable_id() = IdOf(sequence);
+  const int32_t size = sequence.size(), prompt = static_cast<int32_t>(sequence.group->prompt.size());
+  sample.mutable_token_ids()->Add(sequence.tokens.begin(), sequence.tokens.end());
+  sample.mutable_sampled()->Reserve(size);
+  sample.mutable_rollout_logprobs()->Reserve(size);
+  for (int32_t i = 0; i < size; ++i) {
+    sample.add_sampled(i >= prompt);
+    sample.add_rollout_logprobs(i >= prompt ? sequence.logprobs[i - prompt] : 0);
+  }
+  v1::WeightVersionSpan* span = sample.add_weight_versions();
+  span->set_weight_version(sequence.group->weight_version);
+  span->set_num_tokens(static_cast<uint32_t>(size - prompt));
+  sample.set_finish_reason(reason);
+  return sample;
+}
+
+}  // namespace
+
+absl::StatusOr<bool> Engine::Step() {
+  State& s = *state_;
+  const std::vector<Scheduler::Work>& work = s.scheduler.Schedule();
+  if (work.empty()) return false;
+
+  s.batch.token_ids.clear();
+  s.batch.sequences.clear();
+  s.batch.output_rows.clear();
+  s.sampling.clear();
+  s.requests.clear();
+  bool prefills = false;
+  for (const Scheduler::Work& w : work) {
+    Sequence& sequence = *w.sequence;
+    const int32_t begin = static_cast<int32_t>(s.batch.token_ids.size());
+    s.batch.sequences.push_back({begin, w.tokens, sequence.computed, sequence.pages.data()});
+    s.batch.token_ids.insert(s.batch.token_ids.end(), sequence.tokens.begin() + sequence.computed,
+                             sequence.tokens.begin() + sequence.computed + w.tokens);
+    prefills |= w.tokens > 1;
+    if (w.tokens > 1) s.stats.prefill_tokens += static_cast<uint64_t>(w.tokens);
+    if (sequence.computed + w.tokens < sequence.size()) continue;  // a chunk of a longer prompt
+    s.batch.output_rows.push_back(begin + w.tokens - 1);
+    s.sampling.push_back(&sequence);
+    s.requests.push_back({sequence.group->filter, sequence.group->key, sequence.sample_index, static_cast<uint32_t>(sequence.size())});
+  }
+  RETURN_IF_ERROR(failpoint::Hit(prefills ? "rollout.prefill" : "rollout.decode"));
+
+  s.arena.Reset();
+  const ModelConfig& config = s.model.config();
+  const int64_t rows = static_cast<int64_t>(s.batch.output_rows.size());
+  const Tensor hidden = s.arena.New(s.model.dtype(), {rows, config.hidden_size});
+  s.model.Forward(s.stream, s.batch, s.kv, hidden, nullptr);
+  s.scheduler.Computed(work);
+  ++s.stats.steps;
+  if (rows == 0) return true;
+  const Tensor logits = s.arena.New(s.model.logits_dtype(), {rows, config.vocab_size});
+  s.model.Logits(s.stream, hidden, logits);
+  kernels::Sample(s.stream, logits, s.requests, s.sampled);
+
+  for (size_t i = 0; i < s.sampling.size(); ++i) {
+    Sequence& sequence = *s.sampling[i];
+    const kernels::SampledToken& token = s.sampled[i];
+    if (token.token < 0) {
+      return absl::InternalError(absl::StrCat("logits are not finite at position ", sequence.size(), " of group ",
+                                              sequence.group->request.group_serial(), " sample ", sequence.sample_index));
+    }
+    if (sequence.logprobs.empty()) RETURN_IF_ERROR(failpoint::Hit("rollout.first_token"));
+    sequence.tokens.push_back(token.token);
+    sequence.logprobs.push_back(token.logprob);
+    ++s.stats.sampled_tokens;
+    if (sequence.group->on_token) sequence.group->on_token(IdOf(sequence), token.token);
+    const v1::FinishReason reason = FinishOf(sequence, config.max_position_embeddings);
+    if (reason == v1::FINISH_REASON_UNSPECIFIED) continue;
+    RETURN_IF_ERROR(failpoint::Hit("rollout.sample_finished"));
+    const std::shared_ptr<Group> group = sequence.group;
+    v1::Sample sample = MakeSample(sequence, reason);
+    s.scheduler.Finish(&sequence);
+    group->on_finished(std::move(sample));
+  }
+  return true;
+}
+
+void Engine::Abort() {
+  state_->scheduler.DropIf([](const Group&) { return true; });
+}
+
+void Engine::AbortIf(const std::function<bool(uint32_t, uint64_t, uint32_t)>& drop) {
+  state_->scheduler.DropIf([&](const Group& group) {
+    return drop(group.request.stage(), group.request.group_serial(), group.request.attempt());
+  });
+}
+
+Engine::Stats Engine::stats() const {
+  Stats stats = state_->stats;
+  stats.running = state_->scheduler.running();
+  stats.waiting = state_->scheduler.waiting();
+  stats.preemptions = state_->scheduler.preemptions();
+  stats.free_pages = state_->kv.free_pages();
+  stats.total_pages = state_->kv.num_pages();
+  return stats;
+}
+
+}  // namespace grouper

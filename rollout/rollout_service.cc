@@ -1,0 +1,335 @@
+#include "rollout/rollout_service.h"
+
+#include <unistd.h>
+
+#include <deque>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "common/base/failpoint.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "common/rpc/status.h"
+#include "rollout/weight_receiver.h"
+
+namespace grouper {
+namespace {
+
+// One Generate call: what it waits for and what is ready to be sent.
+struct Call {
+  absl::Mutex mutex;
+  std::deque<v1::Sample> ready ABSL_GUARDED_BY(mutex);
+  int64_t expected ABSL_GUARDED_BY(mutex) = 0;  // samples asked for and not yet sent
+  bool no_more_groups ABSL_GUARDED_BY(mutex) = false;
+  absl::Status error ABSL_GUARDED_BY(mutex);  // ends the stream
+};
+
+struct QueuedGroup {
+  std::shared_ptr<Call> call;
+  v1::GenerateRequest request;
+};
+
+class RolloutServiceOverEngine : public v1::RolloutService::Service {
+ public:
+  RolloutServiceOverEngine(Model& model, ThreadPool& threads, const RolloutServiceOptions& options, std::unique_ptr<Engine> engine)
+      : model_(model),
+        threads_(threads),
+        options_(options),
+        engine_(std::move(engine)),
+        process_id_(absl::StrCat(getpid(), "-", absl::ToUnixMicros(absl::Now()))),
+        thread_([this] { EngineLoop(); }) {}
+
+  ~RolloutServiceOverEngine() override {
+    {
+      absl::MutexLock lock(&mutex_);
+      stop_ = true;
+    }
+    thread_.join();
+  }
+
+  grpc::Status Generate(grpc::ServerContext* context,
+                        grpc::ServerReaderWriter<v1::GenerateResponse, v1::GenerateRequest>* stream) override {
+    auto call = std::make_shared<Call>();
+    // Groups are read on their own thread, so that finished samples go out while further groups come in.
+    std::thread reader([&] {
+      v1::GenerateRequest request;
+      while (stream->Read(&request)) {
+        const absl::Status status = Enqueue(call, request);
+        if (!status.ok()) {
+          Fail(*call, status);
+          break;
+        }
+      }
+      absl::MutexLock lock(&call->mutex);
+      call->no_more_groups = true;
+    });
+    grpc::Status result;
+    while (true) {
+      v1::GenerateResponse response;
+      {
+        absl::MutexLock lock(&call->mutex);
+        auto something = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(call->mutex) {
+          return !call->ready.empty() || !call->error.ok() || (call->no_more_groups && call->expected == 0);
+        };
+        call->mutex.AwaitWithTimeout(absl::Condition(&something), absl::Milliseconds(200));
+        if (!call->error.ok()) {
+          result = ToGrpc(call->error);
+          break;
+        }
+        if (call->ready.empty()) {
+          if (call->no_more_groups && call->expected == 0) break;
+          if (context->IsCancelled()) {
+            result = grpc::Status(grpc::StatusCode::CANCELLED, "the client went away");
+            break;
+          }
+          continue;
+        }
+        *response.mutable_sample() = std::move(call->ready.front());
+        call->ready.pop_front();
+        --call->expected;
+      }
+      if (!stream->Write(response)) {
+        result = grpc::Status(grpc::StatusCode::CANCELLED, "the client went away");
+        break;
+      }
+    }
+    if (!result.ok()) {
+      // The engine drops this call's work when it sees the error; the reader ends with the stream.
+      Fail(*call, absl::CancelledError(result.error_message()));
+      context->TryCancel();
+    }
+    reader.join();
+    return result;
+  }
+
+  grpc::Status UpdateWeights(grpc::ServerContext*, grpc::ServerReader<v1::UpdateWeightsRequest>* reader,
+                             v1::UpdateWeightsResponse* response) override {
+    absl::MutexLock update_lock(&update_mutex_);  // one update at a time
+    PauseEngine();
+    const absl::Status status = Update(reader, response);
+    ResumeEngine();
+    if (!status.ok()) LOG(WARNING) << "weight update refused: " << status.message();
+    return ToGrpc(status);
+  }
+
+  grpc::Status GetStatus(grpc::ServerContext*, const v1::RolloutStatusRequest*, v1::RolloutStatus* status) override {
+    absl::MutexLock lock(&mutex_);
+    status->set_weight_version(version_);
+    status->set_weight_digest(digest_);
+    status->set_serving(version_ > 0);
+    status->set_numerics_id(NumericsId(model_.dtype()));
+    status->set_model(absl::StrCat(model_.config().architecture, ", ", model_.config().NumParameters(), " parameters"));
+    status->set_process_id(process_id_);
+    status->set_running_sequences(static_cast<uint32_t>(stats_.running));
+    status->set_waiting_sequences(static_cast<uint32_t>(stats_.waiting));
+    status->set_free_pages(static_cast<uint32_t>(stats_.free_pages));
+    status->set_total_pages(static_cast<uint32_t>(stats_.total_pages));
+    status->set_sampled_tokens(stats_.sampled_tokens);
+    status->set_preemptions(stats_.preemptions);
+    status->set_max_context(static_cast<uint32_t>(engine_->max_context()));
+    return grpc::Status::OK;
+  }
+
+ private:
+  static void Fail(Call& call, const absl::Status& status) {
+    absl::MutexLock lock(&call.mutex);
+    if (call.error.ok()) call.error = status;
+  }
+
+  static bool Failed(Call& call) {
+    absl::MutexLock lock(&call.mutex);
+    return !call.error.ok();
+  }
+
+  absl::Status Enqueue(const std::shared_ptr<Call>& call, const v1::GenerateRequest& request) {
+    RETURN_IF_ERROR(failpoint::Hit("rollout.generate_received"));
+    absl::MutexLock lock(&mutex_);
+    if (version_ == 0) return absl::FailedPreconditionError("this worker has no weights yet: send UpdateWeights first");
+    if (request.min_weight_version() > version_) {
+      return absl::FailedPreconditionError(absl::StrCat("group ", request.group_serial(), " asks for weight version ", request.min_weight_version(),
+                                                        ", this worker serves ", version_));
+    }
+    queued_samples_ += request.sample_indices_size();
+    if (queued_samples_ > options_.max_queued_samples) {
+      queued_samples_ -= request.sample_indices_size();
+      return absl::ResourceExhaustedError(absl::StrCat("more than ", options_.max_queued_samples, " samples are queued; retry later"));
+    }
+    {
+      absl::MutexLock call_lock(&call->mutex);
+      call->expected += request.sample_indices_size();
+    }
+    queue_.push_back({call, request});
+    return absl::OkStatus();
+  }
+
+  // --- weights --------------------------------------------------------------------------------------------------------------
+
+  absl::Status Update(grpc::ServerReader<v1::UpdateWeightsRequest>* reader, v1::UpdateWeightsResponse* response) {
+    WeightReceiver receiver(model_, threads_, options_.shared_weights);
+    v1::UpdateWeightsRequest request;
+    bool begun = false;
+    while (reader->Read(&request)) {
+      switch (request.part_case()) {
+        case v1::UpdateWeightsRequest::kManifest: {
+          RETURN_IF_ERROR(receiver.Begin(request.manifest()));
+          // From here on the old weights are gone: nothing is served until the commit.
+          begun = true;
+          absl::MutexLock lock(&mutex_);
+          if (request.manifest().partial() && version_ == 0) return absl::FailedPreconditionError("a partial update before a full one");
+          version_ = 0;
+          digest_.clear();
+          break;
+        }
+        case v1::UpdateWeightsRequest::kChunk: RETURN_IF_ERROR(receiver.Receive(request.chunk())); break;
+        case v1::UpdateWeightsRequest::kCommit: {
+          ASSIGN_OR_RETURN(const Sha256Digest digest, receiver.Commit(request.commit()));
+          absl::MutexLock lock(&mutex_);
+          version_ = request.commit().version();
+          digest_.assign(digest.begin(), digest.end());
+          response->set_version(version_);
+          response->set_digest(digest_);
+          return failpoint::Hit("rollout.weights_swapped");
+        }
+        case v1::UpdateWeightsRequest::PART_NOT_SET: return absl::InvalidArgumentError("an empty part");
+      }
+    }
+    return absl::DataLossError(begun ? "the update broke off before its commit" : "the update had no manifest");
+  }
+
+  void PauseEngine() {
+    absl::MutexLock lock(&mutex_);
+    pause_wanted_ = true;
+    mutex_.Await(absl::Condition(&paused_));  // the engine thread looks between two passes
+  }
+
+  void ResumeEngine() {
+    absl::MutexLock lock(&mutex_);
+    pause_wanted_ = false;
+  }
+
+  // --- the engine's thread ------------------------------------------------------------------------------------------------------
+
+  void EngineLoop() {
+    while (true) {
+      std::deque<QueuedGroup> groups;
+      uint64_t version;
+      {
+        absl::MutexLock lock(&mutex_);
+        stats_ = engine_->stats();
+        if (pause_wanted_) {
+          DropAll(absl::AbortedError("the weights are being replaced"));
+          paused_ = true;
+          auto resume = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !pause_wanted_ || stop_; };
+          mutex_.Await(absl::Condition(&resume));
+          paused_ = false;
+        }
+        auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stop_ || pause_wanted_ || !queue_.empty() || busy_; };
+        mutex_.AwaitWithTimeout(absl::Condition(&work), absl::Seconds(1));
+        if (stop_) {
+          DropAll(absl::UnavailableError("the worker is stopping"));
+          return;
+        }
+        if (pause_wanted_) continue;
+        groups.swap(queue_);
+        version = version_;
+      }
+      for (QueuedGroup& group : groups) Begin(std::move(group), version);
+      DropFailedCalls();
+      const absl::StatusOr<bool> progress = engine_->Step();
+      if (!progress.ok()) {
+        absl::MutexLock lock(&mutex_);
+        DropAll(progress.status());
+      }
+      const Engine::Stats stats = engine_->stats();
+      absl::MutexLock lock(&mutex_);
+      stats_ = stats;
+      busy_ = stats.running + stats.waiting > 0;
+    }
+  }
+
+  void Begin(QueuedGroup group, uint64_t version) {
+    const std::shared_ptr<Call> call = group.call;
+    const int64_t count = group.request.sample_indices_size();
+    {
+      absl::MutexLock lock(&mutex_);
+      queued_samples_ -= count;
+    }
+    if (Failed(*call)) return;
+    if (version == 0) return Fail(*call, absl::FailedPreconditionError("this worker has no weights yet: send UpdateWeights first"));
+    const absl::Status status = engine_->Add(group.request, version, [call](v1::Sample sample) {
+      absl::MutexLock lock(&call->mutex);
+      call->ready.push_back(std::move(sample));
+    });
+    if (!status.ok()) return Fail(*call, status);
+    calls_.push_back({call, group.request.stage(), group.request.group_serial(), group.request.attempt()});
+  }
+
+  // Work of calls whose client has gone is dropped.
+  void DropFailedCalls() {
+    bool any = false;
+    for (const ActiveGroup& group : calls_) any |= Failed(*group.call);
+    if (any) {
+      std::vector<ActiveGroup> dropped;
+      for (const ActiveGroup& group : calls_) {
+        if (Failed(*group.call)) dropped.push_back(group);
+      }
+      engine_->AbortIf([&](uint32_t stage, uint64_t serial, uint32_t attempt) {
+        for (const ActiveGroup& group : dropped) {
+          if (group.stage == stage && group.serial == serial && group.attempt == attempt) return true;
+        }
+        return false;
+      });
+    }
+    // Forget calls that are over: nobody but us holds them.
+    std::erase_if(calls_, [](const ActiveGroup& group) { return group.call.use_count() == 1 || Failed(*group.call); });
+  }
+
+  void DropAll(const absl::Status& reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    for (const QueuedGroup& group : queue_) Fail(*group.call, reason);
+    queue_.clear();
+    queued_samples_ = 0;
+    for (const ActiveGroup& group : calls_) Fail(*group.call, reason);
+    calls_.clear();
+    engine_->Abort();
+    busy_ = false;
+  }
+
+  struct ActiveGroup {
+    std::shared_ptr<Call> call;
+    uint32_t stage;
+    uint64_t serial;
+    uint32_t attempt;
+  };
+
+  Model& model_;
+  ThreadPool& threads_;
+  const RolloutServiceOptions options_;
+  std::unique_ptr<Engine> engine_;         // engine thread only
+  std::vector<ActiveGroup> calls_;         // engine thread only
+  const std::string process_id_;
+
+  absl::Mutex update_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
+  absl::Mutex mutex_;
+  std::deque<QueuedGroup> queue_ ABSL_GUARDED_BY(mutex_);
+  int64_t queued_samples_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool busy_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  bool pause_wanted_ ABSL_GUARDED_BY(mutex_) = false;
+  bool paused_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t version_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: serves nothing
+  std::string digest_ ABSL_GUARDED_BY(mutex_);
+  Engine::Stats stats_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;  // last: starts when all else is there
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<v1::RolloutService::Service>> MakeRolloutService(Model& model, std::shared_ptr<const Tokenizer> tokenizer,
+                                                                               ThreadPool& threads, const RolloutServiceOptions& options) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(model, std::move(tokenizer), threads, options.engine));
+  return std::make_unique<RolloutServiceOverEngine>(model, threads, options, std::move(engine));
+}
+
+}  // namespace grouper

@@ -1,0 +1,205 @@
+#include "rollout/scheduler.h"
+
+#include <algorithm>
+
+#include "common/base/check.h"
+#include "kernels/attention.h"
+
+namespace grouper {
+namespace {
+constexpr int32_t kPage = kernels::kPageTokens;
+int32_t PagesFor(int32_t tokens) { return (tokens + kPage - 1) / kPage; }
+}  // namespace
+
+Scheduler::Scheduler(KvPool& kv, Stream& stream, int64_t num_layers, const EngineOptions& options)
+    : kv_(kv), stream_(stream), num_layers_(num_layers), options_(options) {}
+
+bool Scheduler::AllocatePages(Sequence& sequence, int32_t tokens) {
+  const int32_t wanted = PagesFor(tokens), had = static_cast<int32_t>(sequence.pages.size());
+  if (wanted - had > kv_.free_pages()) return false;
+  for (int32_t i = had; i < wanted; ++i) sequence.pages.push_back(kv_.Allocate());
+  return true;
+}
+
+void Scheduler::FreePages(Sequence& sequence) {
+  for (int32_t page : sequence.pages) kv_.Release(page);
+  sequence.pages.clear();
+  sequence.computed = 0;
+}
+
+void Scheduler::ReleasePrefix(Group& group) {
+  for (int32_t page : group.prefix_pages) kv_.Release(page);
+  group.prefix_pages.clear();
+  if (group.prefix == Group::Prefix::kReady) group.prefix = Group::Prefix::kNone;
+}
+
+void Scheduler::MarkStarted(Sequence& sequence) {
+  if (sequence.started) return;
+  sequence.started = true;
+  if (--sequence.group->unstarted == 0) ReleasePrefix(*sequence.group);
+}
+
+void Scheduler::Preempt(std::list<std::shared_ptr<Sequence>>::iterator victim) {
+  std::shared_ptr<Sequence> sequence = *victim;
+  running_.erase(victim);
+  FreePages(*sequence);
+  if (sequence->computes_prefix) {
+    sequence->computes_prefix = false;
+    sequence->group->prefix = Group::Prefix::kNone;
+  }
+  waiting_.push_front(std::move(sequence));
+  ++preemptions_;
+}
+
+// Makes room for `sequence` by preempting younger ones, then by dropping prompt prefixes that are only kept for later samples.
+bool Scheduler::AllocateOrPreempt(Sequence& sequence, int32_t tokens) {
+  while (!AllocatePages(sequence, tokens)) {
+    auto youngest = std::prev(running_.end());
+    if (youngest->get() != &sequence) {
+      Preempt(youngest);
+      continue;
+    }
+    bool released = false;
+    for (const std::shared_ptr<Sequence>& other : waiting_) {
+      released |= !other->group->prefix_pages.empty();
+      ReleasePrefix(*other->group);
+    }
+    if (!released) return false;
+  }
+  return true;
+}
+
+bool Scheduler::Start(Sequence& sequence) {
+  Group& group = *sequence.group;
+  if (!options_.share_prefix || sequence.computed > 0) return true;
+  const int32_t prompt = static_cast<int32_t>(group.prompt.size());
+  if (group.prefix == Group::Prefix::kComputing) return false;
+  if (group.prefix == Group::Prefix::kNone) {
+    if (group.unstarted > (sequence.started ? 0 : 1)) {
+      group.prefix = Group::Prefix::kComputing;
+      sequence.computes_prefix = true;
+    }
+    return true;
+  }
+  // Share the pages before the one that holds the prompt's last token, copy that one, and feed the last token again for its logits.
+  const int32_t shared = (prompt - 1) / kPage, copied = prompt - 1 - shared * kPage;
+  if (kv_.free_pages() < 1) return false;
+  for (int32_t i = 0; i < shared; ++i) {
+    kv_.Retain(group.prefix_pages[i]);
+    sequence.pages.push_back(group.prefix_pages[i]);
+  }
+  const int32_t own = kv_.Allocate();
+  for (int64_t layer = 0; layer < num_layers_; ++layer) {
+    kernels::CopyPage(stream_, kv_.layer(layer), group.prefix_pages[shared], own, copied);
+  }
+  sequence.pages.push_back(own);
+  sequence.computed = prompt - 1;
+  MarkStarted(sequence);
+  return true;
+}
+
+const std::vector<Scheduler::Work>& Scheduler::Schedule() {
+  work_.clear();
+  int32_t budget = options_.max_batch_tokens;
+  // Decode. A preemption takes from the end of the list, so what was scheduled before stays.
+  for (auto it = running_.begin(); it != running_.end() && budget > 0; ++it) {
+    Sequence& sequence = **it;
+    if (sequence.remaining() != 1) continue;
+    if (!AllocateOrPreempt(sequence, sequence.size())) continue;
+    work_.push_back({&sequence, 1});
+    --budget;
+  }
+  // Prefill that has begun.
+  for (auto it = running_.begin(); it != running_.end() && budget > 0; ++it) {
+    Sequence& sequence = **it;
+    if (sequence.remaining() <= 1) continue;
+    const int32_t tokens = std::min(budget, sequence.remaining());
+    if (!AllocatePages(sequence, sequence.computed + tokens)) continue;
+    work_.push_back({&sequence, tokens});
+    budget -= tokens;
+  }
+  // New ones, oldest first; samples that wait for their group's prompt are passed over.
+  for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && running() < options_.max_sequences;) {
+    Sequence& sequence = **it;
+    if (!Start(sequence)) {
+      ++it;
+      continue;
+    }
+    const int32_t tokens = std::min(budget, sequence.remaining());
+    // Leave a page for each running sequence's next one, so that admission does not preempt at once.
+    const int32_t reserve = std::min(running(), kv_.num_pages() / 8);
+    const int32_t needed = PagesFor(sequence.computed + tokens) - static_cast<int32_t>(sequence.pages.size());
+    if (!running_.empty() && needed + reserve > kv_.free_pages()) {
+      FreePages(sequence);
+      if (sequence.computes_prefix) {
+        sequence.computes_prefix = false;
+        sequence.group->prefix = Group::Prefix::kNone;
+      }
+      break;
+    }
+    std::shared_ptr<Sequence> admitted = *it;
+    it = waiting_.erase(it);
+    running_.push_back(std::move(admitted));
+    if (!AllocateOrPreempt(sequence, sequence.computed + tokens)) {
+      Preempt(std::prev(running_.end()));
+      break;
+    }
+    work_.push_back({&sequence, tokens});
+    budget -= tokens;
+  }
+  // Nothing fits: the oldest sequence goes alone, whatever it takes.
+  if (work_.empty() && !running_.empty()) {
+    Sequence& sequence = *running_.front();
+    while (running_.size() > 1) Preempt(std::prev(running_.end()));
+    const int32_t tokens = std::min(options_.max_batch_tokens, sequence.remaining());
+    CHECK(AllocateOrPreempt(sequence, sequence.computed + tokens)) << "the cache is too small for one sequence";
+    work_.push_back({&sequence, tokens});
+  }
+  return work_;
+}
+
+void Scheduler::Computed(const std::vector<Work>& work) {
+  for (const Work& w : work) {
+    Sequence& sequence = *w.sequence;
+    sequence.computed += w.tokens;
+    const int32_t prompt = static_cast<int32_t>(sequence.group->prompt.size());
+    if (sequence.computes_prefix && sequence.computed >= prompt) {
+      Group& group = *sequence.group;
+      sequence.computes_prefix = false;
+      group.prefix = Group::Prefix::kReady;
+      for (int32_t i = 0; i < PagesFor(prompt); ++i) {
+        kv_.Retain(sequence.pages[i]);
+        group.prefix_pages.push_back(sequence.pages[i]);
+      }
+    }
+    if (sequence.computed >= prompt) MarkStarted(sequence);
+  }
+}
+
+void Scheduler::Finish(Sequence* sequence) {
+  auto it = std::find_if(running_.begin(), running_.end(), [&](const auto& s) { return s.get() == sequence; });
+  CHECK(it != running_.end());
+  const std::shared_ptr<Sequence> keep = *it;
+  running_.erase(it);
+  FreePages(*keep);
+  MarkStarted(*keep);
+}
+
+void Scheduler::DropIf(const std::function<bool(const Group&)>& drop) {
+  auto release = [&](Sequence& sequence) {
+    FreePages(sequence);
+    ReleasePrefix(*sequence.group);
+  };
+  for (auto it = running_.begin(); it != running_.end();) {
+    const bool gone = drop(*(*it)->group);
+    if (gone) release(**it);
+    it = gone ? running_.erase(it) : std::next(it);
+  }
+  for (auto it = waiting_.begin(); it != waiting_.end();) {
+    const bool gone = drop(*(*it)->group);
+    if (gone) release(**it);
+    it = gone ? waiting_.erase(it) : std::next(it);
+  }
+}
+
+}  // namespace grouper

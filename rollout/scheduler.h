@@ -1,0 +1,67 @@
+// Scheduler: decides which sequences take part in the next forward pass and with how many tokens, and keeps their pages.
+//
+//   waiting ──admit──► running ──finish──►
+//      ▲                  │
+//      └────preempt───────┘   (youngest first; its pages are freed, it starts again from its tokens)
+//
+// Decode comes first: every running sequence that lacks one token. Then prefill: running sequences that lack more, then waiting ones, oldest
+// first, in chunks, as far as max_batch_tokens, max_sequences and pages allow. While one sample computes its group's prompt the others of
+// the group wait for its pages.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "common/model/kv_pool.h"
+#include "rollout/sequence.h"
+
+namespace grouper {
+
+class Scheduler {
+ public:
+  // `kv` and `stream` must outlive the scheduler.
+  Scheduler(KvPool& kv, Stream& stream, int64_t num_layers, const EngineOptions& options);
+
+  void Add(std::shared_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
+
+  struct Work {
+    Sequence* sequence;
+    int32_t tokens;  // to feed now, from sequence->computed on; their pages are there
+  };
+  // The next pass; empty when nothing waits or runs. A single sequence always fits (Engine::Create checked the cache's size).
+  const std::vector<Work>& Schedule();
+
+  // After the pass: the fed tokens are in the cache. A sequence that has computed its group's prompt hands it to the group.
+  void Computed(const std::vector<Work>& work);
+  // Takes a finished sequence out and frees its pages.
+  void Finish(Sequence* sequence);
+  void DropIf(const std::function<bool(const Group&)>& drop);
+
+  int32_t running() const { return static_cast<int32_t>(running_.size()); }
+  int32_t waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  uint64_t preemptions() const { return preemptions_; }
+
+ private:
+  bool AllocatePages(Sequence& sequence, int32_t tokens);  // so that positions [0, tokens) have pages
+  bool AllocateOrPreempt(Sequence& sequence, int32_t tokens);
+  bool Start(Sequence& sequence);  // takes the group's prefix, or becomes the one that computes it; false: wait for it
+  void Preempt(std::list<std::shared_ptr<Sequence>>::iterator victim);
+  void FreePages(Sequence& sequence);
+  void MarkStarted(Sequence& sequence);
+  void ReleasePrefix(Group& group);
+
+  KvPool& kv_;
+  Stream& stream_;
+  int64_t num_layers_;
+  EngineOptions options_;
+  std::deque<std::shared_ptr<Sequence>> waiting_;
+  std::list<std::shared_ptr<Sequence>> running_;  // oldest first
+  std::vector<Work> work_;
+  uint64_t preemptions_ = 0;
+};
+
+}  // namespace grouper

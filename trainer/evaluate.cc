@@ -1,0 +1,100 @@
+#include "trainer/evaluate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+
+namespace grouper {
+namespace {
+
+// Evaluation noise never meets training noise: the upper half of the stage numbers is evaluation's.
+constexpr uint32_t kEvaluationStage = 0x80000000u;
+
+}  // namespace
+
+Interval WilsonInterval(double right, int64_t n) {
+  if (n <= 0) return {};
+  constexpr double z = 1.959963984540054;
+  const double count = static_cast<double>(n), p = right / count;
+  const double center = (p + z * z / (2 * count)) / (1 + z * z / count);
+  const double half = z / (1 + z * z / count) * std::sqrt(p * (1 - p) / count + z * z / (4 * count * count));
+  return {std::max(0.0, center - half), std::min(1.0, center + half)};
+}
+
+absl::StatusOr<int> DecidingRule(const v1::Reward& reward, const std::string& name) {
+  int best = -1;
+  double best_weight = -1;
+  for (int i = 0; i < reward.rules_size(); ++i) {
+    const v1::Rule& rule = reward.rules(i);
+    if (!name.empty() && rule.name() == name) return i;
+    const double weight = rule.has_weight() ? rule.weight() : 1;
+    if (name.empty() && weight >= best_weight) {
+      best = i;
+      best_weight = weight;
+    }
+  }
+  if (best < 0) return absl::InvalidArgumentError(absl::StrCat("eval.rule: no rule \"", name, "\" in reward.rules"));
+  return best;
+}
+
+absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config) {
+  EvaluationResult result;
+  result.samples = config.samples();
+  ASSIGN_OR_RETURN(result.rule, DecidingRule(context.recipe.reward(), config.rule()));
+  std::vector<PromptRequest> prompts;
+  const size_t count = config.max_problems() > 0 ? std::min<size_t>(rows.size(), static_cast<size_t>(config.max_problems())) : rows.size();
+  for (size_t i = 0; i < count; ++i) {
+    PromptRequest prompt;
+    prompt.row = rows[i];
+    ASSIGN_OR_RETURN(prompt.prompt, context.encoder.EncodePrompt(rows[i]));
+    if (static_cast<int64_t>(prompt.prompt.token_ids.size()) >= context.loaded.model->config().max_position_embeddings) {
+      LOG(WARNING) << rows[i].source << ": the prompt leaves no room in the context; left out of the evaluation";
+      ++result.unscored;
+      continue;
+    }
+    prompt.serial = i;
+    prompts.push_back(std::move(prompt));
+  }
+  ASSIGN_OR_RETURN(result.groups, SampleAndScore(context, std::move(prompts), config.samples(), config.sampling(),
+                                                 kEvaluationStage | static_cast<uint32_t>(context.index), /*retry_failed=*/true));
+  double accuracy = 0, any = 0, majority = 0;
+  for (const ScoredGroup& group : result.groups.groups) {
+    int64_t right = 0, scored = 0;
+    std::map<std::string, std::pair<int64_t, bool>> votes;  // extracted answer -> votes, right?
+    std::vector<std::string> seen;
+    for (const v1::CompletionScore& score : group.scores) {
+      const v1::RuleResult& rule = score.rules(result.rule);
+      if (rule.status() != v1::RULE_STATUS_SCORED) continue;
+      ++scored;
+      right += rule.score() >= 1;
+      auto [vote, fresh] = votes.try_emplace(rule.extracted(), 0, rule.score() >= 1);
+      if (fresh) seen.push_back(rule.extracted());
+      ++vote->second.first;
+    }
+    if (scored == 0) {
+      ++result.unscored;
+      continue;
+    }
+    ++result.problems;
+    accuracy += static_cast<double>(right) / static_cast<double>(scored);
+    any += right > 0;
+    const std::string* winner = &seen[0];
+    for (const std::string& answer : seen) {
+      if (votes[answer].first > votes[*winner].first) winner = &answer;
+    }
+    majority += votes[*winner].second;
+  }
+  if (result.problems > 0) {
+    result.interval = WilsonInterval(accuracy, result.problems);
+    result.accuracy = accuracy / static_cast<double>(result.problems);
+    result.pass_at_k = any / static_cast<double>(result.problems);
+    result.majority = majority / static_cast<double>(result.problems);
+  }
+  return result;
+}
+
+}  // namespace grouper

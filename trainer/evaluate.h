@@ -1,0 +1,39 @@
+// Evaluation on held-out rows: share of right answers, greedy or over k samples.
+//
+//   accuracy     mean over problems of the share of right samples (pass@1)
+//   pass_at_k    share of problems with at least one right sample among `samples`
+//   majority     share of problems whose most frequent extracted answer is right (ties: the one seen first)
+//
+// "Right" is a score of at least 1 from one rule. A completion that the rule could not score leaves its problem's statistics; a problem without any
+// scored completion is counted in `unscored` only.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "trainer/scored_groups.h"
+
+namespace grouper {
+
+struct Interval {
+  double low = 0, high = 1;
+};
+// Wilson's score interval at 95 % for `right` of `n` (Wilson 1927). n == 0: [0, 1].
+Interval WilsonInterval(double right, int64_t n);
+
+struct EvaluationResult {
+  int64_t problems = 0, unscored = 0;
+  int samples = 1;
+  double accuracy = 0, pass_at_k = 0, majority = 0;
+  Interval interval;  // of accuracy, problems as the unit
+  ScoredGroups groups;  // for per-problem records
+  int rule = 0;         // index of the rule that decides
+};
+
+// The rule that decides: by name, or the one with the greatest weight (the last of equals).
+absl::StatusOr<int> DecidingRule(const v1::Reward& reward, const std::string& name);
+
+absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config);
+
+}  // namespace grouper

@@ -1,0 +1,67 @@
+#include "trainer/optimizer.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/adamw.h"
+#include "kernels/elementwise.h"
+
+namespace grouper {
+namespace {
+
+Tensor Flat(const Tensor& tensor) { return tensor.Reshape({tensor.size()}); }
+
+}  // namespace
+
+OptimizerState::OptimizerState(Model& model, Stream& stream) : model_(model) {
+  const DType type = model.dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
+  for (const LogicalTensor& tensor : model.tensors()) {
+    if (!tensor.trainable) {
+      m_.emplace_back();
+      v_.emplace_back();
+      master_.emplace_back();
+      continue;
+    }
+    const int64_t n = tensor.value.size();
+    m_.push_back(memory_.NewZero(type, {n}));
+    v_.push_back(memory_.NewZero(type, {n}));
+    named_.push_back({absl::StrCat("m.", tensor.name), m_.back()});
+    named_.push_back({absl::StrCat("v.", tensor.name), v_.back()});
+    if (tensor.value.dtype() == type) {
+      master_.push_back(Flat(tensor.value));
+    } else {
+      master_.push_back(memory_.New(type, {n}));
+      kernels::Copy(stream, tensor.value.Reshape({1, n}), master_.back().Reshape({1, n}));
+      named_.push_back({absl::StrCat("master.", tensor.name), master_.back()});
+    }
+  }
+}
+
+OptimizerState::Outcome OptimizerState::Step(Stream& stream, const v1::Optimizer& config, double lr, const Gradients& gradients) {
+  Outcome outcome;
+  double squares = 0;
+  for (size_t i = 0; i < master_.size(); ++i) {
+    if (!master_[i].empty()) squares += kernels::SumOfSquares(stream, Flat(gradients.tensor(i)));
+  }
+  outcome.grad_norm = std::sqrt(squares);
+  if (!std::isfinite(outcome.grad_norm)) return outcome;
+  kernels::AdamWParams params;
+  params.lr = lr;
+  params.beta1 = config.beta1();
+  params.beta2 = config.beta2();
+  params.eps = config.eps();
+  params.step = ++step_;
+  if (config.max_grad_norm() > 0 && outcome.grad_norm > config.max_grad_norm()) {
+    params.gradient_scale = config.max_grad_norm() / outcome.grad_norm;
+  }
+  for (size_t i = 0; i < master_.size(); ++i) {
+    if (master_[i].empty()) continue;
+    const Tensor& weight = model_.tensors()[i].value;
+    params.weight_decay = weight.rank() >= 2 ? config.weight_decay() : 0;
+    kernels::AdamW(stream, params, Flat(gradients.tensor(i)), m_[i], v_[i], master_[i], Flat(weight));
+  }
+  outcome.applied = true;
+  return outcome;
+}
+
+}  // namespace grouper

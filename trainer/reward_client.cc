@@ -1,0 +1,105 @@
+#include "trainer/reward_client.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "common/rpc/context.h"
+#include "common/rpc/server.h"
+#include "common/rpc/status.h"
+#include "proto/reward.grpc.pb.h"
+
+namespace grouper {
+namespace {
+
+constexpr size_t kMessageBytes = kMaxMessageBytes / 4;  // leaves room for the answer's reasons
+constexpr absl::Duration kPrintEvery = absl::Seconds(10);
+
+bool Passes(absl::StatusCode code) {
+  return code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kResourceExhausted ||
+         code == absl::StatusCode::kDeadlineExceeded || code == absl::StatusCode::kCancelled || code == absl::StatusCode::kAborted;
+}
+
+class RetryingRewardClient : public RewardClient {
+ public:
+  RetryingRewardClient(std::string name, std::shared_ptr<grpc::Channel> channel, const Options& options, Clock& clock)
+      : name_(std::move(name)), stub_(v1::RewardService::NewStub(std::move(channel))), options_(options), clock_(clock) {}
+
+  absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request) override {
+    v1::ScoreResponse all;
+    all.set_request_id(request.request_id());
+    for (int begin = 0; begin < request.groups_size();) {
+      v1::ScoreRequest part;
+      part.set_request_id(request.request_id());
+      part.set_max_new_tokens(request.max_new_tokens());
+      size_t bytes = 0;
+      int end = begin;
+      while (end < request.groups_size() && (end == begin || bytes + request.groups(end).ByteSizeLong() <= kMessageBytes)) {
+        bytes += request.groups(end).ByteSizeLong();
+        *part.add_groups() = request.groups(end++);
+      }
+      ASSIGN_OR_RETURN(v1::ScoreResponse response, Call(part));
+      RETURN_IF_ERROR(CheckAnswer(part, response));
+      if (begin == 0) {
+        *all.mutable_rule_names() = response.rule_names();
+        *all.mutable_weights() = response.weights();
+      }
+      for (v1::GroupScore& group : *response.mutable_groups()) *all.add_groups() = std::move(group);
+      begin = end;
+    }
+    return all;
+  }
+
+  int64_t retries() const override { return retries_; }
+
+ private:
+  absl::StatusOr<v1::ScoreResponse> Call(const v1::ScoreRequest& request) {
+    const absl::Time start = clock_.Now();
+    absl::Time next_print = start + kPrintEvery;
+    absl::Duration pause = absl::Milliseconds(50);
+    while (true) {
+      v1::ScoreResponse response;
+      const auto context = MakeClientContext(options_.timeout);
+      const absl::Status status = FromGrpc(stub_->Score(context.get(), request, &response));
+      if (status.ok()) return response;
+      const absl::Duration waited = clock_.Now() - start;
+      const std::string what = absl::StrCat("reward service ", name_, ": Score of request ", request.request_id(), ": ", status.message(),
+                                            " (after ", absl::FormatDuration(absl::Trunc(waited, absl::Milliseconds(1))), ")");
+      if (!Passes(status.code()) || waited >= options_.give_up) return absl::Status(status.code(), what);
+      if (clock_.Now() >= next_print) {
+        LOG(WARNING) << what << "; still trying";
+        next_print += kPrintEvery;
+      }
+      ++retries_;
+      clock_.Sleep(pause);
+      pause = std::min(pause * 2, absl::Seconds(2));
+    }
+  }
+
+  // A service of somebody else's may answer anything.
+  absl::Status CheckAnswer(const v1::ScoreRequest& request, const v1::ScoreResponse& response) const {
+    bool fits = response.groups_size() == request.groups_size() && response.weights_size() == response.rule_names_size();
+    for (int g = 0; fits && g < request.groups_size(); ++g) {
+      fits = response.groups(g).completions_size() == request.groups(g).completions_size();
+      for (const v1::CompletionScore& score : response.groups(g).completions()) fits &= score.rules_size() == response.rule_names_size();
+    }
+    if (fits) return absl::OkStatus();
+    return absl::InternalError(absl::StrCat("reward service ", name_, ": the answer's shape is not the request's (groups, completions, rules)"));
+  }
+
+  const std::string name_;
+  std::unique_ptr<v1::RewardService::Stub> stub_;
+  const Options options_;
+  Clock& clock_;
+  int64_t retries_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<RewardClient> RewardClient::Create(std::string name, std::shared_ptr<grpc::Channel> channel, const Options& options,
+                                                   Clock& clock) {
+  return std::make_unique<RetryingRewardClient>(std::move(name), std::move(channel), options, clock);
+}
+
+}  // namespace grouper

@@ -1,0 +1,392 @@
+#include "trainer/rollout_client.h"
+
+#include <algorithm>
+#include <deque>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/failpoint.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "common/rpc/context.h"
+#include "common/rpc/status.h"
+#include "trainer/worker_connection.h"
+
+namespace grouper {
+namespace {
+
+constexpr absl::Duration kRetryPause = absl::Milliseconds(300);
+// A stream lives as long as it makes progress; this is only the backstop that every call has.
+constexpr absl::Duration kStreamDeadline = absl::Hours(24);
+
+// An error that another worker or another try would meet as well.
+bool IsFinal(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kInvalidArgument || status.code() == absl::StatusCode::kUnimplemented ||
+         status.code() == absl::StatusCode::kUnauthenticated || status.code() == absl::StatusCode::kPermissionDenied;
+}
+
+// One Generate call: which samples are open, who has them, what came.
+class Job {
+ public:
+  Job(const std::vector<v1::GenerateRequest>& groups, uint64_t version) : groups_(groups), version_(version) {
+    result_.resize(groups.size());
+    for (size_t i = 0; i < groups.size(); ++i) {
+      result_[i].resize(static_cast<size_t>(groups[i].sample_indices_size()));
+      received_.emplace_back(result_[i].size(), false);
+      open_ += static_cast<int64_t>(result_[i].size());
+      queue_.push_back({i, groups[i]});
+    }
+  }
+
+  struct Task {
+    size_t group;
+    v1::GenerateRequest request;  // the samples still to be made
+  };
+
+  absl::Mutex mutex;
+
+  bool Done() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return open_ == 0 || !error_.ok(); }
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return !queue_.empty(); }
+  const absl::Status& error() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return error_; }
+  void Fail(const absl::Status& error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (error_.ok()) error_ = error;
+  }
+
+  Task Take() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    Task task = std::move(queue_.front());
+    queue_.pop_front();
+    return task;
+  }
+
+  // What is left of a task goes back, first in line, as the next attempt. Returns how many samples.
+  int64_t GiveBack(Task task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    v1::GenerateRequest again = task.request;
+    again.clear_sample_indices();
+    for (uint32_t index : task.request.sample_indices()) {
+      const int place = PlaceOf(task.group, index);
+      if (place >= 0 && !received_[task.group][static_cast<size_t>(place)]) again.add_sample_indices(index);
+    }
+    if (again.sample_indices().empty()) return 0;
+    again.set_attempt(again.attempt() + 1);
+    const int64_t count = again.sample_indices_size();
+    queue_.push_front({task.group, std::move(again)});
+    return count;
+  }
+
+  // True when the sample was open and is the answer to this task; false for a late, doubled or foreign one.
+  bool Accept(const Task& task, v1::Sample sample) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const v1::SampleId& id = sample.id();
+    if (id.stage() != task.request.stage() || id.group_serial() != task.request.group_serial() || id.attempt() != task.request.attempt()) return false;
+    const int place = PlaceOf(task.group, id.sample_index());
+    if (place < 0 || received_[task.group][static_cast<size_t>(place)]) return false;
+    for (const v1::WeightVersionSpan& span : sample.weight_versions()) {
+      if (span.weight_version() != version_) return false;
+    }
+    const int length = sample.token_ids_size(), prompt = task.request.prompt_token_ids_size();
+    if (sample.sampled_size() != length || sample.rollout_logprobs_size() != length || length <= prompt) return false;
+    received_[task.group][static_cast<size_t>(place)] = true;
+    fresh_.push_back(sample);
+    result_[task.group][static_cast<size_t>(place)] = std::move(sample);
+    --open_;
+    return true;
+  }
+
+  std::vector<v1::Sample> TakeFresh() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return std::exchange(fresh_, {}); }
+  std::vector<std::vector<v1::Sample>> TakeResult() { return std::move(result_); }
+
+ private:
+  int PlaceOf(size_t group, uint32_t sample_index) const {
+    const auto& indices = groups_[group].sample_indices();
+    const auto it = std::find(indices.begin(), indices.end(), sample_index);
+    return it == indices.end() ? -1 : static_cast<int>(it - indices.begin());
+  }
+
+  const std::vector<v1::GenerateRequest>& groups_;
+  const uint64_t version_;
+  std::deque<Task> queue_ ABSL_GUARDED_BY(mutex);
+  std::vector<std::vector<v1::Sample>> result_;
+  std::vector<std::vector<bool>> received_;
+  std::vector<v1::Sample> fresh_ ABSL_GUARDED_BY(mutex);
+  int64_t open_ ABSL_GUARDED_BY(mutex) = 0;
+  absl::Status error_ ABSL_GUARDED_BY(mutex);
+};
+
+class PooledRolloutClient : public RolloutClient {
+ public:
+  PooledRolloutClient(std::vector<Worker> workers, const Options& options, Clock& clock) : options_(options), clock_(clock) {
+    for (Worker& worker : workers) slots_.push_back(std::make_unique<Slot>(std::move(worker)));
+  }
+
+  absl::Status UpdateWeights(const Model& model, uint64_t version, ThreadPool& threads) override {
+    weights_.model = &model;
+    weights_.version = version;
+    weights_.exact_on_policy = options_.exact_on_policy;
+    weights_.digest = WeightsDigest(model, threads, &weights_.tensor_digests);
+    const absl::Time give_up = clock_.Now() + options_.no_worker_timeout;
+    while (true) {
+      std::vector<absl::Status> outcomes(slots_.size());
+      std::vector<std::thread> pushes;
+      for (size_t i = 1; i < slots_.size(); ++i) {
+        pushes.emplace_back([&, i] { outcomes[i] = slots_[i]->connection.BringUpToDate(weights_); });
+      }
+      outcomes[0] = slots_[0]->connection.BringUpToDate(weights_);
+      for (std::thread& push : pushes) push.join();
+      bool any = false;
+      absl::Status last;
+      for (size_t i = 0; i < slots_.size(); ++i) {
+        any |= outcomes[i].ok();
+        if (outcomes[i].ok()) continue;
+        last = outcomes[i];
+        if (outcomes[i].code() == absl::StatusCode::kFailedPrecondition || IsFinal(outcomes[i])) {
+          CountRefused();
+          return outcomes[i];
+        }
+        if (outcomes[i].code() == absl::StatusCode::kDataLoss) CountRefused();
+        LOG(WARNING) << outcomes[i].message();
+      }
+      if (any) return absl::OkStatus();
+      if (clock_.Now() >= give_up) return NoWorker(last);
+      clock_.Sleep(kRetryPause);
+    }
+  }
+
+  absl::StatusOr<std::vector<std::vector<v1::Sample>>> Generate(const std::vector<v1::GenerateRequest>& groups,
+                                                               std::function<void(const v1::Sample&)> on_sample) override {
+    if (weights_.model == nullptr) return absl::FailedPreconditionError("Generate before the first UpdateWeights");
+    std::vector<v1::GenerateRequest> requests = groups;
+    for (v1::GenerateRequest& request : requests) request.set_min_weight_version(weights_.version);
+    Job job(requests, weights_.version);
+    {
+      absl::MutexLock lock(&mutex_);
+      last_alive_ = clock_.Now();
+    }
+    std::vector<std::thread> threads;
+    for (const std::unique_ptr<Slot>& slot : slots_) {
+      threads.emplace_back([this, &job, slot = slot.get()] { Serve(job, *slot); });
+    }
+    // This thread hands out finished samples and watches for silence.
+    while (true) {
+      std::vector<v1::Sample> fresh;
+      bool done;
+      {
+        absl::MutexLock lock(&job.mutex);
+        job.mutex.AwaitWithTimeout(absl::Condition(&job, &Job::Done), absl::Milliseconds(50));
+        fresh = job.TakeFresh();
+        done = job.Done();
+      }
+      if (on_sample) {
+        for (const v1::Sample& sample : fresh) on_sample(sample);
+      }
+      if (done) break;
+      Watch(job);
+    }
+    {
+      // Whoever still reads a stream must not wait for it.
+      absl::MutexLock lock(&mutex_);
+      for (const std::unique_ptr<Slot>& slot : slots_) {
+        if (slot->stream_context != nullptr) slot->stream_context->TryCancel();
+      }
+    }
+    for (std::thread& thread : threads) thread.join();
+    absl::MutexLock lock(&job.mutex);
+    if (!job.error().ok()) return job.error();
+    return job.TakeResult();
+  }
+
+  RolloutFaults faults() const override {
+    absl::MutexLock lock(&mutex_);
+    return faults_;
+  }
+
+ private:
+  struct Slot {
+    explicit Slot(Worker worker) : connection(std::move(worker)) {}
+    WorkerConnection connection;
+    // Guarded by the client's mutex_: the open stream and when it last moved.
+    grpc::ClientContext* stream_context = nullptr;
+    absl::Time last_activity;
+    bool has_work = false;
+    bool timed_out = false;
+  };
+
+  absl::Status NoWorker(const absl::Status& last) const {
+    std::vector<std::string> names;
+    for (const std::unique_ptr<Slot>& slot : slots_) names.push_back(slot->connection.name());
+    return absl::UnavailableError(absl::StrCat("no rollout worker answers (", absl::StrJoin(names, ", "), ") since ",
+                                               absl::FormatDuration(options_.no_worker_timeout), "; last: ", last.message()));
+  }
+
+  void CountRefused() {
+    absl::MutexLock lock(&mutex_);
+    ++faults_.weight_updates_refused;
+  }
+
+  // Cancels streams that are silent for too long, and fails the job when nobody has been alive for too long.
+  void Watch(Job& job) {
+    const absl::Time now = clock_.Now();
+    absl::Status dead;
+    {
+      absl::MutexLock lock(&mutex_);
+      for (const std::unique_ptr<Slot>& slot : slots_) {
+        if (slot->stream_context == nullptr || !slot->has_work || slot->timed_out || now - slot->last_activity < options_.timeout) continue;
+        LOG(WARNING) << "rollout worker " << slot->connection.name() << ": Generate: silent for "
+                     << absl::FormatDuration(now - slot->last_activity) << ", its work goes to others";
+        slot->timed_out = true;
+        ++faults_.timeouts;
+        slot->stream_context->TryCancel();
+      }
+      bool streaming = false;
+      for (const std::unique_ptr<Slot>& slot : slots_) streaming |= slot->stream_context != nullptr;
+      if (streaming) last_alive_ = now;
+      if (now - last_alive_ >= options_.no_worker_timeout) dead = NoWorker(last_error_);
+    }
+    if (dead.ok()) return;
+    absl::MutexLock lock(&job.mutex);
+    job.Fail(dead);
+  }
+
+  // One worker's thread during a Generate call: streams while there is work, reconnects after a loss.
+  void Serve(Job& job, Slot& slot) {
+    while (true) {
+      {
+        absl::MutexLock lock(&job.mutex);
+        auto ready = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job.mutex) { return job.Done() || job.HasWork(); };
+        job.mutex.AwaitWithTimeout(absl::Condition(&ready), absl::Seconds(1));
+        if (job.Done()) return;
+        if (!job.HasWork()) continue;
+      }
+      absl::Status status;
+      if (!slot.connection.Has(weights_)) status = slot.connection.BringUpToDate(weights_);
+      if (status.ok()) status = Stream(job, slot);
+      if (status.ok()) continue;
+      absl::MutexLock job_lock(&job.mutex);
+      if (job.Done()) return;
+      if (IsFinal(status)) {
+        job.Fail(Annotate(status, absl::StrCat("rollout worker ", slot.connection.name())));
+        return;
+      }
+      if (status.code() != absl::StatusCode::kResourceExhausted) slot.connection.Forget();
+      {
+        absl::MutexLock lock(&mutex_);
+        last_error_ = Annotate(status, slot.connection.name());
+      }
+      auto done = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job.mutex) { return job.Done(); };
+      job.mutex.AwaitWithTimeout(absl::Condition(&done), kRetryPause);
+    }
+  }
+
+  // Work that one worker holds at most: all of it when it is alone, else about half of its share at a time, so that a fast one can take more.
+  int64_t HoldAtMost(int64_t group_samples) const {
+    return slots_.size() == 1 ? INT64_MAX : std::max<int64_t>(group_samples, kHoldSamples);
+  }
+  static constexpr int64_t kHoldSamples = 64;
+
+  absl::Status Stream(Job& job, Slot& slot) {
+    const auto context = MakeClientContext(kStreamDeadline);
+    const auto stream = slot.connection.stub().Generate(context.get());
+    {
+      absl::MutexLock lock(&mutex_);
+      slot.stream_context = context.get();
+      slot.last_activity = clock_.Now();
+      slot.timed_out = false;
+    }
+    std::vector<Job::Task> held;
+    int64_t held_samples = 0;
+    bool writable = true, finished = false;
+    absl::Status injected;
+    v1::GenerateResponse response;
+    while (true) {
+      // Take and send as much as this worker should hold.
+      std::vector<size_t> fresh;
+      {
+        absl::MutexLock lock(&job.mutex);
+        while (writable && !job.Done() && job.HasWork() && held_samples < HoldAtMost(1)) {
+          held.push_back(job.Take());
+          held_samples += held.back().request.sample_indices_size();
+          fresh.push_back(held.size() - 1);
+        }
+        finished = job.Done() || held_samples == 0;
+      }
+      {
+        absl::MutexLock lock(&mutex_);
+        if (!slot.has_work) slot.last_activity = clock_.Now();
+        slot.has_work = held_samples > 0;
+      }
+      for (size_t i : fresh) {
+        injected = failpoint::Hit("client.generate_sent");
+        writable = writable && injected.ok() && stream->Write(held[i].request);
+      }
+      if (finished || !writable) break;
+      if (!stream->Read(&response)) {
+        writable = false;
+        break;
+      }
+      injected = failpoint::Hit("client.sample_received");
+      if (!injected.ok()) break;
+      {
+        absl::MutexLock lock(&mutex_);
+        slot.last_activity = clock_.Now();
+      }
+      absl::MutexLock lock(&job.mutex);
+      bool accepted = false;
+      for (const Job::Task& task : held) {
+        if (task.request.group_serial() == response.sample().id().group_serial()) accepted |= job.Accept(task, response.sample());
+      }
+      if (accepted) {
+        --held_samples;
+      } else {
+        absl::MutexLock own(&mutex_);
+        ++faults_.late_answers;
+      }
+    }
+    if (finished && writable) {
+      stream->WritesDone();
+    } else {
+      context->TryCancel();
+    }
+    while (stream->Read(&response)) {
+    }
+    absl::Status status = FromGrpc(stream->Finish());
+    bool timed_out;
+    {
+      absl::MutexLock lock(&mutex_);
+      slot.stream_context = nullptr;
+      slot.has_work = false;
+      timed_out = slot.timed_out;
+    }
+    absl::MutexLock lock(&job.mutex);
+    if (job.Done() || (finished && writable && held_samples == 0)) return absl::OkStatus();
+    // Lost: everything that it still had goes back.
+    int64_t retried = 0;
+    for (Job::Task& task : held) retried += job.GiveBack(std::move(task));
+    if (!injected.ok()) status = injected;
+    if (status.ok() || timed_out) status = absl::UnavailableError(timed_out ? "silent for too long" : "the stream ended early");
+    absl::MutexLock own(&mutex_);
+    ++faults_.worker_losses;
+    faults_.retried_samples += retried;
+    LOG(WARNING) << "rollout worker " << slot.connection.name() << ": Generate: " << status.message() << "; " << retried
+                 << " samples are made again";
+    return status;
+  }
+
+  const Options options_;
+  Clock& clock_;
+  std::vector<std::unique_ptr<Slot>> slots_;
+  PublishedWeights weights_;  // changes only in UpdateWeights, while no Generate runs
+
+  mutable absl::Mutex mutex_;  // after job.mutex
+  RolloutFaults faults_ ABSL_GUARDED_BY(mutex_);
+  absl::Time last_alive_ ABSL_GUARDED_BY(mutex_);
+  absl::Status last_error_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RolloutClient>> RolloutClient::Create(std::vector<Worker> workers, const Options& options, Clock& clock) {
+  if (workers.empty()) return absl::InvalidArgumentError("rollout.addresses: expected at least one worker");
+  return std::make_unique<PooledRolloutClient>(std::move(workers), options, clock);
+}
+
+}  // namespace grouper

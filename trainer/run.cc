@@ -1,0 +1,357 @@
+#include "trainer/run.h"
+
+#include <optional>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "common/base/failpoint.h"
+#include "common/base/hash.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "common/checkpoint/checkpoint_directory.h"
+#include "common/recipe/load_recipe.h"
+#include "trainer/grpo_stage.h"
+#include "trainer/run_checkpoint.h"
+#include "trainer/sft_stage.h"
+
+namespace grouper {
+namespace {
+
+std::string CheckpointsOf(const std::string& run) { return JoinPath(run, "checkpoints"); }
+
+class Run {
+ public:
+  explicit Run(RunParts& parts)
+      : p_(parts), stream_(parts.threads), publisher_(*parts.loaded.model, parts.rollout, parts.threads) {
+    state_.completions_digest = std::string(64, '0');
+    state_.numerics_id = NumericsId(parts.loaded.model->dtype());
+  }
+
+  absl::Status Execute() {
+    ASSIGN_OR_RETURN(encoder_, PromptEncoder::Create(p_.recipe.prompt(), p_.loaded.tokenizer));
+    ASSIGN_OR_RETURN(const bool finished, Begin());
+    if (finished) return absl::OkStatus();
+    for (; state_.stage_index < p_.recipe.stages_size(); ++state_.stage_index, state_.stage = {}) {
+      ASSIGN_OR_RETURN(const bool stopped, RunStage(static_cast<int>(state_.stage_index)));
+      if (stopped) return absl::OkStatus();
+    }
+    return Finish();
+  }
+
+  absl::StatusOr<std::string> Check() {
+    ASSIGN_OR_RETURN(encoder_, PromptEncoder::Create(p_.recipe.prompt(), p_.loaded.tokenizer));
+    std::string report;
+    for (int i = 0; i < p_.recipe.stages_size(); ++i) {
+      StageParts parts;
+      RETURN_IF_ERROR(Annotate(OpenStage(i, parts), absl::StrCat("stages[", p_.recipe.stages(i).name(), "]")));
+      absl::StrAppend(&report, "stage ", p_.recipe.stages(i).name(), ": ",
+                      parts.stage == nullptr ? "evaluate" : absl::StrCat(parts.stage->type(), ", ", parts.stage->steps(), " steps"), ", ",
+                      parts.data->has_train() ? (parts.data->epoch_size() > 0 ? absl::StrCat(parts.data->epoch_size(), " training rows") : "generated rows")
+                                              : "no training rows",
+                      ", ", parts.data->eval_rows().size(), " held-out rows\n");
+    }
+    return report;
+  }
+
+ private:
+  struct StageParts {
+    std::unique_ptr<Dataset> data;
+    std::unique_ptr<StageContext> context;
+    std::unique_ptr<Stage> stage;  // null: evaluation only
+  };
+
+  void Say(const std::string& text) {
+    if (p_.observer.message) p_.observer.message(text);
+  }
+
+  // --- beginning -----------------------------------------------------------------------------------------------------------
+
+  // A fresh directory, or the newest checkpoint of an old one. True: nothing is left to do.
+  absl::StatusOr<bool> Begin() {
+    FileSystem& fs = p_.fs;
+    const std::string recipe_path = JoinPath(p_.directory, "recipe.textproto");
+    const bool exists = fs.Exists(recipe_path);
+    if (exists && !p_.resume) {
+      return absl::AlreadyExistsError(absl::StrCat(p_.directory, ": a run is there already; go on with --resume, or choose another --out"));
+    }
+    if (exists) {
+      v1::Recipe old_recipe;
+      RETURN_IF_ERROR(ParseTextProtoFile(recipe_path, &old_recipe));
+      const std::string difference = RecipeDifference(old_recipe, p_.recipe);
+      if (!difference.empty()) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("--resume with a changed recipe (only placement and speed may change):\n", difference));
+      }
+      if (fs.Exists(JoinPath(p_.directory, "run.json"))) {
+        Say(absl::StrCat(p_.directory, ": the run has finished already"));
+        return true;
+      }
+    } else {
+      RETURN_IF_ERROR(fs.CreateDirectories(p_.directory));
+      RETURN_IF_ERROR(WriteFileAtomically(fs, recipe_path, RecipeText(p_.recipe)));
+    }
+    ASSIGN_OR_RETURN(std::optional<CheckpointReader> latest, FindLatestCheckpoint(fs, CheckpointsOf(p_.directory)));
+    if (latest) {
+      RETURN_IF_ERROR(Restore(*latest));
+      Say(absl::StrCat("resuming after step ", state_.step, " from ", latest->directory()));
+    } else if (p_.resume) {
+      Say(absl::StrCat(p_.directory, ": no checkpoint yet, starting at the beginning"));
+    }
+    ASSIGN_OR_RETURN(metrics_, JsonLinesFile::Open(fs, JoinPath(p_.directory, "metrics.jsonl"), state_.metrics_bytes));
+    if (p_.recipe.logging().completions()) {
+      ASSIGN_OR_RETURN(completions_, JsonLinesFile::Open(fs, JoinPath(p_.directory, "completions.jsonl"), state_.completions_bytes));
+    }
+    if (p_.recipe.logging().tensorboard()) {
+      ASSIGN_OR_RETURN(tensorboard_, OpenTensorBoardSink(fs, JoinPath(p_.directory, "tensorboard"),
+                                                         absl::ToDoubleSeconds(p_.clock.Now() - absl::UnixEpoch())));
+    }
+    return false;
+  }
+
+  absl::Status Restore(const CheckpointReader& checkpoint) {
+    const std::string own = state_.numerics_id;
+    ASSIGN_OR_RETURN(state_, ReadRunState(checkpoint));
+    if (state_.numerics_id != own && p_.recipe.exact_on_policy()) {
+      return absl::FailedPreconditionError(absl::StrCat(checkpoint.directory(), ": made with numerics \"", state_.numerics_id, "\", this program has \"", own,
+                                                        "\": the bits would differ (exact_on_policy)"));
+    }
+    state_.numerics_id = own;
+    if (state_.stage_index > p_.recipe.stages_size()) {
+      return absl::DataLossError(absl::StrCat(checkpoint.directory(), "/state.json: stage_index beyond the recipe's stages"));
+    }
+    RETURN_IF_ERROR(ReadWeights(checkpoint, "model.safetensors", *p_.loaded.model));
+    p_.loaded.model->WeightsChanged(stream_);
+    publisher_.set_version(state_.weight_version);
+    if (state_.stage.step > 0) restored_ = checkpoint;
+    saved_step_ = state_.step;
+    return absl::OkStatus();
+  }
+
+  // --- a stage ---------------------------------------------------------------------------------------------------------------
+
+  absl::Status OpenStage(int index, StageParts& parts) {
+    const v1::Stage& config = p_.recipe.stages(index);
+    ASSIGN_OR_RETURN(parts.data, Dataset::Open(config.data(), p_.recipe.seed(), static_cast<uint32_t>(index), ""));
+    parts.context.reset(new StageContext{p_.recipe, index, p_.loaded, stream_, p_.rollout, p_.reward, publisher_, *parts.data, *encoder_, p_.clock,
+                                         p_.observer.sampling});
+    if (config.has_sft()) {
+      ASSIGN_OR_RETURN(parts.stage, MakeSftStage(*parts.context));
+    } else if (config.has_grpo()) {
+      ASSIGN_OR_RETURN(parts.stage, MakeGrpoStage(*parts.context, p_.check_row));
+    }
+    return absl::OkStatus();
+  }
+
+  // True: a stop was requested and the state is saved.
+  absl::StatusOr<bool> RunStage(int index) {
+    const v1::Stage& config = p_.recipe.stages(index);
+    StageParts parts;
+    RETURN_IF_ERROR(Annotate(OpenStage(index, parts), absl::StrCat("stages[", config.name(), "]")));
+    if (parts.stage == nullptr) {
+      MetricsRow row;
+      row.Set("step", state_.step);
+      row.Set("stage", std::string("evaluate"));
+      ASSIGN_OR_RETURN(const bool best, EvaluateInto(*parts.context, row));
+      static_cast<void>(best);
+      RETURN_IF_ERROR(WriteRow(row));
+      return false;
+    }
+    Stage& stage = *parts.stage;
+    OptimizerState optimizer(*p_.loaded.model, stream_);
+    if (restored_) {
+      RETURN_IF_ERROR(ReadOptimizer(*restored_, optimizer));
+      optimizer.set_steps_applied(state_.optimizer_steps);
+      if (stage.reference() != nullptr) {
+        RETURN_IF_ERROR(ReadWeights(*restored_, "reference.safetensors", *stage.reference()));
+        stage.reference()->WeightsChanged(stream_);
+      }
+      restored_.reset();
+    }
+    if (p_.observer.stage_started) p_.observer.stage_started(config, stage.type(), state_.stage.step, stage.steps());
+    if (state_.stage.step == 0 && config.eval().at_start()) {
+      MetricsRow row;
+      row.Set("step", state_.step);
+      row.Set("stage", std::string(stage.type()));
+      ASSIGN_OR_RETURN(const bool best, EvaluateInto(*parts.context, row));
+      static_cast<void>(best);
+      RETURN_IF_ERROR(WriteRow(row));
+    }
+    // The loop: step, evaluate, write, save.
+    while (state_.stage.step < stage.steps()) {
+      p_.control.WaitWhilePaused();
+      StepResult result;
+      RETURN_IF_ERROR(stage.Step(state_.stage, optimizer, result));
+      ++state_.step;
+      state_.num_tokens += result.tokens;
+      state_.optimizer_steps = optimizer.steps_applied();
+      const bool last = state_.stage.step == stage.steps();
+      MetricsRow row;
+      row.Set("step", state_.step);
+      row.Set("stage", std::string(stage.type()));
+      for (const auto& [name, value] : result.metrics.values()) std::visit([&](const auto& v) { row.Set(name, v); }, value);
+      row.Set("num_tokens", state_.num_tokens);
+      bool best = false;
+      if ((config.eval().every() > 0 && state_.stage.step % config.eval().every() == 0) || (last && config.eval().at_end())) {
+        ASSIGN_OR_RETURN(best, EvaluateInto(*parts.context, row));
+      }
+      RETURN_IF_ERROR(WriteCompletions(result));
+      RETURN_IF_ERROR(WriteRow(row));
+      if (p_.observer.step_done) p_.observer.step_done(state_.stage.step, stage.steps(), row);
+      Publish(config, row);
+      RETURN_IF_ERROR(failpoint::Hit("trainer.step_end"));
+      const bool stop = p_.control.StopRequested();
+      const int64_t every = p_.recipe.checkpoint().every();
+      const bool due = every > 0 && state_.stage.step % every == 0;
+      if (last) break;  // saved below, as the next stage's beginning
+      if (due || stop || best || p_.control.TakeCheckpointRequest()) RETURN_IF_ERROR(Save(&optimizer, stage.reference()));
+      if (stop) {
+        Say(absl::StrCat("stopped after step ", state_.step, "; go on with --resume --out ", p_.directory));
+        return true;
+      }
+    }
+    if (p_.observer.stage_ended) p_.observer.stage_ended(config);
+    // Between stages: the next one starts with its own optimizer and reference.
+    RunState here = state_;
+    ++state_.stage_index;
+    state_.stage = {};
+    const absl::Status saved = Save(nullptr, nullptr);
+    state_.stage_index = here.stage_index;
+    state_.stage = here.stage;
+    RETURN_IF_ERROR(saved);
+    if (p_.control.StopRequested() && index + 1 < p_.recipe.stages_size()) {
+      Say(absl::StrCat("stopped after step ", state_.step, "; go on with --resume --out ", p_.directory));
+      return true;
+    }
+    return false;
+  }
+
+  // Adds eval/* to the row. True: the best accuracy so far, and the recipe keeps the best checkpoint.
+  absl::StatusOr<bool> EvaluateInto(StageContext& context, MetricsRow& row) {
+    const v1::Evaluation& config = context.config().eval();
+    const absl::Time start = p_.clock.Now();
+    ASSIGN_OR_RETURN(const EvaluationResult result, Evaluate(context, context.data.eval_rows(), config));
+    row.Set("eval/accuracy", result.accuracy);
+    if (result.samples > 1) {
+      row.Set("eval/pass_at_k", result.pass_at_k);
+      row.Set("eval/k", result.samples);
+    }
+    row.Set("eval/problems", result.problems);
+    row.Set("time/eval", absl::ToDoubleSeconds(p_.clock.Now() - start));
+    if (p_.observer.evaluated) p_.observer.evaluated(context.config().name(), state_.step, result);
+    if (result.accuracy <= state_.best_accuracy) return false;
+    state_.best_accuracy = result.accuracy;
+    state_.best_step = state_.step;
+    return p_.recipe.checkpoint().keep_best();
+  }
+
+  // --- writing ----------------------------------------------------------------------------------------------------------------
+
+  absl::Status WriteCompletions(const StepResult& result) {
+    if (!result.digest_input.empty()) {
+      Sha256Stream chain;
+      chain.Update(state_.completions_digest);
+      chain.Update(result.digest_input);
+      state_.completions_digest = Hex(chain.Finish());
+    }
+    if (completions_ == nullptr) return absl::OkStatus();
+    for (const std::string& line : result.completions) {
+      RETURN_IF_ERROR(completions_->AppendLine(line));
+      RETURN_IF_ERROR(failpoint::Hit("trainer.completions_line"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteRow(const MetricsRow& row) {
+    RETURN_IF_ERROR(metrics_->AppendLine(row.ToJson()));
+    if (tensorboard_ != nullptr) RETURN_IF_ERROR(tensorboard_->Write(row));
+    return failpoint::Hit("trainer.metrics_line");
+  }
+
+  void Publish(const v1::Stage& stage, const MetricsRow& row) {
+    v1::TrainerStatus status;
+    status.set_run(p_.recipe.name());
+    status.set_stage(stage.name());
+    status.set_step(static_cast<uint64_t>(state_.step));
+    status.set_weight_version(publisher_.version());
+    p_.control.StepDone(status, row.ToJson());
+  }
+
+  absl::Status Save(const OptimizerState* optimizer, const Model* reference) {
+    if (saved_step_ == state_.step) return absl::OkStatus();
+    RETURN_IF_ERROR(metrics_->Sync());
+    if (completions_ != nullptr) RETURN_IF_ERROR(completions_->Sync());
+    state_.metrics_bytes = metrics_->size();
+    state_.completions_bytes = completions_ == nullptr ? 0 : completions_->size();
+    state_.weight_version = publisher_.version();
+    state_.weights_digest = Hex(WeightsDigest(*p_.loaded.model, p_.threads));
+    const std::string directory = CheckpointsOf(p_.directory);
+    const absl::Status saved = SaveRunCheckpoint(p_.fs, directory, {*p_.loaded.model, optimizer, reference, p_.recipe, state_});
+    if (!saved.ok()) return Annotate(saved, absl::StrCat("checkpoint of step ", state_.step, " (earlier ones are untouched)"));
+    saved_step_ = state_.step;
+    p_.control.CheckpointSaved(CheckpointPath(directory, state_.step));
+    std::vector<int64_t> keep;
+    if (p_.recipe.checkpoint().keep_best() && state_.best_step >= 0) keep.push_back(state_.best_step);
+    return PruneCheckpoints(p_.fs, directory, p_.recipe.checkpoint().keep_last(), keep);
+  }
+
+  absl::Status Finish() {
+    RETURN_IF_ERROR(metrics_->Sync());
+    if (completions_ != nullptr) RETURN_IF_ERROR(completions_->Sync());
+    const std::string model = JoinPath(p_.directory, "model");
+    if (!p_.fs.Exists(model)) {
+      const std::string dtype = p_.loaded.model->dtype() == DType::kBF16 ? "bfloat16" : "float32";
+      RETURN_IF_ERROR(SaveHuggingFace(p_.fs, *p_.loaded.model, *p_.loaded.tokenizer, p_.loaded.stop_token_ids, model, dtype));
+    }
+    json::OrderedJson summary;
+    summary["finished"] = true;
+    summary["step"] = state_.step;
+    summary["weights_digest"] = Hex(WeightsDigest(*p_.loaded.model, p_.threads));
+    summary["completions_digest"] = state_.completions_digest;
+    return WriteFileAtomically(p_.fs, JoinPath(p_.directory, "run.json"), summary.dump(1) + "\n");
+  }
+
+  RunParts& p_;
+  Stream stream_;
+  WeightPublisher publisher_;
+  std::optional<PromptEncoder> encoder_;
+  RunState state_;
+  std::optional<CheckpointReader> restored_;  // to be taken by the stage that it was saved in
+  int64_t saved_step_ = -1;
+  std::unique_ptr<JsonLinesFile> metrics_, completions_;
+  std::unique_ptr<MetricsSink> tensorboard_;
+};
+
+}  // namespace
+
+absl::Status RunRecipe(RunParts& parts) {
+  const absl::Status status = Run(parts).Execute();
+  parts.control.Ended();
+  return status;
+}
+
+absl::StatusOr<std::string> CheckRun(RunParts& parts) { return Run(parts).Check(); }
+
+absl::StatusOr<RunDigests> ReadRunDigests(FileSystem& fs, const std::string& directory) {
+  RunDigests digests;
+  const std::string summary_path = JoinPath(directory, "run.json");
+  if (fs.Exists(summary_path)) {
+    ASSIGN_OR_RETURN(const std::string text, fs.ReadFile(summary_path, 1 << 20));
+    ASSIGN_OR_RETURN(const json::Json summary, Annotate(json::Parse(text), summary_path));
+    ASSIGN_OR_RETURN(digests.step, Annotate(json::GetInt(summary, "step", 0, int64_t{1} << 62), summary_path));
+    ASSIGN_OR_RETURN(digests.weights, Annotate(json::GetString(summary, "weights_digest"), summary_path));
+    ASSIGN_OR_RETURN(digests.completions, Annotate(json::GetString(summary, "completions_digest"), summary_path));
+    digests.finished = true;
+    return digests;
+  }
+  ASSIGN_OR_RETURN(const std::optional<CheckpointReader> latest, FindLatestCheckpoint(fs, CheckpointsOf(directory)));
+  if (!latest) return absl::NotFoundError(absl::StrCat(directory, ": no finished run and no checkpoint"));
+  ASSIGN_OR_RETURN(const RunState state, ReadRunState(*latest));
+  digests.step = state.step;
+  digests.weights = state.weights_digest;
+  digests.completions = state.completions_digest;
+  return digests;
+}
+
+}  // namespace grouper

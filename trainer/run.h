@@ -1,0 +1,69 @@
+// A run: all stages of a recipe, with evaluation, checkpoints, metrics, and exact resume.
+//
+// RUN/
+//   recipe.textproto      the resolved recipe
+//   metrics.jsonl         one object a step
+//   completions.jsonl     every training completion (logging.completions)
+//   tensorboard/          event files (logging.tensorboard)
+//   checkpoints/step_N/   run_checkpoint.h
+//   model/                at the end: a Hugging Face directory
+//   run.json              at the end: digests and the last step
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/base/clock.h"
+#include "common/base/file.h"
+#include "common/base/json.h"
+#include "common/model/model_directory.h"
+#include "proto/recipe.pb.h"
+#include "trainer/evaluate.h"
+#include "trainer/reward_client.h"
+#include "trainer/rollout_client.h"
+#include "trainer/run_control.h"
+
+namespace grouper {
+
+// What a run tells whoever watches it. All may be empty; called on the run's thread.
+struct RunObserver {
+  std::function<void(const std::string& text)> message;
+  std::function<void(const v1::Stage& stage, const char* type, int64_t done, int64_t steps)> stage_started;
+  std::function<void(int64_t sampled_tokens)> sampling;  // within a step
+  std::function<void(int64_t done, int64_t steps, const MetricsRow& metrics)> step_done;
+  std::function<void(const std::string& stage, int64_t step, const EvaluationResult& result)> evaluated;
+  std::function<void(const v1::Stage& stage)> stage_ended;
+};
+
+struct RunParts {
+  v1::Recipe recipe;       // loaded and checked
+  std::string directory;   // RUN
+  bool resume = false;
+  LoadedModel& loaded;
+  ThreadPool& threads;
+  RolloutClient& rollout;
+  RewardClient& reward;
+  std::function<absl::Status(const json::Json& row)> check_row;  // the reward rules' opinion of a data row
+  FileSystem& fs;
+  Clock& clock;
+  RunControl& control;
+  RunObserver observer;
+};
+
+// Runs to the end, or to a requested stop (OK; a checkpoint was saved). AlreadyExists: RUN has a run and resume is off. FailedPrecondition: the recipe
+// differs from the one that RUN was started with (the difference is in the message). DataLoss: a damaged checkpoint.
+absl::Status RunRecipe(RunParts& parts);
+
+// Opens every dataset, makes every stage and encodes every row, without training: what --dry-run checks. Returns a text about the stages.
+absl::StatusOr<std::string> CheckRun(RunParts& parts);
+
+// The digests of a run directory, finished or not: from run.json, else from its newest checkpoint. NotFound without either.
+struct RunDigests {
+  int64_t step = 0;
+  bool finished = false;
+  std::string weights, completions;
+};
+absl::StatusOr<RunDigests> ReadRunDigests(FileSystem& fs, const std::string& directory);
+
+}  // namespace grouper

@@ -1,0 +1,143 @@
+#include "trainer/run_checkpoint.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/json.h"
+#include "common/base/status.h"
+#include "common/checkpoint/safetensors.h"
+#include "common/checkpoint/safetensors_writer.h"
+#include "common/recipe/load_recipe.h"
+
+namespace grouper {
+namespace {
+
+using NamedTensors = std::vector<OptimizerState::Named>;
+
+StorageType StorageOf(DType dtype) {
+  return dtype == DType::kBF16 ? StorageType::kBF16 : dtype == DType::kF64 ? StorageType::kF64 : StorageType::kF32;
+}
+
+size_t BytesOf(const Tensor& tensor) { return static_cast<size_t>(tensor.size()) * SizeOf(tensor.dtype()); }
+
+NamedTensors Weights(const Model& model) {
+  NamedTensors tensors;
+  for (const LogicalTensor& tensor : model.tensors()) tensors.push_back({tensor.name, tensor.value});
+  return tensors;
+}
+
+absl::Status WriteTensors(CheckpointWriter& writer, const std::string& file_name, const NamedTensors& tensors) {
+  std::vector<TensorSpec> specs;
+  for (const auto& [name, tensor] : tensors) {
+    TensorSpec spec{name, StorageOf(tensor.dtype()), {}};
+    for (int d = 0; d < tensor.rank(); ++d) spec.shape.push_back(tensor.dim(d));
+    specs.push_back(std::move(spec));
+  }
+  std::map<std::string, Tensor> by_name;
+  for (const auto& [name, tensor] : tensors) by_name[name] = tensor;
+  ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, writer.CreateFile(file_name));
+  RETURN_IF_ERROR(WriteSafetensors(*file, specs, {{"format", "pt"}}, [&](const TensorSpec& spec, AppendBytes append) {
+    const Tensor& tensor = by_name.at(spec.name);
+    return append({static_cast<const char*>(tensor.raw()), BytesOf(tensor)});
+  }));
+  return file->Close();
+}
+
+absl::Status ReadTensors(const CheckpointReader& reader, const std::string& file_name, const NamedTensors& tensors) {
+  ASSIGN_OR_RETURN(const std::string path, reader.Path(file_name));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const SafetensorsFile> file, SafetensorsFile::Open(path));
+  if (file->tensors().size() != tensors.size()) {
+    return absl::DataLossError(absl::StrCat(path, ": ", file->tensors().size(), " tensors, expected ", tensors.size()));
+  }
+  for (const auto& [name, tensor] : tensors) {
+    const StoredTensor* stored = file->Find(name);
+    if (stored == nullptr) return absl::DataLossError(absl::StrCat(path, ": tensor ", name, " is missing"));
+    if (stored->type != StorageOf(tensor.dtype()) || stored->bytes.size() != BytesOf(tensor)) {
+      return absl::DataLossError(absl::StrCat(path, ": tensor ", name, " is ", stored->ShapeString(), ", expected ", tensor.ShapeString()));
+    }
+    std::memcpy(tensor.raw(), stored->bytes.data(), stored->bytes.size());
+  }
+  return absl::OkStatus();
+}
+
+constexpr int64_t kMax = int64_t{1} << 62;
+
+}  // namespace
+
+std::string RunState::ToJson() const {
+  json::OrderedJson j;
+  j["format"] = 1;
+  j["step"] = step;
+  j["stage_index"] = stage_index;
+  j["stage_step"] = stage.step;
+  j["data_position"] = stage.data_position;
+  j["group_serial"] = stage.group_serial;
+  j["skipped_in_row"] = stage.skipped_in_row;
+  j["optimizer_steps"] = optimizer_steps;
+  j["weight_version"] = weight_version;
+  j["num_tokens"] = num_tokens;
+  j["completions_digest"] = completions_digest;
+  j["weights_digest"] = weights_digest;
+  j["metrics_bytes"] = metrics_bytes;
+  j["completions_bytes"] = completions_bytes;
+  j["best_accuracy"] = best_accuracy;
+  j["best_step"] = best_step;
+  j["numerics_id"] = numerics_id;
+  return j.dump(1) + "\n";
+}
+
+absl::StatusOr<RunState> RunState::FromJson(const std::string& text) {
+  ASSIGN_OR_RETURN(const json::Json j, json::Parse(text));
+  RETURN_IF_ERROR(json::GetInt(j, "format", 1, 1));
+  RunState s;
+  ASSIGN_OR_RETURN(s.step, json::GetInt(j, "step", 0, kMax));
+  ASSIGN_OR_RETURN(s.stage_index, json::GetInt(j, "stage_index", 0, 1 << 20));
+  ASSIGN_OR_RETURN(s.stage.step, json::GetInt(j, "stage_step", 0, kMax));
+  ASSIGN_OR_RETURN(s.stage.data_position, json::GetInt(j, "data_position", 0, kMax));
+  ASSIGN_OR_RETURN(s.stage.group_serial, json::GetInt(j, "group_serial", 0, kMax));
+  ASSIGN_OR_RETURN(s.stage.skipped_in_row, json::GetInt(j, "skipped_in_row", 0, kMax));
+  ASSIGN_OR_RETURN(s.optimizer_steps, json::GetInt(j, "optimizer_steps", 0, kMax));
+  ASSIGN_OR_RETURN(s.weight_version, json::GetInt(j, "weight_version", 0, kMax));
+  ASSIGN_OR_RETURN(s.num_tokens, json::GetInt(j, "num_tokens", 0, kMax));
+  ASSIGN_OR_RETURN(s.completions_digest, json::GetString(j, "completions_digest"));
+  ASSIGN_OR_RETURN(s.weights_digest, json::GetString(j, "weights_digest"));
+  ASSIGN_OR_RETURN(s.metrics_bytes, json::GetInt(j, "metrics_bytes", 0, kMax));
+  ASSIGN_OR_RETURN(s.completions_bytes, json::GetInt(j, "completions_bytes", 0, kMax));
+  ASSIGN_OR_RETURN(s.best_accuracy, json::GetNumber(j, "best_accuracy"));
+  ASSIGN_OR_RETURN(s.best_step, json::GetInt(j, "best_step", -1, kMax));
+  ASSIGN_OR_RETURN(s.numerics_id, json::GetString(j, "numerics_id"));
+  return s;
+}
+
+absl::Status SaveRunCheckpoint(FileSystem& fs, const std::string& directory, const CheckpointContents& contents) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<CheckpointWriter> writer, CheckpointWriter::Create(fs, directory, contents.state.step));
+  RETURN_IF_ERROR(WriteTensors(*writer, "model.safetensors", Weights(contents.model)));
+  if (contents.optimizer != nullptr) RETURN_IF_ERROR(WriteTensors(*writer, "optimizer.safetensors", contents.optimizer->tensors()));
+  if (contents.reference != nullptr) RETURN_IF_ERROR(WriteTensors(*writer, "reference.safetensors", Weights(*contents.reference)));
+  RETURN_IF_ERROR(writer->AddFile("recipe.textproto", RecipeText(contents.recipe)));
+  RETURN_IF_ERROR(writer->AddFile("state.json", contents.state.ToJson()));
+  return writer->Commit();
+}
+
+absl::StatusOr<RunState> ReadRunState(const CheckpointReader& reader) {
+  ASSIGN_OR_RETURN(const std::string text, reader.ReadFile("state.json"));
+  return Annotate(RunState::FromJson(text), absl::StrCat(reader.directory(), "/state.json"));
+}
+
+absl::StatusOr<v1::Recipe> ReadRecipe(const CheckpointReader& reader) {
+  ASSIGN_OR_RETURN(const std::string text, reader.ReadFile("recipe.textproto"));
+  v1::Recipe recipe;
+  RETURN_IF_ERROR(ParseTextProto(text, absl::StrCat(reader.directory(), "/recipe.textproto"), &recipe));
+  return recipe;
+}
+
+absl::Status ReadWeights(const CheckpointReader& reader, const std::string& file, const Model& model) {
+  return ReadTensors(reader, file, Weights(model));
+}
+
+absl::Status ReadOptimizer(const CheckpointReader& reader, const OptimizerState& optimizer) {
+  return ReadTensors(reader, "optimizer.safetensors", optimizer.tensors());
+}
+
+}  // namespace grouper

@@ -1,0 +1,123 @@
+#include "trainer/sft_stage.h"
+
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/failpoint.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "trainer/learning_rate.h"
+
+namespace grouper {
+namespace {
+
+class SftStage : public Stage {
+ public:
+  SftStage(StageContext& context, int64_t steps)
+      : c_(context),
+        steps_(steps),
+        pass_(*context.loaded.model, context.stream,
+              {context.config().optimizer().micro_batch_tokens(), context.recipe.model().recompute()}),
+        gradients_(*context.loaded.model) {}
+
+  const char* type() const override { return "sft"; }
+  int64_t steps() const override { return steps_; }
+
+  absl::Status Step(StageState& state, OptimizerState& optimizer, StepResult& result) override {
+    const v1::Stage& config = c_.config();
+    const absl::Time start = c_.clock.Now();
+    StageState next = state;
+    std::vector<TrainSequence> batch;
+    int64_t trained = 0;
+    while (static_cast<int>(batch.size()) < config.sft().batch_size()) {
+      RETURN_IF_ERROR(failpoint::Hit("trainer.prompt_taken"));
+      ASSIGN_OR_RETURN(TrainSequence example, c_.encoder.EncodeExample(c_.data.TrainRow(next.data_position++), config.sft().train_on_prompt()));
+      if (static_cast<int64_t>(example.token_ids.size()) > MaxTokens()) continue;  // too_long: "skip", checked at the start
+      trained += example.num_trained();
+      result.tokens += static_cast<int64_t>(example.token_ids.size());
+      batch.push_back(std::move(example));
+    }
+
+    // loss = -1/N sum logp
+    const float slope = -1.0f / static_cast<float>(trained);
+    double sum = 0, entropy = 0;
+    std::vector<std::vector<int64_t>> load;
+    gradients_.Zero(c_.stream);
+    pass_.Run(batch,
+              [&](size_t, size_t, int64_t, absl::Span<const float> logprobs, absl::Span<const float> entropies, absl::Span<float> slopes) {
+                for (size_t i = 0; i < logprobs.size(); ++i) {
+                  sum -= static_cast<double>(logprobs[i]);
+                  entropy += static_cast<double>(entropies[i]);
+                  slopes[i] = slope;
+                }
+              },
+              gradients_, &load);
+    RETURN_IF_ERROR(failpoint::Hit("trainer.backward"));
+    double loss = sum / static_cast<double>(trained);
+    if (failpoint::HitNan("trainer.loss")) loss = std::numeric_limits<double>::quiet_NaN();
+    if (failpoint::HitNan("trainer.gradient")) *gradients_.tensor(0).data<float>() = std::numeric_limits<float>::infinity();
+
+    const double lr = LearningRate(config.optimizer(), state.step, steps_);
+    OptimizerState::Outcome outcome;
+    if (std::isfinite(loss)) outcome = optimizer.Step(c_.stream, config.optimizer(), lr, gradients_);
+    RETURN_IF_ERROR(CountSkipped(config.optimizer(), outcome.applied, next, result.metrics));
+    if (outcome.applied) {
+      UpdateExpertBiases(*c_.loaded.model, load, config.sft().expert_bias_rate());
+      c_.loaded.model->WeightsChanged(c_.stream);
+      c_.publisher.MarkChanged();
+    }
+    RETURN_IF_ERROR(failpoint::Hit("trainer.optimizer"));
+
+    MetricsRow& m = result.metrics;
+    m.Set("loss", loss);
+    m.Set("lr", lr);
+    m.Set("grad_norm", outcome.grad_norm);
+    m.Set("policy/entropy", entropy / static_cast<double>(trained));
+    if (const double most = MaxExpertLoad(load); most > 0) m.Set("moe/max_load", most);
+    const double seconds = absl::ToDoubleSeconds(c_.clock.Now() - start);
+    m.Set("time/step", seconds);
+    m.Set("time/train", seconds);
+    m.Set("perf/train_tokens_per_second", static_cast<double>(result.tokens) / std::max(seconds, 1e-9));
+    ++next.step;
+    state = next;
+    return absl::OkStatus();
+  }
+
+ private:
+  int64_t MaxTokens() const { return c_.loaded.model->config().max_position_embeddings; }
+
+  StageContext& c_;
+  int64_t steps_;
+  TrainingPass pass_;
+  Gradients gradients_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Stage>> MakeSftStage(StageContext& context) {
+  const v1::Stage& config = context.config();
+  const int64_t limit = context.loaded.model->config().max_position_embeddings;
+  int64_t fitting = 0, skipped = 0;
+  for (const DataRow& row : context.data.file_rows()) {
+    if (!row.HasCompletion()) {
+      return absl::InvalidArgumentError(absl::StrCat(row.source, ": expected an SFT row: prompt and completion, messages that end with the assistant, or text"));
+    }
+    ASSIGN_OR_RETURN(const TrainSequence example, context.encoder.EncodeExample(row, config.sft().train_on_prompt()));
+    if (static_cast<int64_t>(example.token_ids.size()) <= limit) {
+      ++fitting;
+    } else if (config.data().too_long() == "error") {
+      return absl::InvalidArgumentError(absl::StrCat(row.source, ": ", example.token_ids.size(), " tokens, expected at most ", limit,
+                                                     " (model.max_context; or data.too_long: \"skip\")"));
+    } else {
+      ++skipped;
+    }
+  }
+  if (context.data.epoch_size() > 0 && fitting == 0) return absl::InvalidArgumentError(absl::StrCat(config.data().train(), ": no row fits the context"));
+  if (skipped > 0) LOG(WARNING) << config.data().train() << ": " << skipped << " rows are longer than " << limit << " tokens and are skipped";
+  const int64_t batch = config.sft().batch_size();
+  const int64_t steps = config.steps() > 0 ? config.steps() : (fitting + batch - 1) / batch;
+  return std::make_unique<SftStage>(context, steps);
+}
+
+}  // namespace grouper

@@ -1,0 +1,56 @@
+#include "trainer/stage.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/failpoint.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "kernels/moe.h"
+
+namespace grouper {
+
+absl::Status WeightPublisher::Publish() {
+  if (!changed_) return absl::OkStatus();
+  RETURN_IF_ERROR(rollout_.UpdateWeights(model_, version_ + 1, threads_));
+  ++version_;
+  changed_ = false;
+  return failpoint::Hit("trainer.weights_pushed");
+}
+
+absl::Status CountSkipped(const v1::Optimizer& config, bool applied, StageState& state, MetricsRow& metrics) {
+  metrics.Set("fault/skipped_steps", applied ? 0 : 1);
+  if (applied) {
+    state.skipped_in_row = 0;
+    return absl::OkStatus();
+  }
+  ++state.skipped_in_row;
+  LOG(WARNING) << "loss or gradient is not finite: the step is skipped, the weights stay as they are";
+  if (state.skipped_in_row <= config.max_skipped_steps()) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("loss or gradient was not finite in ", state.skipped_in_row,
+                                          " steps in a row (optimizer.max_skipped_steps: ", config.max_skipped_steps(), ")"));
+}
+
+double MaxExpertLoad(const std::vector<std::vector<int64_t>>& load) {
+  double worst = 0;
+  for (const std::vector<int64_t>& layer : load) {
+    int64_t total = 0, most = 0;
+    for (int64_t n : layer) {
+      total += n;
+      most = std::max(most, n);
+    }
+    if (total > 0) worst = std::max(worst, static_cast<double>(most) * static_cast<double>(layer.size()) / static_cast<double>(total));
+  }
+  return worst;
+}
+
+void UpdateExpertBiases(const Model& model, const std::vector<std::vector<int64_t>>& load, double rate) {
+  if (rate == 0) return;
+  for (size_t layer = 0; layer < load.size(); ++layer) {
+    if (load[layer].empty()) continue;
+    const int index = model.FindTensor(absl::StrCat("model.layers.", layer, ".mlp.gate.e_score_correction_bias"));
+    if (index >= 0) kernels::UpdateExpertBias(load[layer], rate, model.tensors()[static_cast<size_t>(index)].value);
+  }
+}
+
+}  // namespace grouper

@@ -1,0 +1,94 @@
+// What a training stage needs and what it leaves. The stages themselves: sft_stage.h, grpo_stage.h.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/data/dataset.h"
+#include "common/metrics/metrics.h"
+#include "common/model/model_directory.h"
+#include "proto/recipe.pb.h"
+#include "trainer/optimizer.h"
+#include "trainer/prompt_encoder.h"
+#include "trainer/reward_client.h"
+#include "trainer/rollout_client.h"
+#include "trainer/training_pass.h"
+
+namespace grouper {
+
+// Everything about a stage's progress that its next step depends on, weights and optimizer apart. A checkpoint holds it.
+struct StageState {
+  int64_t step = 0;             // steps done in this stage
+  int64_t data_position = 0;    // training rows consumed
+  uint64_t group_serial = 0;    // groups issued, all of them consumed between steps
+  int64_t skipped_in_row = 0;   // steps skipped for a non-finite loss or gradient, up to now
+};
+
+// Gives the present weights to all rollout workers when they have changed since the last time.
+class WeightPublisher {
+ public:
+  WeightPublisher(Model& model, RolloutClient& rollout, ThreadPool& threads) : model_(model), rollout_(rollout), threads_(threads) {}
+
+  void MarkChanged() { changed_ = true; }
+  absl::Status Publish();
+  uint64_t version() const { return version_; }
+  void set_version(uint64_t version) { version_ = version; }
+
+ private:
+  Model& model_;
+  RolloutClient& rollout_;
+  ThreadPool& threads_;
+  uint64_t version_ = 0;
+  bool changed_ = true;
+};
+
+// Shared by a run's stages; lives as long as the run.
+struct StageContext {
+  const v1::Recipe& recipe;
+  int index;                // of the stage
+  LoadedModel& loaded;
+  Stream& stream;
+  RolloutClient& rollout;
+  RewardClient& reward;
+  WeightPublisher& publisher;
+  Dataset& data;
+  const PromptEncoder& encoder;
+  Clock& clock;
+  // Progress inside a step, for people: tokens sampled so far in it.
+  std::function<void(int64_t sampled_tokens)> on_tokens;
+
+  const v1::Stage& config() const { return recipe.stages(index); }
+};
+
+// What a step hands on.
+struct StepResult {
+  MetricsRow metrics;                    // without step and stage
+  int64_t tokens = 0;                    // trained on
+  std::vector<std::string> completions;  // one JSON object each
+  std::string digest_input;              // bytes that enter completions_digest
+};
+
+class Stage {
+ public:
+  virtual ~Stage() = default;
+  virtual const char* type() const = 0;  // the metrics' `stage`
+  virtual int64_t steps() const = 0;
+  // One optimizer step (or several updates on one batch). Advances `state` as the last thing it does.
+  virtual absl::Status Step(StageState& state, OptimizerState& optimizer, StepResult& result) = 0;
+  // The frozen reference policy, when the stage has one: part of a checkpoint.
+  virtual Model* reference() { return nullptr; }
+};
+
+// Skips a step whose loss or gradient is not finite, counts it, and ends the run when it happens too often in a row.
+absl::Status CountSkipped(const v1::Optimizer& config, bool applied, StageState& state, MetricsRow& metrics);
+
+// Largest load over the mean, worst layer; 0 without experts.
+double MaxExpertLoad(const std::vector<std::vector<int64_t>>& load);
+// Moves the score-correction biases by the step's load (kernels/moe.h). rate 0: nothing.
+void UpdateExpertBiases(const Model& model, const std::vector<std::vector<int64_t>>& load, double rate);
+
+}  // namespace grouper

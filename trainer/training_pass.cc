@@ -1,0 +1,138 @@
+#include "trainer/training_pass.h"
+
+#include <algorithm>
+
+#include "common/base/check.h"
+#include "kernels/attention.h"
+
+namespace grouper {
+
+int64_t TrainSequence::num_trained() const { return std::count(trained.begin(), trained.end(), uint8_t{1}); }
+
+TrainingPass::TrainingPass(const Model& model, Stream& stream, const Options& options)
+    : model_(model), stream_(stream), options_(options) {}
+
+std::vector<std::pair<size_t, size_t>> TrainingPass::Cut(const std::vector<TrainSequence>& sequences, int64_t micro_batch_tokens) {
+  std::vector<std::pair<size_t, size_t>> cuts;
+  for (size_t begin = 0; begin < sequences.size();) {
+    size_t end = begin;
+    int64_t tokens = 0;
+    do {
+      tokens += static_cast<int64_t>(sequences[end++].token_ids.size());
+    } while (end < sequences.size() && tokens + static_cast<int64_t>(sequences[end].token_ids.size()) <= micro_batch_tokens);
+    cuts.push_back({begin, end});
+    begin = end;
+  }
+  return cuts;
+}
+
+// A micro-batch as the model takes it, and its targets: output row i predicts targets[i].
+struct TrainingPass::MicroBatch {
+  Batch batch;
+  std::vector<int32_t> pages;
+  std::vector<int32_t> targets;
+  std::vector<kernels::SamplingFilter> filters;
+};
+
+void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t begin, size_t end, MicroBatch& micro) {
+  std::vector<int32_t> first_page;
+  int32_t pages = 0;
+  for (size_t i = begin; i < end; ++i) {
+    first_page.push_back(pages);
+    pages += static_cast<int32_t>((sequences[i].token_ids.size() + kernels::kPageTokens - 1) / kernels::kPageTokens);
+  }
+  if (kv_ == nullptr || kv_->num_pages() < pages) {
+    kv_ = std::make_unique<KvPool>(model_.config(), model_.dtype(), std::max(pages, kv_ == nullptr ? 0 : kv_->num_pages() * 2));
+  }
+  for (int32_t page = 0; page < pages; ++page) micro.pages.push_back(page);
+  for (size_t i = begin; i < end; ++i) {
+    const TrainSequence& sequence = sequences[i];
+    const int32_t row = static_cast<int32_t>(micro.batch.token_ids.size()), length = static_cast<int32_t>(sequence.token_ids.size());
+    CHECK_EQ(sequence.trained.size(), sequence.token_ids.size());
+    micro.batch.sequences.push_back({row, length, 0, micro.pages.data() + first_page[i - begin]});
+    micro.batch.token_ids.insert(micro.batch.token_ids.end(), sequence.token_ids.begin(), sequence.token_ids.end());
+    for (int32_t t = 1; t < length; ++t) {
+      if (!sequence.trained[static_cast<size_t>(t)]) continue;
+      micro.batch.output_rows.push_back(row + t - 1);
+      micro.targets.push_back(sequence.token_ids[static_cast<size_t>(t)]);
+      micro.filters.push_back(sequence.filter);
+    }
+  }
+}
+
+void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, Gradients& gradients,
+                       std::vector<std::vector<int64_t>>* expert_load) {
+  const int64_t width = model_.config().hidden_size, vocab = model_.config().vocab_size;
+  const DType logits_type = model_.logits_dtype();
+  CHECK(logits_type == DType::kF32) << "training runs in float32 or bfloat16";
+  const int64_t chunk = std::max<int64_t>(1, options_.logits_bytes / (vocab * static_cast<int64_t>(SizeOf(logits_type))));
+  int64_t first = 0;
+  for (const auto& [begin, end] : Cut(sequences, options_.micro_batch_tokens)) {
+    MicroBatch micro;
+    Prepare(sequences, begin, end, micro);
+    arena_.Reset();
+    const int64_t rows = static_cast<int64_t>(micro.targets.size());
+    const Tensor hidden = arena_.New(model_.dtype(), {rows, width});
+    SavedActivations saved(arena_, {options_.recompute});
+    model_.Forward(stream_, micro.batch, *kv_, hidden, &saved);
+    const Tensor logprobs = arena_.New(DType::kF32, {rows}), entropies = arena_.New(DType::kF32, {rows});
+    const Tensor slopes = arena_.NewZero(DType::kF32, {rows});
+    // Logits are kept for the backward pass when they fit; else each chunk is computed twice.
+    const bool keep = rows <= chunk;
+    const Tensor logits = arena_.New(logits_type, {std::min(rows, chunk), vocab});
+    auto filters = [&](int64_t r, int64_t n) {
+      return std::vector<kernels::SamplingFilter>(micro.filters.begin() + r, micro.filters.begin() + r + n);
+    };
+    for (int64_t r = 0; r < rows; r += chunk) {
+      const int64_t n = std::min(chunk, rows - r);
+      model_.Logits(stream_, hidden.Rows(r, r + n), logits.Rows(0, n));
+      kernels::TokenLogprobs(stream_, logits.Rows(0, n), filters(r, n), micro.targets.data() + r, logprobs.Rows(r, r + n), entropies.Rows(r, r + n));
+    }
+    const size_t count = static_cast<size_t>(rows);
+    loss(begin, end, first, {logprobs.data<float>(), count}, {entropies.data<float>(), count}, {slopes.data<float>(), count});
+    first += rows;
+    if (rows == 0) continue;
+    const Tensor dhidden = arena_.New(model_.dtype(), {rows, width});
+    for (int64_t r = 0; r < rows; r += chunk) {
+      const int64_t n = std::min(chunk, rows - r);
+      const Tensor part = logits.Rows(0, n);
+      if (!keep) model_.Logits(stream_, hidden.Rows(r, r + n), part);
+      kernels::TokenLogprobsBackward(stream_, part, filters(r, n), micro.targets.data() + r, slopes.Rows(r, r + n), part);
+      model_.LogitsBackward(stream_, part, hidden.Rows(r, r + n), dhidden.Rows(r, r + n), gradients);
+    }
+    model_.Backward(stream_, micro.batch, *kv_, saved, dhidden, gradients);
+    if (expert_load == nullptr) continue;
+    expert_load->resize(saved.expert_load.size());
+    for (size_t layer = 0; layer < saved.expert_load.size(); ++layer) {
+      (*expert_load)[layer].resize(saved.expert_load[layer].size(), 0);
+      for (size_t e = 0; e < saved.expert_load[layer].size(); ++e) (*expert_load)[layer][e] += saved.expert_load[layer][e];
+    }
+  }
+}
+
+std::vector<float> TrainingPass::Score(const std::vector<TrainSequence>& sequences) {
+  const int64_t width = model_.config().hidden_size, vocab = model_.config().vocab_size;
+  const int64_t chunk = std::max<int64_t>(1, options_.logits_bytes / (vocab * static_cast<int64_t>(SizeOf(model_.logits_dtype()))));
+  std::vector<float> all;
+  for (const auto& [begin, end] : Cut(sequences, options_.micro_batch_tokens)) {
+    MicroBatch micro;
+    Prepare(sequences, begin, end, micro);
+    arena_.Reset();
+    const int64_t rows = static_cast<int64_t>(micro.targets.size());
+    const Tensor hidden = arena_.New(model_.dtype(), {rows, width});
+    model_.Forward(stream_, micro.batch, *kv_, hidden, nullptr);
+    const Tensor logprobs = arena_.New(DType::kF32, {rows});
+    const Tensor logits = arena_.New(model_.logits_dtype(), {std::min(rows, chunk), vocab});
+    for (int64_t r = 0; r < rows; r += chunk) {
+      const int64_t n = std::min(chunk, rows - r);
+      model_.Logits(stream_, hidden.Rows(r, r + n), logits.Rows(0, n));
+      kernels::TokenLogprobs(stream_, logits.Rows(0, n),
+                             std::vector<kernels::SamplingFilter>(micro.filters.begin() + r, micro.filters.begin() + r + n),
+                             micro.targets.data() + r, logprobs.Rows(r, r + n), {});
+    }
+    all.insert(all.end(), logprobs.data<float>(), logprobs.data<float>() + rows);
+  }
+  return all;
+}
+
+}  // namespace grouper

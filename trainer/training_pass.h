@@ -1,0 +1,58 @@
+// TrainingPass: forward, loss and backward over a list of sequences, cut into ragged micro-batches of whole sequences. No padding.
+//
+// Gradients do not depend on the cut, bit for bit: every weight's gradient is one ascending chain over the list's tokens.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/types/span.h"
+#include "common/model/model.h"
+#include "kernels/sampling.h"
+
+namespace grouper {
+
+struct TrainSequence {
+  std::vector<int32_t> token_ids;
+  std::vector<uint8_t> trained;   // [tokens]: is token i (i >= 1) a target in the loss?
+  kernels::SamplingFilter filter;  // the distribution whose log-probability counts
+  int64_t num_trained() const;
+};
+
+class TrainingPass {
+ public:
+  struct Options {
+    int64_t micro_batch_tokens = 4096;  // a longer sequence goes alone
+    bool recompute = false;
+    int64_t logits_bytes = 64 << 20;    // of logits held at once
+  };
+  TrainingPass(const Model& model, Stream& stream, const Options& options);
+
+  // Trained tokens of a list are numbered through, sequence by sequence. `first` is the number of the first trained token of sequence `begin`.
+  //   slopes[i] (=) d(loss)/d(logprob of token first + i), for sequences [begin, end)
+  using Loss = absl::FunctionRef<void(size_t begin, size_t end, int64_t first, absl::Span<const float> logprobs,
+                                      absl::Span<const float> entropies, absl::Span<float> slopes)>;
+
+  // Forward and backward: calls `loss` once a micro-batch, in order; gradients +=. expert_load [layer][expert] += tokens, when not null.
+  void Run(const std::vector<TrainSequence>& sequences, Loss loss, Gradients& gradients, std::vector<std::vector<int64_t>>* expert_load);
+
+  // Forward only: the log-probability of each trained token.
+  std::vector<float> Score(const std::vector<TrainSequence>& sequences);
+
+  // [begin, end) of each micro-batch.
+  static std::vector<std::pair<size_t, size_t>> Cut(const std::vector<TrainSequence>& sequences, int64_t micro_batch_tokens);
+
+ private:
+  struct MicroBatch;
+  void Prepare(const std::vector<TrainSequence>& sequences, size_t begin, size_t end, MicroBatch& micro);
+
+  const Model& model_;
+  Stream& stream_;
+  const Options options_;
+  Arena arena_;
+  std::unique_ptr<KvPool> kv_;
+};
+
+}  // namespace grouper
