@@ -78,7 +78,7 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
     if (Ignoring()) return Descend();
     if (place_ == Place::kStart) return Done(Place::kTop);
     if (place_ == Place::kMember) {
-      keys_.clear();
+      fields_.clear();
       if (name_ == kMetadata) return Done(Place::kMetadata);
       entry_ = Entry();
       offsets_ = 0;
@@ -91,7 +91,7 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
     if (ignored_depth_ > 0) return Ascend();
     if (place_ == Place::kFields) {
       for (const char* field : {"dtype", "shape", "data_offsets"}) {
-        if (keys_.count(field) == 0) return Wrong(absl::StrCat("field \"", field, "\" is missing"));
+        if (fields_.count(field) == 0) return Wrong(absl::StrCat("field \"", field, "\" is missing"));
       }
       entry_.name = name_;
       entries.push_back(std::move(entry_));
@@ -120,9 +120,14 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
       name_ = key;
       return Done(Place::kMember);
     }
-    if (!keys_.insert(key).second) return Wrong(absl::StrCat("duplicate key ", QuoteName(key)));
     key_ = key;
-    return Done(place_ == Place::kMetadata ? Place::kMetadataValue : Place::kField);
+    if (place_ == Place::kMetadata) {
+      if (metadata.count(key) > 0) return Fail(absl::StrCat("__metadata__: duplicate key ", QuoteName(key)));
+      if (metadata.size() >= kMaxSafetensorsMetadata) return Fail(absl::StrCat("__metadata__: more than ", kMaxSafetensorsMetadata, " entries"));
+      return Done(Place::kMetadataValue);
+    }
+    if (IsField() && !fields_.insert(key).second) return Wrong(absl::StrCat("duplicate key ", QuoteName(key)));
+    return Done(Place::kField);
   }
 
   bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception&) override {
@@ -144,9 +149,8 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
   bool Wrong(absl::string_view what) { return Fail(absl::StrCat("tensor ", QuoteName(name_), ": ", what)); }
 
   // The value of a field that we do not know: skipped, however it is made, up to the depth that all our JSON has.
-  bool Ignoring() const {
-    return ignored_depth_ > 0 || (place_ == Place::kField && key_ != "dtype" && key_ != "shape" && key_ != "data_offsets");
-  }
+  bool Ignoring() const { return ignored_depth_ > 0 || (place_ == Place::kField && !IsField()); }
+  bool IsField() const { return key_ == "dtype" || key_ == "shape" || key_ == "data_offsets"; }
   bool Descend() { return ++ignored_depth_ < json::kMaxDepth - 2 || Wrong(absl::StrCat("nested deeper than ", json::kMaxDepth)); }
   bool Ascend() {
     if (--ignored_depth_ == 0) place_ = Place::kFields;
@@ -173,7 +177,7 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
   std::string name_, key_;
   Entry entry_;
   int offsets_ = 0;
-  std::unordered_set<std::string> names_, keys_;
+  std::unordered_set<std::string> names_, fields_;  // tensors so far; fields of this one
 };
 
 absl::Status Parse(absl::string_view bytes, const std::string& file, std::vector<StoredTensor>* tensors,

@@ -24,6 +24,7 @@ namespace grouper {
 
 inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
 inline constexpr size_t kMaxSafetensorsRank = 8;
+inline constexpr size_t kMaxSafetensorsMetadata = 100'000;  // entries
 
 // Thread-safe once open. Tensors point into the mapping, which lives as long as the object. A file that is truncated by someone
 // else while mapped ends the process (SIGBUS).

@@ -226,6 +226,16 @@ TEST(Safetensors, HeaderLengthIsCheckedAtItsLimits) {
   EXPECT_THAT(std::string(Parse(File(largest, 0)).status.message()), HasSubstr("header of 100000001 bytes"));
 }
 
+TEST(Safetensors, MetadataIsLimited) {
+  auto with_entries = [](size_t count) {
+    std::string header = "{\"__metadata__\":{";
+    for (size_t i = 0; i < count; ++i) absl::StrAppend(&header, i == 0 ? "" : ",", "\"", i, "\":\"\"");
+    return File(header + "}}", 0);
+  };
+  EXPECT_TRUE(Parse(with_entries(kMaxSafetensorsMetadata)).status.ok());
+  EXPECT_THAT(std::string(Parse(with_entries(kMaxSafetensorsMetadata + 1)).status.message()), HasSubstr("more than 100000 entries"));
+}
+
 TEST(Safetensors, AFileCutAnywhereIsRefused) {
   const auto text = DefaultFileSystem().ReadFile(GROUPER_SOURCE_DIR "/tests/golden/plain_types.safetensors", 1 << 20);
   ASSERT_TRUE(text.ok()) << text.status();
