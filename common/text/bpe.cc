@@ -149,7 +149,9 @@ absl::StatusOr<std::unique_ptr<const BpeModel>> BpeModel::FromJson(const json::J
   }
 
   for (int byte = 0; byte < 256; ++byte) {
-    const bool in_utf8 = byte < 0xC0 || (byte > 0xC1 && byte < 0xF5);
+    // Vocabularies made without a full alphabet (SmolLM2's) lack control characters and the first bytes of planes that have no
+    // characters: those bytes are dropped, as everywhere else. Any other is a damaged file.
+    const bool needed = byte == '\t' || byte == '\n' || (byte >= 0x20 && byte < 0x7F) || (byte >= 0x80 && byte < 0xC0) || (byte >= 0xC2 && byte < 0xF1);
     if (!byte_level && !bpe->byte_fallback_) break;
     const std::string token = byte_level ? CharacterOfByte(static_cast<uint8_t>(byte)) : absl::StrCat("<0x", absl::Hex(byte, absl::kZeroPad2), ">");
     std::string upper = token;
@@ -157,7 +159,7 @@ absl::StatusOr<std::unique_ptr<const BpeModel>> BpeModel::FromJson(const json::J
     const std::optional<int32_t> id = vocabulary.Find(upper);
     if (id) {
       bpe->byte_ids_[byte] = *id;
-    } else if (in_utf8 && !bpe->unk_id_) {
+    } else if (needed && !bpe->unk_id_) {
       return FieldError(At(path, "vocab"), "no token \"", upper, "\" for byte ", byte, ", and no unk_token: the byte would be lost");
     }
   }

@@ -54,6 +54,24 @@ def words():
     return [c for c in CODE_POINTS if len(splitter.pre_tokenize_str("a" + chr(c) + "a")) == 1]
 
 
+def normalizing():
+    """What the normalizers know about: decomposes, is part of a decomposition, or has a combining class."""
+    nfd, nfkd = normalizers.NFD(), normalizers.NFKD()
+    found = set()
+    for c in CODE_POINTS:
+        text = chr(c)
+        for form in (nfd, nfkd):
+            decomposed = form.normalize_str(text)
+            if decomposed != text:
+                found.add(c)
+                if form is nfd:
+                    found.update(map(ord, decomposed))
+        # A class below 240 moves before U+0345 (class 240), one above 1 behind U+0334 (class 1).
+        if nfd.normalize_str("a\u0345" + text)[:2] != "a\u0345" or nfd.normalize_str("a" + text + "\u0334")[-1] != "\u0334":
+            found.add(c)
+    return sorted(found)
+
+
 def ranges(members):
     out = []
     for c in members:
@@ -77,6 +95,7 @@ def main():
         ("kSplitNumber", digits()),
         ("kCombining", combining_marks()),
         ("kWord", words()),
+        ("kNormalizing", normalizing()),
     ]
     for name, members in classes:
         entries = [f"{{0x{first:X}, 0x{last:X}, {name}}}," for first, last in ranges(members)]

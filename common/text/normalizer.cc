@@ -35,6 +35,7 @@ constexpr struct {
 };
 
 std::string UnicodeForm(NormalizerStep::Kind kind, absl::string_view text) {
+  if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) return std::string(text);
   UErrorCode error = U_ZERO_ERROR;
   const icu::Normalizer2* form = nullptr;
   switch (kind) {
@@ -55,18 +56,31 @@ std::string UnicodeForm(NormalizerStep::Kind kind, absl::string_view text) {
   std::string out;
   out.reserve(text.size());
   icu::StringByteSink<std::string> sink(&out);
-  // ICU counts in int32: longer texts go in parts cut at ASCII, before which every form is complete.
-  constexpr size_t kPart = 1 << 28;
-  while (!text.empty()) {
-    size_t length = text.size();
-    if (length > kPart) {
-      length = kPart;
-      while (length > 1 && !(static_cast<unsigned char>(text[length]) < 0x80 && static_cast<unsigned char>(text[length - 1]) < 0x80)) --length;
-    }
-    form->normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<int32_t>(length)), sink, nullptr, error);
+  // Characters that ICU knows but Hugging Face's older tables do not pass unchanged and separate what stands around them. ICU counts
+  // in int32: longer texts go in parts, cut before an ASCII character, which every form leaves alone.
+  const auto flush = [&](size_t begin, size_t end) {
+    if (begin == end) return;
+    form->normalizeUTF8(0, icu::StringPiece(text.data() + begin, static_cast<int32_t>(end - begin)), sink, nullptr, error);
     CHECK(U_SUCCESS(error)) << u_errorName(error);
-    text.remove_prefix(length);
+  };
+  constexpr size_t kPart = 1 << 28;
+  size_t begin = 0;
+  for (size_t pos = 0; pos < text.size();) {
+    int length;
+    const uint32_t c = CodePointAt(text, pos, &length);
+    if (c < 0x80) {
+      if (pos - begin >= kPart && text[pos] == ' ') {
+        flush(begin, pos);
+        begin = pos;
+      }
+    } else if ((ClassOf(c) & kNormalizing) == 0 && !form->isInert(static_cast<UChar32>(c))) {
+      flush(begin, pos);
+      out.append(text.data() + pos, length);
+      begin = pos + length;
+    }
+    pos += length;
   }
+  flush(begin, text.size());
   return out;
 }
 

@@ -1,5 +1,5 @@
 // Which classes a code point is in, as Hugging Face `tokenizers` sees them: its regex engine's \p{L}, \p{M}, \p{N}, \p{P}, \p{S} and \s,
-// and the sets of its Digits, Punctuation, Whitespace and StripAccents. The table is committed (unicode_ranges.inc), so that ids do not
+// and the sets of its Digits, Punctuation, Whitespace and StripAccents, and what its (older) normalization tables know. The table is committed (unicode_ranges.inc), so that ids do not
 // depend on the system's Unicode version.
 #pragma once
 
@@ -21,6 +21,7 @@ enum CharClass : uint16_t {
   kSplitNumber = 128,      // Digits
   kCombining = 256,        // StripAccents
   kWord = 512,             // \w of Whitespace and of single_word
+  kNormalizing = 1024,     // known to the normalizers NFC, NFD, NFKC and NFKD; every other character passes them unchanged
 };
 
 // 0x110000 masks, one a code point.

@@ -1,0 +1,63 @@
+// Encodes and decodes a file of texts, for compare_with_huggingface.py.
+//
+//   tokenize TOKENIZER_JSON TEXTS OUTPUT
+//
+// TEXTS: for each text its length (uint32, little endian) and bytes. OUTPUT: for each text the number of ids (uint32), the ids (int32), and
+// the length and bytes of Decode(ids). The last line on standard output is the speed of encoding.
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "common/base/file.h"
+#include "common/text/tokenizer.h"
+
+namespace {
+
+void AppendUint32(uint32_t value, std::string* out) { out->append(reinterpret_cast<const char*>(&value), sizeof(value)); }
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) return Fail(absl::InvalidArgumentError("usage: tokenize TOKENIZER_JSON TEXTS OUTPUT"));
+  const auto begin_load = std::chrono::steady_clock::now();
+  const auto tokenizer = grouper::Tokenizer::FromFile(argv[1]);
+  if (!tokenizer.ok()) return Fail(tokenizer.status());
+  const auto end_load = std::chrono::steady_clock::now();
+  const auto input = grouper::DefaultFileSystem().ReadFile(argv[2], uint64_t{4} << 30);
+  if (!input.ok()) return Fail(input.status());
+  std::string output;
+  size_t bytes = 0;
+  double seconds = 0, longest = 0;
+  for (size_t pos = 0; pos + 4 <= input->size();) {
+    uint32_t length;
+    std::memcpy(&length, input->data() + pos, 4);
+    pos += 4;
+    if (input->size() - pos < length) return Fail(absl::InvalidArgumentError("truncated input"));
+    const absl::string_view text(input->data() + pos, length);
+    pos += length;
+    const auto begin = std::chrono::steady_clock::now();
+    const std::vector<int32_t> ids = (*tokenizer)->Encode(text);
+    const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    seconds += took;
+    if (took > longest) longest = took;
+    bytes += length;
+    AppendUint32(static_cast<uint32_t>(ids.size()), &output);
+    output.append(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int32_t));
+    const std::string decoded = (*tokenizer)->Decode(ids, false);
+    AppendUint32(static_cast<uint32_t>(decoded.size()), &output);
+    output += decoded;
+  }
+  const absl::Status written = grouper::WriteFileAtomically(grouper::DefaultFileSystem(), argv[3], output);
+  if (!written.ok()) return Fail(written);
+  std::printf("load %.0f ms, %.1f MB in %.3f s: %.1f MB/s, longest text %.3f s\n",
+              1e3 * std::chrono::duration<double>(end_load - begin_load).count(), bytes / 1e6, seconds, bytes / 1e6 / seconds, longest);
+  return 0;
+}
