@@ -11,8 +11,8 @@ namespace {
 // Block sizes, in elements of T = float: a panel of B [kBlockK][16] stays in L1 (32 KB) beside a tile's rows of A, a block of A
 // [kBlockM][kBlockK] in L2 (from 256 KB), a packed block of B [kBlockK][kBlockN] in L2 or L3.
 constexpr int64_t kBlockK = 384;
-constexpr int64_t kBlockM = 144;
-constexpr int64_t kBlockN = 512;
+constexpr int64_t kBlockM = 192;
+constexpr int64_t kBlockN = 1024;
 // With few rows the panels of B come from memory once and are not worth cutting.
 constexpr int64_t kFewRows = 48;
 constexpr int64_t kBlockKFewRows = 4096;
@@ -47,6 +47,13 @@ int64_t BlockK(const Product<S, T>& p, int64_t rows) {
   return std::max<int64_t>(1, CeilDiv(p.k, blocks));
 }
 
+// Panels of B to pack together: blocks of equal size.
+template <typename T>
+int64_t PanelsAtOnce(int64_t panels) {
+  const int64_t blocks = std::max<int64_t>(1, CeilDiv(panels, kBlockN / kPanel<T>));
+  return std::max<int64_t>(1, CeilDiv(panels, blocks));
+}
+
 // Rows at this distance (in elements) fall on a few cache sets only.
 template <typename T>
 bool Aliases(int64_t stride) {
@@ -77,6 +84,11 @@ using EdgeFunction = void (*)(TileArgs<T>, int64_t columns);
 template <typename T, bool kRowsA>
 constexpr TileFunction<T> kTiles[kTileRows] = {Tile<T, 1, 1, kRowsA>, Tile<T, 2, 1, kRowsA>, Tile<T, 3, 1, kRowsA>,
                                                Tile<T, 4, 1, kRowsA>, Tile<T, 5, 1, kRowsA>, Tile<T, 6, 1, kRowsA>};
+// The same, fetching a later panel of B from memory on the way.
+template <typename T, bool kRowsA>
+constexpr TileFunction<T> kFetchingTiles[kTileRows] = {Tile<T, 1, 1, kRowsA, true>, Tile<T, 2, 1, kRowsA, true>,
+                                                       Tile<T, 3, 1, kRowsA, true>, Tile<T, 4, 1, kRowsA, true>,
+                                                       Tile<T, 5, 1, kRowsA, true>, Tile<T, 6, 1, kRowsA, true>};
 template <typename T, bool kRowsA>
 constexpr EdgeFunction<T> kEdges[kTileRows] = {EdgeTile<T, 1, 1, kRowsA>, EdgeTile<T, 2, 1, kRowsA>, EdgeTile<T, 3, 1, kRowsA>,
                                                EdgeTile<T, 4, 1, kRowsA>, EdgeTile<T, 5, 1, kRowsA>, EdgeTile<T, 6, 1, kRowsA>};
@@ -104,8 +116,8 @@ class Block {
     const int64_t rows = part_.m_end - part_.m_begin;
     const int64_t block_k = BlockK(p_, rows);
     const bool direct_b = p_.b_packed == nullptr && ReadsBDirectly(p_, rows);
-    const int64_t panels_at_once = p_.b_packed != nullptr || direct_b ? part_.panel_end - part_.panel_begin
-                                                                      : std::max<int64_t>(1, kBlockN / kPanel<T>);
+    const int64_t panels = part_.panel_end - part_.panel_begin;
+    const int64_t panels_at_once = p_.b_packed != nullptr || direct_b ? panels : PanelsAtOnce<T>(panels);
     for (int64_t panel = part_.panel_begin; panel < part_.panel_end; panel += panels_at_once) {
       const int64_t panel_end = std::min(panel + panels_at_once, part_.panel_end);
       for (int64_t k = 0; k == 0 || k < p_.k; k += block_k) {
@@ -216,6 +228,9 @@ class Block {
     // written from left to right instead.
     const int64_t panels = panel_end - i;
     const bool rows_outside = k_size <= kShortK;
+    // A prepacked B may come from memory: while the tiles use one panel they ask for the next, each for its share.
+    const bool fetches = p_.b_packed != nullptr && !rows_outside;
+    const int64_t fetch_step = CeilDiv(static_cast<int64_t>(kN * sizeof(T)), tiles.count);
     const int64_t outer = rows_outside ? tiles.count : panels, inner = rows_outside ? panels : tiles.count;
     for (int64_t x = 0; x < outer; ++x) {
       for (int64_t y = 0; y < inner; ++y) {
@@ -241,11 +256,17 @@ class Block {
           kEdges<T, kRowsA>[size - 1](args, p_.n - column_panel * kN);
           continue;
         }
-        if (!rows_outside) {  // the next tile's C, which would stall its first loads
+        if (tile + 1 < tiles.count) {  // the next tile's C, which would stall its first loads
           const T* next = args.c + size * p_.c_row;
-          for (int64_t r = 0; r < (tile + 1 < tiles.count ? size : 0); ++r) __builtin_prefetch(next + r * p_.c_row, 1);
+          for (int64_t r = 0; r < size; ++r) __builtin_prefetch(next + r * p_.c_row, 1);
         }
-        kTiles<T, kRowsA>[size - 1](args);
+        if (fetches && column_panel + 1 < panel_end) {
+          args.prefetch = reinterpret_cast<const char*>(args.b + panel_stride_) + tile * (fetch_step * k_size);
+          args.prefetch_step = fetch_step;
+          kFetchingTiles<T, kRowsA>[size - 1](args);
+        } else {
+          kTiles<T, kRowsA>[size - 1](args);
+        }
       }
     }
   }
@@ -265,7 +286,7 @@ BufferSizes BuffersFor(const Product<S, T>& p, int64_t rows, int64_t panels) {
   const int64_t block_k = BlockK(p, rows);
   if (!ReadsADirectly(p, rows)) sizes.a = std::min(rows, kBlockM) * (block_k + kRowPad);
   if (p.b_packed == nullptr) {
-    sizes.b = std::min<int64_t>(panels, std::max<int64_t>(1, kBlockN / kPanel<T>)) * kPanel<T> * block_k;
+    sizes.b = PanelsAtOnce<T>(panels) * kPanel<T> * block_k;
   }
   return sizes;
 }

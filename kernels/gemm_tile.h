@@ -53,10 +53,12 @@ struct TileArgs {
   int64_t ldc = 0;
   bool accumulate = false;   // start from C, else from 0
   const T* bias = nullptr;   // per column, added to the finished chain; null: none
+  const char* prefetch = nullptr;  // kPrefetch: step k asks for the cache line at prefetch + k * prefetch_step
+  int64_t prefetch_step = 0;       // bytes
 };
 
 // All MR x (NP * kPanel) elements of C.
-template <typename T, int MR, int NP, bool kRowsA>
+template <typename T, int MR, int NP, bool kRowsA, bool kPrefetch = false>
 void Tile(const TileArgs<T>& args) {
   using Reg = typename TileOf<T>::Reg;
   constexpr int kRegs = 2 * NP;
@@ -80,6 +82,7 @@ void Tile(const TileArgs<T>& args) {
   const int64_t k_end = args.k, lda = args.lda, ldb = args.ldb, panel_stride = args.panel_stride;
 #pragma GCC unroll 4
   for (int64_t k = 0; k < k_end; ++k) {
+    if constexpr (kPrefetch) __builtin_prefetch(args.prefetch + k * args.prefetch_step, 0, 2);
     // Hold the shorter side in registers: B's row, or for wide tiles A's column.
     if constexpr (NP == 1) {
       Reg row[kRegs];
