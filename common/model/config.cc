@@ -73,7 +73,7 @@ absl::Status ModelConfig::Validate() const {
   constexpr int64_t kMaxWidth = int64_t{1} << 20;
   range("vocab_size", vocab_size, 1, int64_t{1} << 24);
   range("hidden_size", hidden_size, 1, kMaxWidth);
-  range("intermediate_size", intermediate_size, moe && IsMoeLayer(0) ? 0 : 1, kMaxWidth);
+  range("intermediate_size", intermediate_size, moe ? 0 : 1, kMaxWidth);
   range("num_hidden_layers", num_hidden_layers, 1, 4096);
   const bool heads_ok = range("num_attention_heads", num_attention_heads, 1, 65536);
   range("max_position_embeddings", max_position_embeddings, 1, int64_t{1} << 24);
@@ -106,7 +106,14 @@ absl::Status ModelConfig::Validate() const {
     range("moe_intermediate_size", moe->moe_intermediate_size, 1, kMaxWidth);
     range("n_shared_experts", moe->n_shared_experts, 0, 1024);
     range("first_k_dense_replace", moe->first_k_dense_replace, 0, 4096);
-    range("decoder_sparse_step", moe->decoder_sparse_step, 1, 4096);
+    if (range("decoder_sparse_step", moe->decoder_sparse_step, 1, 4096) && num_hidden_layers <= 4096 && intermediate_size == 0) {
+      for (int64_t layer = 0; layer < num_hidden_layers; ++layer) {
+        if (!IsMoeLayer(layer)) {
+          problems.push_back(absl::StrCat("intermediate_size is 0, and layer ", layer, " has no experts"));
+          break;
+        }
+      }
+    }
     positive("routed_scaling_factor", r.routed_scaling_factor);
     if (experts_ok && range("n_group", r.num_groups, 1, r.num_experts) && range("topk_group", r.topk_groups, 1, r.num_groups)) {
       if (r.num_experts % r.num_groups != 0) {

@@ -65,6 +65,7 @@ struct ModelConfig {
   RopeScaling rope_scaling;
   kernels::RopePairing rope_pairing = kernels::RopePairing::kHalfSplit;
   int64_t max_position_embeddings = 0;
+  int64_t declared_max_position_embeddings = 0;  // what config.json says, when a caller lowered the former; 0: the same
   bool tie_word_embeddings = false;
   std::optional<MlaConfig> mla;
   std::optional<MoeConfig> moe;

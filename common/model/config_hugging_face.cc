@@ -361,7 +361,7 @@ json::OrderedJson ModelConfig::ToHuggingFace(const std::string& torch_dtype) con
   j["num_attention_heads"] = num_attention_heads;
   j["num_key_value_heads"] = num_key_value_heads;
   j["hidden_act"] = "silu";
-  j["max_position_embeddings"] = max_position_embeddings;
+  j["max_position_embeddings"] = std::max(max_position_embeddings, declared_max_position_embeddings);
   j["rms_norm_eps"] = rms_norm_eps;
   j["tie_word_embeddings"] = tie_word_embeddings;
   if (architecture != "Qwen2ForCausalLM") j["attention_bias"] = attention_bias;

@@ -1,4 +1,5 @@
-// Models in and out: a Hugging Face directory, a GGUF file, or a run directory of ours (its model/, else its newest checkpoint).
+// Models in and out: a Hugging Face directory, a GGUF file, or a run directory of ours (its model/, else its newest checkpoint, which holds
+// config.json, model.safetensors, tokenizer.json and tokenizer_config.json as a Hugging Face directory does).
 #pragma once
 
 #include <memory>
@@ -21,7 +22,7 @@ struct LoadedModel {
 
 struct LoadOptions {
   DType dtype = DType::kF32;
-  std::string tokenizer;      // overrides where the tokenizer comes from; empty: beside the model
+  std::string tokenizer;      // overrides where the tokenizer comes from: a directory, a tokenizer.json or a GGUF file; empty: beside the model
   int64_t max_context = 0;    // caps max_position_embeddings; 0: as the model says
 };
 
@@ -29,7 +30,7 @@ struct LoadOptions {
 // extra and mis-shaped tensors are named in one error. Weights are ready for Forward.
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions& options, ThreadPool& threads);
 
-// A model with random weights from a config.json.
+// A model with random weights from a config.json (or the directory that holds it).
 absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const LoadOptions& options, uint64_t seed, ThreadPool& threads);
 
 // Writes `directory` (created; must not hold a model yet) as transformers expects: config.json, generation_config.json,

@@ -1,0 +1,164 @@
+#include "common/model/model_directory.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/json.h"
+#include "common/base/status.h"
+#include "common/checkpoint/checkpoint_directory.h"
+#include "common/checkpoint/gguf.h"
+#include "common/checkpoint/model_tensors.h"
+#include "common/model/gguf_model.h"
+#include "common/model/gguf_vocab.h"
+#include "common/model/load_weights.h"
+
+namespace grouper {
+namespace {
+
+constexpr uint64_t kMaxJson = 4 << 20;
+
+bool IsDirectory(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+bool IsFile(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
+}
+
+absl::StatusOr<json::Json> ReadJson(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, DefaultFileSystem().ReadFile(path, kMaxJson));
+  return Annotate(json::Parse(text), path);
+}
+
+// The directory that has config.json: `path` itself, or what a run left.
+absl::StatusOr<std::string> FindDirectory(const std::string& path) {
+  if (IsFile(JoinPath(path, "config.json"))) return path;
+  const std::string exported = JoinPath(path, "model");
+  if (IsFile(JoinPath(exported, "config.json"))) return exported;
+  const std::string checkpoints = JoinPath(path, "checkpoints");
+  if (IsDirectory(checkpoints)) {
+    ASSIGN_OR_RETURN(const std::optional<CheckpointReader> newest, FindLatestCheckpoint(DefaultFileSystem(), checkpoints));
+    if (newest && newest->Has("config.json")) return newest->directory();
+  }
+  return absl::NotFoundError(absl::StrCat(path, ": not a model: expected a directory with config.json, a run directory, or a GGUF file"));
+}
+
+absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& path) {
+  if (IsDirectory(path)) return Tokenizer::FromDirectory(path);
+  if (absl::EndsWith(path, ".gguf")) {
+    ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
+    ASSIGN_OR_RETURN(const GgufVocab vocab, ReadGgufVocab(*file));
+    return Tokenizer::FromGgufVocab(vocab, path);
+  }
+  return Tokenizer::FromFile(path);
+}
+
+absl::Status CheckTokenizer(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& source) {
+  if (tokenizer.vocab_size() <= config.vocab_size) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(source, ": the tokenizer has ids up to ", tokenizer.vocab_size() - 1, ", the model's vocab_size is ",
+                                                 config.vocab_size));
+}
+
+void LimitContext(int64_t max_context, ModelConfig& config) {
+  if (max_context <= 0 || max_context >= config.max_position_embeddings) return;
+  config.declared_max_position_embeddings = config.max_position_embeddings;
+  config.max_position_embeddings = max_context;
+}
+
+// generation_config.json's eos_token_id, else config.json's, else the tokenizer's.
+absl::StatusOr<std::vector<int32_t>> StopIds(const std::string& directory, const ModelConfig& config, const Tokenizer& tokenizer) {
+  const std::string path = JoinPath(directory, "generation_config.json");
+  if (!directory.empty() && IsFile(path)) {
+    ASSIGN_OR_RETURN(const json::Json generation, ReadJson(path));
+    if (generation.is_object() && json::Has(generation, "eos_token_id")) {
+      const json::Json& eos = generation["eos_token_id"];
+      std::vector<int32_t> ids;
+      for (const json::Json& id : eos.is_array() ? eos : json::Json::array({eos})) {
+        if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(config.vocab_size)) {
+          return absl::InvalidArgumentError(absl::StrCat(path, ": eos_token_id: expected ids below ", config.vocab_size));
+        }
+        ids.push_back(id.get<int32_t>());
+      }
+      return ids;
+    }
+  }
+  if (!config.eos_token_ids.empty()) return config.eos_token_ids;
+  return tokenizer.stop_ids();
+}
+
+absl::StatusOr<Fp8Blocks> ReadFp8Blocks(const json::Json& config, const std::string& source) {
+  Fp8Blocks blocks;
+  if (!json::Has(config, "quantization_config")) return blocks;
+  const json::Json& size = config["quantization_config"]["weight_block_size"];
+  const bool ok = size.is_array() && size.size() == 2 && size[0].is_number_unsigned() && size[1].is_number_unsigned();
+  if (ok) {
+    const uint64_t rows = size[0].get<uint64_t>(), columns = size[1].get<uint64_t>();
+    if (rows >= 1 && columns >= 1 && rows <= 1 << 20 && columns <= 1 << 20) {
+      return Fp8Blocks{static_cast<int64_t>(rows), static_cast<int64_t>(columns)};
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat(source, ": quantization_config.weight_block_size: expected two positive integers"));
+}
+
+absl::StatusOr<LoadedModel> Finish(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer, const std::string& directory,
+                                   const std::string& source) {
+  LoadedModel loaded;
+  RETURN_IF_ERROR(CheckTokenizer(*tokenizer, model->config(), source));
+  ASSIGN_OR_RETURN(loaded.stop_token_ids, StopIds(directory, model->config(), *tokenizer));
+  loaded.model = std::move(model);
+  loaded.tokenizer = std::move(tokenizer);
+  loaded.source = source;
+  return loaded;
+}
+
+absl::StatusOr<LoadedModel> LoadGguf(const std::string& path, const LoadOptions& options, ThreadPool& threads) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
+  ASSIGN_OR_RETURN(ModelConfig config, GgufConfig(*file));
+  LimitContext(options.max_context, config);
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, LoadTokenizer(options.tokenizer.empty() ? path : options.tokenizer));
+  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype));
+  RETURN_IF_ERROR(LoadWeights(GgufTensors(config, *file), path, {}, *model, threads));
+  Stream stream(threads);
+  model->WeightsChanged(stream);
+  return Finish(std::move(model), std::move(tokenizer), "", path);
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions& options, ThreadPool& threads) {
+  if (IsFile(path)) return LoadGguf(path, options, threads);
+  ASSIGN_OR_RETURN(const std::string directory, FindDirectory(path));
+  const std::string config_path = JoinPath(directory, "config.json");
+  ASSIGN_OR_RETURN(const json::Json config_json, ReadJson(config_path));
+  ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::FromHuggingFace(config_json, config_path));
+  ASSIGN_OR_RETURN(const Fp8Blocks blocks, ReadFp8Blocks(config_json, config_path));
+  LimitContext(options.max_context, config);
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ModelTensors> tensors, ModelTensors::Open(directory));
+  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype));
+  RETURN_IF_ERROR(LoadWeights(HuggingFaceTensors(config, tensors->tensors(), directory), directory, blocks, *model, threads));
+  Stream stream(threads);
+  model->WeightsChanged(stream);
+  return Finish(std::move(model), std::move(tokenizer), directory, directory);
+}
+
+absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const LoadOptions& options, uint64_t seed, ThreadPool& threads) {
+  const std::string path = IsDirectory(config_path) ? JoinPath(config_path, "config.json") : config_path;
+  const std::string directory = Dirname(path);
+  ASSIGN_OR_RETURN(const json::Json config_json, ReadJson(path));
+  ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::FromHuggingFace(config_json, path));
+  LimitContext(options.max_context, config);
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
+  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype));
+  Stream stream(threads);
+  model->InitRandom(stream, seed);
+  return Finish(std::move(model), std::move(tokenizer), directory, path);
+}
+
+}  // namespace grouper

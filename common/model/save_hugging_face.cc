@@ -1,0 +1,87 @@
+#include <functional>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+#include "common/checkpoint/safetensors_writer.h"
+#include "common/model/model_directory.h"
+
+namespace grouper {
+namespace {
+
+constexpr int64_t kChunk = 1 << 18;  // elements converted at a time
+
+template <typename To>
+absl::Status WriteAs(const Tensor& value, AppendBytes append) {
+  std::vector<To> chunk;
+  for (int64_t begin = 0; begin < value.size(); begin += kChunk) {
+    const int64_t end = std::min(value.size(), begin + kChunk);
+    chunk.clear();
+    for (int64_t i = begin; i < end; ++i) {
+      switch (value.dtype()) {
+        case DType::kF64: chunk.push_back(static_cast<To>(static_cast<float>(value.data<double>()[i]))); break;
+        case DType::kBF16: chunk.push_back(static_cast<To>(static_cast<float>(value.data<bf16>()[i]))); break;
+        default: chunk.push_back(static_cast<To>(value.data<float>()[i]));
+      }
+    }
+    RETURN_IF_ERROR(append({reinterpret_cast<const char*>(chunk.data()), chunk.size() * sizeof(To)}));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteJson(FileSystem& fs, const std::string& path, const json::OrderedJson& value) {
+  return WriteFileAtomically(fs, path, value.dump(2) + "\n");
+}
+
+json::OrderedJson GenerationConfig(const ModelConfig& config, const std::vector<int32_t>& stop_token_ids) {
+  json::OrderedJson j;
+  if (config.bos_token_id) j["bos_token_id"] = *config.bos_token_id;
+  if (stop_token_ids.size() == 1) {
+    j["eos_token_id"] = stop_token_ids[0];
+  } else if (!stop_token_ids.empty()) {
+    j["eos_token_id"] = stop_token_ids;
+  }
+  if (config.pad_token_id) j["pad_token_id"] = *config.pad_token_id;
+  return j.is_null() ? json::OrderedJson::object() : j;
+}
+
+}  // namespace
+
+absl::Status SaveHuggingFace(FileSystem& fs, const Model& model, const Tokenizer& tokenizer, const std::vector<int32_t>& stop_token_ids,
+                             const std::string& directory, const std::string& dtype, uint64_t max_shard_bytes) {
+  if (dtype != "float32" && dtype != "bfloat16") {
+    return absl::InvalidArgumentError(absl::StrCat("dtype ", dtype, ": expected float32 or bfloat16"));
+  }
+  if (fs.Exists(directory)) {
+    ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.ListDirectory(directory));
+    if (!names.empty()) return absl::AlreadyExistsError(absl::StrCat(directory, " is not empty; a model is written into a new directory"));
+    RETURN_IF_ERROR(fs.RemoveAll(directory));
+  }
+  std::string path = directory;
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  const std::string temporary = path + ".tmp";
+  RETURN_IF_ERROR(fs.RemoveAll(temporary));
+  RETURN_IF_ERROR(fs.CreateDirectories(temporary));
+
+  std::vector<TensorSpec> specs;
+  for (const LogicalTensor& tensor : model.tensors()) {
+    TensorSpec spec{tensor.name, dtype == "bfloat16" && tensor.trainable ? StorageType::kBF16 : StorageType::kF32, {}};
+    for (int d = 0; d < tensor.value.rank(); ++d) spec.shape.push_back(tensor.value.dim(d));
+    specs.push_back(std::move(spec));
+  }
+  RETURN_IF_ERROR(WriteModelSafetensors(fs, temporary, specs, {{"format", "pt"}}, max_shard_bytes,
+                                        [&](const TensorSpec& spec, AppendBytes append) {
+                                          const Tensor& value = model.tensors()[static_cast<size_t>(model.FindTensor(spec.name))].value;
+                                          return spec.type == StorageType::kBF16 ? WriteAs<bf16>(value, append) : WriteAs<float>(value, append);
+                                        }));
+  ModelConfig config = model.config();
+  if (config.eos_token_ids.empty()) config.eos_token_ids = stop_token_ids;
+  RETURN_IF_ERROR(WriteJson(fs, JoinPath(temporary, "config.json"), config.ToHuggingFace(dtype)));
+  RETURN_IF_ERROR(WriteJson(fs, JoinPath(temporary, "generation_config.json"), GenerationConfig(config, stop_token_ids)));
+  RETURN_IF_ERROR(WriteFileAtomically(fs, JoinPath(temporary, "tokenizer.json"), tokenizer.ToJson()));
+  RETURN_IF_ERROR(WriteFileAtomically(fs, JoinPath(temporary, "tokenizer_config.json"), tokenizer.TokenizerConfigJson()));
+  RETURN_IF_ERROR(fs.SyncDirectory(temporary));
+  RETURN_IF_ERROR(fs.Rename(temporary, path));
+  return fs.SyncDirectory(Dirname(path));
+}
+
+}  // namespace grouper
