@@ -49,7 +49,8 @@ absl::StatusOr<Point> ParsePoint(absl::string_view count, absl::string_view acti
     point.action = Action::kError;
   } else if (action == "nan") {
     point.action = Action::kNan;
-  } else if (absl::ConsumePrefix(&action, "delay=") && absl::SimpleAtoi(action, &point.delay_ms) && point.delay_ms >= 0) {
+  } else if (absl::ConsumePrefix(&action, "delay=") && absl::SimpleAtoi(action, &point.delay_ms) &&
+             point.delay_ms >= 0) {
     point.action = Action::kDelay;
   } else {
     return absl::InvalidArgumentError(
@@ -90,7 +91,8 @@ absl::Status Arm(absl::string_view spec) {
     if (parts.size() != 3 || parts[0].empty()) {
       return absl::InvalidArgumentError(absl::StrCat("failpoint \"", entry, "\": expected NAME:COUNT:ACTION"));
     }
-    ASSIGN_OR_RETURN(const Point point, Annotate(ParsePoint(parts[1], parts[2]), absl::StrCat("failpoint \"", entry, "\"")));
+    ASSIGN_OR_RETURN(const Point point,
+                     Annotate(ParsePoint(parts[1], parts[2]), absl::StrCat("failpoint \"", entry, "\"")));
     parsed[std::string(parts[0])].push_back(point);
   }
   std::lock_guard<std::mutex> lock(mutex);

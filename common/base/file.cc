@@ -90,7 +90,8 @@ class PosixWritableFile : public WritableFile {
 
   absl::Status Sync() override {
     RETURN_IF_ERROR(Flush());
-    // A failed fsync may have dropped the dirty pages, so that a second one would succeed without them: it stays failed.
+    // A failed fsync may have dropped the dirty pages, so that a second one would succeed without them: it stays
+    // failed.
     if (fsync(fd_) != 0) failed_ = ErrnoStatus(errno, "cannot sync", path_);
     return failed_;
   }
@@ -149,7 +150,8 @@ class PosixFileSystem : public FileSystem {
     ASSIGN_OR_RETURN(const int fd, OpenRegular(path, &file_size));
     if (offset > file_size || size > file_size - offset) {
       close(fd);
-      return absl::OutOfRangeError(absl::StrCat(path, ": ", file_size, " bytes, expected ", size, " more from ", offset));
+      return absl::OutOfRangeError(
+          absl::StrCat(path, ": ", file_size, " bytes, expected ", size, " more from ", offset));
     }
     absl::StatusOr<std::string> data = ReadAt(fd, path, offset, size);
     close(fd);
@@ -216,7 +218,9 @@ class PosixFileSystem : public FileSystem {
   absl::Status RemoveAll(const std::string& path) override {
     RETURN_IF_ERROR(CheckPath(path));
     struct stat info;
-    if (lstat(path.c_str(), &info) != 0) return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, "cannot stat", path);
+    if (lstat(path.c_str(), &info) != 0) {
+      return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, "cannot stat", path);
+    }
     if (!S_ISDIR(info.st_mode)) return RemoveFile(path);
     ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(path));
     for (const std::string& name : names) RETURN_IF_ERROR(RemoveAll(JoinPath(path, name)));
@@ -228,7 +232,9 @@ class PosixFileSystem : public FileSystem {
     const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
     if (fd < 0) return ErrnoStatus(errno, "cannot open", path);
     absl::Status status;
-    if (ftruncate(fd, static_cast<off_t>(size)) != 0 || fsync(fd) != 0) status = ErrnoStatus(errno, "cannot truncate", path);
+    if (ftruncate(fd, static_cast<off_t>(size)) != 0 || fsync(fd) != 0) {
+      status = ErrnoStatus(errno, "cannot truncate", path);
+    }
     close(fd);
     return status;
   }
@@ -238,7 +244,9 @@ class PosixFileSystem : public FileSystem {
     if (fd < 0) return ErrnoStatus(errno, "cannot open directory", path);
     absl::Status status;
     // Some network file systems have no such operation and say so; there is nothing more to do on them.
-    if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) status = ErrnoStatus(errno, "cannot sync directory", path);
+    if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) {
+      status = ErrnoStatus(errno, "cannot sync directory", path);
+    }
     close(fd);
     return status;
   }
@@ -333,7 +341,8 @@ absl::Status CheckInnerPath(absl::string_view name) {
   bool climbs = false;
   for (absl::string_view part : absl::StrSplit(name, '/')) climbs |= part == "..";
   if (!bad && !climbs) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("file name \"", absl::Utf8SafeCHexEscape(name), "\": expected a relative path inside the directory"));
+  return absl::InvalidArgumentError(absl::StrCat("file name \"", absl::Utf8SafeCHexEscape(name),
+                                                 "\": expected a relative path inside the directory"));
 }
 
 }  // namespace grouper

@@ -1,11 +1,13 @@
-// The one way in which this program touches files that must survive: checkpoints, metrics, completions, exported models.
+// The one way in which this program touches files that must survive: checkpoints, metrics, completions, exported
+// models.
 //
-// Two implementers: PosixFileSystem (DefaultFileSystem()) and FaultyFileSystem (tests/testing/faulty_file_system.h), which records
-// every write, sync, rename, unlink and directory sync, can fail the n-th with a chosen errno, and can rebuild the disk as a
-// power loss would leave it (unsynced bytes dropped, unsynced directory entries dropped, last write torn).
+// Two implementers: PosixFileSystem (DefaultFileSystem()) and FaultyFileSystem (tests/testing/faulty_file_system.h),
+// which records every write, sync, rename, unlink and directory sync, can fail the n-th with a chosen errno, and can
+// rebuild the disk as a power loss would leave it (unsynced bytes dropped, unsynced directory entries dropped, last
+// write torn).
 //
-// Errors name the path and errno's text. Only regular files are read (a FIFO, device or directory is InvalidArgument: reading it
-// might never return); symbolic links are followed.
+// Errors name the path and errno's text. Only regular files are read (a FIFO, device or directory is InvalidArgument:
+// reading it might never return); symbolic links are followed.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +22,8 @@
 
 namespace grouper {
 
-// Not thread-safe. Destroying an open file closes it without sync; whoever wants durability calls Sync and checks Close.
-// The first failure stays: every later call returns it, so that no later bytes can stand behind a hole.
+// Not thread-safe. Destroying an open file closes it without sync; whoever wants durability calls Sync and checks
+// Close. The first failure stays: every later call returns it, so that no later bytes can stand behind a hole.
 class WritableFile {
  public:
   virtual ~WritableFile() = default;
@@ -35,25 +37,30 @@ class FileSystem {
  public:
   virtual ~FileSystem() = default;
 
-  virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) = 0;  // truncates
-  virtual absl::StatusOr<std::unique_ptr<WritableFile>> OpenAppend(const std::string& path) = 0;  // created when absent
-  virtual absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) = 0;  // larger: OutOfRange
-  virtual absl::StatusOr<std::string> ReadRange(const std::string& path, uint64_t offset, uint64_t size) = 0;  // within the file
+  // Truncates. OpenAppend makes the file when it is absent.
+  virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) = 0;
+  virtual absl::StatusOr<std::unique_ptr<WritableFile>> OpenAppend(const std::string& path) = 0;
+  // OutOfRange when the file is larger than max_bytes, or does not hold [offset, offset + size).
+  virtual absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) = 0;
+  virtual absl::StatusOr<std::string> ReadRange(const std::string& path, uint64_t offset, uint64_t size) = 0;
   virtual absl::StatusOr<uint64_t> FileSize(const std::string& path) = 0;
   virtual bool Exists(const std::string& path) = 0;
-  virtual absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path) = 0;  // names, sorted, no "." ".."
-  virtual absl::Status CreateDirectories(const std::string& path) = 0;  // like mkdir -p; new entries are synced
-  virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;  // atomic; REQUIRES: content was synced
+  // Names, sorted, without "." and "..".
+  virtual absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path) = 0;
+  // Like mkdir -p; new entries are synced.
+  virtual absl::Status CreateDirectories(const std::string& path) = 0;
+  // Atomic. REQUIRES: the content was synced.
+  virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
   virtual absl::Status RemoveFile(const std::string& path) = 0;
-  virtual absl::Status RemoveAll(const std::string& path) = 0;               // absent is OK
+  virtual absl::Status RemoveAll(const std::string& path) = 0;  // absent is OK
   virtual absl::Status Truncate(const std::string& path, uint64_t size) = 0;  // and sync
   virtual absl::Status SyncDirectory(const std::string& path) = 0;
 };
 
 FileSystem& DefaultFileSystem();
 
-// Writes `data` so that after any accident `path` holds the old or the new content, whole: temporary name in the same directory,
-// sync, rename, directory sync.
+// Writes `data` so that after any accident `path` holds the old or the new content, whole: temporary name in the same
+// directory, sync, rename, directory sync.
 absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, absl::string_view data);
 
 // A whole regular file mapped read-only. Thread-safe once open. The mapping lives as long as the object.
@@ -78,8 +85,8 @@ std::string JoinPath(absl::string_view directory, absl::string_view name);  // `
 std::string Dirname(absl::string_view path);
 std::string Basename(absl::string_view path);
 
-// A file name that stands inside an index, a recipe or a checkpoint: refused (InvalidArgument) when it is absolute, empty, has a
-// ".." component or a NUL, since it must not leave its directory.
+// A file name that stands inside an index, a recipe or a checkpoint: refused (InvalidArgument) when it is absolute,
+// empty, has a ".." component or a NUL, since it must not leave its directory.
 absl::Status CheckInnerPath(absl::string_view name);
 
 }  // namespace grouper

@@ -30,7 +30,8 @@ class Sha256Stream {
   void* context_;
 };
 
-// CRC32C (Castagnoli), as in RFC 3720; `crc` continues an earlier value. Uses the SSE4.2 instruction where there is one.
+// CRC32C (Castagnoli), as in RFC 3720; `crc` continues an earlier value. Uses the SSE4.2 instruction where there is
+// one.
 uint32_t Crc32c(absl::string_view data, uint32_t crc = 0);
 
 }  // namespace grouper

@@ -32,13 +32,16 @@ struct Digests {
   }
 };
 
-absl::Status Damaged(const std::string& path, absl::string_view what) { return absl::DataLossError(absl::StrCat(path, ": ", what)); }
+absl::Status Damaged(const std::string& path, absl::string_view what) {
+  return absl::DataLossError(absl::StrCat(path, ": ", what));
+}
 
 absl::StatusOr<Manifest> ReadManifest(FileSystem& fs, const std::string& directory) {
   const std::string path = JoinPath(directory, kManifestName);
   absl::StatusOr<std::string> text = fs.ReadFile(path, kMaxManifest);
   if (!text.ok()) {
-    const bool of_the_file = absl::IsNotFound(text.status()) || absl::IsOutOfRange(text.status()) || absl::IsInvalidArgument(text.status());
+    const bool of_the_file =
+        absl::IsNotFound(text.status()) || absl::IsOutOfRange(text.status()) || absl::IsInvalidArgument(text.status());
     return of_the_file ? absl::DataLossError(text.status().message()) : text.status();
   }
   absl::StatusOr<Manifest> manifest = Annotate(ParseManifest(*text), path);
@@ -58,11 +61,16 @@ absl::Status CheckSize(FileSystem& fs, const std::string& path, const ManifestFi
 }
 
 absl::Status CompareDigests(Digests& digests, const std::string& path, const ManifestFile& file) {
-  if (digests.bytes != file.bytes) return Damaged(path, absl::StrCat(digests.bytes, " bytes, the manifest says ", file.bytes));
-  if (digests.crc != file.crc32c) {
-    return Damaged(path, absl::StrFormat("its content is damaged: CRC32C %08x, the manifest says %08x", digests.crc, file.crc32c));
+  if (digests.bytes != file.bytes) {
+    return Damaged(path, absl::StrCat(digests.bytes, " bytes, the manifest says ", file.bytes));
   }
-  if (Hex(digests.sha.Finish()) != file.sha256) return Damaged(path, "its content is damaged: its SHA-256 is not the manifest's");
+  if (digests.crc != file.crc32c) {
+    return Damaged(
+        path, absl::StrFormat("its content is damaged: CRC32C %08x, the manifest says %08x", digests.crc, file.crc32c));
+  }
+  if (Hex(digests.sha.Finish()) != file.sha256) {
+    return Damaged(path, "its content is damaged: its SHA-256 is not the manifest's");
+  }
   return absl::OkStatus();
 }
 
@@ -70,14 +78,16 @@ absl::Status VerifyFile(FileSystem& fs, const std::string& path, const ManifestF
   RETURN_IF_ERROR(CheckSize(fs, path, file));
   Digests digests;
   while (digests.bytes < file.bytes) {
-    ASSIGN_OR_RETURN(const std::string chunk, fs.ReadRange(path, digests.bytes, std::min(kChunk, file.bytes - digests.bytes)));
+    ASSIGN_OR_RETURN(const std::string chunk,
+                     fs.ReadRange(path, digests.bytes, std::min(kChunk, file.bytes - digests.bytes)));
     if (chunk.empty()) break;
     digests.Update(chunk);
   }
   return CompareDigests(digests, path, file);
 }
 
-// The manifest is valid and the files have their sizes: what a damaged save or copy would lack, without reading the content.
+// The manifest is valid and the files have their sizes: what a damaged save or copy would lack, without reading the
+// content.
 absl::Status CheckQuickly(FileSystem& fs, const std::string& directory) {
   ASSIGN_OR_RETURN(const Manifest manifest, ReadManifest(fs, directory));
   for (const ManifestFile& file : manifest.files) RETURN_IF_ERROR(CheckSize(fs, JoinPath(directory, file.name), file));
@@ -87,14 +97,18 @@ absl::Status CheckQuickly(FileSystem& fs, const std::string& directory) {
 absl::Status RemoveLeftovers(FileSystem& fs, const std::string& directory) {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.ListDirectory(directory));
   for (const std::string& name : names) {
-    if (absl::StartsWith(name, kPrefix) && absl::EndsWith(name, kTemporary)) RETURN_IF_ERROR(fs.RemoveAll(JoinPath(directory, name)));
+    if (absl::StartsWith(name, kPrefix) && absl::EndsWith(name, kTemporary)) {
+      RETURN_IF_ERROR(fs.RemoveAll(JoinPath(directory, name)));
+    }
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-std::string CheckpointPath(const std::string& directory, int64_t step) { return JoinPath(directory, absl::StrCat(kPrefix, step)); }
+std::string CheckpointPath(const std::string& directory, int64_t step) {
+  return JoinPath(directory, absl::StrCat(kPrefix, step));
+}
 
 // --- writing ---------------------------------------------------------------
 
@@ -127,7 +141,10 @@ class CheckpointWriter::File : public WritableFile {
 };
 
 CheckpointWriter::CheckpointWriter(FileSystem& fs, std::string directory, int64_t step)
-    : fs_(fs), directory_(std::move(directory)), final_path_(CheckpointPath(directory_, step)), temporary_path_(final_path_ + kTemporary) {
+    : fs_(fs),
+      directory_(std::move(directory)),
+      final_path_(CheckpointPath(directory_, step)),
+      temporary_path_(final_path_ + kTemporary) {
   manifest_.step = step;
 }
 
@@ -135,11 +152,14 @@ CheckpointWriter::~CheckpointWriter() {
   if (!renamed_) fs_.RemoveAll(temporary_path_).IgnoreError();  // else the next Create does
 }
 
-absl::StatusOr<std::unique_ptr<CheckpointWriter>> CheckpointWriter::Create(FileSystem& fs, const std::string& directory, int64_t step) {
+absl::StatusOr<std::unique_ptr<CheckpointWriter>> CheckpointWriter::Create(FileSystem& fs, const std::string& directory,
+                                                                           int64_t step) {
   CHECK_GE(step, 0);
   RETURN_IF_ERROR(failpoint::Hit("checkpoint.begin"));
   auto writer = std::unique_ptr<CheckpointWriter>(new CheckpointWriter(fs, directory, step));
-  if (fs.Exists(writer->final_path_)) return absl::AlreadyExistsError(absl::StrCat(writer->final_path_, ": is there already"));
+  if (fs.Exists(writer->final_path_)) {
+    return absl::AlreadyExistsError(absl::StrCat(writer->final_path_, ": is there already"));
+  }
   RETURN_IF_ERROR(fs.CreateDirectories(directory));
   RETURN_IF_ERROR(RemoveLeftovers(fs, directory));
   RETURN_IF_ERROR(fs.CreateDirectories(writer->temporary_path_));
@@ -147,7 +167,8 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> CheckpointWriter::Create(FileS
 }
 
 absl::StatusOr<std::unique_ptr<WritableFile>> CheckpointWriter::CreateFile(const std::string& name) {
-  CHECK(CheckInnerPath(name).ok() && name != "." && name.find('/') == std::string::npos && name != kManifestName) << name;
+  CHECK(CheckInnerPath(name).ok() && name != "." && name.find('/') == std::string::npos && name != kManifestName)
+      << name;
   for (const ManifestFile& file : manifest_.files) CHECK(file.name != name) << name;
   ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs_.Create(JoinPath(temporary_path_, name)));
   ++open_files_;
@@ -232,16 +253,18 @@ absl::StatusOr<std::optional<CheckpointReader>> FindLatestCheckpoint(FileSystem&
   for (auto step = steps.rbegin() + 1; step != steps.rend(); ++step) {
     const std::string earlier = CheckpointPath(directory, *step);
     if (!CheckpointReader::Open(fs, earlier).ok()) continue;
-    return absl::DataLossError(absl::StrCat(reader.status().message(), ". The newest checkpoint is damaged; the newest good one is ", earlier,
-                                            ": to go on from it, move ", newest, " out of ", directory,
-                                            *step == *(steps.rbegin() + 1) ? "" : " together with the damaged ones between them",
-                                            " and resume"));
+    return absl::DataLossError(absl::StrCat(
+        reader.status().message(), ". The newest checkpoint is damaged; the newest good one is ", earlier,
+        ": to go on from it, move ", newest, " out of ", directory,
+        *step == *(steps.rbegin() + 1) ? "" : " together with the damaged ones between them", " and resume"));
   }
-  return absl::DataLossError(absl::StrCat(reader.status().message(), ". The newest checkpoint is damaged and no other good one is in ", directory,
+  return absl::DataLossError(absl::StrCat(reader.status().message(),
+                                          ". The newest checkpoint is damaged and no other good one is in ", directory,
                                           ": restore one from a copy, or start again in another run directory"));
 }
 
-absl::Status PruneCheckpoints(FileSystem& fs, const std::string& directory, int keep_last, const std::vector<int64_t>& keep_steps) {
+absl::Status PruneCheckpoints(FileSystem& fs, const std::string& directory, int keep_last,
+                              const std::vector<int64_t>& keep_steps) {
   CHECK_GE(keep_last, 1);
   RETURN_IF_ERROR(failpoint::Hit("checkpoint.before_prune"));
   ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListCheckpoints(fs, directory));

@@ -66,9 +66,9 @@ void DecodeQ8_0(const uint8_t* block, float* out) {
   for (int i = 0; i < 32; ++i) out[i] = static_cast<float>(static_cast<int8_t>(block[2 + i])) * d;
 }
 
-// The j-th (0..7) scale and minimum of a K block: six bits each, packed in twelve bytes. The first four of each lie in the low
-// six bits of bytes 0..3 and 4..7; the last four have their low nibbles in bytes 8..11 and their high two bits in the tops of
-// the bytes before.
+// The j-th (0..7) scale and minimum of a K block: six bits each, packed in twelve bytes. The first four of each lie in
+// the low six bits of bytes 0..3 and 4..7; the last four have their low nibbles in bytes 8..11 and their high two bits
+// in the tops of the bytes before.
 void UnpackScaleMin(const uint8_t* scales, int j, int* scale, int* minimum) {
   if (j < 4) {
     *scale = scales[j] & 63;

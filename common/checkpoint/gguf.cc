@@ -48,7 +48,9 @@ std::optional<int64_t> LoadInteger(GgufType type, absl::string_view bytes) {
     case GgufType::kInt16: return static_cast<int16_t>(value);
     case GgufType::kInt32: return static_cast<int32_t>(value);
     case GgufType::kInt64: return static_cast<int64_t>(value);
-    default: return value > static_cast<uint64_t>(INT64_MAX) ? std::nullopt : std::optional<int64_t>(static_cast<int64_t>(value));
+    default:
+      return value > static_cast<uint64_t>(INT64_MAX) ? std::nullopt
+                                                      : std::optional<int64_t>(static_cast<int64_t>(value));
   }
 }
 
@@ -77,16 +79,18 @@ std::optional<StorageType> TensorType(uint32_t type) {
 
 // The names of types that exist but are not read, for the error.
 std::string TensorTypeName(uint32_t type) {
-  static constexpr const char* kNames[] = {"F32", "F16", "Q4_0", "Q4_1", "Q4_2", "Q4_3", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K",
-                                           "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL",
-                                           "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M", "BF16"};
+  static constexpr const char* kNames[] = {
+      "F32",   "F16",    "Q4_0", "Q4_1", "Q4_2", "Q4_3",    "Q5_0",   "Q5_1",    "Q8_0",  "Q8_1",   "Q2_K",
+      "Q3_K",  "Q4_K",   "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S",
+      "IQ2_S", "IQ4_XS", "I8",   "I16",  "I32",  "I64",     "F64",    "IQ1_M",   "BF16"};
   return type < std::size(kNames) ? kNames[type] : absl::StrCat("number ", type);
 }
 
 }  // namespace
 
 const char* Name(GgufType type) {
-  static constexpr const char* kNames[] = {"u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
+  static constexpr const char* kNames[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
+                                           "bool", "string", "array", "u64", "i64", "f64"};
   return kNames[static_cast<uint32_t>(type)];
 }
 
@@ -99,7 +103,9 @@ class GgufParser {
     absl::string_view magic;
     if (!Take(4, &magic) || magic != "GGUF") return absl::InvalidArgumentError("expected a GGUF file (magic \"GGUF\")");
     if (!TakeUint32(&file_.version_)) return Truncated("version");
-    if ((file_.version_ & 0xffff) == 0 && file_.version_ != 0) return absl::InvalidArgumentError("a big-endian GGUF file; expected little-endian");
+    if ((file_.version_ & 0xffff) == 0 && file_.version_ != 0) {
+      return absl::InvalidArgumentError("a big-endian GGUF file; expected little-endian");
+    }
     if (file_.version_ != 2 && file_.version_ != 3) {
       return absl::InvalidArgumentError(absl::StrCat("GGUF version ", file_.version_, ", expected 2 or 3"));
     }
@@ -144,7 +150,8 @@ class GgufParser {
     return absl::StrCat(count, " ", what, " do not fit into the ", rest_.size(), " bytes that follow");
   }
   absl::Status Truncated(absl::string_view what) const {
-    return absl::InvalidArgumentError(absl::StrCat("the file ends within its ", what, ", or a length there is too large (byte ",
+    return absl::InvalidArgumentError(absl::StrCat("the file ends within its ", what,
+                                                   ", or a length there is too large (byte ",
                                                    all_.size() - rest_.size(), " of ", all_.size(), ")"));
   }
 
@@ -152,7 +159,8 @@ class GgufParser {
     absl::string_view key;
     if (!TakeString(&key)) return Truncated(absl::StrCat("metadata key ", index));
     if (key.empty() || key.size() > kMaxKey) {
-      return absl::InvalidArgumentError(absl::StrCat("metadata key ", index, ": expected 1..", kMaxKey, " bytes, got ", key.size()));
+      return absl::InvalidArgumentError(
+          absl::StrCat("metadata key ", index, ": expected 1..", kMaxKey, " bytes, got ", key.size()));
     }
     GgufValue value;
     RETURN_IF_ERROR(Annotate(ReadValue(&value), absl::StrCat("key ", QuoteName(key))));
@@ -166,7 +174,9 @@ class GgufParser {
   absl::Status ReadValue(GgufValue* value) {
     uint32_t type;
     if (!TakeUint32(&type)) return Truncated("type");
-    if (type > static_cast<uint32_t>(GgufType::kFloat64)) return absl::InvalidArgumentError(absl::StrCat("unknown value type ", type));
+    if (type > static_cast<uint32_t>(GgufType::kFloat64)) {
+      return absl::InvalidArgumentError(absl::StrCat("unknown value type ", type));
+    }
     value->type = static_cast<GgufType>(type);
     if (value->type == GgufType::kString) return TakeString(&value->bytes) ? absl::OkStatus() : Truncated("string");
     if (value->type == GgufType::kArray) return ReadArray(value);
@@ -178,11 +188,17 @@ class GgufParser {
   absl::Status ReadArray(GgufValue* value) {
     uint32_t type;
     if (!TakeUint32(&type) || !TakeUint64(&value->count)) return Truncated("array");
-    if (type > static_cast<uint32_t>(GgufType::kFloat64)) return absl::InvalidArgumentError(absl::StrCat("unknown array type ", type));
+    if (type > static_cast<uint32_t>(GgufType::kFloat64)) {
+      return absl::InvalidArgumentError(absl::StrCat("unknown array type ", type));
+    }
     value->element_type = static_cast<GgufType>(type);
-    if (value->element_type == GgufType::kArray) return absl::InvalidArgumentError("an array of arrays; expected plain elements");
+    if (value->element_type == GgufType::kArray) {
+      return absl::InvalidArgumentError("an array of arrays; expected plain elements");
+    }
     const uint64_t element_size = value->element_type == GgufType::kString ? 8 : FixedSize(type);
-    if (value->count > rest_.size() / element_size) return absl::InvalidArgumentError(TooMany("array elements", value->count));
+    if (value->count > rest_.size() / element_size) {
+      return absl::InvalidArgumentError(TooMany("array elements", value->count));
+    }
     if (value->element_type != GgufType::kString) {
       if (!Take(value->count * element_size, &value->bytes)) return Truncated("array");
       if (value->element_type == GgufType::kBool) return CheckBools(value->bytes);
@@ -199,7 +215,10 @@ class GgufParser {
 
   static absl::Status CheckBools(absl::string_view bytes) {
     for (char c : bytes) {
-      if (c != 0 && c != 1) return absl::InvalidArgumentError(absl::StrCat("a bool of ", static_cast<int>(static_cast<uint8_t>(c)), ", expected 0 or 1"));
+      if (c != 0 && c != 1) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("a bool of ", static_cast<int>(static_cast<uint8_t>(c)), ", expected 0 or 1"));
+      }
     }
     return absl::OkStatus();
   }
@@ -207,16 +226,20 @@ class GgufParser {
   absl::Status CheckGeneral() {
     if (const GgufValue* value = file_.Value(kAlignmentKey)) {
       if (value->type != GgufType::kUint32) {
-        return absl::InvalidArgumentError(absl::StrCat("key \"", kAlignmentKey, "\": expected u32, got ", Name(value->type)));
+        return absl::InvalidArgumentError(
+            absl::StrCat("key \"", kAlignmentKey, "\": expected u32, got ", Name(value->type)));
       }
       alignment_ = LoadUnsigned(value->bytes);
       if (!std::has_single_bit(alignment_)) {
-        return absl::InvalidArgumentError(absl::StrCat("key \"", kAlignmentKey, "\": expected a power of two, got ", alignment_));
+        return absl::InvalidArgumentError(
+            absl::StrCat("key \"", kAlignmentKey, "\": expected a power of two, got ", alignment_));
       }
     }
     if (const GgufValue* value = file_.Value(kSplitKey); value != nullptr && IsInteger(value->type)) {
-      if (const std::optional<int64_t> parts = LoadInteger(value->type, value->bytes); !parts.has_value() || *parts > 1) {
-        return absl::InvalidArgumentError("one part of a split model; expected a whole one (llama-gguf-split --merge joins them)");
+      if (const std::optional<int64_t> parts = LoadInteger(value->type, value->bytes);
+          !parts.has_value() || *parts > 1) {
+        return absl::InvalidArgumentError(
+            "one part of a split model; expected a whole one (llama-gguf-split --merge joins them)");
       }
     }
     return absl::OkStatus();
@@ -227,7 +250,8 @@ class GgufParser {
     absl::string_view name;
     if (!TakeString(&name)) return Truncated(absl::StrCat("tensor info ", index));
     if (name.empty() || name.size() > kMaxTensorName) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", index, ", ", QuoteName(name), ": expected a name of 1..", kMaxTensorName, " bytes"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", index, ", ", QuoteName(name), ": expected a name of 1..", kMaxTensorName, " bytes"));
     }
     tensor.name = std::string(name);
     tensor.file = file_.path_;
@@ -235,12 +259,15 @@ class GgufParser {
     if (!names_.insert(tensor.name).second) return absl::InvalidArgumentError(absl::StrCat("duplicate ", where));
     uint32_t rank, type;
     if (!TakeUint32(&rank)) return Truncated(where);
-    if (rank > kMaxRank) return absl::InvalidArgumentError(absl::StrCat(where, ": ", rank, " dimensions, expected at most ", kMaxRank));
+    if (rank > kMaxRank) {
+      return absl::InvalidArgumentError(absl::StrCat(where, ": ", rank, " dimensions, expected at most ", kMaxRank));
+    }
     for (uint32_t i = 0; i < rank; ++i) {
       uint64_t dim;
       if (!TakeUint64(&dim)) return Truncated(where);
       if (dim == 0 || dim > static_cast<uint64_t>(INT64_MAX)) {
-        return absl::InvalidArgumentError(absl::StrCat(where, ": dimension ", i, " is ", dim, ", expected 1..", INT64_MAX));
+        return absl::InvalidArgumentError(
+            absl::StrCat(where, ": dimension ", i, " is ", dim, ", expected 1..", INT64_MAX));
       }
       tensor.shape.insert(tensor.shape.begin(), static_cast<int64_t>(dim));
     }
@@ -248,7 +275,8 @@ class GgufParser {
     if (!TakeUint32(&type) || !TakeUint64(&offset)) return Truncated(where);
     const std::optional<StorageType> storage = TensorType(type);
     if (!storage.has_value()) {
-      return absl::InvalidArgumentError(absl::StrCat(where, ": type ", TensorTypeName(type), ", expected F32, F16, BF16, F64, Q4_0, Q4_1, "
+      return absl::InvalidArgumentError(absl::StrCat(where, ": type ", TensorTypeName(type),
+                                                     ", expected F32, F16, BF16, F64, Q4_0, Q4_1, "
                                                      "Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K or an integer type"));
     }
     tensor.type = *storage;
@@ -266,7 +294,8 @@ class GgufParser {
     const absl::string_view data = rest_.substr(padding);
     std::vector<size_t> order(offsets_.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::sort(order.begin(), order.end(), [this](size_t a, size_t b) { return std::tie(offsets_[a], a) < std::tie(offsets_[b], b); });
+    std::sort(order.begin(), order.end(),
+              [this](size_t a, size_t b) { return std::tie(offsets_[a], a) < std::tie(offsets_[b], b); });
     uint64_t expected = 0;  // <= data.size() + alignment: cannot wrap
     for (size_t i : order) {
       StoredTensor& tensor = file_.tensors_[i];
@@ -275,16 +304,19 @@ class GgufParser {
       RETURN_IF_ERROR(Annotate(StorageBytes(tensor.type, tensor.shape, &size), where));
       if (offsets_[i] != expected) {
         return absl::InvalidArgumentError(absl::StrCat(where, ": offset ", offsets_[i], ", expected ", expected,
-                                                       " (tensors follow one another at multiples of ", alignment_, ")"));
+                                                       " (tensors follow one another at multiples of ", alignment_,
+                                                       ")"));
       }
       if (offsets_[i] > data.size() || size > data.size() - offsets_[i]) {
-        return absl::InvalidArgumentError(absl::StrCat(where, ": ", size, " bytes at offset ", offsets_[i], ", but the file holds ", data.size(),
+        return absl::InvalidArgumentError(absl::StrCat(where, ": ", size, " bytes at offset ", offsets_[i],
+                                                       ", but the file holds ", data.size(),
                                                        " bytes of data (truncated?)"));
       }
       tensor.bytes = data.substr(offsets_[i], size);
       expected = offsets_[i] + size + Padding(offsets_[i] + size);
     }
-    std::sort(file_.tensors_.begin(), file_.tensors_.end(), [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
+    std::sort(file_.tensors_.begin(), file_.tensors_.end(),
+              [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
     return absl::OkStatus();
   }
 
@@ -315,7 +347,8 @@ absl::StatusOr<std::shared_ptr<const GgufFile>> GgufFile::Parse(absl::string_vie
 }
 
 const StoredTensor* GgufFile::Find(absl::string_view name) const {
-  auto it = std::lower_bound(tensors_.begin(), tensors_.end(), name, [](const StoredTensor& t, absl::string_view n) { return t.name < n; });
+  auto it = std::lower_bound(tensors_.begin(), tensors_.end(), name,
+                             [](const StoredTensor& t, absl::string_view n) { return t.name < n; });
   return it != tensors_.end() && it->name == name ? &*it : nullptr;
 }
 
@@ -325,12 +358,15 @@ const GgufValue* GgufFile::Value(const std::string& key) const {
 }
 
 absl::Status GgufFile::Wrong(const std::string& key, absl::string_view expected) const {
-  return absl::InvalidArgumentError(absl::StrCat(path_, ": key \"", key, "\": expected ", expected, ", got ", Describe(key)));
+  return absl::InvalidArgumentError(
+      absl::StrCat(path_, ": key \"", key, "\": expected ", expected, ", got ", Describe(key)));
 }
 
 absl::StatusOr<const GgufValue*> GgufFile::Get(const std::string& key, absl::string_view expected) const {
   const GgufValue* value = Value(key);
-  if (value == nullptr) return absl::InvalidArgumentError(absl::StrCat(path_, ": key \"", key, "\" is missing (expected ", expected, ")"));
+  if (value == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(path_, ": key \"", key, "\" is missing (expected ", expected, ")"));
+  }
   return value;
 }
 
@@ -386,7 +422,9 @@ absl::StatusOr<std::vector<int64_t>> GgufFile::GetInts(const std::string& key, i
   std::vector<int64_t> numbers(value->count);
   for (uint64_t i = 0; i < value->count; ++i) {
     const std::optional<int64_t> number = LoadInteger(value->element_type, value->bytes.substr(i * size, size));
-    if (!number.has_value() || *number < min || *number > max) return Annotate(Wrong(key, expected), absl::StrCat("element ", i));
+    if (!number.has_value() || *number < min || *number > max) {
+      return Annotate(Wrong(key, expected), absl::StrCat("element ", i));
+    }
     numbers[i] = *number;
   }
   return numbers;
@@ -421,8 +459,12 @@ std::string GgufFile::Describe(const std::string& key) const {
   if (value->type == GgufType::kArray) return absl::StrCat("array of ", value->count, " ", Name(value->element_type));
   if (value->type == GgufType::kString) return absl::StrCat(type, " ", QuoteName(value->bytes));
   if (value->type == GgufType::kBool) return value->bytes[0] != 0 ? "bool true" : "bool false";
-  if (value->type == GgufType::kFloat32) return absl::StrCat(type, " ", std::bit_cast<float>(static_cast<uint32_t>(LoadUnsigned(value->bytes))));
-  if (value->type == GgufType::kFloat64) return absl::StrCat(type, " ", std::bit_cast<double>(LoadUnsigned(value->bytes)));
+  if (value->type == GgufType::kFloat32) {
+    return absl::StrCat(type, " ", std::bit_cast<float>(static_cast<uint32_t>(LoadUnsigned(value->bytes))));
+  }
+  if (value->type == GgufType::kFloat64) {
+    return absl::StrCat(type, " ", std::bit_cast<double>(LoadUnsigned(value->bytes)));
+  }
   const std::optional<int64_t> number = LoadInteger(value->type, value->bytes);
   return number.has_value() ? absl::StrCat(type, " ", *number) : absl::StrCat(type, " ", LoadUnsigned(value->bytes));
 }

@@ -2,7 +2,7 @@
 //
 // Two lines of text. The first is a JSON object, the second the SHA-256 of the first (its newline included):
 //
-//   {"format":"grouper-checkpoint-1","step":20,"files":[{"name":"weights.safetensors","bytes":1064,"crc32c":"e3069283","sha256":"..."}]}
+//   {"format":"grouper-checkpoint-1","step":20,"files":[{"name":"a.json","bytes":64,"crc32c":"e3069283","sha256":"..."}]}
 //   9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 #pragma once
 

@@ -22,7 +22,10 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
   }
   std::map<std::string, std::string> weight_map;
   for (const auto& [name, file] : index["weight_map"].items()) {
-    if (!file.is_string()) return absl::InvalidArgumentError(absl::StrCat(path, ": weight_map: ", QuoteName(name), ": expected a file name"));
+    if (!file.is_string()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": weight_map: ", QuoteName(name), ": expected a file name"));
+    }
     const std::string& shard = file.get_ref<const std::string&>();
     RETURN_IF_ERROR(Annotate(CheckInnerPath(shard), absl::StrCat(path, ": weight_map: ", QuoteName(name))));
     weight_map[name] = shard;
@@ -41,7 +44,8 @@ absl::StatusOr<std::shared_ptr<const ModelTensors>> ModelTensors::Open(const std
   if (fs.Exists(single) || !fs.Exists(index)) {  // transformers looks in this order too
     absl::StatusOr<std::shared_ptr<const SafetensorsFile>> file = SafetensorsFile::Open(single);
     if (absl::IsNotFound(file.status())) {
-      return absl::NotFoundError(absl::StrCat(directory, ": expected model.safetensors or model.safetensors.index.json in it"));
+      return absl::NotFoundError(
+          absl::StrCat(directory, ": expected model.safetensors or model.safetensors.index.json in it"));
     }
     if (!file.ok()) return file.status();
     opened->tensors_.assign((*file)->tensors().begin(), (*file)->tensors().end());
@@ -61,14 +65,19 @@ absl::StatusOr<std::shared_ptr<const ModelTensors>> ModelTensors::Open(const std
   }
   for (const auto& [name, shard] : weight_map) {
     const auto& file = shards[shard];
-    if (file != nullptr && file->Find(name) == nullptr) problems.push_back(absl::StrCat("tensor ", QuoteName(name), " is not in ", shard));
+    if (file != nullptr && file->Find(name) == nullptr) {
+      problems.push_back(absl::StrCat("tensor ", QuoteName(name), " is not in ", shard));
+    }
   }
   std::map<absl::string_view, const std::string*> owner;  // tensor -> the shard that has it
   for (const auto& [shard, file] : shards) {
     if (file == nullptr) continue;
     for (const StoredTensor& tensor : file->tensors()) {
       const auto [it, added] = owner.emplace(tensor.name, &shard);
-      if (!added) problems.push_back(absl::StrCat("tensor ", QuoteName(tensor.name), " is in both ", *it->second, " and ", shard));
+      if (!added) {
+        problems.push_back(
+            absl::StrCat("tensor ", QuoteName(tensor.name), " is in both ", *it->second, " and ", shard));
+      }
     }
   }
   if (!problems.empty()) {
@@ -81,12 +90,14 @@ absl::StatusOr<std::shared_ptr<const ModelTensors>> ModelTensors::Open(const std
     opened->tensors_.insert(opened->tensors_.end(), file->tensors().begin(), file->tensors().end());
     opened->files_.push_back(std::move(file));
   }
-  std::sort(opened->tensors_.begin(), opened->tensors_.end(), [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
+  std::sort(opened->tensors_.begin(), opened->tensors_.end(),
+            [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
   return opened;
 }
 
 const StoredTensor* ModelTensors::Find(absl::string_view name) const {
-  auto it = std::lower_bound(tensors_.begin(), tensors_.end(), name, [](const StoredTensor& t, absl::string_view n) { return t.name < n; });
+  auto it = std::lower_bound(tensors_.begin(), tensors_.end(), name,
+                             [](const StoredTensor& t, absl::string_view n) { return t.name < n; });
   return it != tensors_.end() && it->name == name ? &*it : nullptr;
 }
 

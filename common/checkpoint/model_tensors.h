@@ -1,10 +1,11 @@
-// All tensors of a Hugging Face directory: its model.safetensors, or the shards that model.safetensors.index.json names.
+// All tensors of a Hugging Face directory: its model.safetensors, or the shards that model.safetensors.index.json
+// names.
 //
 //   {"metadata": {"total_size": 123}, "weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors", ...}}
 //
-// Every problem is named in one error: a shard that is missing or malformed, a tensor that is not in the shard that the index names,
-// a tensor that stands in two shards. Tensors in a shard that the index does not list are there too (who loads a model refuses what
-// it does not know). File names in the index cannot leave the directory (CheckInnerPath).
+// Every problem is named in one error: a shard that is missing or malformed, a tensor that is not in the shard that the
+// index names, a tensor that stands in two shards. Tensors in a shard that the index does not list are there too (who
+// loads a model refuses what it does not know). File names in the index cannot leave the directory (CheckInnerPath).
 #pragma once
 
 #include <memory>

@@ -14,9 +14,10 @@ namespace grouper {
 namespace {
 
 std::optional<StorageType> TypeFromName(absl::string_view name) {
-  for (StorageType type : {StorageType::kF32, StorageType::kF64, StorageType::kF16, StorageType::kBF16, StorageType::kI64, StorageType::kI32,
-                           StorageType::kI16, StorageType::kI8, StorageType::kU64, StorageType::kU32, StorageType::kU16, StorageType::kU8,
-                           StorageType::kBool, StorageType::kF8E4M3, StorageType::kF8E5M2, StorageType::kF8E8M0, StorageType::kC64}) {
+  for (StorageType type : {StorageType::kF32, StorageType::kF64, StorageType::kF16, StorageType::kBF16,
+                           StorageType::kI64, StorageType::kI32, StorageType::kI16, StorageType::kI8, StorageType::kU64,
+                           StorageType::kU32, StorageType::kU16, StorageType::kU8, StorageType::kBool,
+                           StorageType::kF8E4M3, StorageType::kF8E5M2, StorageType::kF8E8M0, StorageType::kC64}) {
     if (name == Name(type)) return type;
   }
   return std::nullopt;
@@ -47,7 +48,9 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
 
   bool number_unsigned(number_unsigned_t value) override {
     if (place_ == Place::kShape) {
-      if (entry_.shape.size() >= kMaxSafetensorsRank) return Wrong(absl::StrCat("more than ", kMaxSafetensorsRank, " dimensions"));
+      if (entry_.shape.size() >= kMaxSafetensorsRank) {
+        return Wrong(absl::StrCat("more than ", kMaxSafetensorsRank, " dimensions"));
+      }
       if (value > static_cast<uint64_t>(INT64_MAX)) return Wrong(absl::StrCat("dimension ", value, " is too large"));
       entry_.shape.push_back(static_cast<int64_t>(value));
       return true;
@@ -123,7 +126,9 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
     key_ = key;
     if (place_ == Place::kMetadata) {
       if (metadata.count(key) > 0) return Fail(absl::StrCat("__metadata__: duplicate key ", QuoteName(key)));
-      if (metadata.size() >= kMaxSafetensorsMetadata) return Fail(absl::StrCat("__metadata__: more than ", kMaxSafetensorsMetadata, " entries"));
+      if (metadata.size() >= kMaxSafetensorsMetadata) {
+        return Fail(absl::StrCat("__metadata__: more than ", kMaxSafetensorsMetadata, " entries"));
+      }
       return Done(Place::kMetadataValue);
     }
     if (IsField() && !fields_.insert(key).second) return Wrong(absl::StrCat("duplicate key ", QuoteName(key)));
@@ -151,7 +156,9 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
   // The value of a field that we do not know: skipped, however it is made, up to the depth that all our JSON has.
   bool Ignoring() const { return ignored_depth_ > 0 || (place_ == Place::kField && !IsField()); }
   bool IsField() const { return key_ == "dtype" || key_ == "shape" || key_ == "data_offsets"; }
-  bool Descend() { return ++ignored_depth_ < json::kMaxDepth - 2 || Wrong(absl::StrCat("nested deeper than ", json::kMaxDepth)); }
+  bool Descend() {
+    return ++ignored_depth_ < json::kMaxDepth - 2 || Wrong(absl::StrCat("nested deeper than ", json::kMaxDepth));
+  }
   bool Ascend() {
     if (--ignored_depth_ == 0) place_ = Place::kFields;
     return true;
@@ -164,10 +171,12 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
     }
     switch (place_) {
       case Place::kMember: return Wrong(absl::StrCat("expected an object, got ", got));
-      case Place::kMetadataValue: return Fail(absl::StrCat("__metadata__ ", QuoteName(key_), ": expected a string, got ", got));
+      case Place::kMetadataValue:
+        return Fail(absl::StrCat("__metadata__ ", QuoteName(key_), ": expected a string, got ", got));
       case Place::kShape: return Wrong(absl::StrCat("shape: expected non-negative integers, got ", got));
       case Place::kOffsets: return Wrong(absl::StrCat("data_offsets: expected two non-negative integers, got ", got));
-      case Place::kField: return Wrong(absl::StrCat(key_, ": expected ", key_ == "dtype" ? "a string" : "an array", ", got ", got));
+      case Place::kField:
+        return Wrong(absl::StrCat(key_, ": expected ", key_ == "dtype" ? "a string" : "an array", ", got ", got));
       default: return Fail(absl::StrCat("header: expected an object, got ", got));
     }
   }
@@ -183,16 +192,19 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
 absl::Status Parse(absl::string_view bytes, const std::string& file, std::vector<StoredTensor>* tensors,
                    std::map<std::string, std::string>* metadata) {
   if (bytes.size() < 8) {
-    return absl::InvalidArgumentError(absl::StrCat("expected a safetensors file, whose header length has 8 bytes; got ", bytes.size(), " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected a safetensors file, whose header length has 8 bytes; got ", bytes.size(), " bytes"));
   }
   uint64_t header_size = 0;
   for (int i = 7; i >= 0; --i) header_size = header_size << 8 | static_cast<uint8_t>(bytes[i]);
   bytes.remove_prefix(8);
   if (header_size > kMaxSafetensorsHeader) {
-    return absl::InvalidArgumentError(absl::StrCat("header of ", header_size, " bytes, expected at most ", kMaxSafetensorsHeader));
+    return absl::InvalidArgumentError(
+        absl::StrCat("header of ", header_size, " bytes, expected at most ", kMaxSafetensorsHeader));
   }
   if (header_size > bytes.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("header of ", header_size, " bytes, but only ", bytes.size(), " follow (truncated?)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("header of ", header_size, " bytes, but only ", bytes.size(), " follow (truncated?)"));
   }
   const absl::string_view header = bytes.substr(0, header_size);
   const absl::string_view data = bytes.substr(header_size);
@@ -217,28 +229,34 @@ absl::Status Parse(absl::string_view bytes, const std::string& file, std::vector
     uint64_t size = 0;
     RETURN_IF_ERROR(Annotate(StorageBytes(entry.type, entry.shape, &size), where));
     if (entry.begin > entry.end || entry.end > data.size()) {
-      return absl::InvalidArgumentError(absl::StrCat(where, ": data_offsets [", entry.begin, ", ", entry.end, "], expected an ascending pair within ",
-                                                     data.size(), " bytes of data"));
+      return absl::InvalidArgumentError(absl::StrCat(where, ": data_offsets [", entry.begin, ", ", entry.end,
+                                                     "], expected an ascending pair within ", data.size(),
+                                                     " bytes of data"));
     }
     if (entry.end - entry.begin != size) {
-      return absl::InvalidArgumentError(absl::StrCat(where, ": ", entry.end - entry.begin, " bytes of data, its shape and dtype need ", size));
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": ", entry.end - entry.begin, " bytes of data, its shape and dtype need ", size));
     }
     if (entry.begin != covered) {
-      return absl::InvalidArgumentError(absl::StrCat(where, ": data begins at ", entry.begin, ", expected ", covered,
-                                                     entry.begin < covered ? " (overlaps the tensor before it)" : " (unused bytes before it)"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": data begins at ", entry.begin, ", expected ", covered,
+                       entry.begin < covered ? " (overlaps the tensor before it)" : " (unused bytes before it)"));
     }
     covered = entry.end;
   }
   if (covered != data.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(data.size() - covered, " bytes after the last tensor belong to none"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(data.size() - covered, " bytes after the last tensor belong to none"));
   }
 
   tensors->clear();
   tensors->reserve(entries.size());
   for (Entry& entry : entries) {
-    tensors->push_back({std::move(entry.name), entry.type, std::move(entry.shape), data.substr(entry.begin, entry.end - entry.begin), file});
+    tensors->push_back({std::move(entry.name), entry.type, std::move(entry.shape),
+                        data.substr(entry.begin, entry.end - entry.begin), file});
   }
-  std::sort(tensors->begin(), tensors->end(), [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
+  std::sort(tensors->begin(), tensors->end(),
+            [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
   *metadata = std::move(reader.metadata);
   return absl::OkStatus();
 }
@@ -258,7 +276,8 @@ absl::StatusOr<std::shared_ptr<const SafetensorsFile>> SafetensorsFile::Open(con
 }
 
 const StoredTensor* SafetensorsFile::Find(absl::string_view name) const {
-  auto it = std::lower_bound(tensors_.begin(), tensors_.end(), name, [](const StoredTensor& t, absl::string_view n) { return t.name < n; });
+  auto it = std::lower_bound(tensors_.begin(), tensors_.end(), name,
+                             [](const StoredTensor& t, absl::string_view n) { return t.name < n; });
   return it != tensors_.end() && it->name == name ? &*it : nullptr;
 }
 

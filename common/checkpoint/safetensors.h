@@ -1,11 +1,14 @@
-// safetensors, the file format of Hugging Face models: N (8 bytes, little endian), N bytes of JSON, then the tensors' bytes.
+// safetensors, the file format of Hugging Face models: N (8 bytes, little endian), N bytes of JSON, then the tensors'
+// bytes.
 //
-//   {"__metadata__": {"format": "pt"}, "model.norm.weight": {"dtype": "BF16", "shape": [576], "data_offsets": [0, 1152]}, ...}
+//   {"__metadata__": {"format": "pt"},
+//    "model.norm.weight": {"dtype": "BF16", "shape": [576], "data_offsets": [0, 1152]}, ...}
 //
-// Open trusts nothing: N <= 100 MB and within the file; JSON without duplicate keys; known dtypes; at most 8 dimensions, whose
-// product fits; offsets that cover the rest of the file exactly, without holes and overlaps; size == product * dtype size.
-// The header is read in one pass without building a tree, so that a hostile one costs no more memory than its tensors' entries.
-// Unknown fields of a tensor are ignored, as in the reference implementation. Errors are InvalidArgument and name file and tensor.
+// Open trusts nothing: N <= 100 MB and within the file; JSON without duplicate keys; known dtypes; at most 8
+// dimensions, whose product fits; offsets that cover the rest of the file exactly, without holes and overlaps; size ==
+// product * dtype size. The header is read in one pass without building a tree, so that a hostile one costs no more
+// memory than its tensors' entries. Unknown fields of a tensor are ignored, as in the reference implementation. Errors
+// are InvalidArgument and name file and tensor.
 //
 // Not refused: names that no model has, values that are NaN. Who loads a model checks those.
 #pragma once
@@ -26,8 +29,8 @@ inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
 inline constexpr size_t kMaxSafetensorsRank = 8;
 inline constexpr size_t kMaxSafetensorsMetadata = 100'000;  // entries
 
-// Thread-safe once open. Tensors point into the mapping, which lives as long as the object. A file that is truncated by someone
-// else while mapped ends the process (SIGBUS).
+// Thread-safe once open. Tensors point into the mapping, which lives as long as the object. A file that is truncated by
+// someone else while mapped ends the process (SIGBUS).
 class SafetensorsFile {
  public:
   static absl::StatusOr<std::shared_ptr<const SafetensorsFile>> Open(const std::string& path);
@@ -43,7 +46,8 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// The same checks on bytes in memory; `name` stands for the file in errors and in StoredTensor::file. The tensors point into `bytes`.
+// The same checks on bytes in memory; `name` stands for the file in errors and in StoredTensor::file. The tensors point
+// into `bytes`.
 absl::Status ParseSafetensors(absl::string_view bytes, const std::string& name, std::vector<StoredTensor>* tensors,
                               std::map<std::string, std::string>* metadata);
 

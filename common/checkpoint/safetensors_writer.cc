@@ -43,7 +43,8 @@ std::string Header(const std::vector<const TensorSpec*>& order, const std::map<s
   uint64_t offset = 0;
   for (const TensorSpec* spec : order) {
     const uint64_t end = offset + Bytes(*spec);
-    const json::OrderedJson entry = {{"dtype", Name(spec->type)}, {"shape", spec->shape}, {"data_offsets", {offset, end}}};
+    const json::OrderedJson entry = {
+        {"dtype", Name(spec->type)}, {"shape", spec->shape}, {"data_offsets", {offset, end}}};
     absl::StrAppend(&text, text.size() == 1 ? "" : ",", json::Dump(json::Json(spec->name)), ":", json::Dump(entry));
     offset = end;
   }
@@ -56,8 +57,8 @@ std::string Header(const std::vector<const TensorSpec*>& order, const std::map<s
 
 }  // namespace
 
-absl::Status WriteSafetensors(WritableFile& file, const std::vector<TensorSpec>& tensors, const std::map<std::string, std::string>& metadata,
-                              WriteTensor write_tensor) {
+absl::Status WriteSafetensors(WritableFile& file, const std::vector<TensorSpec>& tensors,
+                              const std::map<std::string, std::string>& metadata, WriteTensor write_tensor) {
   const std::vector<const TensorSpec*> order = FileOrder(tensors);
   RETURN_IF_ERROR(file.Append(Header(order, metadata)));
   for (const TensorSpec* spec : order) {
@@ -73,7 +74,8 @@ absl::Status WriteSafetensors(WritableFile& file, const std::vector<TensorSpec>&
 }
 
 absl::Status WriteModelSafetensors(FileSystem& fs, const std::string& directory, const std::vector<TensorSpec>& tensors,
-                                   const std::map<std::string, std::string>& metadata, uint64_t max_shard_bytes, WriteTensor write_tensor) {
+                                   const std::map<std::string, std::string>& metadata, uint64_t max_shard_bytes,
+                                   WriteTensor write_tensor) {
   std::vector<std::vector<TensorSpec>> shards(1);
   uint64_t in_shard = 0, total = 0;
   for (const TensorSpec& spec : tensors) {
@@ -89,8 +91,9 @@ absl::Status WriteModelSafetensors(FileSystem& fs, const std::string& directory,
 
   std::map<std::string, std::string> sorted_map;
   for (size_t i = 0; i < shards.size(); ++i) {
-    const std::string name =
-        shards.size() == 1 ? "model.safetensors" : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
+    const std::string name = shards.size() == 1
+                                 ? "model.safetensors"
+                                 : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
     ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs.Create(JoinPath(directory, name)));
     RETURN_IF_ERROR(WriteSafetensors(*file, shards[i], metadata, write_tensor));
     RETURN_IF_ERROR(file->Sync());
@@ -99,7 +102,8 @@ absl::Status WriteModelSafetensors(FileSystem& fs, const std::string& directory,
   }
   if (shards.size() > 1) {
     const json::Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", sorted_map}};
-    ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs.Create(JoinPath(directory, "model.safetensors.index.json")));
+    ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file,
+                     fs.Create(JoinPath(directory, "model.safetensors.index.json")));
     RETURN_IF_ERROR(file->Append(json::Dump(index) + "\n"));
     RETURN_IF_ERROR(file->Sync());
     RETURN_IF_ERROR(file->Close());

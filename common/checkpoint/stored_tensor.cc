@@ -84,11 +84,12 @@ std::string StoredTensor::ShapeString() const { return absl::StrCat(Name(type), 
 absl::Status DecodeToFloat(const StoredTensor& tensor, int64_t begin, int64_t end, float* out) {
   const TypeTraits& traits = Traits(tensor.type);
   if (!traits.decodes) {
-    return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", QuoteName(tensor.name), ": expected a floating-point type, got ",
-                                                   traits.name));
+    return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", QuoteName(tensor.name),
+                                                   ": expected a floating-point type, got ", traits.name));
   }
   CHECK(0 <= begin && begin <= end && end <= tensor.num_elements()) << tensor.name << " " << begin << " " << end;
-  CHECK(begin % traits.block_elements == 0 && end % traits.block_elements == 0) << tensor.name << " " << begin << " " << end;
+  CHECK(begin % traits.block_elements == 0 && end % traits.block_elements == 0)
+      << tensor.name << " " << begin << " " << end;
   const char* in = tensor.bytes.data() + begin / traits.block_elements * traits.block_bytes;
   const int64_t n = end - begin;
   if (n == 0) return absl::OkStatus();
@@ -112,8 +113,9 @@ absl::Status StorageBytes(StorageType type, const std::vector<int64_t>& shape, u
   }
   // A zero dimension after an overflow would hide it; an overflowing shape is refused either way.
   if (traits.block_elements > 1 && (shape.empty() || shape.back() % traits.block_elements != 0)) {
-    return absl::InvalidArgumentError(absl::StrCat("innermost dimension of ", traits.name, " must be a multiple of ", traits.block_elements,
-                                                   ", got shape [", absl::StrJoin(shape, ", "), "]"));
+    return absl::InvalidArgumentError(absl::StrCat("innermost dimension of ", traits.name, " must be a multiple of ",
+                                                   traits.block_elements, ", got shape [", absl::StrJoin(shape, ", "),
+                                                   "]"));
   }
   fits &= !__builtin_mul_overflow(product / traits.block_elements, static_cast<uint64_t>(traits.block_bytes), bytes);
   if (!fits || *bytes > static_cast<uint64_t>(INT64_MAX)) {

@@ -1,8 +1,9 @@
-// A tensor as it lies in a model file (safetensors.h, gguf.h): name, storage type, shape and the raw little-endian bytes.
+// A tensor as it lies in a model file (safetensors.h, gguf.h): name, storage type, shape and the raw little-endian
+// bytes.
 //
 // Elements are stored in blocks: one element for the plain types, 32 or 256 for ggml's quantised ones (ggml_blocks.h).
-// DecodeToFloat turns any range of whole blocks into float32, so that a caller may split a tensor over threads or decode
-// one row at a time; it is a pure function and thread-safe.
+// DecodeToFloat turns any range of whole blocks into float32, so that a caller may split a tensor over threads or
+// decode one row at a time; it is a pure function and thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ enum class StorageType : uint8_t {
   kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ4_K, kQ5_K, kQ6_K,           // ggml's
 };
 
-const char* Name(StorageType type);         // safetensors' spelling ("BF16", "F8_E4M3"), ggml's for quantised types ("Q4_K")
+const char* Name(StorageType type);  // safetensors' spelling ("BF16", "F8_E4M3"), ggml's for quantised types ("Q4_K")
 int64_t BlockElements(StorageType type);    // 1, 32 or 256
 int64_t BlockBytes(StorageType type);
 bool CanDecodeToFloat(StorageType type);    // F32, F64, F16, BF16 and the quantised types
@@ -37,14 +38,14 @@ struct StoredTensor {
   std::string ShapeString() const;  // "BF16[576, 1536]"
 };
 
-// out[0, end - begin) = elements [begin, end) in row-major order, as float32. F64 is rounded to nearest; the others are exact
-// or as ggml defines them (float32 arithmetic, no contraction).
-// REQUIRES: 0 <= begin <= end <= num_elements(), both multiples of BlockElements(type) (CHECKed).
-// InvalidArgument naming tensor and type when the type cannot be decoded.
+// out[0, end - begin) = elements [begin, end) in row-major order, as float32. F64 is rounded to nearest; the others are
+// exact or as ggml defines them (float32 arithmetic, no contraction). REQUIRES: 0 <= begin <= end <= num_elements(),
+// both multiples of BlockElements(type) (CHECKed). InvalidArgument naming tensor and type when the type cannot be
+// decoded.
 absl::Status DecodeToFloat(const StoredTensor& tensor, int64_t begin, int64_t end, float* out);
 
-// The bytes that a tensor of this type and shape takes. InvalidArgument on a negative dimension, a product beyond int64, or an
-// innermost dimension that does not hold whole blocks.
+// The bytes that a tensor of this type and shape takes. InvalidArgument on a negative dimension, a product beyond
+// int64, or an innermost dimension that does not hold whole blocks.
 absl::Status StorageBytes(StorageType type, const std::vector<int64_t>& shape, uint64_t* bytes);
 
 // A name out of a file, made fit for an error message: quoted, control characters escaped, cut to 120 bytes.

@@ -30,7 +30,8 @@ struct FaultyFileSystem::Node {
     int64_t truncate_to = -1; // >= 0: a truncation instead of an append
     std::string data;
   };
-  struct Change {  // of a directory; child null: `name` is removed; from: where a rename within this directory took it away
+  struct Change {  // of a directory; child null: `name` is removed; from: where a rename within this directory took it
+                   // away
     std::string name, from;
     NodePtr child;
   };
@@ -70,7 +71,8 @@ struct FaultyFileSystem::Node {
 
 class FaultyFileSystem::File : public WritableFile {
  public:
-  File(FaultyFileSystem& fs, std::string path, NodePtr node) : fs_(fs), path_(std::move(path)), node_(std::move(node)) {}
+  File(FaultyFileSystem& fs, std::string path, NodePtr node)
+      : fs_(fs), path_(std::move(path)), node_(std::move(node)) {}
   absl::Status Append(absl::string_view data) override {
     if (failed_.ok()) failed_ = fs_.WriteTo(*node_, path_, data);
     return failed_;
@@ -135,7 +137,9 @@ void FaultyFileSystem::Restart(Loss loss, uint64_t seed) {
       return;
     }
     std::vector<Node::Write>& writes = node->writes;
-    if (!writes.empty() && writes.back().in_flight && loss != Loss::kTornWrite && loss != Loss::kRandom) writes.pop_back();
+    if (!writes.empty() && writes.back().in_flight && loss != Loss::kTornWrite && loss != Loss::kRandom) {
+      writes.pop_back();
+    }
     size_t kept = writes.size();
     bool torn = false;
     if (loss == Loss::kUnsyncedBytes) kept = 0;
@@ -223,8 +227,12 @@ absl::StatusOr<std::unique_ptr<WritableFile>> FaultyFileSystem::Open(const std::
   return std::make_unique<File>(*this, path, node);
 }
 
-absl::StatusOr<std::unique_ptr<WritableFile>> FaultyFileSystem::Create(const std::string& path) { return Open(path, true); }
-absl::StatusOr<std::unique_ptr<WritableFile>> FaultyFileSystem::OpenAppend(const std::string& path) { return Open(path, false); }
+absl::StatusOr<std::unique_ptr<WritableFile>> FaultyFileSystem::Create(const std::string& path) {
+  return Open(path, true);
+}
+absl::StatusOr<std::unique_ptr<WritableFile>> FaultyFileSystem::OpenAppend(const std::string& path) {
+  return Open(path, false);
+}
 
 absl::Status FaultyFileSystem::WriteTo(Node& node, const std::string& path, absl::string_view data) {
   const bool was_crashed = crashed_;
@@ -248,7 +256,9 @@ absl::StatusOr<std::string> FaultyFileSystem::ReadFile(const std::string& path, 
   RETURN_IF_ERROR(Step("read", path));
   ASSIGN_OR_RETURN(const NodePtr node, FindFile(path));
   std::string data = node->Data();
-  if (data.size() > max_bytes) return absl::OutOfRangeError(absl::StrCat(path, ": ", data.size(), " bytes, expected at most ", max_bytes));
+  if (data.size() > max_bytes) {
+    return absl::OutOfRangeError(absl::StrCat(path, ": ", data.size(), " bytes, expected at most ", max_bytes));
+  }
   return data;
 }
 
@@ -256,7 +266,9 @@ absl::StatusOr<std::string> FaultyFileSystem::ReadRange(const std::string& path,
   RETURN_IF_ERROR(Step("read", path));
   ASSIGN_OR_RETURN(const NodePtr node, FindFile(path));
   const std::string data = node->Data();
-  if (offset > data.size() || size > data.size() - offset) return absl::OutOfRangeError(absl::StrCat(path, ": ", data.size(), " bytes"));
+  if (offset > data.size() || size > data.size() - offset) {
+    return absl::OutOfRangeError(absl::StrCat(path, ": ", data.size(), " bytes"));
+  }
   return data.substr(offset, size);
 }
 
@@ -301,7 +313,9 @@ absl::Status FaultyFileSystem::Rename(const std::string& from, const std::string
   ASSIGN_OR_RETURN(const NodePtr source, FindDirectory(Dirname(from)));
   ASSIGN_OR_RETURN(const NodePtr target, FindDirectory(Dirname(to)));
   const NodePtr replaced = Find(to);
-  if (replaced != nullptr && replaced->is_directory && !replaced->Entries().empty()) return Error(ENOTEMPTY, "rename", from);
+  if (replaced != nullptr && replaced->is_directory && !replaced->Entries().empty()) {
+    return Error(ENOTEMPTY, "rename", from);
+  }
   if (source == target) {
     source->changes.push_back({Basename(to), Basename(from), node});
   } else {

@@ -1,14 +1,15 @@
 // A disk in memory that can fail and lose power, for tests of whatever must survive accidents.
 //
-// Every operation (mkdir, create, write, sync, close, rename, unlink, rmdir, truncate, directory sync, and each kind of read) has a
-// number, counted from the last ResetCounter. Three accidents:
+// Every operation (mkdir, create, write, sync, close, rename, unlink, rmdir, truncate, directory sync, and each kind of
+// read) has a number, counted from the last ResetCounter. Three accidents:
 //
 //   FailAt(n, errno)  the n-th operation fails with that errno; a failing write keeps its first half (short write)
 //   CrashAt(n)        the process dies in the n-th operation: it and all later ones fail
 //   Restart(loss)     what a disk may hold after the crash
 //
-// The model is POSIX's promise and no more: bytes are durable after the file's sync, a directory's entries after the directory's sync.
-// Each file and directory is its durable state plus a log of what was done since; a loss keeps a prefix of each log.
+// The model is POSIX's promise and no more: bytes are durable after the file's sync, a directory's entries after the
+// directory's sync. Each file and directory is its durable state plus a log of what was done since; a loss keeps a
+// prefix of each log.
 #pragma once
 
 #include <cstdint>
@@ -37,12 +38,15 @@ class FaultyFileSystem : public FileSystem {
 
   void ResetCounter();
   uint64_t operations() const { return count_; }
-  const std::vector<std::string>& trace() const { return trace_; }  // "sync runs/a", one an operation since ResetCounter
+  const std::vector<std::string>& trace() const {
+    return trace_;
+  }  // "sync runs/a", one an operation since ResetCounter
 
   void FailAt(uint64_t n, int error);  // 0: never
   void CrashAt(uint64_t n);            // 0: never
   bool crashed() const { return crashed_; }
-  void Restart(Loss loss, uint64_t seed = 0);  // also disarms FailAt and CrashAt; everything on the disk is durable then
+  void Restart(Loss loss,
+               uint64_t seed = 0);  // also disarms FailAt and CrashAt; everything on the disk is durable then
   // With false, Sync and SyncDirectory succeed without doing anything: the negative control of a durability test.
   void set_syncs_work(bool value) { syncs_work_ = value; }
 

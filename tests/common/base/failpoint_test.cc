@@ -97,11 +97,21 @@ TEST_F(Failpoint, KillAndStopReachTheProcess) {
 TEST_F(Failpoint, RefusesWhatItDoesNotUnderstandAndKeepsWhatWasArmed) {
   ASSERT_TRUE(Arm("a:1+:error").ok());
   const std::pair<const char*, const char*> cases[] = {
-      {"x", "expected NAME:COUNT:ACTION"},     {"x:1", "expected NAME:COUNT:ACTION"},   {"x:1:kill:2", "expected NAME:COUNT:ACTION"},
-      {":1:kill", "expected NAME:COUNT:ACTION"}, {"x:0:kill", "expected a count of at least 1"}, {"x:-1:kill", "count"},
-      {"x::kill", "count"},                    {"x:+:kill", "count"},                    {"x:1x:kill", "count"},
-      {"x:1:explode", "expected an action"},   {"x:1:", "expected an action"},           {"x:1:delay", "expected an action"},
-      {"x:1:delay=", "expected an action"},    {"x:1:delay=-5", "expected an action"},   {"x:1:delay=soon", "expected an action"},
+      {"x", "expected NAME:COUNT:ACTION"},
+      {"x:1", "expected NAME:COUNT:ACTION"},
+      {"x:1:kill:2", "expected NAME:COUNT:ACTION"},
+      {":1:kill", "expected NAME:COUNT:ACTION"},
+      {"x:0:kill", "expected a count of at least 1"},
+      {"x:-1:kill", "count"},
+      {"x::kill", "count"},
+      {"x:+:kill", "count"},
+      {"x:1x:kill", "count"},
+      {"x:1:explode", "expected an action"},
+      {"x:1:", "expected an action"},
+      {"x:1:delay", "expected an action"},
+      {"x:1:delay=", "expected an action"},
+      {"x:1:delay=-5", "expected an action"},
+      {"x:1:delay=soon", "expected an action"},
       {"x:1:kill,y", "failpoint \"y\""},
   };
   for (const auto& [spec, error] : cases) {

@@ -22,7 +22,9 @@ using Loss = FaultyFileSystem::Loss;
 // Both implementers keep the same contract.
 class Files : public ::testing::TestWithParam<bool> {
  protected:
-  Files() : root_(GetParam() ? absl::StrCat(::testing::TempDir(), "/file_test_", getpid()) : "root"), fs_(GetParam() ? DefaultFileSystem() : faulty_) {
+  Files()
+      : root_(GetParam() ? absl::StrCat(::testing::TempDir(), "/file_test_", getpid()) : "root"),
+        fs_(GetParam() ? DefaultFileSystem() : faulty_) {
     EXPECT_TRUE(fs_.RemoveAll(root_).ok());
     EXPECT_TRUE(fs_.CreateDirectories(root_).ok());
   }
@@ -82,8 +84,9 @@ TEST_P(Files, DirectoriesAreMadeListedRenamedAndRemoved) {
 TEST_P(Files, ErrorsNameThePath) {
   const std::string path = Path("none/file");
   for (const absl::Status& status :
-       {fs_.Create(path).status(), fs_.ReadFile(path, 10).status(), fs_.ReadRange(path, 0, 1).status(), fs_.FileSize(path).status(),
-        fs_.ListDirectory(path).status(), fs_.Rename(path, path + "2"), fs_.RemoveFile(path), fs_.Truncate(path, 0), fs_.SyncDirectory(path)}) {
+       {fs_.Create(path).status(), fs_.ReadFile(path, 10).status(), fs_.ReadRange(path, 0, 1).status(),
+        fs_.FileSize(path).status(), fs_.ListDirectory(path).status(), fs_.Rename(path, path + "2"),
+        fs_.RemoveFile(path), fs_.Truncate(path, 0), fs_.SyncDirectory(path)}) {
     EXPECT_TRUE(absl::IsNotFound(status)) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("none"));
   }
@@ -97,7 +100,8 @@ TEST_P(Files, AnAtomicWriteReplacesTheWholeFile) {
   EXPECT_THAT(*fs_.ListDirectory(root_), ElementsAre("a"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Disk, Files, ::testing::Bool(), [](const auto& info) { return info.param ? "Real" : "Faulty"; });
+INSTANTIATE_TEST_SUITE_P(Disk, Files, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "Real" : "Faulty"; });
 
 // --- the real disk's own traps ---------------------------------------------------
 
@@ -122,7 +126,8 @@ TEST(PosixFileDeathTest, AFailedWriteStaysFailed) {
     auto file = DefaultFileSystem().Create(path);
     bool good = file.ok() && setrlimit(RLIMIT_FSIZE, &limit) == 0;
     good = good && !(*file)->Append(std::string(200000, 'x')).ok();
-    good = good && !(*file)->Append("y").ok() && !(*file)->Flush().ok() && !(*file)->Sync().ok() && !(*file)->Close().ok();
+    good =
+        good && !(*file)->Append("y").ok() && !(*file)->Flush().ok() && !(*file)->Sync().ok() && !(*file)->Close().ok();
     good = good && *DefaultFileSystem().FileSize(path) == 100000;
     unlink(path.c_str());
     _exit(good ? 0 : 1);
@@ -151,8 +156,8 @@ TEST(Path, PartsAndInnerPaths) {
   EXPECT_EQ(Dirname("/a"), "/");
   EXPECT_EQ(Basename("a/b"), "b");
   for (const char* good : {"a", "a/b", "..a", "a..", "...", "a/./b"}) EXPECT_TRUE(CheckInnerPath(good).ok()) << good;
-  for (const std::string& bad : {std::string(""), std::string("/a"), std::string(".."), std::string("../a"), std::string("a/../b"),
-                                 std::string("a/.."), std::string("a\0b", 3)}) {
+  for (const std::string& bad : {std::string(""), std::string("/a"), std::string(".."), std::string("../a"),
+                                 std::string("a/../b"), std::string("a/.."), std::string("a\0b", 3)}) {
     EXPECT_TRUE(absl::IsInvalidArgument(CheckInnerPath(bad))) << bad;
   }
 }

@@ -49,8 +49,9 @@ TEST(Json, RefusesWhatIsNotJsonOrPassesItsLimits) {
 }
 
 TEST(Json, AcceptsWhatIsJson) {
-  for (const std::string& text : {std::string("null"), std::string(" {} \n"), Nested(kMaxDepth), std::string(R"({"a":{"a":[{"a":1},{"a":2}]}})"),
-                                  std::string("1e308"), std::string(R"("\u0000")"), std::string("123456789012345678901234567890")}) {
+  for (const std::string& text :
+       {std::string("null"), std::string(" {} \n"), Nested(kMaxDepth), std::string(R"({"a":{"a":[{"a":1},{"a":2}]}})"),
+        std::string("1e308"), std::string(R"("\u0000")"), std::string("123456789012345678901234567890")}) {
     EXPECT_TRUE(Parse(text).ok()) << text << Parse(text).status();
   }
 }

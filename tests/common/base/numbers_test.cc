@@ -19,7 +19,8 @@ using ::testing::ElementsAre;
 TEST(Philox, GivesTheKnownAnswers) {
   EXPECT_THAT(Philox({0, 0}, {0, 0, 0, 0}), ElementsAre(0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u));
   constexpr uint32_t kOnes = 0xffffffffu;
-  EXPECT_THAT(Philox({kOnes, kOnes}, {kOnes, kOnes, kOnes, kOnes}), ElementsAre(0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu));
+  EXPECT_THAT(Philox({kOnes, kOnes}, {kOnes, kOnes, kOnes, kOnes}),
+              ElementsAre(0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu));
   EXPECT_THAT(Philox({0xa4093822u, 0x299f31d0u}, {0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u}),
               ElementsAre(0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u));
 }
@@ -89,7 +90,9 @@ TEST(Bf16, RoundsToNearestEven) {
       {0x7f800000, 0x7f80}, {0xff800000, 0xff80}, {0x7f800001, 0x7fc0},  // NaN stays NaN
       {0x00000001, 0x0000}, {0x80000000, 0x8000},
   };
-  for (const auto& [bits, expected] : cases) EXPECT_EQ(bf16(std::bit_cast<float>(bits)).bits, expected) << std::hex << bits;
+  for (const auto& [bits, expected] : cases) {
+    EXPECT_EQ(bf16(std::bit_cast<float>(bits)).bits, expected) << std::hex << bits;
+  }
 }
 
 TEST(Half, EveryValueIsExact) {

@@ -14,7 +14,9 @@ namespace {
 
 absl::StatusOr<int> ParseNumber(absl::string_view text) {
   int number;
-  if (!absl::SimpleAtoi(text, &number)) return absl::InvalidArgumentError(absl::StrCat("expected a number, got \"", text, "\""));
+  if (!absl::SimpleAtoi(text, &number)) {
+    return absl::InvalidArgumentError(absl::StrCat("expected a number, got \"", text, "\""));
+  }
   return number;
 }
 

@@ -35,10 +35,12 @@ std::string Content(int64_t step, absl::string_view name, size_t size) {
   return data;
 }
 
-const std::pair<const char*, size_t> kFiles[] = {{"optimizer.bin", 700}, {"state.json", 60}, {"weights.safetensors", 1500}};
+const std::pair<const char*, size_t> kFiles[] = {
+    {"optimizer.bin", 700}, {"state.json", 60}, {"weights.safetensors", 1500}};
 
 // What the trainer does: one file as a stream, others at once; then pruning.
-absl::Status Save(FileSystem& fs, int64_t step, int keep_last, const std::vector<int64_t>& keep_steps = {}, const char* directory = kDir) {
+absl::Status Save(FileSystem& fs, int64_t step, int keep_last, const std::vector<int64_t>& keep_steps = {},
+                  const char* directory = kDir) {
   ASSIGN_OR_RETURN(std::unique_ptr<CheckpointWriter> writer, CheckpointWriter::Create(fs, directory, step));
   for (const auto& [name, size] : kFiles) {
     const std::string data = Content(step, name, size);
@@ -47,7 +49,9 @@ absl::Status Save(FileSystem& fs, int64_t step, int keep_last, const std::vector
       continue;
     }
     ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, writer->CreateFile(name));
-    for (size_t at = 0; at < data.size(); at += 300) RETURN_IF_ERROR(file->Append(absl::string_view(data).substr(at, 300)));
+    for (size_t at = 0; at < data.size(); at += 300) {
+      RETURN_IF_ERROR(file->Append(absl::string_view(data).substr(at, 300)));
+    }
     RETURN_IF_ERROR(file->Close());
   }
   RETURN_IF_ERROR(writer->Commit());
@@ -110,7 +114,8 @@ TEST(CheckpointDirectory, AWriterThatIsGivenUpLeavesNothing) {
 
 TEST(CheckpointDirectory, OnlyOurNamesCount) {
   auto fs = DiskWith({5, 40});
-  for (const char* name : {"step_99.tmp", "step_", "step_07", "step_-1", "step_5x", "steps_3", "step_99999999999999999999", "notes"}) {
+  for (const char* name :
+       {"step_99.tmp", "step_", "step_07", "step_-1", "step_5x", "steps_3", "step_99999999999999999999", "notes"}) {
     ASSERT_TRUE(fs->CreateDirectories(JoinPath(kDir, name)).ok());
   }
   EXPECT_THAT(*ListCheckpoints(*fs, kDir), ElementsAre(5, 40));
@@ -144,7 +149,10 @@ TEST(CheckpointDirectory, DamageIsNamedWithTheWayOn) {
   ASSERT_TRUE(fs->RemoveFile("run/checkpoints/step_30/optimizer.bin").ok());
   std::string error(FindLatestCheckpoint(*fs, kDir).status().message());
   EXPECT_THAT(error, HasSubstr("run/checkpoints/step_30/optimizer.bin: missing, though the manifest lists it"));
-  EXPECT_THAT(error, HasSubstr("the newest good one is run/checkpoints/step_20: to go on from it, move run/checkpoints/step_30 out of"));
+  EXPECT_THAT(
+      error,
+      HasSubstr(
+          "the newest good one is run/checkpoints/step_20: to go on from it, move run/checkpoints/step_30 out of"));
 
   ASSERT_TRUE(fs->RemoveFile("run/checkpoints/step_20/MANIFEST").ok());
   error = std::string(FindLatestCheckpoint(*fs, kDir).status().message());
@@ -187,12 +195,19 @@ TEST(Manifest, RefusesWhatIsNotItsOwnText) {
       {sealed(R"({"format":"grouper-checkpoint-1","step":-1,"files":[]})"), "step"},
       {sealed(R"({"format":"grouper-checkpoint-1","step":1})"), "files"},
       {sealed(R"({"format":"grouper-checkpoint-1","step":1,"files":[3]})"), "name"},
-      {sealed(R"({"format":"grouper-checkpoint-1","step":1,"files":[{"name":"../a","bytes":1,"crc32c":"00000000","sha256":""}]})"),
+      {sealed(
+           R"({"format":"grouper-checkpoint-1","step":1,"files":[{"name":"../a","bytes":1,"crc32c":"00000000","sha256":""}]})"),
        "expected a relative path"},
-      {sealed(R"({"format":"grouper-checkpoint-1","step":1,"files":[{"name":"a","bytes":-1,"crc32c":"00000000","sha256":""}]})"), "bytes"},
-      {sealed(R"({"format":"grouper-checkpoint-1","step":1,"files":[{"name":"a","bytes":1,"crc32c":"0","sha256":""}]})"), "crc32c"},
-      {sealed(R"({"format":"grouper-checkpoint-1","step":1,"files":[{"name":"a","bytes":1,"crc32c":"00000000","sha256":""},)"
-              R"({"name":"a","bytes":1,"crc32c":"00000000","sha256":""}]})"), "each once"},
+      {sealed(
+           R"({"format":"grouper-checkpoint-1","step":1,"files":[{"name":"a","bytes":-1,"crc32c":"00000000","sha256":""}]})"),
+       "bytes"},
+      {sealed(
+           R"({"format":"grouper-checkpoint-1","step":1,"files":[{"name":"a","bytes":1,"crc32c":"0","sha256":""}]})"),
+       "crc32c"},
+      {sealed(
+           R"({"format":"grouper-checkpoint-1","step":1,"files":[{"name":"a","bytes":1,"crc32c":"00000000","sha256":""},)"
+           R"({"name":"a","bytes":1,"crc32c":"00000000","sha256":""}]})"),
+       "each once"},
   };
   for (const auto& [text, error] : cases) {
     const auto refused = ParseManifest(text);
@@ -243,7 +258,8 @@ Tally CrashEverywhere(const Scenario& scenario, bool syncs_work) {
       for (const std::string& file : fs->Files()) good = good && !absl::StrContains(file, ".tmp");
       ++tally.scenarios;
       tally.violations += !good;
-      EXPECT_TRUE(good || !syncs_work) << scenario.name << ", operation " << n << ", loss " << static_cast<int>(loss) << ", loaded " << loaded;
+      EXPECT_TRUE(good || !syncs_work) << scenario.name << ", operation " << n << ", loss " << static_cast<int>(loss)
+                                       << ", loaded " << loaded;
     }
   }
   return tally;
@@ -269,7 +285,9 @@ TEST(CheckpointCrash, EveryPointAndEveryLossLeavesAWholeCheckpoint) {
 
 // The negative control: without working syncs the same check must fail.
 TEST(CheckpointCrash, TheCheckFailsWhenSyncsDoNothing) {
-  for (const Scenario& scenario : kScenarios) EXPECT_GT(CrashEverywhere(scenario, /*syncs_work=*/false).violations, 10) << scenario.name;
+  for (const Scenario& scenario : kScenarios) {
+    EXPECT_GT(CrashEverywhere(scenario, /*syncs_work=*/false).violations, 10) << scenario.name;
+  }
 }
 
 // The negative control: a writer that renames before it syncs is caught by the same disk.
@@ -279,7 +297,8 @@ TEST(CheckpointCrash, TheDiskCatchesARenameBeforeTheSync) {
   ASSERT_TRUE(WriteFileAtomically(fs, "d/file", "old").ok());
   fs.Restart(Loss::kUnsyncedBytes);
   auto file = fs.Create("d/file.tmp");
-  ASSERT_TRUE((*file)->Append("new").ok() && (*file)->Close().ok() && fs.Rename("d/file.tmp", "d/file").ok() && fs.SyncDirectory("d").ok());
+  ASSERT_TRUE((*file)->Append("new").ok() && (*file)->Close().ok() && fs.Rename("d/file.tmp", "d/file").ok() &&
+              fs.SyncDirectory("d").ok());
   fs.Restart(Loss::kUnsyncedBytes);
   EXPECT_EQ(*fs.ReadFile("d/file", 100), "");
 }
@@ -290,7 +309,9 @@ TEST(CheckpointCrash, NothingIsRenamedBeforeItIsSynced) {
   std::vector<std::string> unsynced;
   for (const std::string& operation : fs.trace()) {
     if (absl::StartsWith(operation, "write ")) unsynced.push_back(operation.substr(6));
-    if (absl::StartsWith(operation, "sync run")) unsynced.erase(std::remove(unsynced.begin(), unsynced.end(), operation.substr(5)), unsynced.end());
+    if (absl::StartsWith(operation, "sync run")) {
+      unsynced.erase(std::remove(unsynced.begin(), unsynced.end(), operation.substr(5)), unsynced.end());
+    }
     EXPECT_TRUE(unsynced.empty() || !absl::StartsWith(operation, "rename ")) << operation;
   }
 }
@@ -352,7 +373,8 @@ TEST(CheckpointRot, OneFlippedBitAnywhereIsFoundAndTheFileNamed) {
     fs->FlipBit(path, bit);
     const auto result = FindLatestCheckpoint(*fs, kDir);
     const std::string error(result.status().message());
-    found += absl::IsDataLoss(result.status()) && absl::StrContains(error, path) && absl::StrContains(error, "newest good one is run/checkpoints/step_10");
+    found += absl::IsDataLoss(result.status()) && absl::StrContains(error, path) &&
+             absl::StrContains(error, "newest good one is run/checkpoints/step_10");
     EXPECT_TRUE(absl::IsDataLoss(result.status())) << path << " bit " << bit << ": " << result.status();
     EXPECT_THAT(error, HasSubstr(path));
     fs->FlipBit(path, bit);
@@ -414,8 +436,9 @@ TEST_P(RealDisk, AnErrorAtAFailpointIsTold) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoint, RealDisk,
-                         ::testing::Values("checkpoint.begin", "checkpoint.file_written", "checkpoint.before_manifest", "checkpoint.before_rename",
-                                           "checkpoint.after_rename", "checkpoint.before_prune", "checkpoint.after_prune"),
+                         ::testing::Values("checkpoint.begin", "checkpoint.file_written", "checkpoint.before_manifest",
+                                           "checkpoint.before_rename", "checkpoint.after_rename",
+                                           "checkpoint.before_prune", "checkpoint.after_prune"),
                          [](const auto& info) { return std::string(absl::StripPrefix(info.param, "checkpoint.")); });
 
 }  // namespace

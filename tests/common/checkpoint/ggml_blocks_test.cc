@@ -34,7 +34,8 @@ TEST_P(GgmlBlocks, DecodeToTheBitsOfTheReference) {
   EXPECT_EQ(std::memcmp(range.data(), decoded.data() + n - BlockElements(type), range.size() * sizeof(float)), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GgmlBlocks, ::testing::ValuesIn(kTypes), [](const auto& info) { return Name(info.param); });
+INSTANTIATE_TEST_SUITE_P(All, GgmlBlocks, ::testing::ValuesIn(kTypes),
+                         [](const auto& info) { return Name(info.param); });
 
 }  // namespace
 }  // namespace grouper

@@ -25,9 +25,13 @@ std::string Raw(T value) {
 std::string U32(uint32_t value) { return Raw(value); }
 std::string U64(uint64_t value) { return Raw(value); }
 std::string Text(absl::string_view text) { return absl::StrCat(U64(text.size()), text); }
-std::string Key(absl::string_view key, uint32_t type, absl::string_view value) { return absl::StrCat(Text(key), U32(type), value); }
+std::string Key(absl::string_view key, uint32_t type, absl::string_view value) {
+  return absl::StrCat(Text(key), U32(type), value);
+}
 std::string KeyU32(absl::string_view key, uint32_t value) { return Key(key, 4, U32(value)); }
-std::string ArrayOf(uint32_t type, uint64_t count, absl::string_view elements) { return absl::StrCat(U32(type), U64(count), elements); }
+std::string ArrayOf(uint32_t type, uint64_t count, absl::string_view elements) {
+  return absl::StrCat(U32(type), U64(count), elements);
+}
 std::string Info(absl::string_view name, const std::vector<uint64_t>& dims, uint32_t type, uint64_t offset) {
   std::string info = absl::StrCat(Text(name), U32(static_cast<uint32_t>(dims.size())));
   for (uint64_t dim : dims) info += U64(dim);
@@ -50,7 +54,9 @@ struct World {
   }
 };
 
-absl::StatusOr<std::shared_ptr<const GgufFile>> Golden() { return GgufFile::Open(GROUPER_SOURCE_DIR "/tests/golden/tiny.gguf"); }
+absl::StatusOr<std::shared_ptr<const GgufFile>> Golden() {
+  return GgufFile::Open(GROUPER_SOURCE_DIR "/tests/golden/tiny.gguf");
+}
 
 TEST(Gguf, ReadsTheMetadataThatTheReferenceWrote) {
   const auto file = Golden();
@@ -124,8 +130,8 @@ TEST(Gguf, TensorsHaveRowMajorShapesAndDecode) {
   ASSERT_TRUE(file.ok()) << file.status();
   std::vector<std::string> shapes;
   for (const StoredTensor& tensor : (*file)->tensors()) shapes.push_back(tensor.name + " " + tensor.ShapeString());
-  EXPECT_THAT(shapes, ElementsAre("plain.bf16 BF16[3]", "plain.f16 F16[4]", "plain.f32 F32[2, 3]", "quantised.Q4_1 Q4_1[2, 32]",
-                                  "quantised.Q8_0 Q8_0[2, 32]"));
+  EXPECT_THAT(shapes, ElementsAre("plain.bf16 BF16[3]", "plain.f16 F16[4]", "plain.f32 F32[2, 3]",
+                                  "quantised.Q4_1 Q4_1[2, 32]", "quantised.Q8_0 Q8_0[2, 32]"));
   float plain[6], bf16[3];
   ASSERT_TRUE(DecodeToFloat(*(*file)->Find("plain.f32"), 0, 6, plain).ok());
   EXPECT_THAT(plain, ElementsAre(0, 1, 2, 3, 4, 5));
@@ -141,7 +147,10 @@ TEST(Gguf, AcceptsWhatTheFormatAllows) {
   const World valid[] = {
       {.values = {}, .infos = {}},
       {.values = {}, .infos = {}, .version = 2},
-      {.values = {KeyU32("general.alignment", 64)}, .infos = {Info("a", {8}, 0, 0), Info("b", {1}, 0, 64)}, .data_bytes = 68, .alignment = 64},
+      {.values = {KeyU32("general.alignment", 64)},
+       .infos = {Info("a", {8}, 0, 0), Info("b", {1}, 0, 64)},
+       .data_bytes = 68,
+       .alignment = 64},
       {.values = {}, .infos = {Info("b", {1}, 0, 32), Info("a", {8}, 0, 0)}, .data_bytes = 36},
       {.values = {}, .infos = {Info("scalar", {}, 0, 0)}, .data_bytes = 4},
       {.values = {}, .infos = {Info(std::string(64, 'n'), {1, 1, 1, 1}, 26, 0)}, .data_bytes = 4},
@@ -162,7 +171,9 @@ TEST(Gguf, RefusesEachLieWithItsName) {
     const char* error;
   };
   auto value = [](std::string bytes) { return World{.values = {std::move(bytes)}, .infos = {}}; };
-  auto info = [](std::string bytes, size_t data = 4096) { return World{.values = {}, .infos = {std::move(bytes)}, .data_bytes = data}; };
+  auto info = [](std::string bytes, size_t data = 4096) {
+    return World{.values = {}, .infos = {std::move(bytes)}, .data_bytes = data};
+  };
   const Case cases[] = {
       {{.values = {}, .infos = {}, .magic = "GGML"}, "expected a GGUF file"},
       {{.values = {}, .infos = {}, .magic = "FUGG"}, "expected a GGUF file"},
@@ -199,7 +210,8 @@ TEST(Gguf, RefusesEachLieWithItsName) {
       {value(KeyU32("general.alignment", 0)), "expected a power of two, got 0"},
       {value(KeyU32("general.alignment", 33)), "expected a power of two, got 33"},
       {value(KeyU32("general.alignment", 0xffffffff)), "expected a power of two"},
-      {{.values = {KeyU32("general.alignment", 0x80000000)}, .infos = {Info("a", {1}, 0, 0)}, .data_bytes = 4}, "padding before the tensors"},
+      {{.values = {KeyU32("general.alignment", 0x80000000)}, .infos = {Info("a", {1}, 0, 0)}, .data_bytes = 4},
+       "padding before the tensors"},
       {value(Key("split.count", 2, Raw<uint16_t>(2))), "one part of a split model"},
       {info(Info("", {1}, 0, 0)), "expected a name of 1..64 bytes"},
       {info(Info(std::string(65, 'n'), {1}, 0, 0)), "expected a name of 1..64 bytes"},
@@ -214,7 +226,8 @@ TEST(Gguf, RefusesEachLieWithItsName) {
       {info(Info("t", {uint64_t{1} << 32, uint64_t{1} << 32}, 0, 0)), "too large"},
       {info(Info("t", {uint64_t{1} << 32, uint64_t{1} << 30}, 0, 0)), "too large"},
       {info(Info("t", {1 << 16, 1 << 16, 1 << 16, 1 << 16}, 0, 0)), "too large"},
-      {info(Info("t", {uint64_t{1} << 40}, 0, 0)), "tensor \"t\": 4398046511104 bytes at offset 0, but the file holds 4096"},
+      {info(Info("t", {uint64_t{1} << 40}, 0, 0)),
+       "tensor \"t\": 4398046511104 bytes at offset 0, but the file holds 4096"},
       {info(Info("t", {31}, 2, 0)), "innermost dimension of Q4_0 must be a multiple of 32"},
       {info(Info("t", {128}, 12, 0)), "innermost dimension of Q4_K must be a multiple of 256"},
       {info(Info("t", {}, 8, 0)), "innermost dimension of Q8_0"},
@@ -227,10 +240,14 @@ TEST(Gguf, RefusesEachLieWithItsName) {
       {info(Info("t", {1}, 0, ~uint64_t{0} - 31)), "tensor \"t\": offset"},
       {info(Info("t", {1025}, 0, 0)), "tensor \"t\": 4100 bytes at offset 0, but the file holds 4096"},
       {info(Info("t", {1}, 0, 0), 0), "tensor \"t\": 4 bytes at offset 0"},
-      {{.values = {}, .infos = {Info("a", {8}, 0, 0), Info("b", {8}, 0, 0)}, .data_bytes = 64}, "tensor \"b\": offset 0, expected 32"},
-      {{.values = {}, .infos = {Info("a", {9}, 0, 0), Info("b", {8}, 0, 32)}, .data_bytes = 96}, "tensor \"b\": offset 32, expected 64"},
-      {{.values = {}, .infos = {Info("a", {8}, 0, 0), Info("b", {8}, 0, 64)}, .data_bytes = 96}, "tensor \"b\": offset 64, expected 32"},
-      {{.values = {}, .infos = {Info("a", {8}, 0, 0), Info("a", {8}, 0, 32)}, .data_bytes = 64}, "duplicate tensor \"a\""},
+      {{.values = {}, .infos = {Info("a", {8}, 0, 0), Info("b", {8}, 0, 0)}, .data_bytes = 64},
+       "tensor \"b\": offset 0, expected 32"},
+      {{.values = {}, .infos = {Info("a", {9}, 0, 0), Info("b", {8}, 0, 32)}, .data_bytes = 96},
+       "tensor \"b\": offset 32, expected 64"},
+      {{.values = {}, .infos = {Info("a", {8}, 0, 0), Info("b", {8}, 0, 64)}, .data_bytes = 96},
+       "tensor \"b\": offset 64, expected 32"},
+      {{.values = {}, .infos = {Info("a", {8}, 0, 0), Info("a", {8}, 0, 32)}, .data_bytes = 64},
+       "duplicate tensor \"a\""},
   };
   for (const Case& c : cases) {
     std::string bytes = c.world.Bytes();
@@ -245,9 +262,12 @@ TEST(Gguf, RefusesEachLieWithItsName) {
 TEST(Gguf, CountsAreComparedWithTheBytesThatFollow) {
   for (uint64_t count : {uint64_t{2}, uint64_t{1000}, kHuge, ~uint64_t{0}}) {
     const auto values = GgufFile::Parse(absl::StrCat("GGUF", U32(3), U64(0), U64(count), KeyU32("k", 1)), "x");
-    EXPECT_THAT(std::string(values.status().message()), HasSubstr("metadata values do not fit into the 17 bytes that follow")) << count;
+    EXPECT_THAT(std::string(values.status().message()),
+                HasSubstr("metadata values do not fit into the 17 bytes that follow"))
+        << count;
     const auto tensors = GgufFile::Parse(absl::StrCat("GGUF", U32(3), U64(count), U64(0), Info("t", {1}, 0, 0)), "x");
-    EXPECT_THAT(std::string(tensors.status().message()), HasSubstr("tensors do not fit into the 33 bytes that follow")) << count;
+    EXPECT_THAT(std::string(tensors.status().message()), HasSubstr("tensors do not fit into the 33 bytes that follow"))
+        << count;
   }
 }
 
@@ -271,9 +291,11 @@ TEST(Gguf, FlippedBitsNeverBreakTheInvariants) {
     refused += !file.ok();
     if (!file.ok()) continue;
     for (const StoredTensor& tensor : (*file)->tensors()) {
-      EXPECT_TRUE(tensor.bytes.data() >= flipped.data() && tensor.bytes.end() <= flipped.data() + flipped.size()) << bit;
+      EXPECT_TRUE(tensor.bytes.data() >= flipped.data() && tensor.bytes.end() <= flipped.data() + flipped.size())
+          << bit;
       std::vector<float> values(tensor.num_elements());
-      EXPECT_EQ(DecodeToFloat(tensor, 0, tensor.num_elements(), values.data()).ok(), CanDecodeToFloat(tensor.type)) << bit;
+      EXPECT_EQ(DecodeToFloat(tensor, 0, tensor.num_elements(), values.data()).ok(), CanDecodeToFloat(tensor.type))
+          << bit;
     }
     for (const std::string& key : (*file)->keys()) EXPECT_FALSE((*file)->Describe(key).empty());
   }

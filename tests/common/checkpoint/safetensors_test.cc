@@ -55,8 +55,8 @@ TEST(Safetensors, ReadsWhatTheReferenceWrote) {
   ASSERT_TRUE(file.ok()) << file.status();
   std::vector<std::string> shapes;
   for (const StoredTensor& tensor : (*file)->tensors()) shapes.push_back(tensor.name + " " + tensor.ShapeString());
-  EXPECT_THAT(shapes, ElementsAre("bool BOOL[2]", "empty F32[0, 4]", "f16 F16[2, 4]", "f32 F32[2, 4]", "f64 F64[2, 4]", "i64 I64[3]",
-                                  "scalar F32[]", "u8 U8[5]"));
+  EXPECT_THAT(shapes, ElementsAre("bool BOOL[2]", "empty F32[0, 4]", "f16 F16[2, 4]", "f32 F32[2, 4]", "f64 F64[2, 4]",
+                                  "i64 I64[3]", "scalar F32[]", "u8 U8[5]"));
   EXPECT_EQ((*file)->metadata().at("format"), "pt");
   const float expected[] = {0.0f, -0.0f, 1.0f, -2.5f, 3.140625f, 65504.0f, 5.9604645e-08f, -0.333251953125f};
   for (const char* name : {"f16", "f32", "f64"}) {
@@ -70,7 +70,8 @@ TEST(Safetensors, ReadsWhatTheReferenceWrote) {
   float one;
   ASSERT_TRUE(DecodeToFloat(*(*file)->Find("scalar"), 0, 1, &one).ok());
   EXPECT_EQ(one, 7.0f);
-  EXPECT_THAT(std::string(DecodeToFloat(*(*file)->Find("i64"), 0, 1, &one).message()), HasSubstr("tensor \"i64\": expected a floating-point type"));
+  EXPECT_THAT(std::string(DecodeToFloat(*(*file)->Find("i64"), 0, 1, &one).message()),
+              HasSubstr("tensor \"i64\": expected a floating-point type"));
   EXPECT_EQ((*file)->Find("none"), nullptr);
 }
 
@@ -105,8 +106,10 @@ TEST(Safetensors, AcceptsWhatTheFormatAllows) {
       {absl::StrCat(R"({"__metadata__":null,)", kA, "}"), 8},
       {absl::StrCat(R"({"__metadata__":{"k":"v"},)", kA, "}"), 8},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"extra":{"deep":[1,[2,{"x":null}]]},"more":1.5}})", 8},
-      {R"({"b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]},"a":{"data_offsets":[0,8],"shape":[2],"dtype":"F32"}})", 12},
-      {R"({"z":{"dtype":"F32","shape":[0,3],"data_offsets":[8,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8},
+      {R"({"b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]},"a":{"data_offsets":[0,8],"shape":[2],"dtype":"F32"}})",
+       12},
+      {R"({"z":{"dtype":"F32","shape":[0,3],"data_offsets":[8,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+       8},
       {R"({"s":{"dtype":"U8","shape":[],"data_offsets":[0,1]}})", 1},
       {R"({"a":{"dtype":"U8","shape":[1,1,1,1,1,1,1,2],"data_offsets":[0,2]}})", 2},
       {R"({"":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]}})", 3},
@@ -151,14 +154,22 @@ TEST(Safetensors, RefusesEachLieWithItsName) {
       {R"({"a":{"dtype":"f32","shape":[2],"data_offsets":[0,8]}})", 8, "tensor \"a\": unknown dtype \"f32\""},
       {R"({"a":{"dtype":32,"shape":[2],"data_offsets":[0,8]}})", 8, "tensor \"a\": dtype: expected a string, got 32"},
       {R"({"a":{"dtype":"F32","shape":2,"data_offsets":[0,8]}})", 8, "tensor \"a\": shape: expected an array, got 2"},
-      {R"({"a":{"dtype":"F32","shape":"2","data_offsets":[0,8]}})", 8, "tensor \"a\": shape: expected an array, got a string"},
-      {R"({"a":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}})", 8, "shape: expected non-negative integers, got 2.0"},
-      {R"({"a":{"dtype":"F32","shape":[2e0],"data_offsets":[0,8]}})", 8, "shape: expected non-negative integers, got 2e0"},
-      {R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8, "shape: expected non-negative integers, got -2"},
-      {R"({"a":{"dtype":"F32","shape":["2"],"data_offsets":[0,8]}})", 8, "shape: expected non-negative integers, got a string"},
-      {R"({"a":{"dtype":"F32","shape":[true],"data_offsets":[0,8]}})", 8, "shape: expected non-negative integers, got a boolean"},
-      {R"({"a":{"dtype":"F32","shape":[[2]],"data_offsets":[0,8]}})", 8, "shape: expected non-negative integers, got an array"},
-      {R"({"a":{"dtype":"F32","shape":[null],"data_offsets":[0,8]}})", 8, "shape: expected non-negative integers, got null"},
+      {R"({"a":{"dtype":"F32","shape":"2","data_offsets":[0,8]}})", 8,
+       "tensor \"a\": shape: expected an array, got a string"},
+      {R"({"a":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}})", 8,
+       "shape: expected non-negative integers, got 2.0"},
+      {R"({"a":{"dtype":"F32","shape":[2e0],"data_offsets":[0,8]}})", 8,
+       "shape: expected non-negative integers, got 2e0"},
+      {R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8,
+       "shape: expected non-negative integers, got -2"},
+      {R"({"a":{"dtype":"F32","shape":["2"],"data_offsets":[0,8]}})", 8,
+       "shape: expected non-negative integers, got a string"},
+      {R"({"a":{"dtype":"F32","shape":[true],"data_offsets":[0,8]}})", 8,
+       "shape: expected non-negative integers, got a boolean"},
+      {R"({"a":{"dtype":"F32","shape":[[2]],"data_offsets":[0,8]}})", 8,
+       "shape: expected non-negative integers, got an array"},
+      {R"({"a":{"dtype":"F32","shape":[null],"data_offsets":[0,8]}})", 8,
+       "shape: expected non-negative integers, got null"},
       {R"({"a":{"dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,8]}})", 8, "tensor \"a\""},
       {R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,8]}})", 8, "too large"},
       {R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})", 0, "too large"},
@@ -166,38 +177,47 @@ TEST(Safetensors, RefusesEachLieWithItsName) {
       {R"({"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0, "too large"},
       {R"({"a":{"dtype":"U8","shape":[4294967296,4294967296,0],"data_offsets":[0,0]}})", 0, "too large"},
       {R"({"a":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,2]}})", 2, "more than 8 dimensions"},
-      {absl::StrCat(R"({"a":{"dtype":"U8","shape":[)", many_dims, R"(],"data_offsets":[0,1]}})"), 1, "more than 8 dimensions"},
+      {absl::StrCat(R"({"a":{"dtype":"U8","shape":[)", many_dims, R"(],"data_offsets":[0,1]}})"), 1,
+       "more than 8 dimensions"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[]}})", 8, "data_offsets: expected two numbers"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8]}})", 8, "data_offsets: expected two numbers"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8,8]}})", 8, "data_offsets: expected two numbers"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":8}})", 8, "data_offsets: expected an array"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8.0]}})", 8, "data_offsets: expected two non-negative integers"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[-8,0]}})", 8, "data_offsets: expected two non-negative integers"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8.0]}})", 8,
+       "data_offsets: expected two non-negative integers"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[-8,0]}})", 8,
+       "data_offsets: expected two non-negative integers"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8, "expected an ascending pair"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,16]}})", 8, "within 8 bytes"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[18446744073709551608,18446744073709551615]}})", 8, "within 8 bytes"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[18446744073709551608,18446744073709551615]}})", 8,
+       "within 8 bytes"},
       {R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8, "8 bytes of data, its shape and dtype need 12"},
       {R"({"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,8]}})", 8, "8 bytes of data, its shape and dtype need 4"},
       {R"({"a":{"dtype":"F32","shape":[0],"data_offsets":[0,8]}})", 8, "8 bytes of data, its shape and dtype need 0"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12, "data begins at 4, expected 0 (unused bytes"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 12, "4 bytes after the last tensor"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12,
-       "tensor \"b\": data begins at 4, expected 8 (overlaps"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8,
-       "tensor \"b\": data begins at 0, expected 8 (overlaps"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}})", 16,
-       "tensor \"b\": data begins at 12, expected 8 (unused bytes"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"z":{"dtype":"F32","shape":[0],"data_offsets":[4,4]}})", 8, "overlaps"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8, "duplicate tensor \"a\""},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})", 16, "duplicate tensor \"a\""},
-      {R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8, "tensor \"a\": duplicate key \"dtype\""},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+       12, "tensor \"b\": data begins at 4, expected 8 (overlaps"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+       8, "tensor \"b\": data begins at 0, expected 8 (overlaps"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}})",
+       16, "tensor \"b\": data begins at 12, expected 8 (unused bytes"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"z":{"dtype":"F32","shape":[0],"data_offsets":[4,4]}})",
+       8, "overlaps"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+       8, "duplicate tensor \"a\""},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})",
+       16, "duplicate tensor \"a\""},
+      {R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8,
+       "tensor \"a\": duplicate key \"dtype\""},
       {R"({"__metadata__":{},"__metadata__":{}})", 0, "duplicate tensor \"__metadata__\""},
       {R"({"__metadata__":{"a":"1","a":"2"}})", 0, "duplicate key \"a\""},
       {R"({"__metadata__":{"a":1}})", 0, "__metadata__ \"a\": expected a string, got 1"},
       {R"({"__metadata__":{"a":{}}})", 0, "__metadata__ \"a\": expected a string, got an object"},
       {R"({"__metadata__":"x"})", 0, "expected an object, got a string"},
-      {absl::StrCat(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":)", std::string(100000, '['), std::string(100000, ']'), "}}"), 1,
-       "nested deeper than 64"},
+      {absl::StrCat(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":)", std::string(100000, '['),
+                    std::string(100000, ']'), "}}"),
+       1, "nested deeper than 64"},
       {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1e999}})", 1, "not JSON"},
   };
   for (const Case& c : cases) {
@@ -217,9 +237,12 @@ TEST(Safetensors, HeaderLengthIsCheckedAtItsLimits) {
   };
   EXPECT_THAT(std::string(Parse("").status.message()), HasSubstr("got 0 bytes"));
   EXPECT_THAT(std::string(Parse("1234567").status.message()), HasSubstr("got 7 bytes"));
-  EXPECT_THAT(std::string(Parse(with_length(3, 2)).status.message()), HasSubstr("header of 3 bytes, but only 2 follow"));
-  EXPECT_THAT(std::string(Parse(with_length(~uint64_t{0}, 2)).status.message()), HasSubstr("expected at most 100000000"));
-  EXPECT_THAT(std::string(Parse(with_length(kMaxSafetensorsHeader + 1, 2)).status.message()), HasSubstr("expected at most 100000000"));
+  EXPECT_THAT(std::string(Parse(with_length(3, 2)).status.message()),
+              HasSubstr("header of 3 bytes, but only 2 follow"));
+  EXPECT_THAT(std::string(Parse(with_length(~uint64_t{0}, 2)).status.message()),
+              HasSubstr("expected at most 100000000"));
+  EXPECT_THAT(std::string(Parse(with_length(kMaxSafetensorsHeader + 1, 2)).status.message()),
+              HasSubstr("expected at most 100000000"));
   std::string largest = "{}" + std::string(kMaxSafetensorsHeader - 2, ' ');
   EXPECT_TRUE(Parse(File(largest, 0)).status.ok());
   largest += ' ';
@@ -233,7 +256,8 @@ TEST(Safetensors, MetadataIsLimited) {
     return File(header + "}}", 0);
   };
   EXPECT_TRUE(Parse(with_entries(kMaxSafetensorsMetadata)).status.ok());
-  EXPECT_THAT(std::string(Parse(with_entries(kMaxSafetensorsMetadata + 1)).status.message()), HasSubstr("more than 100000 entries"));
+  EXPECT_THAT(std::string(Parse(with_entries(kMaxSafetensorsMetadata + 1)).status.message()),
+              HasSubstr("more than 100000 entries"));
 }
 
 TEST(Safetensors, AFileCutAnywhereIsRefused) {
@@ -262,7 +286,9 @@ TEST(Safetensors, FlippedBitsNeverBreakTheInvariants) {
       uint64_t bytes = 0;
       ASSERT_TRUE(StorageBytes(tensor.type, tensor.shape, &bytes).ok()) << bit;
       EXPECT_EQ(bytes, tensor.bytes.size()) << bit;
-      EXPECT_TRUE(tensor.bytes.empty() || (tensor.bytes.data() >= flipped.data() + 8 && tensor.bytes.end() <= flipped.data() + flipped.size())) << bit;
+      EXPECT_TRUE(tensor.bytes.empty() ||
+                  (tensor.bytes.data() >= flipped.data() + 8 && tensor.bytes.end() <= flipped.data() + flipped.size()))
+          << bit;
       covered += tensor.bytes.size();
     }
     EXPECT_LE(covered + 8, flipped.size()) << bit;
@@ -309,7 +335,8 @@ const std::vector<TensorSpec>& Specs() {
 
 TEST(SafetensorsWriter, WhatItWritesIsReadBackAndAligned) {
   const std::string directory = Directory("single");
-  const absl::Status written = WriteModelSafetensors(DefaultFileSystem(), directory, Specs(), {{"format", "pt"}}, 1 << 20, WritePattern);
+  const absl::Status written =
+      WriteModelSafetensors(DefaultFileSystem(), directory, Specs(), {{"format", "pt"}}, 1 << 20, WritePattern);
   ASSERT_TRUE(written.ok()) << written;
   const auto model = ModelTensors::Open(directory);
   ASSERT_TRUE(model.ok()) << model.status();
@@ -329,7 +356,8 @@ TEST(SafetensorsWriter, ShardsAtTheLimitAndWritesTheIndex) {
   const std::string directory = Directory("sharded");
   ASSERT_TRUE(WriteModelSafetensors(DefaultFileSystem(), directory, Specs(), {}, 30, WritePattern).ok());
   const auto names = DefaultFileSystem().ListDirectory(directory);
-  EXPECT_THAT(*names, ElementsAre("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"));
+  EXPECT_THAT(*names, ElementsAre("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+                                  "model.safetensors.index.json"));
   const auto model = ModelTensors::Open(directory);
   ASSERT_TRUE(model.ok()) << model.status();
   for (const TensorSpec& spec : Specs()) EXPECT_EQ((*model)->Find(spec.name)->bytes, Pattern(spec));
@@ -388,7 +416,8 @@ TEST(ModelTensors, RefusesBadIndexes) {
       {R"({"weight_map":{"a":"/etc/passwd"}})", "expected a relative path"},
       {R"({"weight_map":{"a":"one.safetensors\u0000"}})", "expected a relative path"},
       {R"({"weight_map":{"a":"one.safetensors","a":"two.safetensors"}})", "duplicate key"},
-      {R"({"weight_map":{"a":"one.safetensors","b":"two.safetensors"}})", "tensor \"a\" is in both one.safetensors and two.safetensors"},
+      {R"({"weight_map":{"a":"one.safetensors","b":"two.safetensors"}})",
+       "tensor \"a\" is in both one.safetensors and two.safetensors"},
   };
   for (const auto& [index, error] : cases) {
     Write(directory + "/model.safetensors.index.json", index);
@@ -404,7 +433,8 @@ TEST(ModelTensors, ShardsMayBeLinksAndStandInFolders) {
   ASSERT_EQ(symlink((blobs + "/1234").c_str(), (directory + "/one.safetensors").c_str()), 0);
   ASSERT_TRUE(DefaultFileSystem().CreateDirectories(directory + "/part").ok());
   Write(directory + "/part/two.safetensors", File(kB, 2));
-  Write(directory + "/model.safetensors.index.json", R"({"metadata":{},"weight_map":{"a":"one.safetensors","b":"part/two.safetensors"}})");
+  Write(directory + "/model.safetensors.index.json",
+        R"({"metadata":{},"weight_map":{"a":"one.safetensors","b":"part/two.safetensors"}})");
   const auto model = ModelTensors::Open(directory);
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ((*model)->tensors().size(), 2u);
@@ -414,7 +444,8 @@ TEST(ModelTensors, ShardsMayBeLinksAndStandInFolders) {
 TEST(ModelTensors, AnEmptyDirectorySaysWhatWasExpected) {
   const auto model = ModelTensors::Open(Directory("nothing"));
   EXPECT_TRUE(absl::IsNotFound(model.status()));
-  EXPECT_THAT(std::string(model.status().message()), HasSubstr("expected model.safetensors or model.safetensors.index.json"));
+  EXPECT_THAT(std::string(model.status().message()),
+              HasSubstr("expected model.safetensors or model.safetensors.index.json"));
 }
 
 }  // namespace
