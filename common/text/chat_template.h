@@ -63,6 +63,8 @@ class ChatTemplate {
 
  private:
   ChatTemplate() = default;
+  absl::StatusOr<std::string> RenderQuestion(const std::vector<ChatMessage>& messages, size_t user) const;
+
   std::string name_;
   std::string text_;
   std::string prefill_;

@@ -170,8 +170,13 @@ absl::StatusOr<Normalizer> Normalizer::FromJson(const json::Json& json, const st
   return normalizer;
 }
 
-std::string Normalizer::Normalize(absl::string_view text) const {
+std::string Normalizer::Normalize(absl::string_view text, bool* lost_first) const {
   std::string current(text);
+  bool lost = false;
+  const auto loses = [&](uint16_t mask) {
+    int length;
+    return !current.empty() && (ClassOf(CodePointAt(current, 0, &length)) & mask) != 0;
+  };
   for (const NormalizerStep& step : steps_) {
     switch (step.kind) {
       case NormalizerStep::kNfc:
@@ -184,9 +189,11 @@ std::string Normalizer::Normalize(absl::string_view text) const {
         current = Lowercase(current);
         break;
       case NormalizerStep::kStripAccents:
+        lost |= loses(kCombining);
         current = Without(current, kCombining);
         break;
       case NormalizerStep::kStrip:
+        lost |= step.strip_left && loses(kSpace);
         current = std::string(Stripped(current, step.strip_left, step.strip_right));
         break;
       case NormalizerStep::kPrepend:
@@ -197,6 +204,7 @@ std::string Normalizer::Normalize(absl::string_view text) const {
         break;
     }
   }
+  if (lost_first != nullptr) *lost_first = lost;
   return current;
 }
 

@@ -30,8 +30,8 @@ class Normalizer {
   static absl::StatusOr<Normalizer> FromJson(const json::Json& json, const std::string& path);
 
   bool empty() const { return steps_.empty(); }
-  // REQUIRES: valid UTF-8. The result is valid UTF-8.
-  std::string Normalize(absl::string_view text) const;
+  // REQUIRES: valid UTF-8. The result is valid UTF-8. *lost_first: the text's first character was taken away.
+  std::string Normalize(absl::string_view text, bool* lost_first = nullptr) const;
 
  private:
   std::vector<NormalizerStep> steps_;

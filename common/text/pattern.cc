@@ -137,20 +137,25 @@ class Pcre2Pattern final : public Pattern {
 
 constexpr char kSpaceMembers[] =
     R"(\x{9}-\x{D}\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
+constexpr char kWordMembers[] = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
 
-// Oniguruma's meaning in PCRE2's words: \s is White_Space. What means something else in PCRE2 is refused.
+// Oniguruma's meaning in PCRE2's words: \s is White_Space, \w and \b go by its word characters. What means something else in PCRE2 and
+// cannot be said there is refused.
 absl::StatusOr<std::string> TranslateRegex(absl::string_view regex) {
   std::string out;
-  int class_depth = 0;
+  bool in_class = false;
   for (size_t i = 0; i < regex.size(); ++i) {
     const char c = regex[i];
     if (c == '\\' && i + 1 < regex.size()) {
       const char escaped = regex[++i];
-      if (escaped == 's') {
-        absl::StrAppend(&out, class_depth > 0 ? "" : "[", kSpaceMembers, class_depth > 0 ? "" : "]");
-      } else if (escaped == 'S' && class_depth == 0) {
-        absl::StrAppend(&out, "[^", kSpaceMembers, "]");
-      } else if (absl::StrContains("SKChHCRXMyYOq", absl::string_view(&escaped, 1))) {
+      const char* const members = escaped == 's' || escaped == 'S' ? kSpaceMembers : kWordMembers;
+      if (escaped == 's' || escaped == 'w') {
+        absl::StrAppend(&out, in_class ? "" : "[", members, in_class ? "" : "]");
+      } else if ((escaped == 'S' || escaped == 'W') && !in_class) {
+        absl::StrAppend(&out, "[^", members, "]");
+      } else if (escaped == 'b' && !in_class) {
+        absl::StrAppend(&out, "(?:(?<=[", members, "])(?![", members, "])|(?<![", members, "])(?=[", members, "]))");
+      } else if (absl::StrContains("SWBKChHCRXMyYOq", absl::string_view(&escaped, 1))) {
         return absl::InvalidArgumentError(absl::StrCat("regex: \\", absl::string_view(&escaped, 1), " is not supported here"));
       } else {
         out.push_back('\\');
@@ -158,7 +163,7 @@ absl::StatusOr<std::string> TranslateRegex(absl::string_view regex) {
       }
       continue;
     }
-    if (class_depth > 0) {
+    if (in_class) {
       if (c == '[' && (i + 1 >= regex.size() || regex[i + 1] != ':')) {
         return absl::InvalidArgumentError("regex: a class inside a class is not supported");
       }
@@ -172,9 +177,9 @@ absl::StatusOr<std::string> TranslateRegex(absl::string_view regex) {
         i = end + 1;
         continue;
       }
-      if (c == ']') class_depth = 0;
+      if (c == ']') in_class = false;
     } else if (c == '[') {
-      class_depth = 1;
+      in_class = true;
     } else if (c == '(' && absl::StartsWith(regex.substr(i), "(?")) {
       const absl::string_view flags = regex.substr(i + 2, regex.substr(i + 2).find_first_of(":)"));
       if (!flags.empty() && (flags[0] == '-' || (flags[0] >= 'a' && flags[0] <= 'z')) && flags != "i" && flags != "-i") {

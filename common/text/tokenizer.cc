@@ -137,8 +137,9 @@ bool Tokenizer::AppendEncoding(absl::string_view text, bool parse_special, std::
     }
     std::string normalized;
     absl::string_view stretch = raw.text;
+    bool lost_first = false;
     if (!parts_->normalizer.empty()) {
-      normalized = parts_->normalizer.Normalize(stretch);
+      normalized = parts_->normalizer.Normalize(stretch, &lost_first);
       stretch = normalized;
     }
     segments.clear();
@@ -148,7 +149,7 @@ bool Tokenizer::AppendEncoding(absl::string_view text, bool parse_special, std::
         ids->push_back(segment.id);
         continue;
       }
-      const bool at_start = raw.text.data() == text.data() && segment.text.data() == stretch.data();
+      const bool at_start = !lost_first && raw.text.data() == text.data() && segment.text.data() == stretch.data();
       parts_->pre_tokenizer.Split(segment.text, at_start, &pieces);
       for (const text::Pieces::Piece& piece : pieces.items) complete &= parts_->model->Encode(piece.text, ids);
     }
