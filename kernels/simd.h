@@ -257,7 +257,7 @@ inline Vec<float> Log(Vec<float> x) {
   const I32x8 tiny = x.v < 1.17549435e-38f;  // subnormal, zero or negative
   const V scaled = {tiny ? x.v * 33554432.0f : x.v};
   const I32x8 bits = (I32x8)scaled.v;
-  const I32x8 e = (bits - 0x3f3504f3) >> 23;
+  const I32x8 e = (I32x8)((U32x8)bits - 0x3f3504f3u) >> 23;
   const V f = V{(F32x8)(I32x8)((U32x8)bits - ((U32x8)e << 23))} - V::Broadcast(1.0f);
   const V exponent = {__builtin_convertvector(e - (tiny & 25), F32x8)};
   const V z = f * f;
