@@ -67,6 +67,10 @@ void Progress::Update(int64_t done, const std::string& note) {
   const absl::Time now = s.clock.Now();
   const absl::Duration pause = s.terminal ? absl::Milliseconds(100) : absl::Seconds(10);
   if (done < s.total && now - s.last_draw < pause) return;
+  if (!s.terminal && s.last_draw == absl::InfinitePast() && done < s.total) {
+    s.last_draw = now;  // the first plain line comes after a while
+    return;
+  }
   s.last_draw = now;
   const double share = s.total > 0 ? std::min(1.0, static_cast<double>(done) / static_cast<double>(s.total)) : 0;
   const absl::Duration spent = now - s.start;
@@ -89,6 +93,14 @@ void Progress::Update(int64_t done, const std::string& note) {
   if (const int over = columns - (TerminalWidth() - 1); over > 0) text.resize(text.size() - static_cast<size_t>(over));
   s.line = text;
   Draw();
+}
+
+void Progress::Hide() {
+  std::lock_guard<std::mutex> lock(drawing);
+  Erase();
+  std::fflush(stderr);
+  state_->line.clear();
+  state_->last_draw = absl::InfinitePast();
 }
 
 std::string HumanDuration(absl::Duration duration) {

@@ -20,6 +20,8 @@ class Progress {
 
   // `note`: what follows the bar ("48.1k tok/s  reward 0.82"). Redraws at most ten times a second.
   void Update(int64_t done, const std::string& note);
+  // Takes the bar off the screen until the next Update, so that something else can be printed.
+  void Hide();
 
  struct State;  // opaque
 

@@ -1,0 +1,175 @@
+// `grouper bench`: each benchmark checks its result first, then prints one line a shape.
+#include "kernels/bench.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "cli/commands.h"
+#include "common/base/philox.h"
+#include "common/base/status.h"
+#include "common/model/model_directory.h"
+#include "rollout/engine.h"
+#include "trainer/optimizer.h"
+#include "trainer/training_pass.h"
+
+namespace grouper::cli {
+namespace {
+
+constexpr int kRounds = 7;
+
+struct Shape {
+  int64_t batch, length, prompt, new_tokens;
+};
+
+// A config.json gives random weights, everything else is a model to load.
+absl::StatusOr<LoadedModel> BenchModel(const std::string& path, ThreadPool& threads) {
+  if (path.empty()) return absl::InvalidArgumentError("expected --model MODEL (a config.json, a directory, or a GGUF file)");
+  return absl::EndsWith(path, ".json") ? InitModel(path, {}, 1, threads) : LoadModel(path, {}, threads);
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+int32_t RandomToken(PhiloxStream& random, const Model& model) {
+  return static_cast<int32_t>(random.NextBelow(static_cast<uint64_t>(model.config().vocab_size)));
+}
+
+// One optimizer step on `batch` sequences of `length` tokens; returns the gradient norm.
+double TrainStep(TrainingPass& pass, const std::vector<TrainSequence>& sequences, Gradients& gradients, OptimizerState& optimizer,
+                 Model& model, Stream& stream, double lr) {
+  v1::Optimizer config;
+  config.set_beta1(0.9);
+  config.set_beta2(0.95);
+  config.set_eps(1e-8);
+  config.set_max_grad_norm(1);
+  int64_t trained = 0;
+  for (const TrainSequence& sequence : sequences) trained += sequence.num_trained();
+  gradients.Zero(stream);
+  pass.Run(sequences,
+           [&](size_t, size_t, int64_t, absl::Span<const float>, absl::Span<const float>, absl::Span<float> slopes) {
+             std::fill(slopes.begin(), slopes.end(), -1.0f / static_cast<float>(trained));
+           },
+           gradients, nullptr);
+  const double norm = optimizer.Step(stream, config, lr, gradients).grad_norm;
+  model.WeightsChanged(stream);
+  return norm;
+}
+
+absl::Status BenchTrain(LoadedModel& loaded, ThreadPool& threads, const Shape& shape) {
+  Model& model = *loaded.model;
+  Stream stream(threads);
+  PhiloxStream random(MakePhiloxKey(1, "bench"));
+  std::vector<TrainSequence> sequences(static_cast<size_t>(shape.batch));
+  for (TrainSequence& sequence : sequences) {
+    for (int64_t t = 0; t < shape.length; ++t) {
+      sequence.token_ids.push_back(RandomToken(random, model));
+      sequence.trained.push_back(t > 0);
+    }
+  }
+  Gradients gradients(model);
+  OptimizerState optimizer(model, stream);
+  // Check: the gradient's norm does not depend on the cut.
+  TrainingPass narrow(model, stream, {shape.length * 3, false});
+  TrainingPass pass(model, stream, {2048, false});
+  const double a = TrainStep(narrow, sequences, gradients, optimizer, model, stream, 0);
+  const double b = TrainStep(pass, sequences, gradients, optimizer, model, stream, 0);
+  if (a != b) return absl::InternalError(absl::StrCat("bench train: gradient norm ", a, " and ", b, " for two cuts into micro-batches"));
+  std::vector<double> seconds;
+  for (int round = 0; round < kRounds; ++round) {
+    const absl::Time start = absl::Now();
+    TrainStep(pass, sequences, gradients, optimizer, model, stream, 1e-9);
+    seconds.push_back(absl::ToDoubleSeconds(absl::Now() - start));
+  }
+  const double rate = static_cast<double>(shape.batch * shape.length) / Median(seconds);
+  const double flops = 6.0 * static_cast<double>(model.config().NumActiveParameters()) * rate;
+  std::printf("train %s %ld x %ld, %d threads: %.0f tok/s, %.1f ms a step, %.1f GFLOP/s of 6 N\n", model.config().architecture.c_str(),
+              static_cast<long>(shape.batch), static_cast<long>(shape.length), threads.num_threads(), rate, 1e3 * Median(seconds), flops / 1e9);
+  return absl::OkStatus();
+}
+
+absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const Shape& shape) {
+  Model& model = *loaded.model;
+  EngineOptions options;
+  options.max_sequences = static_cast<int32_t>(shape.batch);
+  std::vector<double> seconds;
+  uint64_t first_hash = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(model, loaded.tokenizer, threads, options));
+    PhiloxStream random(MakePhiloxKey(1, "bench"));
+    uint64_t hash = 0;
+    const absl::Time start = absl::Now();
+    for (int64_t i = 0; i < shape.batch; ++i) {
+      v1::GenerateRequest request;
+      request.set_seed(1);
+      request.set_group_serial(static_cast<uint64_t>(i));
+      request.add_sample_indices(0);
+      for (int64_t t = 0; t < shape.prompt; ++t) request.add_prompt_token_ids(RandomToken(random, model));
+      request.mutable_sampling()->set_temperature(1);
+      request.mutable_sampling()->set_top_p(1);
+      request.mutable_sampling()->set_max_new_tokens(static_cast<uint32_t>(shape.new_tokens));
+      RETURN_IF_ERROR(engine->Add(request, 1, [&hash](v1::Sample sample) {
+        for (int32_t id : sample.token_ids()) hash += (static_cast<uint64_t>(id) + 1) * (sample.id().group_serial() * 2 + 0x9e3779b97f4a7c15ull);
+      }));
+    }
+    while (true) {
+      ASSIGN_OR_RETURN(const bool more, engine->Step());
+      if (!more) break;
+    }
+    seconds.push_back(absl::ToDoubleSeconds(absl::Now() - start));
+    // Check: every round samples the same tokens.
+    if (round == 0) first_hash = hash;
+    if (hash != first_hash) return absl::InternalError("bench rollout: two rounds sampled different tokens");
+  }
+  const double rate = static_cast<double>(shape.batch * shape.new_tokens) / Median(seconds);
+  std::printf("rollout %s batch %ld, %ld + %ld, %d threads: %.0f tok/s, %.1f ms\n", model.config().architecture.c_str(), static_cast<long>(shape.batch),
+              static_cast<long>(shape.prompt), static_cast<long>(shape.new_tokens), threads.num_threads(), rate, 1e3 * Median(seconds));
+  return absl::OkStatus();
+}
+
+absl::Status Run(const Arguments& arguments) {
+  const std::string what = arguments.positional(0);
+  ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
+  if (what == "kernels") {
+    kernels::BenchOptions options;
+    options.threads = static_cast<int>(num_threads);
+    options.filter = arguments.Get("filter");
+    return kernels::BenchKernels(options);
+  }
+  if (what != "train" && what != "rollout") return absl::InvalidArgumentError("bench " + what + ": expected kernels, train or rollout");
+  Shape shape;
+  ASSIGN_OR_RETURN(shape.batch, arguments.GetInt("batch", 1, 1 << 20));
+  ASSIGN_OR_RETURN(shape.length, arguments.GetInt("length", 2, 1 << 20));
+  ASSIGN_OR_RETURN(shape.prompt, arguments.GetInt("prompt", 1, 1 << 20));
+  ASSIGN_OR_RETURN(shape.new_tokens, arguments.GetInt("new-tokens", 1, 1 << 20));
+  ThreadPool threads(static_cast<int>(num_threads));
+  ASSIGN_OR_RETURN(LoadedModel loaded, BenchModel(arguments.Get("model"), threads));
+  return what == "train" ? BenchTrain(loaded, threads, shape) : BenchRollout(loaded, threads, shape);
+}
+
+}  // namespace
+
+const Command kBench = {
+    "bench",
+    "NAME",
+    "measure: kernels, train, rollout",
+    "Each benchmark checks its result first. scripts/bench_reference.py runs the same models in PyTorch and prints the ratio.",
+    {
+        {.name = "model", .placeholder = "MODEL", .help = "for train and rollout: a config.json (random weights), a directory or a GGUF file", .default_text = ""},
+        {.name = "batch", .placeholder = "N", .help = "sequences", .default_text = "96"},
+        {.name = "length", .placeholder = "N", .help = "train: tokens a sequence", .default_text = "34"},
+        {.name = "prompt", .placeholder = "N", .help = "rollout: prompt tokens", .default_text = "9"},
+        {.name = "new-tokens", .placeholder = "N", .help = "rollout: sampled tokens", .default_text = "32"},
+        {.name = "filter", .placeholder = "TEXT", .help = "kernels: only lines whose name contains this", .default_text = ""},
+        {.name = "threads", .placeholder = "N", .help = "0: one per core", .default_text = "0"},
+    },
+    Run,
+};
+
+}  // namespace grouper::cli

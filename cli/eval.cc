@@ -1,0 +1,129 @@
+#include "trainer/evaluate.h"
+
+#include <cstdio>
+#include <fstream>
+
+#include "absl/strings/str_format.h"
+#include "cli/commands.h"
+#include "cli/composition.h"
+#include "common/base/status.h"
+#include "common/metrics/metrics.h"
+#include "common/recipe/load_recipe.h"
+
+namespace grouper::cli {
+namespace {
+
+// One line a problem.
+absl::Status WriteProblems(const EvaluationResult& result, const std::string& path) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<JsonLinesFile> file, [&]() -> absl::StatusOr<std::unique_ptr<JsonLinesFile>> {
+    return JsonLinesFile::Open(DefaultFileSystem(), path, 0);
+  }());
+  for (const ScoredGroup& group : result.groups.groups) {
+    json::OrderedJson line;
+    line["source"] = group.row.source;
+    line["prompt"] = group.prompt.text;
+    for (size_t i = 0; i < group.samples.size(); ++i) {
+      const v1::RuleResult& rule = group.scores[i].rules(result.rule);
+      json::OrderedJson sample;
+      sample["completion"] = group.completions[i];
+      sample["score"] = rule.status() == v1::RULE_STATUS_SCORED ? json::OrderedJson(rule.score()) : json::OrderedJson(nullptr);
+      sample["extracted"] = rule.extracted();
+      if (!rule.reason().empty()) sample["reason"] = rule.reason();
+      line["samples"].push_back(std::move(sample));
+    }
+    RETURN_IF_ERROR(file->AppendLine(json::Dump(line)));
+  }
+  return file->Sync();
+}
+
+absl::Status Run(const Arguments& arguments) {
+  ASSIGN_OR_RETURN(const int64_t samples, arguments.GetInt("samples", 1, 1 << 16));
+  ASSIGN_OR_RETURN(const int64_t limit, arguments.GetInt("max-problems", 0, 1 << 30));
+  ASSIGN_OR_RETURN(const int64_t new_tokens, arguments.GetInt("max-new-tokens", 1, 1 << 30));
+  ASSIGN_OR_RETURN(double temperature, arguments.GetDouble("temperature", 0, 100));
+  ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
+  ASSIGN_OR_RETURN(const int64_t seed, arguments.GetInt("seed", 0, INT64_MAX));
+  if (samples > 1 && temperature == 0) temperature = 1;
+
+  v1::Recipe recipe;
+  recipe.set_name("eval");
+  recipe.set_seed(static_cast<uint64_t>(seed));
+  recipe.set_threads(static_cast<int32_t>(num_threads));
+  recipe.mutable_model()->set_path(arguments.Get("model"));
+  recipe.mutable_prompt()->set_template_(arguments.Get("template"));
+  recipe.mutable_prompt()->set_prefill(arguments.Get("prefill"));
+  recipe.mutable_prompt()->set_add_bos(arguments.Has("add-bos"));
+  // A block of rules, or a recipe that holds one.
+  absl::Status rules = ParseTextProtoFile(arguments.Get("rules"), recipe.mutable_reward());
+  if (!rules.ok()) {
+    v1::Recipe holder;
+    if (!ParseTextProtoFile(arguments.Get("rules"), &holder).ok()) return rules;
+    *recipe.mutable_reward() = holder.reward();
+    recipe.mutable_reward()->clear_address();
+  }
+  v1::Stage* stage = recipe.add_stages();
+  stage->set_name("eval");
+  stage->mutable_evaluate();
+  stage->mutable_data()->set_eval(arguments.Get("data"));
+  for (const std::string& field : arguments.GetAll("field")) {
+    const size_t equals = field.find('=');
+    if (equals == std::string::npos) return absl::InvalidArgumentError("--field " + field + ": expected OUR_NAME=COLUMN");
+    (*stage->mutable_data()->mutable_fields())[field.substr(0, equals)] = field.substr(equals + 1);
+  }
+  v1::Evaluation* eval = stage->mutable_eval();
+  eval->set_max_problems(static_cast<int32_t>(limit));
+  eval->set_samples(static_cast<int32_t>(samples));
+  eval->set_rule(arguments.Get("rule"));
+  v1::Sampling* sampling = eval->mutable_sampling();
+  sampling->set_temperature(temperature);
+  sampling->set_top_p(1);
+  sampling->set_max_new_tokens(static_cast<int32_t>(new_tokens));
+  recipe.mutable_rollout()->set_max_batch_tokens(2048);
+  recipe.mutable_rollout()->set_max_sequences(256);
+  recipe.mutable_rollout()->set_timeout_seconds(600);
+  recipe.mutable_reward()->set_timeout_seconds(60);
+
+  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Dataset> data, Dataset::Open(stage->data(), recipe.seed(), 0, ""));
+  ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(recipe.prompt(), parts->loaded().tokenizer));
+  Stream stream(parts->threads());
+  WeightPublisher publisher(*parts->loaded().model, parts->rollout(), parts->threads());
+  StageContext context{recipe,    0,       parts->loaded(), stream,      parts->rollout(), parts->reward(),
+                       publisher, *data, encoder,         RealClock(), {}};
+  ASSIGN_OR_RETURN(const EvaluationResult result, Evaluate(context, data->eval_rows(), *eval));
+  std::printf("problems %d", static_cast<int>(result.problems));
+  if (result.unscored > 0) std::printf(" (%d more could not be scored)", static_cast<int>(result.unscored));
+  std::printf("\npass@1 %.4f  95%% interval [%.4f, %.4f]\n", result.accuracy, result.interval.low, result.interval.high);
+  if (samples > 1) std::printf("pass@%d %.4f\nmaj@%d %.4f\n", result.samples, result.pass_at_k, result.samples, result.majority);
+  if (arguments.Has("output")) RETURN_IF_ERROR(WriteProblems(result, arguments.Get("output")));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const Command kEval = {
+    "eval",
+    "",
+    "measure a model on held-out problems: pass@1, pass@k, maj@k",
+    "Greedy by default; with --samples above 1 at temperature 1. RULES is the text of a recipe's `reward` block, or a recipe.",
+    {
+        {.name = "model", .placeholder = "MODEL", .help = "directory, GGUF file or run directory", .default_text = "", .required = true},
+        {.name = "data", .placeholder = "FILE", .help = "problems as JSON lines", .default_text = "", .required = true},
+        {.name = "rules", .placeholder = "RULES", .help = "rules as protobuf text, or a recipe", .default_text = "", .required = true},
+        {.name = "rule", .placeholder = "NAME", .help = "the rule that decides (default: greatest weight)", .default_text = ""},
+        {.name = "field", .placeholder = "NAME=COLUMN", .help = "map our column name to the file's", .default_text = "", .repeated = true},
+        {.name = "samples", .placeholder = "K", .help = "samples a problem", .default_text = "1"},
+        {.name = "temperature", .placeholder = "T", .help = "0: greedy", .default_text = "0"},
+        {.name = "max-new-tokens", .placeholder = "N", .help = "longest completion", .default_text = "512"},
+        {.name = "max-problems", .placeholder = "N", .help = "first N problems; 0: all", .default_text = "0"},
+        {.name = "template", .placeholder = "NAME", .help = "plain, r1_zero, chatml, tokenizer", .default_text = "plain"},
+        {.name = "prefill", .placeholder = "TEXT", .help = "beginning of each completion", .default_text = ""},
+        {.name = "add-bos", .placeholder = "", .help = "put the bos token first", .default_text = ""},
+        {.name = "output", .placeholder = "FILE", .help = "one JSON line a problem", .default_text = ""},
+        {.name = "seed", .placeholder = "N", .help = "of the sampling noise", .default_text = "0"},
+        {.name = "threads", .placeholder = "N", .help = "CPU threads; 0: one per core", .default_text = "0"},
+    },
+    Run,
+};
+
+}  // namespace grouper::cli

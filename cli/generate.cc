@@ -1,0 +1,100 @@
+#include <cstdio>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "cli/commands.h"
+#include "common/base/status.h"
+#include "common/data/row.h"
+#include "common/model/model_directory.h"
+#include "rollout/engine.h"
+#include "trainer/prompt_encoder.h"
+
+namespace grouper::cli {
+namespace {
+
+absl::Status Run(const Arguments& arguments) {
+  ASSIGN_OR_RETURN(const int64_t new_tokens, arguments.GetInt("max-new-tokens", 1, 1 << 30));
+  ASSIGN_OR_RETURN(const double temperature, arguments.GetDouble("temperature", 0, 100));
+  ASSIGN_OR_RETURN(const int64_t top_k, arguments.GetInt("top-k", 0, 1 << 30));
+  ASSIGN_OR_RETURN(const double top_p, arguments.GetDouble("top-p", 1e-9, 1));
+  ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
+  ASSIGN_OR_RETURN(const int64_t seed, arguments.GetInt("seed", 0, INT64_MAX));
+  ThreadPool threads(static_cast<int>(num_threads));
+  ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(arguments.Get("model"), {}, threads));
+
+  v1::PromptTemplate prompt_template;
+  prompt_template.set_template_(arguments.Has("chat") ? (loaded.tokenizer->chat_template().empty() ? "chatml" : "tokenizer") : arguments.Get("template"));
+  prompt_template.set_prefill(arguments.Get("prefill"));
+  prompt_template.set_system(arguments.Get("system"));
+  // A model without a template of its own that was trained with bos wants it in front.
+  prompt_template.set_add_bos(arguments.Has("add-bos"));
+  ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(prompt_template, loaded.tokenizer));
+  DataRow row;
+  row.source = "--prompt";
+  row.columns["prompt"] = arguments.Get("prompt");
+  ASSIGN_OR_RETURN(const PromptEncoder::Prompt prompt, encoder.EncodePrompt(row));
+
+  EngineOptions options;
+  options.max_sequences = 1;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(*loaded.model, loaded.tokenizer, threads, options));
+  v1::GenerateRequest request;
+  request.set_seed(static_cast<uint64_t>(seed));
+  request.add_sample_indices(0);
+  *request.mutable_prompt_token_ids() = {prompt.token_ids.begin(), prompt.token_ids.end()};
+  v1::SamplingParams* sampling = request.mutable_sampling();
+  sampling->set_temperature(static_cast<float>(temperature));
+  sampling->set_top_k(static_cast<uint32_t>(top_k));
+  sampling->set_top_p(static_cast<float>(top_p));
+  sampling->set_max_new_tokens(static_cast<uint32_t>(new_tokens));
+  *sampling->mutable_stop_token_ids() = {loaded.stop_token_ids.begin(), loaded.stop_token_ids.end()};
+  for (const std::string& stop : arguments.GetAll("stop")) sampling->add_stop_strings(stop);
+
+  std::fputs(prompt.prefill.c_str(), stdout);
+  IncrementalDecoder decoder(loaded.tokenizer, /*skip_special=*/arguments.Has("chat"));
+  const absl::Time start = absl::Now();
+  int64_t tokens = 0;
+  bool done = false;
+  RETURN_IF_ERROR(engine->Add(
+      request, 1, [&](v1::Sample) { done = true; },
+      [&](const v1::SampleId&, int32_t token) {
+        ++tokens;
+        for (int32_t stop : loaded.stop_token_ids) {
+          if (token == stop) return;
+        }
+        std::fputs(decoder.Add(token).c_str(), stdout);
+        std::fflush(stdout);
+      }));
+  while (!done) RETURN_IF_ERROR(engine->Step().status());
+  std::printf("%s\n", decoder.Flush().c_str());
+  std::fprintf(stderr, "%d tokens, %.1f tok/s\n", static_cast<int>(tokens), static_cast<double>(tokens) / absl::ToDoubleSeconds(absl::Now() - start));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const Command kGenerate = {
+    "generate",
+    "",
+    "continue one prompt, streamed",
+    "The prompt is taken as it is; --chat puts it into the model's chat template (ChatML when it has none).",
+    {
+        {.name = "model", .placeholder = "MODEL", .help = "directory, GGUF file or run directory", .default_text = "", .required = true},
+        {.name = "prompt", .placeholder = "TEXT", .help = "the prompt, or the user's message with --chat", .default_text = "", .required = true},
+        {.name = "chat", .placeholder = "", .help = "use the chat template", .default_text = ""},
+        {.name = "system", .placeholder = "TEXT", .help = "system message with --chat", .default_text = ""},
+        {.name = "template", .placeholder = "NAME", .help = "plain, r1_zero, chatml, tokenizer", .default_text = "plain"},
+        {.name = "prefill", .placeholder = "TEXT", .help = "beginning of the completion", .default_text = ""},
+        {.name = "add-bos", .placeholder = "", .help = "put the bos token first", .default_text = ""},
+        {.name = "temperature", .placeholder = "T", .help = "0: greedy", .default_text = "0"},
+        {.name = "top-k", .placeholder = "K", .help = "0: all", .default_text = "0"},
+        {.name = "top-p", .placeholder = "P", .help = "1: all", .default_text = "1"},
+        {.name = "max-new-tokens", .placeholder = "N", .help = "longest completion", .default_text = "256"},
+        {.name = "stop", .placeholder = "TEXT", .help = "stop string", .default_text = "", .repeated = true},
+        {.name = "seed", .placeholder = "N", .help = "of the sampling noise", .default_text = "0"},
+        {.name = "threads", .placeholder = "N", .help = "CPU threads; 0: one per core", .default_text = "0"},
+    },
+    Run,
+};
+
+}  // namespace grouper::cli

@@ -1,0 +1,138 @@
+#include "trainer/run.h"
+
+#include <cstdio>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "cli/commands.h"
+#include "cli/composition.h"
+#include "cli/memory_plan.h"
+#include "cli/stop_signal.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "common/metrics/progress.h"
+#include "common/recipe/load_recipe.h"
+#include "trainer/trainer_service.h"
+
+namespace grouper::cli {
+namespace {
+
+// Draws a run in the terminal: a bar a stage, a line an evaluation, a curve at the end.
+class TerminalView {
+ public:
+  RunObserver Observer() {
+    RunObserver o;
+    o.message = [this](const std::string& text) { Line(text); };
+    o.stage_started = [this](const v1::Stage& stage, const char* type, int64_t done, int64_t steps) {
+      type_ = type;
+      done_ = done;
+      steps_ = steps;
+      note_.clear();
+      bar_.emplace(absl::StrFormat("%-4s", stage.name()), steps);
+    };
+    o.sampling = [this](int64_t tokens) {
+      if (bar_) bar_->Update(done_, absl::StrCat(note_, "  sampling ", HumanCount(static_cast<double>(tokens)), " tok"));
+    };
+    o.step_done = [this](int64_t done, int64_t, const MetricsRow& m) {
+      done_ = done;
+      const double rate = m.Number("perf/train_tokens_per_second", 0);
+      note_ = type_ == "grpo"
+                  ? absl::StrFormat("reward %.3f  sample %s tok/s  train %s tok/s", m.Number("reward/mean", 0),
+                                    HumanCount(m.Number("perf/rollout_tokens_per_second", 0)), HumanCount(rate))
+                  : absl::StrFormat("loss %.4f  %s tok/s", m.Number("loss", 0), HumanCount(rate));
+      if (bar_) bar_->Update(done, note_);
+    };
+    o.evaluated = [this](const std::string& stage, int64_t step, const EvaluationResult& r) {
+      x_.push_back(static_cast<double>(step));
+      y_.push_back(r.accuracy);
+      std::string text = absl::StrFormat("%-4s step %4d  accuracy %5.1f%%  [%.1f, %.1f]  on %d held-out problems", stage, step, 100 * r.accuracy,
+                                         100 * r.interval.low, 100 * r.interval.high, r.problems);
+      if (r.samples > 1) absl::StrAppend(&text, absl::StrFormat("  pass@%d %.1f%%", r.samples, 100 * r.pass_at_k));
+      Line(text);
+    };
+    o.stage_ended = [this](const v1::Stage&) { bar_.reset(); };
+    return o;
+  }
+
+  void Curve() const {
+    if (x_.size() > 1) std::fputs(DrawCurve("held-out accuracy over steps", x_, y_, 60, 11).c_str(), stdout);
+  }
+
+ private:
+  // A line on stdout that does not tear the bar on stderr.
+  void Line(const std::string& text) {
+    if (bar_) bar_->Hide();
+    std::printf("%s\n", text.c_str());
+    std::fflush(stdout);
+  }
+
+  std::optional<Progress> bar_;
+  std::string type_, note_;
+  int64_t done_ = 0, steps_ = 0;
+  std::vector<double> x_, y_;
+};
+
+absl::Status Run(const Arguments& arguments) {
+  const absl::Time start = absl::Now();
+  ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(arguments.positional(0), arguments.GetAll("set")));
+  RunControl control(&StopFlag());
+  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe));
+  const std::string out = arguments.Has("out") ? arguments.Get("out") : "runs/" + recipe.name();
+  TerminalView view;
+  RunParts run{recipe,
+               out,
+               arguments.Has("resume"),
+               parts->loaded(),
+               parts->threads(),
+               parts->rollout(),
+               parts->reward(),
+               [&](const json::Json& row) { return parts->rules().CheckRow(row); },
+               DefaultFileSystem(),
+               RealClock(),
+               control,
+               view.Observer()};
+  const ModelConfig& config = parts->loaded().model->config();
+  std::printf("%s: %s, %s parameters (%s active), %d threads, out %s\n", recipe.name().c_str(), config.architecture.c_str(),
+              HumanCount(static_cast<double>(config.NumParameters())).c_str(), HumanCount(static_cast<double>(config.NumActiveParameters())).c_str(),
+              parts->threads().num_threads(), out.c_str());
+  if (arguments.Has("dry-run")) {
+    ASSIGN_OR_RETURN(const std::string report, CheckRun(run));
+    std::fputs(report.c_str(), stdout);
+    std::fputs(MemoryPlan(recipe, *parts->loaded().model).c_str(), stdout);
+    std::printf("dry run: everything loads\n");
+    return absl::OkStatus();
+  }
+  std::unique_ptr<v1::TrainerService::Service> service;
+  std::unique_ptr<RpcServer> server;
+  if (!recipe.logging().trainer_address().empty()) {
+    service = MakeTrainerService(control);
+    ASSIGN_OR_RETURN(server, RpcServer::Start(recipe.logging().trainer_address(), {}, {service.get()}));
+  }
+  const absl::Status status = RunRecipe(run);
+  if (server != nullptr) server->Shutdown(1.0);
+  RETURN_IF_ERROR(status);
+  view.Curve();
+  std::printf("%s in %s; results in %s\n", control.StopRequested() ? "stopped" : "finished", HumanDuration(absl::Now() - start).c_str(), out.c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const Command kRun = {
+    "run",
+    "RECIPE",
+    "run all stages of a recipe",
+    "Writes RUN/metrics.jsonl, completions.jsonl, tensorboard/, checkpoints/step_N and, at the end, model/ (a Hugging Face directory).\n"
+    "SIGTERM or Ctrl-C finishes the step, saves and exits with 0; a second one exits at once.",
+    {
+        {.name = "set", .placeholder = "FIELD=VALUE", .help = "override a field: stages[rl].steps=5", .default_text = "", .repeated = true},
+        {.name = "out", .placeholder = "DIR", .help = "run directory (default: runs/NAME)", .default_text = ""},
+        {.name = "resume", .placeholder = "", .help = "go on from the newest checkpoint of DIR, to the same bits", .default_text = ""},
+        {.name = "dry-run", .placeholder = "", .help = "load and check everything, predict memory, train nothing", .default_text = ""},
+    },
+    Run,
+};
+
+}  // namespace grouper::cli

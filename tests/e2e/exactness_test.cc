@@ -1,0 +1,148 @@
+// Same recipe, same seed, same bits: run twice, on other numbers of threads, with workers and reward service over TCP, and with a worker that is
+// killed in mid-run.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <fstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/json.h"
+#include "tests/e2e/process.h"
+
+namespace grouper::testing {
+namespace {
+
+const double kRunSeconds = 120;
+
+std::vector<std::string> RunCommand(const std::string& out, const std::vector<std::string>& sets = {}) {
+  std::vector<std::string> argv = {GrouperBinary(), "run", SourcePath("tests/e2e/tiny.textproto"), "--out", out};
+  for (const std::string& set : sets) {
+    argv.push_back("--set");
+    argv.push_back(set);
+  }
+  return argv;
+}
+
+// The undisturbed run, made once.
+const std::string& Reference() {
+  static const std::string digests = [] {
+    const std::string out = FreshDirectory("reference");
+    const Outcome outcome = Run(RunCommand(out), kRunSeconds);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return Digests(out);
+  }();
+  return digests;
+}
+
+// A service on a free port.
+class Service {
+ public:
+  Service(const std::string& kind, int port, const std::map<std::string, std::string>& environment = {})
+      : process_({GrouperBinary(), "serve", kind, "--recipe", SourcePath("tests/e2e/tiny.textproto"), "--set", "threads=1", "--listen",
+                  absl::StrCat("127.0.0.1:", port)},
+                 environment) {
+    const bool up = process_.WaitForOutput("listening on port ", 30);
+    EXPECT_TRUE(up) << process_.Output();
+    const std::string output = process_.Output();
+    const size_t at = output.find("listening on port ");
+    if (at != std::string::npos) {
+      const std::string rest = output.substr(at + 18);
+      EXPECT_TRUE(absl::SimpleAtoi(rest.substr(0, rest.find('\n')), &port_));
+    }
+  }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  int port() const { return port_; }
+  Process& process() { return process_; }
+
+ private:
+  Process process_;
+  int port_ = 0;
+};
+
+TEST(ExactnessTest, TwiceTheSameBits) {
+  const std::string out = FreshDirectory("again");
+  const Outcome outcome = Run(RunCommand(out), kRunSeconds);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(Digests(out), Reference());
+}
+
+TEST(ExactnessTest, AnotherSeedGivesOtherBits) {
+  const std::string out = FreshDirectory("seed");
+  const Outcome outcome = Run(RunCommand(out, {"seed=8"}), kRunSeconds);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_NE(Digests(out), Reference());
+}
+
+TEST(ExactnessTest, ThreadsAndBatchLimitsChangeNothing) {
+  const std::vector<std::vector<std::string>> variants = {
+      {"threads=1"},
+      {"threads=3", "rollout.max_batch_tokens=24", "rollout.max_sequences=5"},
+      {"stages[sft].optimizer.micro_batch_tokens=64", "stages[rl].optimizer.micro_batch_tokens=100000", "model.recompute=true"},
+  };
+  for (const auto& sets : variants) {
+    const std::string out = FreshDirectory("variant");
+    const Outcome outcome = Run(RunCommand(out, sets), kRunSeconds);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_EQ(Digests(out), Reference()) << sets[0];
+  }
+}
+
+TEST(ExactnessTest, LogprobDifferenceIsExactlyZeroInEveryStepUnderEveryFilter) {
+  for (const std::vector<std::string>& sets :
+       {std::vector<std::string>{}, {"stages[rl].grpo.sampling.temperature=0.7", "stages[rl].grpo.sampling.top_k=5"},
+        {"stages[rl].grpo.sampling.temperature=1.5", "stages[rl].grpo.sampling.top_p=0.8"}}) {
+    const std::string out = FreshDirectory("logprob");
+    const Outcome outcome = Run(RunCommand(out, sets), kRunSeconds);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    std::ifstream metrics(out + "/metrics.jsonl");
+    int rl_steps = 0;
+    for (std::string line; std::getline(metrics, line);) {
+      const auto row = json::Parse(line);
+      ASSERT_TRUE(row.ok()) << row.status();
+      if (row->value("stage", "") != "grpo") continue;
+      ++rl_steps;
+      EXPECT_EQ(row->at("sampling/logprob_diff_max").get<double>(), 0.0) << line;
+    }
+    EXPECT_EQ(rl_steps, 8);
+  }
+}
+
+TEST(ExactnessTest, WorkersAndRewardServiceOverTcpGiveTheSameBits) {
+  Service a("rollout", 0), b("rollout", 0), reward("reward", 0);
+  const std::string out = FreshDirectory("tcp");
+  const Outcome outcome = Run(RunCommand(out, {"rollout.addresses=" + a.address() + "," + b.address(), "reward.address=" + reward.address()}),
+                              kRunSeconds);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(Digests(out), Reference());
+}
+
+TEST(ExactnessTest, AWorkerKilledInMidRunAndRestartedChangesNothing) {
+  for (const char* where : {"rollout.decode:40:kill", "rollout.prefill:3:kill", "rollout.weights_chunk:30:kill", "rollout.sample_finished:20:kill"}) {
+    Service steady("rollout", 0);
+    auto victim = std::make_unique<Service>("rollout", 0, std::map<std::string, std::string>{{"GROUPER_FAIL", where}});
+    const int port = victim->port();
+    const std::string out = FreshDirectory("killed_worker");
+    Process run(RunCommand(out, {"rollout.addresses=" + steady.address() + "," + victim->address()}));
+    for (int i = 0; i < 6000 && victim->process().Running() && run.Running(); ++i) usleep(10000);
+    EXPECT_FALSE(victim->process().Running()) << where << " never fired";
+    victim = std::make_unique<Service>("rollout", port);  // back, without weights
+    const Outcome outcome = run.Wait(kRunSeconds);
+    ASSERT_EQ(outcome.exit_code, 0) << where << "\n" << outcome.output;
+    EXPECT_EQ(Digests(out), Reference()) << where;
+  }
+}
+
+TEST(ExactnessTest, TheLastWorkerGoneEndsTheRunAndNamesIt) {
+  auto worker = std::make_unique<Service>("rollout", 0, std::map<std::string, std::string>{{"GROUPER_FAIL", "rollout.decode:20:kill"}});
+  const std::string out = FreshDirectory("no_worker");
+  const Outcome outcome = Run(RunCommand(out, {"rollout.addresses=" + worker->address()}), 90);
+  EXPECT_FALSE(outcome.timed_out);
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.output, ::testing::HasSubstr(worker->address()));
+}
+
+}  // namespace
+}  // namespace grouper::testing

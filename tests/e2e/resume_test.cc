@@ -1,0 +1,204 @@
+// kill -9 at any moment, then --resume: the same bits as the undisturbed run (RELIABILITY R1).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <random>
+#include <sstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "common/base/file.h"
+#include "common/base/json.h"
+#include "tests/e2e/process.h"
+
+namespace grouper::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::vector<std::string> RunCommand(const std::string& out, bool resume, const std::vector<std::string>& more = {}) {
+  std::vector<std::string> argv = {GrouperBinary(), "run", SourcePath("tests/e2e/tiny.textproto"), "--out", out};
+  if (resume) argv.push_back("--resume");
+  argv.insert(argv.end(), more.begin(), more.end());
+  return argv;
+}
+
+// What must be equal after any accident: digests, every metrics row without its times, every completion.
+struct Result {
+  std::string digests, metrics, completions;
+  friend bool operator==(const Result&, const Result&) = default;
+};
+
+Result ReadResult(const std::string& out) {
+  Result result;
+  result.digests = Digests(out);
+  auto metrics = DefaultFileSystem().ReadFile(out + "/metrics.jsonl", 1 << 28);
+  EXPECT_TRUE(metrics.ok()) << metrics.status();
+  for (absl::string_view line : absl::StrSplit(metrics.value_or(""), '\n', absl::SkipEmpty())) {
+    auto row = json::ParseOrdered(line);
+    EXPECT_TRUE(row.ok()) << row.status() << ": " << line;
+    if (!row.ok()) continue;
+    for (const auto& [name, value] : row->items()) {
+      if (absl::StartsWith(name, "time/") || absl::StartsWith(name, "perf/") || absl::StartsWith(name, "fault/")) continue;
+      absl::StrAppend(&result.metrics, name, "=", value.dump(), " ");
+    }
+    absl::StrAppend(&result.metrics, "\n");
+  }
+  auto completions = DefaultFileSystem().ReadFile(out + "/completions.jsonl", 1 << 28);
+  EXPECT_TRUE(completions.ok()) << completions.status();
+  result.completions = completions.value_or("");
+  return result;
+}
+
+struct Reference {
+  Result result;
+  double seconds = 0;
+};
+const Reference& UndisturbedRun() {
+  static const Reference reference = [] {
+    Reference r;
+    const std::string out = FreshDirectory("undisturbed");
+    const absl::Time start = absl::Now();
+    const Outcome outcome = Run(RunCommand(out, false), 120);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    r.seconds = absl::ToDoubleSeconds(absl::Now() - start);
+    r.result = ReadResult(out);
+    return r;
+  }();
+  return reference;
+}
+
+void ExpectSame(const std::string& out, const std::string& what) {
+  const Result result = ReadResult(out);
+  EXPECT_EQ(result.digests, UndisturbedRun().result.digests) << what;
+  EXPECT_EQ(result.metrics, UndisturbedRun().result.metrics) << what;
+  EXPECT_TRUE(result.completions == UndisturbedRun().result.completions) << what;
+}
+
+TEST(ResumeTest, KilledAtRandomMomentsAndResumedGivesTheSameBits) {
+  const char* wanted = std::getenv("GROUPER_KILLS");
+  const int kills = wanted != nullptr ? std::atoi(wanted) : 20;
+  std::mt19937 random(20261123);
+  int killed = 0;
+  while (killed < kills) {
+    const std::string out = FreshDirectory("random_kill");
+    // Several kills in one run now and then: a resumed run must survive too.
+    Outcome outcome;
+    for (int attempt = 0; attempt < 200; ++attempt) {
+      Process run(RunCommand(out, attempt > 0));
+      const double moment = std::uniform_real_distribution<double>(0.02, UndisturbedRun().seconds)(random);
+      absl::SleepFor(absl::Seconds(moment));
+      if (killed < kills && run.Running()) {
+        run.Signal(SIGKILL);
+        ++killed;
+      }
+      outcome = run.Wait(120);
+      if (outcome.exit_code == 0) break;
+      ASSERT_EQ(outcome.exit_code, 128 + SIGKILL) << outcome.output;
+    }
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    ExpectSame(out, absl::StrCat("after ", killed, " kills"));
+    if (HasFailure()) return;
+  }
+}
+
+TEST(ResumeTest, KilledAtEveryNamedPlaceAndResumedGivesTheSameBits) {
+  const std::vector<std::string> places = {
+      "checkpoint.begin:2",         "checkpoint.file_written:3", "checkpoint.before_manifest:2", "checkpoint.before_rename:2",
+      "checkpoint.after_rename:2",  "checkpoint.before_prune:2", "checkpoint.after_prune:2",     "trainer.prompt_taken:20",
+      "trainer.score_received:4",   "trainer.advantage:4",       "trainer.backward:20",          "trainer.optimizer:12",
+      "trainer.weights_pushed:5",   "trainer.metrics_line:12",   "trainer.completions_line:40",  "trainer.step_end:11",
+      "rollout.first_token:30",     "rollout.sample_finished:50", "rollout.weights_swapped:6",
+  };
+  for (const std::string& place : places) {
+    const std::string out = FreshDirectory("place");
+    const Outcome first = Run(RunCommand(out, false), 120, {{"GROUPER_FAIL", place + ":kill"}});
+    ASSERT_EQ(first.exit_code, 128 + SIGKILL) << place << " never fired\n" << first.output;
+    const Outcome second = Run(RunCommand(out, true), 120);
+    ASSERT_EQ(second.exit_code, 0) << place << "\n" << second.output;
+    ExpectSame(out, place);
+  }
+}
+
+TEST(ResumeTest, SigtermSavesAndExitsWithZeroAndResumeGoesOn) {
+  const std::string out = FreshDirectory("sigterm");
+  Process run(RunCommand(out, false), {{"GROUPER_FAIL", "trainer.step_end:4:delay=1500"}});
+  absl::SleepFor(absl::Seconds(1));
+  run.Signal(SIGTERM);
+  const Outcome outcome = run.Wait(30);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  const Outcome resumed = Run(RunCommand(out, true), 120);
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+  ExpectSame(out, "after SIGTERM");
+}
+
+TEST(ResumeTest, OutputFolderWithARunIsRefusedWithoutResume) {
+  const std::string out = FreshDirectory("twice");
+  ASSERT_EQ(Run(RunCommand(out, false), 120).exit_code, 0);
+  const Outcome again = Run(RunCommand(out, false), 120);
+  EXPECT_EQ(again.exit_code, 1);
+  EXPECT_THAT(again.output, HasSubstr("--resume"));
+  const Outcome finished = Run(RunCommand(out, true), 120);
+  EXPECT_EQ(finished.exit_code, 0) << finished.output;
+  EXPECT_THAT(finished.output, HasSubstr("finished"));
+  ExpectSame(out, "resumed after the end");
+}
+
+TEST(ResumeTest, AChangedRecipeIsRefusedAndTheDifferenceShown) {
+  const std::string out = FreshDirectory("changed");
+  Run(RunCommand(out, false), 120, {{"GROUPER_FAIL", "trainer.step_end:7:kill"}});
+  const Outcome outcome = Run(RunCommand(out, true, {"--set", "seed=9"}), 120);
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.output, HasSubstr("+seed: 9"));
+  const Outcome placed = Run(RunCommand(out, true, {"--set", "threads=1"}), 120);
+  ASSERT_EQ(placed.exit_code, 0) << placed.output;
+  ExpectSame(out, "resumed on another number of threads");
+}
+
+TEST(ResumeTest, ADamagedCheckpointStopsTheRunAndNamesTheFile) {
+  const std::string out = FreshDirectory("rot");
+  Run(RunCommand(out, false), 120, {{"GROUPER_FAIL", "trainer.step_end:8:kill"}});
+  auto& fs = DefaultFileSystem();
+  const auto names = fs.ListDirectory(out + "/checkpoints");
+  ASSERT_TRUE(names.ok() && !names->empty()) << names.status();
+  std::string newest;
+  for (const std::string& name : *names) {
+    if (!absl::EndsWith(name, ".tmp")) newest = name;
+  }
+  const std::string folder = out + "/checkpoints/" + newest;
+  const auto files = fs.ListDirectory(folder);
+  for (const std::string& file : *files) {
+    auto data = *fs.ReadFile(folder + "/" + file, 1 << 28);
+    ASSERT_FALSE(data.empty());
+    std::string damaged = data;
+    damaged[damaged.size() / 2] ^= 4;
+    std::ofstream(folder + "/" + file, std::ios::binary) << damaged;
+    const Outcome outcome = Run(RunCommand(out, true), 60);
+    EXPECT_EQ(outcome.exit_code, 1) << file << "\n" << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr(file));
+    std::ofstream(folder + "/" + file, std::ios::binary) << data;
+  }
+}
+
+TEST(NonFiniteTest, AStepWithANanLossIsSkippedCountedAndTheRunGoesOn) {
+  const std::string out = FreshDirectory("nan");
+  const Outcome outcome = Run(RunCommand(out, false), 120, {{"GROUPER_FAIL", "trainer.loss:3:nan"}});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const std::string metrics = *DefaultFileSystem().ReadFile(out + "/metrics.jsonl", 1 << 28);
+  EXPECT_THAT(metrics, HasSubstr("\"fault/skipped_steps\":1"));
+}
+
+TEST(NonFiniteTest, ThreeInARowStopTheRun) {
+  const Outcome outcome = Run(RunCommand(FreshDirectory("nans"), false), 120, {{"GROUPER_FAIL", "trainer.gradient:3+:nan"}});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.output, HasSubstr("not finite"));
+}
+
+}  // namespace
+}  // namespace grouper::testing
