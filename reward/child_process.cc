@@ -19,9 +19,7 @@
 #include <thread>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/base/log.h"
 
@@ -112,6 +110,22 @@ struct Pipes {
   execvp(argv[0], argv);
   fail();
   _exit(127);
+}
+
+// One line that a terminal survives.
+std::string Printable(absl::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    const unsigned char byte = static_cast<unsigned char>(c);
+    if (byte == '\n') {
+      out += " | ";
+    } else if (byte < 0x20 || byte == 0x7F) {
+      absl::StrAppend(&out, "\\x", absl::Hex(byte, absl::kZeroPad2));
+    } else {
+      out.push_back(c);
+    }
+  }
+  return out;
 }
 
 std::string ErrorText(int error) { return std::string(std::strerror(error)); }
@@ -211,7 +225,7 @@ absl::Status ChildProcess::Ended() {
     absl::SleepFor(absl::Milliseconds(1));
   }
   const absl::string_view words = absl::StripAsciiWhitespace(last_words_);
-  return absl::UnavailableError(absl::StrCat("the program ", how, words.empty() ? "" : ": ", absl::Utf8SafeCHexEscape(words)));
+  return absl::UnavailableError(absl::StrCat("the program ", how, words.empty() ? "" : ": ", Printable(words)));
 }
 
 absl::StatusOr<std::string> ChildProcess::Ask(absl::string_view line, absl::Duration timeout) {

@@ -109,7 +109,8 @@ RuleOr CreateRule(const v1::Rule& config, const std::vector<std::string>& earlie
     case v1::Rule::kGroupLength: return CreateGroupLengthRule(config.group_length(), earlier);
     case v1::Rule::kLanguage: return CreateLanguageRule(config.language());
     case v1::Rule::kMath: return CreateMathRule(config.math());
-    case v1::Rule::kLibrary: case v1::Rule::KIND_NOT_SET: break;
+    case v1::Rule::kLibrary: return CreateLibraryRule(config.library(), timeout, base_dir);
+    case v1::Rule::KIND_NOT_SET: break;
   }
   return absl::InvalidArgumentError("no kind; expected one of format, exact, numeric, countdown, regex, math, ... (proto/recipe.proto, Rule)");
 }

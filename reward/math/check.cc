@@ -224,6 +224,17 @@ bool LooksLikeWords(string_view form) {
   return letters > 0;
 }
 
+// [-] digits mark digits; after a comma not three digits, which would be a thousands group.
+bool IsDecimal(string_view form, char mark) {
+  absl::ConsumePrefix(&form, "-");
+  const size_t at = form.find(mark);
+  if (at == string_view::npos || at == 0 || at + 1 == form.size() || (mark == ',' && form.size() - at == 4)) return false;
+  for (size_t i = 0; i < form.size(); ++i) {
+    if (i != at && !absl::ascii_isdigit(static_cast<unsigned char>(form[i]))) return false;
+  }
+  return true;
+}
+
 Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percent percent) {
   const std::string gold_form = TextForm(gold.Text()), answer_form = TextForm(answer.Text());
   if (!gold_form.empty() && gold_form == answer_form) return Verdict::kEqual;
@@ -233,6 +244,12 @@ Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percen
     bool ambiguous = false;
     const std::optional<Value> value = ParseCandidate(gold, true, &algebra, &ambiguous);
     if (!value || value->kind == Value::Kind::kText) return Verdict::kEqual;
+  }
+  // A decimal comma, where the gold is a decimal fraction: "4,5" for 4.5.
+  if (IsDecimal(gold_form, '.') && IsDecimal(answer_form, ',')) {
+    std::string pointed = answer_form;
+    std::replace(pointed.begin(), pointed.end(), ',', '.');
+    return CompareAnswers(gold_form, pointed, percent);
   }
   Verdict best = Verdict::kDifferent;
   for (const bool join_commas : {true, false}) {

@@ -1,6 +1,7 @@
 #include "reward/math/compare.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "reward/math/units.h"
 
@@ -11,6 +12,7 @@ using Kind = Value::Kind;
 
 constexpr int kMaxCompareDepth = 32;
 constexpr size_t kMaxUnordered = 64;
+constexpr long double kApproximation = 0.01L;  // how far "a \\approx b" may be off and still be one answer
 
 bool IsInequality(Tok op) { return op == Tok::kLess || op == Tok::kGreater || op == Tok::kLessEqual || op == Tok::kGreaterEqual; }
 
@@ -309,6 +311,17 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
   if (gold.kind == Kind::kMatrix && answer.kind == Kind::kMatrix) {
     if (gold.rows != answer.rows || gold.columns != answer.columns) return Verdict::kDifferent;
     return Ordered(gold.items, answer.items);
+  }
+  // "5/9 \approx 0.556" says the exact value and, beside it, what it is about; "x \approx 0.556" says the rounded value.
+  if (answer.kind == Kind::kRelation && answer.ops.back() == Tok::kApprox && answer.items.size() == 2 && answer.items[0].kind == Kind::kScalar &&
+      answer.items[1].kind == Kind::kScalar) {
+    std::string name;
+    if (algebra_.IsVariable(answer.items[0].scalar, &name)) return Equal(gold, answer.items[1]);
+    long double exact, rounded;
+    if (!algebra_.ToReal(answer.items[0].scalar, &exact) || !algebra_.ToReal(answer.items[1].scalar, &rounded)) return Verdict::kDifferent;
+    if (std::abs(exact - rounded) > kApproximation * std::abs(exact)) return Verdict::kDifferent;
+    const Verdict verdict = Equal(gold, answer.items[0]);
+    return verdict == Verdict::kDifferent ? Equal(gold, answer.items[1]) : verdict;
   }
   // A set or list of one is its element.
   if (gold.kind == Kind::kSet && gold.items.size() == 1) return Equal(gold.items[0], answer);

@@ -163,6 +163,26 @@ TEST_F(CustomRule, AGroupRuleSeesTheGroup) {
   EXPECT_EQ(response->groups(0).completions(2).rules(0).reason(), "c");
 }
 
+TEST_F(CustomRule, TheExamplesWork) {
+  const std::string examples = GROUPER_SOURCE_DIR "/recipes/rules/examples/";
+  RuleWorld length(absl::StrCat("rules { process { command: '", examples, "length_rule.py' } }"));
+  EXPECT_EQ(length.Score("1234567890", R"({"limit": 10})"), "1");
+  EXPECT_EQ(length.Score("123456789012345", R"({"limit": 10})"), "0.5");
+  const auto adapter = [&](const char* style, const char* function) {
+    return absl::StrCat("rules { process { command: '", examples, "adapter.py' command: '", style, "' command: '", examples, "trl_reward.py' command: '",
+                        function, "' } }");
+  };
+  RuleWorld trl(adapter("trl", "has_steps"));
+  EXPECT_EQ(trl.Score("Step 1: add", R"({"answer": "4"})"), "1");
+  RuleWorld columns(adapter("trl", "matches_answer"));
+  EXPECT_EQ(columns.Score("it is 4", R"({"answer": "4"})"), "1");
+  EXPECT_EQ(columns.Score("it is 4", R"({"answer": null})"), "not_applicable");
+  EXPECT_EQ(columns.Score("it is 4", R"({})"), "error");
+  RuleWorld verl(adapter("verl", "compute_score"));
+  EXPECT_EQ(verl.Score("it is 4", R"({"answer": 4, "data_source": "x"})"), "1");
+  EXPECT_EQ(verl.Score("it is 5", R"({"ground_truth": "4"})"), "0");
+}
+
 TEST_F(CustomRule, HundredsOfPoisonRowsLoseNoProcess) {
   RuleWorld world = World(absl::StrCat("    if c == 'die': os._exit(1)\n", kLength), "processes: 2");
   v1::ScoreRequest request;

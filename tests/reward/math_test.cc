@@ -59,6 +59,8 @@ TEST(MathEngine, FractionsDecimalsMixedNumbers) {
       {"-1\\frac{1}{2}", "-1.5", true}, {"-1\\frac{1}{2}", "-0.5", false}, {"1\xc2\xbd", "1.5", true}, {"\\frac{1}{2^{99}}", "\\frac{1}{2^{98}}", false},
       {"0.1", "0.10000000000000000001", false}, {"1.5\\times10^{3}", "1500", true}, {"1.5e-3", "0.0015", true}, {"3", "\\frac{9}{3}", true},
       {"\\frac{\\frac{1}{2}}{3}", "1/6", true}, {"1/0", "1/0", true}, {"5", "1/0", false},
+      {"\\frac59", "\\frac59 \\approx 0.556", true}, {"\\frac59", "0.556", false}, {"7.78", "\\frac{70}{9} \\approx 7.78", true}, {"7", "5 \\approx 7", false},
+      {"x", "x \\approx 2", false}, {"4.5", "4,5", true}, {"1,2", "1.2", false}, {"4.5", "4,6", false},
   });
 }
 

@@ -87,6 +87,25 @@ TEST_F(ScoreFileTest, RulesFileErrorsNameFileAndPlace) {
   EXPECT_TRUE(Score("reward { rules { format {} } }", "").ok());
 }
 
+TEST_F(ScoreFileTest, TheReadyBlocksLoadAndScore) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"math", R"({"prediction": "0.5", "gold": "\\frac{1}{2}"})"},
+      {"r1_math", R"({"completion": "<think>a</think><answer>0.5</answer>", "gold": "1/2"})"},
+      {"gsm8k", R"({"response": "work\nA: 1,018", "gold": "so\n#### 1018"})"},
+      {"countdown", R"({"response": "<think>a</think><answer>3 * 4</answer>", "numbers": [4, 3], "target": 12})"},
+      {"format_strict", R"({"response": "<think>a</think><answer>b</answer>"})"},
+  };
+  for (const auto& [name, line] : cases) {
+    auto set = LoadRuleSet(absl::StrCat(GROUPER_SOURCE_DIR "/recipes/rules/", name, ".textproto"));
+    ASSERT_TRUE(set.ok()) << set.status();
+    const auto summary = ScoreFile(**set, Write("in.jsonl", line), Path("out.jsonl"), nullptr);
+    ASSERT_TRUE(summary.ok()) << summary.status();
+    double best = 0;
+    for (const double weight : (*set)->weights()) best += weight;
+    EXPECT_DOUBLE_EQ(summary->reward_sum, best) << name << Lines(Path("out.jsonl"))[0];
+  }
+}
+
 TEST_F(ScoreFileTest, AbsentInputIsAnError) {
   auto set = LoadRuleSet(Write("rules.textproto", "rules { format {} }"));
   ASSERT_TRUE(set.ok());

@@ -1,0 +1,54 @@
+// A rule in a shared library: whatever it does costs its own score only.
+#include "absl/strings/match.h"
+#include "gtest/gtest.h"
+#include "tests/reward/rule_world.h"
+
+namespace grouper {
+namespace {
+
+std::string Recipe(const std::string& more = "function: 'misbehave'") {
+  return absl::StrCat("rules { name: 'lib' timeout_seconds: 0.5 library { path: '", GROUPER_HOSTILE_PLUGIN, "' ", more, " } }");
+}
+
+TEST(LibraryRule, ScoresSeesTheRowAndMayDecline) {
+  RuleWorld world(Recipe());
+  EXPECT_EQ(world.Score("abc"), "3");
+  EXPECT_EQ(world.last().reason(), "length");
+  EXPECT_EQ(world.Score("row", R"({"x":1})"), "7");
+  EXPECT_EQ(world.Score("skip"), "not_applicable");
+  EXPECT_EQ(world.Score(std::string("a\0b", 3)), "3");
+}
+
+TEST(LibraryRule, MisbehaviourIsAnErrorAndTheNextCompletionIsScored) {
+  RuleWorld world(Recipe());
+  const std::pair<const char*, const char*> cases[] = {
+      {"throw", "thrown on purpose"}, {"abort", "signal 6"}, {"segfault", "signal 11"}, {"exit", "exited with 0"}, {"nan", "not finite"}, {"silent", "no result"}};
+  for (const auto& [text, reason] : cases) {
+    EXPECT_EQ(world.Score(text), "error") << text;
+    EXPECT_TRUE(absl::StrContains(world.last().reason(), reason)) << text << ": " << world.last().reason();
+    EXPECT_EQ(world.Score("ab"), "2") << "after " << text;
+  }
+}
+
+TEST(LibraryRule, AnEndlessLoopIsStopped) {
+  RuleWorld world(Recipe());
+  EXPECT_EQ(world.Score("loop"), "timeout");
+  EXPECT_EQ(world.Score("ab"), "2");
+}
+
+TEST(LibraryRule, ItsOutputCannotForgeAnAnswer) {
+  RuleWorld world(Recipe());
+  EXPECT_EQ(world.Score("print"), "5");
+}
+
+TEST(LibraryRule, WhatDoesNotLoadIsRefusedAtOnce) {
+  const auto absent = MakeRules("rules { library { path: '/no/such.so' } }");
+  EXPECT_TRUE(absl::StrContains(absent.status().message(), "reward.rules[0].library.path: /no/such.so")) << absent.status();
+  const auto function = MakeRules(Recipe("function: 'nothing'"));
+  EXPECT_TRUE(absl::StrContains(function.status().message(), "no function \"nothing\"")) << function.status();
+  const auto text = MakeRules("rules { library { path: 'CMakeLists.txt' } }", GROUPER_SOURCE_DIR);
+  EXPECT_TRUE(absl::StrContains(text.status().message(), "cannot load the library")) << text.status();
+}
+
+}  // namespace
+}  // namespace grouper
