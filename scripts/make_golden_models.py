@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Writes tests/golden/models/<family>/: a tiny random model as transformers saves it, and what transformers computes with it.
 
-    python3 scripts/make_golden_models.py [FAMILY ...]      # needs torch, transformers, safetensors; versions are recorded
+    python3 scripts/make_golden_models.py [FAMILY ...]      # needs torch, transformers, safetensors, gguf
 
-Each folder holds config.json, model.safetensors, and golden.safetensors:
+Each folder holds config.json, model.safetensors (llama_bias: model.gguf too), and golden.safetensors:
     input_ids [T] int32; logits [T, V] float32 of the whole input; greedy [64] int32: the tokens that greedy decoding appends to the
     first 8 inputs; gradient.<tensor> for a few tensors, of the loss sum_i cos(0.37 i) logits[i], i counting all T * V logits.
 """
 import os
 import sys
 
+import gguf
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -62,6 +63,35 @@ def randomise(model):
             tensor.data.copy_(torch.randn_like(tensor) * (1.0 / tensor.shape[-1]) ** 0.5)
 
 
+def write_gguf(model, config, path):
+    """As llama.cpp's converter does: its names, and q and k with the rotary pairs interleaved."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(config.rope_parameters["factor"])
+    writer.add_vocab_size(config.vocab_size)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if "q_proj" in name or "k_proj" in name:
+            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+            tensor = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), tensor.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def shortest_margin(logits):
     top = logits.topk(2, dim=-1).values
     return (top[..., 0] - top[..., 1]).min().item()
@@ -79,7 +109,9 @@ def make(family):
     if os.path.exists(os.path.join(folder, "generation_config.json")):
         os.remove(os.path.join(folder, "generation_config.json"))
 
-    ids = torch.randint(1, 40, (80,))
+    if family == "llama_bias":
+        write_gguf(model, config, os.path.join(folder, "model.gguf"))
+
     for seed in range(100):  # inputs (no pad, whose gradient transformers drops) whose greedy continuation has no near ties
         torch.manual_seed(seed)
         ids = torch.randint(1, 40, (80,))

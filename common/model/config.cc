@@ -15,8 +15,8 @@ bool ModelConfig::IsMoeLayer(int64_t layer) const {
 
 namespace {
 
-// T: int64_t, or double for sizes that nobody has checked yet. active: of the experts, those that one token touches; of the embedding, the
-// head.
+// T: int64_t, or double for sizes that nobody has checked yet. active: of the experts, those that one token touches; of
+// the embedding, the head.
 template <typename T>
 T CountParameters(const ModelConfig& c, bool active) {
   const T d = static_cast<T>(c.hidden_size);
@@ -31,7 +31,8 @@ T CountParameters(const ModelConfig& c, bool active) {
     attention += d * c.num_attention_heads * m.v_head_dim;
     if (c.attention_bias) attention += m.q_lora_rank + latent;
   } else {
-    const T q = static_cast<T>(c.num_attention_heads) * c.head_dim, kv = static_cast<T>(c.num_key_value_heads) * c.head_dim;
+    const T q = static_cast<T>(c.num_attention_heads) * c.head_dim,
+            kv = static_cast<T>(c.num_key_value_heads) * c.head_dim;
     attention = d * (2 * q + 2 * kv);
     if (c.attention_bias) attention += q + 2 * kv;
     if (c.qk_norm) attention += 2 * c.head_dim;
@@ -68,7 +69,8 @@ absl::Status ModelConfig::Validate() const {
     return true;
   };
   auto positive = [&](const char* field, double value) {
-    if (!(value > 0) || !(value < 1e30)) problems.push_back(absl::StrCat(field, " is ", value, ", expected a positive number"));
+    if (!(value > 0) || !(value < 1e30))
+      problems.push_back(absl::StrCat(field, " is ", value, ", expected a positive number"));
   };
   constexpr int64_t kMaxWidth = int64_t{1} << 20;
   range("vocab_size", vocab_size, 1, int64_t{1} << 24);
@@ -82,8 +84,8 @@ absl::Status ModelConfig::Validate() const {
   if (!mla) {
     if (heads_ok && range("num_key_value_heads", num_key_value_heads, 1, num_attention_heads) &&
         num_attention_heads % num_key_value_heads != 0) {
-      problems.push_back(absl::StrCat("num_attention_heads (", num_attention_heads, ") is not a multiple of num_key_value_heads (",
-                                      num_key_value_heads, ")"));
+      problems.push_back(absl::StrCat("num_attention_heads (", num_attention_heads,
+                                      ") is not a multiple of num_key_value_heads (", num_key_value_heads, ")"));
     }
     if (range("head_dim", head_dim, 2, 4096) && head_dim % 2 != 0) problems.push_back("head_dim is odd");
     if (heads_ok && head_dim > 0 && head_dim <= 4096 && num_attention_heads * head_dim > kMaxWidth) {
@@ -106,7 +108,8 @@ absl::Status ModelConfig::Validate() const {
     range("moe_intermediate_size", moe->moe_intermediate_size, 1, kMaxWidth);
     range("n_shared_experts", moe->n_shared_experts, 0, 1024);
     range("first_k_dense_replace", moe->first_k_dense_replace, 0, 4096);
-    if (range("decoder_sparse_step", moe->decoder_sparse_step, 1, 4096) && num_hidden_layers <= 4096 && intermediate_size == 0) {
+    if (range("decoder_sparse_step", moe->decoder_sparse_step, 1, 4096) && num_hidden_layers <= 4096 &&
+        intermediate_size == 0) {
       for (int64_t layer = 0; layer < num_hidden_layers; ++layer) {
         if (!IsMoeLayer(layer)) {
           problems.push_back(absl::StrCat("intermediate_size is 0, and layer ", layer, " has no experts"));
@@ -115,12 +118,15 @@ absl::Status ModelConfig::Validate() const {
       }
     }
     positive("routed_scaling_factor", r.routed_scaling_factor);
-    if (experts_ok && range("n_group", r.num_groups, 1, r.num_experts) && range("topk_group", r.topk_groups, 1, r.num_groups)) {
+    if (experts_ok && range("n_group", r.num_groups, 1, r.num_experts) &&
+        range("topk_group", r.topk_groups, 1, r.num_groups)) {
       if (r.num_experts % r.num_groups != 0) {
-        problems.push_back(absl::StrCat("n_routed_experts (", r.num_experts, ") is not a multiple of n_group (", r.num_groups, ")"));
+        problems.push_back(
+            absl::StrCat("n_routed_experts (", r.num_experts, ") is not a multiple of n_group (", r.num_groups, ")"));
       } else if (top_ok && r.num_experts / r.num_groups * r.topk_groups < r.top_k) {
         problems.push_back("num_experts_per_tok is larger than the number of experts in topk_group groups");
-      } else if (r.num_groups > 1 && r.group_score == kernels::RouterConfig::GroupScore::kTop2Sum && r.num_experts / r.num_groups < 2) {
+      } else if (r.num_groups > 1 && r.group_score == kernels::RouterConfig::GroupScore::kTop2Sum &&
+                 r.num_experts / r.num_groups < 2) {
         problems.push_back("n_group leaves a group one expert, and a group's score is the sum of two");
       }
     }
@@ -128,7 +134,8 @@ absl::Status ModelConfig::Validate() const {
   }
   if (rope_scaling.type != RopeScaling::Type::kNone) positive("rope_scaling.factor", rope_scaling.factor);
   if (rope_scaling.type == RopeScaling::Type::kLlama3 || rope_scaling.type == RopeScaling::Type::kYarn) {
-    range("rope_scaling.original_max_position_embeddings", rope_scaling.original_max_position_embeddings, 1, int64_t{1} << 24);
+    range("rope_scaling.original_max_position_embeddings", rope_scaling.original_max_position_embeddings, 1,
+          int64_t{1} << 24);
   }
   if (rope_scaling.type == RopeScaling::Type::kLlama3) {
     positive("rope_scaling.low_freq_factor", rope_scaling.low_freq_factor);
@@ -142,11 +149,13 @@ absl::Status ModelConfig::Validate() const {
     positive("rope_scaling.beta_slow", rope_scaling.beta_slow);
     if (rope_theta == 1) problems.push_back("rope_theta is 1, which YaRN cannot scale");
     if (rope_scaling.attention_factor) positive("rope_scaling.attention_factor", *rope_scaling.attention_factor);
-    if (rope_scaling.mscale < 0 || rope_scaling.mscale_all_dim < 0) problems.push_back("rope_scaling.mscale is negative");
+    if (rope_scaling.mscale < 0 || rope_scaling.mscale_all_dim < 0)
+      problems.push_back("rope_scaling.mscale is negative");
   }
   for (int32_t id : eos_token_ids) range("eos_token_id", id, 0, vocab_size - 1);
   // 2^42 parameters: every product of sizes below fits 64 bits.
-  if (problems.empty() && CountParameters<double>(*this, false) > 4.4e12) problems.push_back("the model has more than 2^42 parameters");
+  if (problems.empty() && CountParameters<double>(*this, false) > 4.4e12)
+    problems.push_back("the model has more than 2^42 parameters");
   if (problems.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrJoin(problems, "; "));
 }

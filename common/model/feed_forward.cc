@@ -9,7 +9,8 @@ class DenseLayer : public FeedForwardLayer {
  public:
   DenseLayer(const ModelConfig& config, const std::string& prefix, int64_t intermediate_size, WeightStore& store)
       : width_(intermediate_size) {
-    gate_up_ = store.AddMatrix({{prefix + "gate_proj.weight", width_}, {prefix + "up_proj.weight", width_}}, config.hidden_size);
+    gate_up_ = store.AddMatrix({{prefix + "gate_proj.weight", width_}, {prefix + "up_proj.weight", width_}},
+                               config.hidden_size);
     down_ = store.AddMatrix({{prefix + "down_proj.weight", config.hidden_size}}, width_);
     if (config.mlp_bias) {
       gate_up_bias_ = store.AddVector({{prefix + "gate_proj.bias", width_}, {prefix + "up_proj.bias", width_}});
@@ -17,7 +18,8 @@ class DenseLayer : public FeedForwardLayer {
     }
   }
 
-  void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved, std::vector<int64_t>*) const override {
+  void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved,
+               std::vector<int64_t>*) const override {
     const Tensor gate_up = pass.arena.New(y.dtype(), {pass.tokens, 2 * width_});
     const Tensor act = pass.arena.New(y.dtype(), {pass.tokens, width_});
     kernels::Linear(pass.stream, y, gate_up_->value, &gate_up_->packed, ValueOf(gate_up_bias_), gate_up);
@@ -49,8 +51,8 @@ class DenseLayer : public FeedForwardLayer {
 
 }  // namespace
 
-std::unique_ptr<FeedForwardLayer> MakeDenseLayer(const ModelConfig& config, const std::string& prefix, int64_t intermediate_size,
-                                                 WeightStore& store) {
+std::unique_ptr<FeedForwardLayer> MakeDenseLayer(const ModelConfig& config, const std::string& prefix,
+                                                 int64_t intermediate_size, WeightStore& store) {
   return std::make_unique<DenseLayer>(config, prefix, intermediate_size, store);
 }
 

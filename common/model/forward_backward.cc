@@ -1,8 +1,10 @@
 // The pass through the whole decoder, forward and backward.
 //
-//   x = embedding;  per block:  x += attention(norm1(x));  x += feed_forward(norm2(x));  hidden = norm(x) of the output rows
+//   x = embedding;  per block:  x += attention(norm1(x));  x += feed_forward(norm2(x));  hidden = norm(x) of the output
+//   rows
 //
-// The additions are part of the following norm (AddRmsNorm): a block hands on its residual x and the feed-forward's delta, not yet added.
+// The additions are part of the following norm (AddRmsNorm): a block hands on its residual x and the feed-forward's
+// delta, not yet added.
 #include <algorithm>
 
 #include "common/model/model_state.h"
@@ -38,7 +40,8 @@ std::vector<int32_t> Positions(const Batch& batch, int64_t max_positions) {
 void GatherRows(const Tensor& x, const std::vector<int32_t>& rows, const Tensor& out) {
   const size_t bytes = static_cast<size_t>(x.dim(1)) * SizeOf(x.dtype());
   for (size_t i = 0; i < rows.size(); ++i) {
-    std::copy_n(static_cast<const char*>(x.raw()) + static_cast<size_t>(rows[i]) * bytes, bytes, static_cast<char*>(out.raw()) + i * bytes);
+    std::copy_n(static_cast<const char*>(x.raw()) + static_cast<size_t>(rows[i]) * bytes, bytes,
+                static_cast<char*>(out.raw()) + i * bytes);
   }
 }
 
@@ -46,14 +49,16 @@ void GatherRows(const Tensor& x, const std::vector<int32_t>& rows, const Tensor&
 void ScatterRows(const Tensor& values, const std::vector<int32_t>& rows, const Tensor& x) {
   const size_t bytes = static_cast<size_t>(x.dim(1)) * SizeOf(x.dtype());
   for (size_t i = 0; i < rows.size(); ++i) {
-    std::copy_n(static_cast<const char*>(values.raw()) + i * bytes, bytes, static_cast<char*>(x.raw()) + static_cast<size_t>(rows[i]) * bytes);
+    std::copy_n(static_cast<const char*>(values.raw()) + i * bytes, bytes,
+                static_cast<char*>(x.raw()) + static_cast<size_t>(rows[i]) * bytes);
   }
 }
 
-// One block. `input` [T, D]: the residual, to which `delta` is added first when has_delta. `middle` [T, D] (=, or the same tensor as
-// `input`): the residual after attention. `delta` (=): what the feed-forward adds.
-void BlockForward(Pass& pass, const ModelConfig& config, const Model::State::Block& block, int64_t layer, const Tensor& input,
-                  const Tensor& middle, const Tensor& delta, bool has_delta, BlockSaved* saved, std::vector<int64_t>* load) {
+// One block. `input` [T, D]: the residual, to which `delta` is added first when has_delta. `middle` [T, D] (=, or the
+// same tensor as `input`): the residual after attention. `delta` (=): what the feed-forward adds.
+void BlockForward(Pass& pass, const ModelConfig& config, const Model::State::Block& block, int64_t layer,
+                  const Tensor& input, const Tensor& middle, const Tensor& delta, bool has_delta, BlockSaved* saved,
+                  std::vector<int64_t>* load) {
   const DType dtype = input.dtype(), acc = AccumulatorType(dtype);
   const double eps = config.rms_norm_eps;
   BlockSaved local;
@@ -79,7 +84,8 @@ void BlockForward(Pass& pass, const ModelConfig& config, const Model::State::Blo
 
 }  // namespace
 
-void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor& hidden, SavedActivations* saved) const {
+void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor& hidden,
+                    SavedActivations* saved) const {
   const State& s = *state_;
   const ModelConfig& config = s.config;
   const int64_t t = static_cast<int64_t>(batch.token_ids.size()), d = config.hidden_size;
@@ -155,8 +161,8 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
   const Tensor dx = arena.NewZero(s.dtype, {t, d});  // gradient at the residual stream, blocks from last to first
   if (rows > 0) {
     const Tensor d_last = arena.New(s.dtype, {rows, d});
-    kernels::RmsNormBackward(stream, dhidden, saved.blocks->final_input, s.final_norm->value, saved.blocks->final_rstd, d_last, false,
-                             sink[s.final_norm]);
+    kernels::RmsNormBackward(stream, dhidden, saved.blocks->final_input, s.final_norm->value, saved.blocks->final_rstd,
+                             d_last, false, sink[s.final_norm]);
     ScatterRows(d_last, batch.output_rows, dx);
   }
   const Tensor dy = arena.New(s.dtype, {t, d});
@@ -173,10 +179,12 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
     }
     // out = middle + feed_forward(norm2(middle))
     block.feed_forward->Backward(pass, keep->y2, keep->feed_forward, dx, dy, sink);
-    kernels::RmsNormBackward(stream, dy, keep->middle, block.post_norm->value, keep->rstd2, dx, true, sink[block.post_norm]);
+    kernels::RmsNormBackward(stream, dy, keep->middle, block.post_norm->value, keep->rstd2, dx, true,
+                             sink[block.post_norm]);
     // middle = input + attention(norm1(input))
     block.attention->Backward(pass, layer, keep->y1, keep->attention, dx, dy, sink);
-    kernels::RmsNormBackward(stream, dy, keep->input, block.input_norm->value, keep->rstd1, dx, true, sink[block.input_norm]);
+    kernels::RmsNormBackward(stream, dy, keep->input, block.input_norm->value, keep->rstd1, dx, true,
+                             sink[block.input_norm]);
     arena.Release(mark);
   }
   kernels::EmbeddingBackward(stream, dx, batch.token_ids.data(), sink[s.embedding]);
@@ -197,7 +205,8 @@ void Model::Logits(Stream& stream, const Tensor& hidden, const Tensor& logits) c
   stream.scratch.Release(mark);
 }
 
-void Model::LogitsBackward(Stream& stream, const Tensor& dlogits, const Tensor& hidden, const Tensor& dhidden, Gradients& gradients) const {
+void Model::LogitsBackward(Stream& stream, const Tensor& dlogits, const Tensor& hidden, const Tensor& dhidden,
+                           Gradients& gradients) const {
   const State& s = *state_;
   const Arena::Mark mark = stream.scratch.mark();
   Tensor d = dlogits;

@@ -6,9 +6,9 @@
 #include <set>
 
 #include "absl/strings/match.h"
-#include "absl/strings/strip.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "common/base/status.h"
 
 namespace grouper {
@@ -50,10 +50,12 @@ class Metadata {
   std::set<std::string> seen_;
 };
 
-absl::Status Error(const GgufFile& file, const std::string& what) { return absl::InvalidArgumentError(absl::StrCat(file.path(), ": ", what)); }
+absl::Status Error(const GgufFile& file, const std::string& what) {
+  return absl::InvalidArgumentError(absl::StrCat(file.path(), ": ", what));
+}
 
-// Llama 3's scaling comes as a tensor of divisors, one for each rotary pair. The parameters behind it are always the same but for the
-// factor: check that they reproduce the tensor.
+// Llama 3's scaling comes as a tensor of divisors, one for each rotary pair. The parameters behind it are always the
+// same but for the factor: check that they reproduce the tensor.
 absl::Status ReadRopeFreqs(const GgufFile& file, const StoredTensor& tensor, ModelConfig& config) {
   const int64_t pairs = config.head_dim / 2;
   if (tensor.shape != std::vector<int64_t>{pairs} || !CanDecodeToFloat(tensor.type)) {
@@ -68,7 +70,9 @@ absl::Status ReadRopeFreqs(const GgufFile& file, const StoredTensor& tensor, Mod
   scaling.high_freq_factor = 4;
   scaling.original_max_position_embeddings = 8192;
   for (int64_t i = 0; i < pairs; ++i) {
-    const double wavelength = 2 * std::numbers::pi * std::pow(config.rope_theta, 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
+    const double wavelength =
+        2 * std::numbers::pi *
+        std::pow(config.rope_theta, 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
     double expected = 1;
     if (wavelength > 8192) {
       expected = scaling.factor;
@@ -77,7 +81,9 @@ absl::Status ReadRopeFreqs(const GgufFile& file, const StoredTensor& tensor, Mod
       expected = 1 / ((1 - smooth) / scaling.factor + smooth);
     }
     if (!(std::abs(divisors[static_cast<size_t>(i)] - expected) <= 1e-3 * expected)) {
-      return Error(file, "rope_freqs.weight is not Llama 3's scaling (low 1, high 4, original context 8192), which alone is supported");
+      return Error(file,
+                   "rope_freqs.weight is not Llama 3's scaling (low 1, high 4, original context 8192), which alone is "
+                   "supported");
     }
   }
   config.rope_scaling = scaling;
@@ -97,7 +103,8 @@ absl::StatusOr<ModelConfig> GgufConfig(const GgufFile& file) {
     c.architecture = "Qwen3ForCausalLM";
     c.qk_norm = true;
   } else {
-    return Error(file, absl::StrCat("general.architecture is ", QuoteName(architecture), "; supported are llama, qwen2, qwen3"));
+    return Error(
+        file, absl::StrCat("general.architecture is ", QuoteName(architecture), "; supported are llama, qwen2, qwen3"));
   }
   Metadata m(file, std::string(architecture));
   ASSIGN_OR_RETURN(c.num_hidden_layers, m.Int("block_count"));
@@ -112,8 +119,11 @@ absl::StatusOr<ModelConfig> GgufConfig(const GgufFile& file) {
   ASSIGN_OR_RETURN(c.head_dim, m.Int("attention.key_length", c.hidden_size / c.num_attention_heads));
   ASSIGN_OR_RETURN(const int64_t value_length, m.Int("attention.value_length", c.head_dim));
   ASSIGN_OR_RETURN(const int64_t rotated, m.Int("rope.dimension_count", c.head_dim));
-  if (value_length != c.head_dim) return Error(file, absl::StrCat(m.Key("attention.value_length"), " differs from the keys' length"));
-  if (rotated != c.head_dim) return Error(file, absl::StrCat(m.Key("rope.dimension_count"), " is ", rotated, ", only the head's width (", c.head_dim, ") is supported"));
+  if (value_length != c.head_dim)
+    return Error(file, absl::StrCat(m.Key("attention.value_length"), " differs from the keys' length"));
+  if (rotated != c.head_dim)
+    return Error(file, absl::StrCat(m.Key("rope.dimension_count"), " is ", rotated, ", only the head's width (",
+                                    c.head_dim, ") is supported"));
   for (const char* key : {"expert_count", "expert_used_count", "attention.sliding_window"}) {
     ASSIGN_OR_RETURN(const int64_t value, m.Int(key, 0));
     if (value != 0) return Error(file, absl::StrCat(m.Key(key), " is ", value, ", which is not supported"));
@@ -123,20 +133,25 @@ absl::StatusOr<ModelConfig> GgufConfig(const GgufFile& file) {
   if (scaling == "linear" || scaling == "yarn") {
     s.type = scaling == "linear" ? RopeScaling::Type::kLinear : RopeScaling::Type::kYarn;
     ASSIGN_OR_RETURN(s.factor, m.Float("rope.scaling.factor", 1));
-    ASSIGN_OR_RETURN(s.original_max_position_embeddings, m.Int("rope.scaling.original_context_length", c.max_position_embeddings));
+    ASSIGN_OR_RETURN(s.original_max_position_embeddings,
+                     m.Int("rope.scaling.original_context_length", c.max_position_embeddings));
   } else if (scaling != "none") {
-    return Error(file, absl::StrCat(m.Key("rope.scaling.type"), " is ", QuoteName(scaling), "; supported are none, linear, yarn"));
+    return Error(file, absl::StrCat(m.Key("rope.scaling.type"), " is ", QuoteName(scaling),
+                                    "; supported are none, linear, yarn"));
   }
-  for (const char* key : {"rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned", "vocab_size", "tensor_data_layout"}) {
+  for (const char* key : {"rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned",
+                          "vocab_size", "tensor_data_layout"}) {
     (void)m.Has(key);
   }
 
   const StoredTensor* embedding = file.Find("token_embd.weight");
-  if (embedding == nullptr || embedding->shape.size() != 2) return Error(file, "token_embd.weight is missing or not a matrix");
+  if (embedding == nullptr || embedding->shape.size() != 2)
+    return Error(file, "token_embd.weight is missing or not a matrix");
   c.vocab_size = embedding->shape[0];
   ASSIGN_OR_RETURN(const int64_t declared, m.Int("vocab_size", c.vocab_size));
   if (declared != c.vocab_size) {
-    return Error(file, absl::StrCat(m.Key("vocab_size"), " is ", declared, ", but token_embd.weight has ", c.vocab_size, " rows"));
+    return Error(file, absl::StrCat(m.Key("vocab_size"), " is ", declared, ", but token_embd.weight has ", c.vocab_size,
+                                    " rows"));
   }
   c.tie_word_embeddings = file.Find("output.weight") == nullptr;
   c.attention_bias = file.Find("blk.0.attn_q.bias") != nullptr;
@@ -159,10 +174,12 @@ absl::StatusOr<ModelConfig> GgufConfig(const GgufFile& file) {
 
 std::vector<NamedTensor> GgufTensors(const ModelConfig& config, const GgufFile& file) {
   static constexpr std::pair<absl::string_view, absl::string_view> kParts[] = {
-      {"attn_norm", "input_layernorm"},       {"ffn_norm", "post_attention_layernorm"}, {"attn_q", "self_attn.q_proj"},
-      {"attn_k", "self_attn.k_proj"},         {"attn_v", "self_attn.v_proj"},           {"attn_output", "self_attn.o_proj"},
-      {"attn_q_norm", "self_attn.q_norm"},    {"attn_k_norm", "self_attn.k_norm"},      {"ffn_gate", "mlp.gate_proj"},
-      {"ffn_up", "mlp.up_proj"},              {"ffn_down", "mlp.down_proj"}};
+      {"attn_norm", "input_layernorm"},    {"ffn_norm", "post_attention_layernorm"},
+      {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
+      {"attn_v", "self_attn.v_proj"},      {"attn_output", "self_attn.o_proj"},
+      {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
+      {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
+      {"ffn_down", "mlp.down_proj"}};
   const bool interleaved = config.architecture == "LlamaForCausalLM";
   std::vector<NamedTensor> result;
   for (const StoredTensor& tensor : file.tensors()) {

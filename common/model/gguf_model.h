@@ -1,6 +1,7 @@
 // A GGUF file as llama.cpp writes it -> our config, names and vocabulary. Architectures: llama, qwen2, qwen3.
 //
-// llama.cpp stores Llama's q and k with the rotary pairs interleaved; LoadWeights puts them back (NamedTensor::rotated_heads).
+// llama.cpp stores Llama's q and k with the rotary pairs interleaved; LoadWeights puts them back
+// (NamedTensor::rotated_heads).
 #pragma once
 
 #include <string>

@@ -28,15 +28,17 @@ absl::StatusOr<GgufVocab> ReadGgufVocab(const GgufFile& file) {
     for (const absl::string_view merge : merges) vocab.merges.emplace_back(merge);
   }
   const int64_t last = static_cast<int64_t>(vocab.tokens.size()) - 1;
-  const std::pair<const char*, int32_t*> ids[] = {{"bos", &vocab.bos_id}, {"eos", &vocab.eos_id}, {"padding", &vocab.pad_id}, {"unknown", &vocab.unk_id}};
+  const std::pair<const char*, int32_t*> ids[] = {
+      {"bos", &vocab.bos_id}, {"eos", &vocab.eos_id}, {"padding", &vocab.pad_id}, {"unknown", &vocab.unk_id}};
   for (const auto& [name, id] : ids) {
     const std::string key = absl::StrCat("tokenizer.ggml.", name, "_token_id");
     if (!file.Has(key)) continue;
     ASSIGN_OR_RETURN(const int64_t value, file.GetInt(key, 0, last));
     *id = static_cast<int32_t>(value);
   }
-  const std::pair<const char*, bool*> flags[] = {
-      {"add_bos_token", &vocab.add_bos}, {"add_eos_token", &vocab.add_eos}, {"add_space_prefix", &vocab.add_space_prefix}};
+  const std::pair<const char*, bool*> flags[] = {{"add_bos_token", &vocab.add_bos},
+                                                 {"add_eos_token", &vocab.add_eos},
+                                                 {"add_space_prefix", &vocab.add_space_prefix}};
   for (const auto& [name, flag] : flags) {
     const std::string key = absl::StrCat("tokenizer.ggml.", name);
     if (!file.Has(key)) continue;

@@ -7,7 +7,8 @@
 
 namespace grouper {
 
-// The tokenizer.ggml.* keys and the chat template. A key of another type, or ids beyond the vocabulary's size, are errors naming the key.
+// The tokenizer.ggml.* keys and the chat template. A key of another type, or ids beyond the vocabulary's size, are
+// errors naming the key.
 absl::StatusOr<GgufVocab> ReadGgufVocab(const GgufFile& file);
 
 }  // namespace grouper

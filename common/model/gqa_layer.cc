@@ -1,4 +1,5 @@
-// Grouped-query attention: one fused q/k/v projection, optional bias (Qwen2.5) and head norms (Qwen3), RoPE, paged attention, o_proj.
+// Grouped-query attention: one fused q/k/v projection, optional bias (Qwen2.5) and head norms (Qwen3), RoPE, paged
+// attention, o_proj.
 #include "common/model/layers.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
@@ -68,8 +69,8 @@ class GqaLayer : public AttentionLayer {
     }
   }
 
-  void Backward(Pass& pass, int64_t layer, const Tensor& y, const AttentionSaved& saved, const Tensor& d_delta, const Tensor& dy,
-                const GradientSink& gradients) const override {
+  void Backward(Pass& pass, int64_t layer, const Tensor& y, const AttentionSaved& saved, const Tensor& d_delta,
+                const Tensor& dy, const GradientSink& gradients) const override {
     Stream& stream = pass.stream;
     const int64_t t = pass.tokens;
     const DType dtype = y.dtype();
@@ -78,17 +79,20 @@ class GqaLayer : public AttentionLayer {
     Tensor d_out = pass.arena.New(dtype, {t, heads_, width_});
     const Tensor d_out_rows = d_out.Reshape({t, heads_ * width_});
     kernels::LinearBackwardInput(stream, d_delta, o_->value, d_out_rows, false);
-    kernels::LinearBackwardWeight(stream, d_delta, saved.out.Reshape({t, heads_ * width_}), gradients[o_], gradients[o_bias_]);
+    kernels::LinearBackwardWeight(stream, d_delta, saved.out.Reshape({t, heads_ * width_}), gradients[o_],
+                                  gradients[o_bias_]);
     // out = attention(q, k, v)
     Tensor d_qkv = pass.arena.New(dtype, {t, (heads_ + 2 * kv_heads_) * width_});
     const Tensor dq = Q(d_qkv), dk = K(d_qkv);
-    kernels::AttentionBackward(stream, pass.kv.layer(layer), pass.batch.sequences, Q(saved.qkv), scale_, saved.out, saved.lse, d_out, dq, dk,
-                               V(d_qkv));
+    kernels::AttentionBackward(stream, pass.kv.layer(layer), pass.batch.sequences, Q(saved.qkv), scale_, saved.out,
+                               saved.lse, d_out, dq, dk, V(d_qkv));
     kernels::Rope(stream, dq, pass.positions, rope_, true);
     kernels::Rope(stream, dk, pass.positions, rope_, true);
     if (q_norm_ != nullptr) {
-      kernels::RmsNormBackward(stream, dq, saved.q_normed_input, q_norm_->value, saved.q_rstd, dq, false, gradients[q_norm_]);
-      kernels::RmsNormBackward(stream, dk, saved.k_normed_input, k_norm_->value, saved.k_rstd, dk, false, gradients[k_norm_]);
+      kernels::RmsNormBackward(stream, dq, saved.q_normed_input, q_norm_->value, saved.q_rstd, dq, false,
+                               gradients[q_norm_]);
+      kernels::RmsNormBackward(stream, dk, saved.k_normed_input, k_norm_->value, saved.k_rstd, dk, false,
+                               gradients[k_norm_]);
     }
     // qkv = y W_qkv^T + b
     kernels::LinearBackwardInput(stream, d_qkv, qkv_->value, dy, false);
@@ -102,19 +106,21 @@ class GqaLayer : public AttentionLayer {
     return qkv.Columns(heads_ * width_, (heads_ + kv_heads_) * width_).Reshape({qkv.dim(0), kv_heads_, width_});
   }
   Tensor V(const Tensor& qkv) const {
-    return qkv.Columns((heads_ + kv_heads_) * width_, (heads_ + 2 * kv_heads_) * width_).Reshape({qkv.dim(0), kv_heads_, width_});
+    return qkv.Columns((heads_ + kv_heads_) * width_, (heads_ + 2 * kv_heads_) * width_)
+        .Reshape({qkv.dim(0), kv_heads_, width_});
   }
 
   kernels::RopeTable rope_;
   int64_t heads_, kv_heads_, width_;
   double eps_, scale_;
-  Weight *qkv_ = nullptr, *qkv_bias_ = nullptr, *o_ = nullptr, *o_bias_ = nullptr, *q_norm_ = nullptr, *k_norm_ = nullptr;
+  Weight *qkv_ = nullptr, *qkv_bias_ = nullptr, *o_ = nullptr, *o_bias_ = nullptr, *q_norm_ = nullptr,
+         *k_norm_ = nullptr;
 };
 
 }  // namespace
 
-std::unique_ptr<AttentionLayer> MakeGqaLayer(const ModelConfig& config, const std::string& prefix, const kernels::RopeTable& rope,
-                                             WeightStore& store) {
+std::unique_ptr<AttentionLayer> MakeGqaLayer(const ModelConfig& config, const std::string& prefix,
+                                             const kernels::RopeTable& rope, WeightStore& store) {
   return std::make_unique<GqaLayer>(config, prefix, rope, store);
 }
 

@@ -11,9 +11,14 @@ Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>()) {
   for (const auto& weight : s.store.weights) {
     const Tensor& w = weight->value;
     switch (w.rank()) {
-      case 1: fused_.push_back(memory_->NewZero(type, {w.dim(0)})); break;
-      case 2: fused_.push_back(memory_->NewZero(type, {w.dim(0), w.dim(1)})); break;
-      default: fused_.push_back(memory_->NewZero(type, {w.dim(0), w.dim(1), w.dim(2)}));
+      case 1:
+        fused_.push_back(memory_->NewZero(type, {w.dim(0)}));
+        break;
+      case 2:
+        fused_.push_back(memory_->NewZero(type, {w.dim(0), w.dim(1)}));
+        break;
+      default:
+        fused_.push_back(memory_->NewZero(type, {w.dim(0), w.dim(1), w.dim(2)}));
     }
   }
   if (s.head == s.embedding) {
@@ -27,7 +32,8 @@ Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>()) {
     const Tensor& fused = fused_[logical.weight];
     char* data = static_cast<char*>(fused.raw()) + static_cast<size_t>(logical.offset) * SizeOf(type);
     const Tensor& shape = logical.tensor.value;
-    tensors_.push_back(shape.rank() == 1 ? Tensor(data, type, {shape.dim(0)}) : Tensor(data, type, {shape.dim(0), shape.dim(1)}));
+    tensors_.push_back(shape.rank() == 1 ? Tensor(data, type, {shape.dim(0)})
+                                         : Tensor(data, type, {shape.dim(0), shape.dim(1)}));
   }
 }
 

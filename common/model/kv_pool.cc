@@ -46,9 +46,7 @@ KvPool::KvPool(const ModelConfig& config, DType dtype, int32_t num_pages)
   for (int32_t page = 0; page < num_pages; ++page) free_.push_back(page);  // ascending: a min-heap
 }
 
-KvPool::~KvPool() {
-  munmap(memory_, page_bytes_ * static_cast<size_t>(num_pages_) * static_cast<size_t>(num_layers_));
-}
+KvPool::~KvPool() { munmap(memory_, page_bytes_ * static_cast<size_t>(num_pages_) * static_cast<size_t>(num_layers_)); }
 
 kernels::PagedKv KvPool::layer(int64_t i) const {
   CHECK(i >= 0 && i < num_layers_);

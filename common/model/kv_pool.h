@@ -1,7 +1,7 @@
 // KvPool: the memory of a cache of keys and values in 64-token pages, for all layers of one model.
 //
-// A page id stands for the same 64 positions in every layer. Reference-counted, so that a group's samples share the prompt's full
-// pages. Not thread-safe (one engine thread, or one training pass, owns a pool).
+// A page id stands for the same 64 positions in every layer. Reference-counted, so that a group's samples share the
+// prompt's full pages. Not thread-safe (one engine thread, or one training pass, owns a pool).
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,8 @@ class KvPool {
   kernels::KvLayout layout_;
   int64_t num_layers_;
   int32_t num_pages_;
-  size_t page_bytes_;  // of one layer
-  char* memory_;       // [layer][page]
+  size_t page_bytes_;          // of one layer
+  char* memory_;               // [layer][page]
   std::vector<int32_t> free_;  // a heap, lowest id on top
   std::vector<int32_t> references_;
 };

@@ -1,4 +1,5 @@
-// The parts of a decoder block, inside common/model: weights, forward with what it saves, backward beneath. Not for other folders.
+// The parts of a decoder block, inside common/model: weights, forward with what it saves, backward beneath. Not for
+// other folders.
 #pragma once
 
 #include <memory>
@@ -14,12 +15,12 @@
 
 namespace grouper {
 
-// A weight in memory: a matrix (or a stack of expert matrices, or a vector) that holds one or more logical tensors. `index` finds its
-// gradient.
+// A weight in memory: a matrix (or a stack of expert matrices, or a vector) that holds one or more logical tensors.
+// `index` finds its gradient.
 struct Weight {
   Tensor value;
   int index = -1;
-  bool keep_packed = false;        // read through kernels::Linear or GroupedLinear
+  bool keep_packed = false;  // read through kernels::Linear or GroupedLinear
   kernels::PackedMatrix packed;
 };
 
@@ -78,37 +79,38 @@ struct GradientSink {  // by Weight::index; null: an empty tensor
 
 inline Tensor ValueOf(const Weight* weight) { return weight == nullptr ? Tensor() : weight->value; }
 
-// --- attention ---------------------------------------------------------------------------------------------------------------
+// --- attention -----------------------------------------------------------------------------------
 
 struct AttentionSaved {
-  Tensor qkv;                        // GQA: projections, q and k after norm and rotation; MLA: fused first projection
+  Tensor qkv;  // GQA: projections, q and k after norm and rotation; MLA: fused first projection
   Tensor q_normed_input, k_normed_input, q_rstd, k_rstd;  // Qwen3's head norms: their inputs
-  Tensor q_latent, q_latent_rstd, q;  // MLA: normalised q_a, and q after q_b (or a view of qkv)
-  Tensor kv_rstd;                    // MLA: latent's norm
-  Tensor query, key;                 // MLA: absorbed query [T, H, r + rope], key [T, 1, r + rope]
-  Tensor out, lse;                   // attention's output (MLA: over the latent) and log-sum-exp
-  Tensor o;                          // input of o_proj
+  Tensor q_latent, q_latent_rstd, q;                      // MLA: normalised q_a, and q after q_b (or a view of qkv)
+  Tensor kv_rstd;                                         // MLA: latent's norm
+  Tensor query, key;                                      // MLA: absorbed query [T, H, r + rope], key [T, 1, r + rope]
+  Tensor out, lse;                                        // attention's output (MLA: over the latent) and log-sum-exp
+  Tensor o;                                               // input of o_proj
 };
 
 class AttentionLayer {
  public:
   virtual ~AttentionLayer() = default;
   // y [T, D] -> delta [T, D] (=). saved may be null.
-  virtual void Forward(Pass& pass, int64_t layer, const Tensor& y, const Tensor& delta, AttentionSaved* saved) const = 0;
+  virtual void Forward(Pass& pass, int64_t layer, const Tensor& y, const Tensor& delta,
+                       AttentionSaved* saved) const = 0;
   // d_delta -> dy [T, D] (=); weight gradients +=.
-  virtual void Backward(Pass& pass, int64_t layer, const Tensor& y, const AttentionSaved& saved, const Tensor& d_delta, const Tensor& dy,
-                        const GradientSink& gradients) const = 0;
+  virtual void Backward(Pass& pass, int64_t layer, const Tensor& y, const AttentionSaved& saved, const Tensor& d_delta,
+                        const Tensor& dy, const GradientSink& gradients) const = 0;
 };
 
-std::unique_ptr<AttentionLayer> MakeGqaLayer(const ModelConfig& config, const std::string& prefix, const kernels::RopeTable& rope,
-                                             WeightStore& store);
-std::unique_ptr<AttentionLayer> MakeMlaLayer(const ModelConfig& config, const std::string& prefix, const kernels::RopeTable& rope,
-                                             WeightStore& store);
+std::unique_ptr<AttentionLayer> MakeGqaLayer(const ModelConfig& config, const std::string& prefix,
+                                             const kernels::RopeTable& rope, WeightStore& store);
+std::unique_ptr<AttentionLayer> MakeMlaLayer(const ModelConfig& config, const std::string& prefix,
+                                             const kernels::RopeTable& rope, WeightStore& store);
 
-// --- feed-forward ------------------------------------------------------------------------------------------------------------
+// --- feed-forward --------------------------------------------------------------------------------
 
 struct FeedForwardSaved {
-  Tensor gate_up, act;                        // dense, or the shared experts
+  Tensor gate_up, act;                               // dense, or the shared experts
   Tensor router_input, expert_ids, weights, scores;  // MoE
   kernels::ExpertOrder order;
   Tensor expert_gate_up, expert_act, expert_out;
@@ -118,16 +120,18 @@ class FeedForwardLayer {
  public:
   virtual ~FeedForwardLayer() = default;
   // y [T, D] -> delta [T, D] (=). load: tokens per expert are added when not null.
-  virtual void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved, std::vector<int64_t>* load) const = 0;
-  virtual void Backward(Pass& pass, const Tensor& y, const FeedForwardSaved& saved, const Tensor& d_delta, const Tensor& dy,
-                        const GradientSink& gradients) const = 0;
+  virtual void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved,
+                       std::vector<int64_t>* load) const = 0;
+  virtual void Backward(Pass& pass, const Tensor& y, const FeedForwardSaved& saved, const Tensor& d_delta,
+                        const Tensor& dy, const GradientSink& gradients) const = 0;
 };
 
-std::unique_ptr<FeedForwardLayer> MakeDenseLayer(const ModelConfig& config, const std::string& prefix, int64_t intermediate_size,
-                                                 WeightStore& store);
-std::unique_ptr<FeedForwardLayer> MakeMoeLayer(const ModelConfig& config, const std::string& prefix, WeightStore& store);
+std::unique_ptr<FeedForwardLayer> MakeDenseLayer(const ModelConfig& config, const std::string& prefix,
+                                                 int64_t intermediate_size, WeightStore& store);
+std::unique_ptr<FeedForwardLayer> MakeMoeLayer(const ModelConfig& config, const std::string& prefix,
+                                               WeightStore& store);
 
-// --- rotary tables -------------------------------------------------------------------------------------------------------------
+// --- rotary tables -------------------------------------------------------------------------------
 
 // cos and sin for positions [0, max_position_embeddings), allocated in `arena`.
 kernels::RopeTable MakeRopeTable(const ModelConfig& config, DType dtype, Arena& arena);

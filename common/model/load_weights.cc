@@ -29,7 +29,8 @@ struct Job {
 int64_t Columns(const LogicalTensor& tensor) { return tensor.value.rank() == 1 ? 1 : tensor.value.dim(1); }
 
 std::string ShapeText(const Tensor& tensor) {
-  return tensor.rank() == 1 ? absl::StrCat("[", tensor.dim(0), "]") : absl::StrCat("[", tensor.dim(0), ", ", tensor.dim(1), "]");
+  return tensor.rank() == 1 ? absl::StrCat("[", tensor.dim(0), "]")
+                            : absl::StrCat("[", tensor.dim(0), ", ", tensor.dim(1), "]");
 }
 
 bool SameShape(const StoredTensor& stored, const Tensor& value) {
@@ -43,12 +44,14 @@ bool SameShape(const StoredTensor& stored, const Tensor& value) {
 // OCP 8-bit floating point, E4M3: no infinities, 0x7f and 0xff are NaN.
 float FromE4M3(uint8_t bits) {
   const int exponent = (bits >> 3) & 15, mantissa = bits & 7;
-  float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9) : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
+                              : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
   if ((bits & 0x7f) == 0x7f) value = std::nanf("");
   return bits & 0x80 ? -value : value;
 }
 
-// Which row of the file row `r` of the model comes from: inside a head, pair i lies in rows (2i, 2i + 1) there and (i, i + D/2) here.
+// Which row of the file row `r` of the model comes from: inside a head, pair i lies in rows (2i, 2i + 1) there and (i,
+// i + D/2) here.
 int64_t SourceRow(int64_t r, int64_t rows, int64_t heads) {
   if (heads == 0) return r;
   const int64_t width = rows / heads, head = r / width, i = r % width;
@@ -57,8 +60,12 @@ int64_t SourceRow(int64_t r, int64_t rows, int64_t heads) {
 
 void Store(const Tensor& to, int64_t offset, const float* values, int64_t n) {
   switch (to.dtype()) {
-    case DType::kF32: std::copy_n(values, n, to.data<float>() + offset); break;
-    case DType::kF64: std::copy_n(values, n, to.data<double>() + offset); break;
+    case DType::kF32:
+      std::copy_n(values, n, to.data<float>() + offset);
+      break;
+    case DType::kF64:
+      std::copy_n(values, n, to.data<double>() + offset);
+      break;
     default:
       for (int64_t i = 0; i < n; ++i) to.data<bf16>()[offset + i] = bf16(values[i]);
   }
@@ -70,8 +77,8 @@ bool AllFinite(const float* values, int64_t n) {
   return finite;
 }
 
-absl::Status DecodeRows(const StoredTensor& stored, const StoredTensor* scale, Fp8Blocks blocks, int64_t columns, int64_t begin, int64_t end,
-                        float* out) {
+absl::Status DecodeRows(const StoredTensor& stored, const StoredTensor* scale, Fp8Blocks blocks, int64_t columns,
+                        int64_t begin, int64_t end, float* out) {
   if (stored.type != StorageType::kF8E4M3) return DecodeToFloat(stored, begin * columns, end * columns, out);
   const int64_t scale_columns = (columns + blocks.columns - 1) / blocks.columns;
   std::vector<float> scales(static_cast<size_t>(scale_columns));
@@ -91,7 +98,8 @@ absl::Status Run(const Job& job, Fp8Blocks blocks) {
   const int64_t columns = Columns(*job.to), heads = job.from->rotated_heads;
   std::vector<float> values(static_cast<size_t>((job.row_end - job.row_begin) * columns));
   if (heads == 0) {
-    RETURN_IF_ERROR(DecodeRows(*job.from->stored, job.from->scale, blocks, columns, job.row_begin, job.row_end, values.data()));
+    RETURN_IF_ERROR(
+        DecodeRows(*job.from->stored, job.from->scale, blocks, columns, job.row_begin, job.row_end, values.data()));
   } else {
     for (int64_t row = job.row_begin; row < job.row_end; ++row) {
       const int64_t source = SourceRow(row, to.dim(0), heads);
@@ -100,8 +108,8 @@ absl::Status Run(const Job& job, Fp8Blocks blocks) {
     }
   }
   if (!AllFinite(values.data(), static_cast<int64_t>(values.size()))) {
-    return absl::InvalidArgumentError(absl::StrCat(job.from->stored->file, ": tensor ", QuoteName(job.from->stored->name),
-                                                   " has values that are not finite"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        job.from->stored->file, ": tensor ", QuoteName(job.from->stored->name), " has values that are not finite"));
   }
   Store(to, job.row_begin * columns, values.data(), static_cast<int64_t>(values.size()));
   return absl::OkStatus();
@@ -110,17 +118,22 @@ absl::Status Run(const Job& job, Fp8Blocks blocks) {
 // What is wrong with one pair, or "".
 std::string Problem(const NamedTensor& from, const LogicalTensor& to, Fp8Blocks blocks) {
   const StoredTensor& stored = *from.stored;
-  if (!SameShape(stored, to.value)) return absl::StrCat(QuoteName(stored.name), " is ", stored.ShapeString(), ", expected ", ShapeText(to.value));
+  if (!SameShape(stored, to.value))
+    return absl::StrCat(QuoteName(stored.name), " is ", stored.ShapeString(), ", expected ", ShapeText(to.value));
   if (stored.type == StorageType::kF8E4M3) {
-    if (from.scale == nullptr) return absl::StrCat(QuoteName(stored.name), " is F8_E4M3 without ", stored.name, "_scale_inv");
-    const std::vector<int64_t> expected = {(to.value.dim(0) + blocks.rows - 1) / blocks.rows,
-                                           to.value.rank() == 2 ? (to.value.dim(1) + blocks.columns - 1) / blocks.columns : 0};
+    if (from.scale == nullptr)
+      return absl::StrCat(QuoteName(stored.name), " is F8_E4M3 without ", stored.name, "_scale_inv");
+    const std::vector<int64_t> expected = {
+        (to.value.dim(0) + blocks.rows - 1) / blocks.rows,
+        to.value.rank() == 2 ? (to.value.dim(1) + blocks.columns - 1) / blocks.columns : 0};
     if (from.scale->shape != expected || !CanDecodeToFloat(from.scale->type)) {
-      return absl::StrCat(QuoteName(from.scale->name), " is ", from.scale->ShapeString(), ", expected [", absl::StrJoin(expected, ", "), "]");
+      return absl::StrCat(QuoteName(from.scale->name), " is ", from.scale->ShapeString(), ", expected [",
+                          absl::StrJoin(expected, ", "), "]");
     }
     return "";
   }
-  if (!CanDecodeToFloat(stored.type)) return absl::StrCat(QuoteName(stored.name), " is ", Name(stored.type), ", which is not a kind of weight");
+  if (!CanDecodeToFloat(stored.type))
+    return absl::StrCat(QuoteName(stored.name), " is ", Name(stored.type), ", which is not a kind of weight");
   if (from.rotated_heads > 0 && Columns(to) % BlockElements(stored.type) != 0) {
     return absl::StrCat(QuoteName(stored.name), " has rows that are not whole blocks of ", Name(stored.type));
   }
@@ -129,8 +142,8 @@ std::string Problem(const NamedTensor& from, const LogicalTensor& to, Fp8Blocks 
 
 }  // namespace
 
-absl::Status LoadWeights(const std::vector<NamedTensor>& tensors, const std::string& source, Fp8Blocks blocks, Model& model,
-                         ThreadPool& threads) {
+absl::Status LoadWeights(const std::vector<NamedTensor>& tensors, const std::string& source, Fp8Blocks blocks,
+                         Model& model, ThreadPool& threads) {
   std::vector<const NamedTensor*> found(model.tensors().size(), nullptr);
   std::vector<std::string> missing, unknown, wrong;
   for (const NamedTensor& tensor : tensors) {
@@ -161,8 +174,10 @@ absl::Status LoadWeights(const std::vector<NamedTensor>& tensors, const std::str
     for (int64_t row = 0; row < rows; row += step) jobs.push_back({found[i], &to, row, std::min(rows, row + step)});
   }
   std::vector<std::string> problems;
-  if (!missing.empty()) problems.push_back(absl::StrCat(missing.size(), " tensors are missing: ", absl::StrJoin(missing, ", ")));
-  if (!unknown.empty()) problems.push_back(absl::StrCat(unknown.size(), " tensors are not of this model: ", absl::StrJoin(unknown, ", ")));
+  if (!missing.empty())
+    problems.push_back(absl::StrCat(missing.size(), " tensors are missing: ", absl::StrJoin(missing, ", ")));
+  if (!unknown.empty())
+    problems.push_back(absl::StrCat(unknown.size(), " tensors are not of this model: ", absl::StrJoin(unknown, ", ")));
   if (!wrong.empty()) problems.push_back(absl::StrJoin(wrong, "; "));
   if (!problems.empty()) return absl::InvalidArgumentError(absl::StrCat(source, ": ", absl::StrJoin(problems, "; ")));
 
@@ -180,7 +195,8 @@ absl::Status LoadWeights(const std::vector<NamedTensor>& tensors, const std::str
   return status;
 }
 
-std::vector<NamedTensor> HuggingFaceTensors(const ModelConfig& config, absl::Span<const StoredTensor> tensors, const std::string& source) {
+std::vector<NamedTensor> HuggingFaceTensors(const ModelConfig& config, absl::Span<const StoredTensor> tensors,
+                                            const std::string& source) {
   constexpr absl::string_view kScale = "_scale_inv";
   std::map<absl::string_view, const StoredTensor*> by_name;
   for (const StoredTensor& tensor : tensors) by_name[tensor.name] = &tensor;
@@ -198,14 +214,17 @@ std::vector<NamedTensor> HuggingFaceTensors(const ModelConfig& config, absl::Spa
       }
     }
     if (config.tie_word_embeddings && tensor.name == "lm_head.weight") continue;
-    if (absl::EndsWith(tensor.name, kScale) && by_name.count(absl::string_view(tensor.name).substr(0, tensor.name.size() - kScale.size())) > 0) {
+    if (absl::EndsWith(tensor.name, kScale) &&
+        by_name.count(absl::string_view(tensor.name).substr(0, tensor.name.size() - kScale.size())) > 0) {
       continue;
     }
     NamedTensor named{tensor.name, &tensor};
-    if (auto scale = by_name.find(absl::StrCat(tensor.name, kScale)); scale != by_name.end()) named.scale = scale->second;
+    if (auto scale = by_name.find(absl::StrCat(tensor.name, kScale)); scale != by_name.end())
+      named.scale = scale->second;
     result.push_back(std::move(named));
   }
-  if (prediction > 0) LOG(INFO) << source << ": " << prediction << " tensors of multi-token prediction layers are left aside";
+  if (prediction > 0)
+    LOG(INFO) << source << ": " << prediction << " tensors of multi-token prediction layers are left aside";
   return result;
 }
 

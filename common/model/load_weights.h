@@ -1,7 +1,8 @@
-// Weights from stored tensors (safetensors, GGUF) into a Model: names matched, shapes checked, dequantised, converted; threads share the work.
+// Weights from stored tensors (safetensors, GGUF) into a Model: names matched, shapes checked, dequantised, converted;
+// threads share the work.
 //
-// Every missing, unknown and mis-shaped tensor, and every storage type that cannot be read, is named in one InvalidArgument. A value that is not
-// finite is an error naming the tensor.
+// Every missing, unknown and mis-shaped tensor, and every storage type that cannot be read, is named in one
+// InvalidArgument. A value that is not finite is an error naming the tensor.
 #pragma once
 
 #include <functional>
@@ -17,9 +18,10 @@ namespace grouper {
 
 // One stored tensor under the name that the model has for it.
 struct NamedTensor {
-  std::string name;                 // Hugging Face name
+  std::string name;  // Hugging Face name
   const StoredTensor* stored = nullptr;
-  int64_t rotated_heads = 0;        // > 0: rows of this many heads lie in interleaved pairs and go to half-split ones (llama.cpp's q and k)
+  int64_t rotated_heads =
+      0;  // > 0: rows of this many heads lie in interleaved pairs and go to half-split ones (llama.cpp's q and k)
   const StoredTensor* scale = nullptr;  // FP8: one float for each block; value = fp8 * scale
 };
 
@@ -28,10 +30,12 @@ struct Fp8Blocks {
 };
 
 // `source` names the file in errors. WeightsChanged is left to the caller.
-absl::Status LoadWeights(const std::vector<NamedTensor>& tensors, const std::string& source, Fp8Blocks blocks, Model& model, ThreadPool& threads);
+absl::Status LoadWeights(const std::vector<NamedTensor>& tensors, const std::string& source, Fp8Blocks blocks,
+                         Model& model, ThreadPool& threads);
 
-// The tensors of a Hugging Face checkpoint that concern `config`: rotary buffers, multi-token prediction layers (with a notice) and a tied
-// head's copy are left aside; FP8 weights find their scales.
-std::vector<NamedTensor> HuggingFaceTensors(const ModelConfig& config, absl::Span<const StoredTensor> tensors, const std::string& source);
+// The tensors of a Hugging Face checkpoint that concern `config`: rotary buffers, multi-token prediction layers (with a
+// notice) and a tied head's copy are left aside; FP8 weights find their scales.
+std::vector<NamedTensor> HuggingFaceTensors(const ModelConfig& config, absl::Span<const StoredTensor> tensors,
+                                            const std::string& source);
 
 }  // namespace grouper

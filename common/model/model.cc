@@ -1,11 +1,14 @@
 #include "common/model/model.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <map>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/base/philox.h"
 #include "common/base/status.h"
 #include "common/model/model_state.h"
@@ -18,6 +21,19 @@ Model::~Model() = default;
 absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, DType dtype, Device device) {
   RETURN_IF_ERROR(config.Validate());
   if (device.kind != Device::Kind::kCpu) return absl::UnimplementedError("this build has no CUDA backend");
+  // A config that lies about its sizes must not take the process down.
+  const double item = static_cast<double>(SizeOf(dtype)),
+               memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  const double weights = static_cast<double>(config.NumParameters()) * item;
+  const double rotary = static_cast<double>(config.max_position_embeddings) *
+                        static_cast<double>(config.mla ? config.mla->qk_rope_head_dim : config.head_dim) *
+                        static_cast<double>(SizeOf(AccumulatorType(dtype)));
+  if (weights + rotary > memory) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "the model takes %.1f GB of weights (%d parameters) and %.1f GB of rotary tables (max_position_embeddings %d), "
+        "this machine has %.1f GB",
+        weights / 1e9, config.NumParameters(), rotary / 1e9, config.max_position_embeddings, memory / 1e9));
+  }
   auto state = std::make_unique<State>(config, dtype);
   State& s = *state;
   WeightStore& store = s.store;
@@ -30,12 +46,14 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, 
     block.attention = config.mla ? MakeMlaLayer(config, prefix + "self_attn.", rope, store)
                                  : MakeGqaLayer(config, prefix + "self_attn.", rope, store);
     block.post_norm = store.AddVector({{prefix + "post_attention_layernorm.weight", config.hidden_size}});
-    block.feed_forward = config.IsMoeLayer(i) ? MakeMoeLayer(config, prefix + "mlp.", store)
-                                              : MakeDenseLayer(config, prefix + "mlp.", config.intermediate_size, store);
+    block.feed_forward = config.IsMoeLayer(i)
+                             ? MakeMoeLayer(config, prefix + "mlp.", store)
+                             : MakeDenseLayer(config, prefix + "mlp.", config.intermediate_size, store);
     s.blocks.push_back(std::move(block));
   }
   s.final_norm = store.AddVector({{"model.norm.weight", config.hidden_size}});
-  s.head = config.tie_word_embeddings ? s.embedding : store.AddMatrix({{"lm_head.weight", config.vocab_size}}, config.hidden_size);
+  s.head = config.tie_word_embeddings ? s.embedding
+                                      : store.AddMatrix({{"lm_head.weight", config.vocab_size}}, config.hidden_size);
 
   std::map<std::string, int> by_name;
   for (size_t i = 0; i < store.logical.size(); ++i) by_name[store.logical[i].tensor.name] = static_cast<int>(i);
@@ -54,7 +72,8 @@ const std::vector<LogicalTensor>& Model::tensors() const { return state_->tensor
 
 int Model::FindTensor(const std::string& name) const {
   const auto& tensors = state_->tensors;
-  auto it = std::lower_bound(tensors.begin(), tensors.end(), name, [](const LogicalTensor& t, const std::string& n) { return t.name < n; });
+  auto it = std::lower_bound(tensors.begin(), tensors.end(), name,
+                             [](const LogicalTensor& t, const std::string& n) { return t.name < n; });
   return it != tensors.end() && it->name == name ? static_cast<int>(it - tensors.begin()) : -1;
 }
 
@@ -71,14 +90,20 @@ void Model::InitRandom(Stream& stream, uint64_t seed) {
       scale = state_->config.tie_word_embeddings ? 1 / std::sqrt(static_cast<double>(w.dim(1))) : 0.5;
     } else {
       scale = 1 / std::sqrt(static_cast<double>(w.dim(1)));
-      if (absl::EndsWith(tensor.name, "o_proj.weight") || absl::EndsWith(tensor.name, "down_proj.weight")) scale *= residual;
+      if (absl::EndsWith(tensor.name, "o_proj.weight") || absl::EndsWith(tensor.name, "down_proj.weight"))
+        scale *= residual;
     }
     for (int64_t k = 0; k < w.size(); ++k) {
       const double value = scale > 0 ? scale * random.NextNormal() : constant;
       switch (w.dtype()) {
-        case DType::kF64: w.data<double>()[k] = value; break;
-        case DType::kBF16: w.data<bf16>()[k] = bf16(static_cast<float>(value)); break;
-        default: w.data<float>()[k] = static_cast<float>(value);
+        case DType::kF64:
+          w.data<double>()[k] = value;
+          break;
+        case DType::kBF16:
+          w.data<bf16>()[k] = bf16(static_cast<float>(value));
+          break;
+        default:
+          w.data<float>()[k] = static_cast<float>(value);
       }
     }
   });
@@ -87,27 +112,47 @@ void Model::InitRandom(Stream& stream, uint64_t seed) {
 
 void Model::WeightsChanged(Stream& stream) {
   for (const auto& weight : state_->store.weights) {
-    if (weight->keep_packed && (weight.get() != state_->embedding || state_->head == state_->embedding)) weight->packed.Pack(stream, weight->value);
+    if (weight->keep_packed && (weight.get() != state_->embedding || state_->head == state_->embedding))
+      weight->packed.Pack(stream, weight->value);
   }
 }
 
 size_t Model::SavedBytes(int64_t tokens, SaveOptions options) const {
   const ModelConfig& c = state_->config;
-  const int64_t item = static_cast<int64_t>(SizeOf(state_->dtype)), d = c.hidden_size;
-  int64_t attention, feed_forward = 0;
+  const int64_t d = c.hidden_size, h = c.num_attention_heads;
+  // Elements a token: what an attention or a feed-forward saves, and what its backward takes on top.
+  int64_t attention, attention_backward;
   if (c.mla) {
-    const int64_t h = c.num_attention_heads, q = h * (c.mla->qk_nope_head_dim + c.mla->qk_rope_head_dim);
-    const int64_t key = c.mla->kv_lora_rank + c.mla->qk_rope_head_dim;
-    attention = 2 * q + 2 * c.mla->q_lora_rank + 2 * key + h * (key + c.mla->kv_lora_rank + c.mla->v_head_dim);
+    const int64_t q = h * (c.mla->qk_nope_head_dim + c.mla->qk_rope_head_dim),
+                  key = c.mla->kv_lora_rank + c.mla->qk_rope_head_dim;
+    const int64_t first = (c.mla->q_lora_rank > 0 ? c.mla->q_lora_rank : q) + key,
+                  second = c.mla->q_lora_rank > 0 ? c.mla->q_lora_rank + q : 0;
+    attention = first + second + key + h * (key + c.mla->kv_lora_rank + c.mla->v_head_dim + 1);
+    attention_backward = first + second + key + h * (key + c.mla->kv_lora_rank + c.mla->v_head_dim);
   } else {
-    attention = (2 * c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim * (c.qk_norm ? 2 : 1);
+    const int64_t q = h * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+    attention = 2 * q + 2 * kv + h + (c.qk_norm ? q + kv : 0);
+    attention_backward = 2 * q + 2 * kv;
   }
-  int64_t dense = 3 * c.intermediate_size, moe = 0;
-  if (c.moe) moe = 3 * c.moe->moe_intermediate_size * (c.moe->router.top_k + c.moe->n_shared_experts) + d * c.moe->router.top_k;
-  feed_forward = std::max(dense, moe);
-  const int64_t block = 5 * d + attention + feed_forward;
-  const int64_t total = options.recompute ? c.num_hidden_layers * d + 2 * block : c.num_hidden_layers * block + 2 * block;
-  return static_cast<size_t>(total * item * tokens);
+  const int64_t dense = 3 * c.intermediate_size;
+  int64_t experts = 0, experts_backward = 0;
+  if (c.moe) {
+    const MoeConfig& m = *c.moe;
+    experts = 3 * m.moe_intermediate_size * (m.router.top_k + m.n_shared_experts) + (d + 2) * m.router.top_k +
+              2 * m.router.num_experts;
+    experts_backward = 3 * m.moe_intermediate_size * m.router.top_k + 2 * d * m.router.top_k + m.router.num_experts;
+  }
+  int64_t total = 0, largest = 0, largest_backward = 0;
+  for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {
+    const bool moe = c.IsMoeLayer(layer);
+    const int64_t saved = 4 * d + attention + (moe ? experts : dense);
+    total += options.recompute ? d : saved;
+    largest = std::max(largest, saved);
+    largest_backward = std::max({largest_backward, attention_backward, moe ? experts_backward : dense});
+  }
+  total += 6 * d + largest_backward +
+           (options.recompute ? d + largest : 0);  // x, delta, last rows, dx, dy; what backward works in
+  return static_cast<size_t>(total * tokens) * SizeOf(state_->dtype);
 }
 
 }  // namespace grouper

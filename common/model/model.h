@@ -1,8 +1,8 @@
 // Model: the one decoder definition. Embedding, blocks (GQA or MLA; dense SwiGLU or MoE), final norm, head.
 //
-// Forward serves prefill, decode, teacher-forced scoring and training: a ragged batch of tokens whose keys and values go to 64-token
-// pages. Training is a prefill that also saves what Backward needs. The numbers for a token depend only on the token and its context
-// (kernels/README.md), so the four uses agree bit for bit.
+// Forward serves prefill, decode, teacher-forced scoring and training: a ragged batch of tokens whose keys and values
+// go to 64-token pages. Training is a prefill that also saves what Backward needs. The numbers for a token depend only
+// on the token and its context (kernels/README.md), so the four uses agree bit for bit.
 //
 //   Stream stream(threads);
 //   KvPool kv(model.config(), model.dtype(), pages);
@@ -29,22 +29,24 @@
 
 namespace grouper {
 
-// A weight as checkpoints know it. `value` is contiguous; several logical tensors may lie beside each other in one fused matrix.
+// A weight as checkpoints know it. `value` is contiguous; several logical tensors may lie beside each other in one
+// fused matrix.
 struct LogicalTensor {
-  std::string name;      // Hugging Face name: model.layers.0.self_attn.q_proj.weight
-  Tensor value;          // [out, in] or [n]
-  bool trainable = true; // false: e_score_correction_bias, which the trainer moves by its own rule
+  std::string name;       // Hugging Face name: model.layers.0.self_attn.q_proj.weight
+  Tensor value;           // [out, in] or [n]
+  bool trainable = true;  // false: e_score_correction_bias, which the trainer moves by its own rule
 };
 
-// One forward pass' input. Row t belongs to the sequence whose [q_begin, q_begin + q_len) holds t; sequences lie in order and cover
-// all rows.
+// One forward pass' input. Row t belongs to the sequence whose [q_begin, q_begin + q_len) holds t; sequences lie in
+// order and cover all rows.
 struct Batch {
   std::vector<int32_t> token_ids;                     // [T]
   std::vector<kernels::AttentionSequence> sequences;  // page tables are the caller's and must outlive the call
   std::vector<int32_t> output_rows;                   // ascending rows whose final hidden state is wanted
 };
 
-// Gradients, one float (F64 for an F64 model) tensor for each of Model::tensors(), same order and shape. Accumulated with +=.
+// Gradients, one float (F64 for an F64 model) tensor for each of Model::tensors(), same order and shape. Accumulated
+// with +=.
 class Gradients {
  public:
   explicit Gradients(const class Model& model);
@@ -53,8 +55,8 @@ class Gradients {
   Gradients& operator=(const Gradients&) = delete;
 
   void Zero(Stream& stream);
-  // A tied head's gradient is summed apart from the embedding's, so that bits do not depend on micro-batches, and joins it here: call it
-  // when all micro-batches are done. Thread-safe.
+  // A tied head's gradient is summed apart from the embedding's, so that bits do not depend on micro-batches, and joins
+  // it here: call it when all micro-batches are done. Thread-safe.
   const Tensor& tensor(size_t i) const;
   size_t size() const { return tensors_.size(); }
 
@@ -73,7 +75,8 @@ struct SaveOptions {
   bool recompute = false;  // keep only each block's input; Backward runs the block's forward again (same bits)
 };
 
-// What Forward leaves for Backward. Tensors live in `arena`; valid until the arena is released below the mark taken before Forward.
+// What Forward leaves for Backward. Tensors live in `arena`; valid until the arena is released below the mark taken
+// before Forward.
 struct SavedActivations {
   explicit SavedActivations(Arena& arena, SaveOptions options = {});
   ~SavedActivations();
@@ -87,7 +90,8 @@ struct SavedActivations {
 
 class Model {
  public:
-  // Weights are allocated and zero.
+  // Weights are allocated and zero. InvalidArgument for a config that is not valid, ResourceExhausted for one that
+  // cannot fit this machine.
   static absl::StatusOr<std::unique_ptr<Model>> Create(const ModelConfig& config, DType dtype, Device device = {});
   ~Model();
 
@@ -99,16 +103,16 @@ class Model {
   // Index in tensors(), or -1.
   int FindTensor(const std::string& name) const;
 
-  // Random weights, a pure function of (config, seed): N(0, 1/fan_in) for matrices, times 1/sqrt(2 layers) for o_proj and down_proj;
-  // embedding N(0, 0.25); norms 1; biases 0 (docs/model.md).
+  // Random weights, a pure function of (config, seed): N(0, 1/fan_in) for matrices, times 1/sqrt(2 layers) for o_proj
+  // and down_proj; embedding N(0, 0.25); norms 1; biases 0 (docs/model.md).
   void InitRandom(Stream& stream, uint64_t seed);
 
   // Call after writing weights and before the next Forward: refreshes what is derived from them (packed matrices).
   void WeightsChanged(Stream& stream);
 
-  // hidden [output_rows, hidden_size] (=): the final, normalised hidden states of batch.output_rows. Writes the batch's keys and values
-  // into `kv`. saved: null, or filled for Backward (then every sequence must have context == 0). Tokens per expert are added to
-  // saved->expert_load.
+  // hidden [output_rows, hidden_size] (=): the final, normalised hidden states of batch.output_rows. Writes the batch's
+  // keys and values into `kv`. saved: null, or filled for Backward (then every sequence must have context == 0). Tokens
+  // per expert are added to saved->expert_load.
   void Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor& hidden, SavedActivations* saved) const;
 
   // logits [R, vocab_size] (=) of hidden [R, hidden_size], in the model's dtype (F32 for BF16 models).
@@ -116,14 +120,16 @@ class Model {
   DType logits_dtype() const;
 
   // dhidden [R, hidden_size] (=) = dlogits W; gradients of the head +=. dlogits like logits.
-  void LogitsBackward(Stream& stream, const Tensor& dlogits, const Tensor& hidden, const Tensor& dhidden, Gradients& gradients) const;
+  void LogitsBackward(Stream& stream, const Tensor& dlogits, const Tensor& hidden, const Tensor& dhidden,
+                      Gradients& gradients) const;
 
-  // Gradients of all weights += for dhidden [output_rows, hidden_size], the gradient at Forward's output. The same batch, kv and saved
-  // as in Forward.
+  // Gradients of all weights += for dhidden [output_rows, hidden_size], the gradient at Forward's output. The same
+  // batch, kv and saved as in Forward.
   void Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActivations& saved, const Tensor& dhidden,
                 Gradients& gradients) const;
 
-  // Bytes that Forward with `saved` takes from the arena for `tokens` tokens, and what a Stream's scratch needs at most.
+  // Bytes that Forward with `saved` and Backward take from the arena for `tokens` tokens, all of them output rows,
+  // within ten percent (arena blocks aside).
   size_t SavedBytes(int64_t tokens, SaveOptions options) const;
 
   struct State;  // model_state.h
@@ -134,12 +140,14 @@ class Model {
   std::unique_ptr<State> state_;
 };
 
-// Names backend, ISA baseline, split sizes, dtype and the version of our numerics: two processes with one id give the same bits.
+// Names backend, ISA baseline, split sizes, dtype and the version of our numerics: two processes with one id give the
+// same bits.
 std::string NumericsId(DType dtype, Device device = {});
 
-// SHA-256 over (name, dtype, shape, sha256 of the bytes) of every logical tensor in name order. `tensor_digests`, when not null,
-// receives each tensor's own.
-Sha256Digest WeightsDigest(const Model& model, ThreadPool& threads, std::vector<Sha256Digest>* tensor_digests = nullptr);
+// SHA-256 over (name, dtype, shape, sha256 of the bytes) of every logical tensor in name order. `tensor_digests`, when
+// not null, receives each tensor's own.
+Sha256Digest WeightsDigest(const Model& model, ThreadPool& threads,
+                           std::vector<Sha256Digest>* tensor_digests = nullptr);
 // The same root from the tensors' digests.
 Sha256Digest WeightsDigestOf(const Model& model, const std::vector<Sha256Digest>& tensor_digests);
 

@@ -43,10 +43,12 @@ absl::StatusOr<std::string> FindDirectory(const std::string& path) {
   if (IsFile(JoinPath(exported, "config.json"))) return exported;
   const std::string checkpoints = JoinPath(path, "checkpoints");
   if (IsDirectory(checkpoints)) {
-    ASSIGN_OR_RETURN(const std::optional<CheckpointReader> newest, FindLatestCheckpoint(DefaultFileSystem(), checkpoints));
+    ASSIGN_OR_RETURN(const std::optional<CheckpointReader> newest,
+                     FindLatestCheckpoint(DefaultFileSystem(), checkpoints));
     if (newest && newest->Has("config.json")) return newest->directory();
   }
-  return absl::NotFoundError(absl::StrCat(path, ": not a model: expected a directory with config.json, a run directory, or a GGUF file"));
+  return absl::NotFoundError(
+      absl::StrCat(path, ": not a model: expected a directory with config.json, a run directory, or a GGUF file"));
 }
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& path) {
@@ -61,8 +63,8 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string
 
 absl::Status CheckTokenizer(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& source) {
   if (tokenizer.vocab_size() <= config.vocab_size) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(source, ": the tokenizer has ids up to ", tokenizer.vocab_size() - 1, ", the model's vocab_size is ",
-                                                 config.vocab_size));
+  return absl::InvalidArgumentError(absl::StrCat(source, ": the tokenizer has ids up to ", tokenizer.vocab_size() - 1,
+                                                 ", the model's vocab_size is ", config.vocab_size));
 }
 
 void LimitContext(int64_t max_context, ModelConfig& config) {
@@ -72,7 +74,8 @@ void LimitContext(int64_t max_context, ModelConfig& config) {
 }
 
 // generation_config.json's eos_token_id, else config.json's, else the tokenizer's.
-absl::StatusOr<std::vector<int32_t>> StopIds(const std::string& directory, const ModelConfig& config, const Tokenizer& tokenizer) {
+absl::StatusOr<std::vector<int32_t>> StopIds(const std::string& directory, const ModelConfig& config,
+                                             const Tokenizer& tokenizer) {
   const std::string path = JoinPath(directory, "generation_config.json");
   if (!directory.empty() && IsFile(path)) {
     ASSIGN_OR_RETURN(const json::Json generation, ReadJson(path));
@@ -81,7 +84,8 @@ absl::StatusOr<std::vector<int32_t>> StopIds(const std::string& directory, const
       std::vector<int32_t> ids;
       for (const json::Json& id : eos.is_array() ? eos : json::Json::array({eos})) {
         if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(config.vocab_size)) {
-          return absl::InvalidArgumentError(absl::StrCat(path, ": eos_token_id: expected ids below ", config.vocab_size));
+          return absl::InvalidArgumentError(
+              absl::StrCat(path, ": eos_token_id: expected ids below ", config.vocab_size));
         }
         ids.push_back(id.get<int32_t>());
       }
@@ -103,11 +107,12 @@ absl::StatusOr<Fp8Blocks> ReadFp8Blocks(const json::Json& config, const std::str
       return Fp8Blocks{static_cast<int64_t>(rows), static_cast<int64_t>(columns)};
     }
   }
-  return absl::InvalidArgumentError(absl::StrCat(source, ": quantization_config.weight_block_size: expected two positive integers"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(source, ": quantization_config.weight_block_size: expected two positive integers"));
 }
 
-absl::StatusOr<LoadedModel> Finish(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer, const std::string& directory,
-                                   const std::string& source) {
+absl::StatusOr<LoadedModel> Finish(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer,
+                                   const std::string& directory, const std::string& source) {
   LoadedModel loaded;
   RETURN_IF_ERROR(CheckTokenizer(*tokenizer, model->config(), source));
   ASSIGN_OR_RETURN(loaded.stop_token_ids, StopIds(directory, model->config(), *tokenizer));
@@ -121,7 +126,8 @@ absl::StatusOr<LoadedModel> LoadGguf(const std::string& path, const LoadOptions&
   ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
   ASSIGN_OR_RETURN(ModelConfig config, GgufConfig(*file));
   LimitContext(options.max_context, config);
-  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, LoadTokenizer(options.tokenizer.empty() ? path : options.tokenizer));
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
+                   LoadTokenizer(options.tokenizer.empty() ? path : options.tokenizer));
   ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype));
   RETURN_IF_ERROR(LoadWeights(GgufTensors(config, *file), path, {}, *model, threads));
   Stream stream(threads);
@@ -139,22 +145,26 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions
   ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::FromHuggingFace(config_json, config_path));
   ASSIGN_OR_RETURN(const Fp8Blocks blocks, ReadFp8Blocks(config_json, config_path));
   LimitContext(options.max_context, config);
-  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
+                   LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
   ASSIGN_OR_RETURN(const std::shared_ptr<const ModelTensors> tensors, ModelTensors::Open(directory));
   ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype));
-  RETURN_IF_ERROR(LoadWeights(HuggingFaceTensors(config, tensors->tensors(), directory), directory, blocks, *model, threads));
+  RETURN_IF_ERROR(
+      LoadWeights(HuggingFaceTensors(config, tensors->tensors(), directory), directory, blocks, *model, threads));
   Stream stream(threads);
   model->WeightsChanged(stream);
   return Finish(std::move(model), std::move(tokenizer), directory, directory);
 }
 
-absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const LoadOptions& options, uint64_t seed, ThreadPool& threads) {
+absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const LoadOptions& options, uint64_t seed,
+                                      ThreadPool& threads) {
   const std::string path = IsDirectory(config_path) ? JoinPath(config_path, "config.json") : config_path;
   const std::string directory = Dirname(path);
   ASSIGN_OR_RETURN(const json::Json config_json, ReadJson(path));
   ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::FromHuggingFace(config_json, path));
   LimitContext(options.max_context, config);
-  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
+                   LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
   ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype));
   Stream stream(threads);
   model->InitRandom(stream, seed);

@@ -1,5 +1,6 @@
-// Models in and out: a Hugging Face directory, a GGUF file, or a run directory of ours (its model/, else its newest checkpoint, which holds
-// config.json, model.safetensors, tokenizer.json and tokenizer_config.json as a Hugging Face directory does).
+// Models in and out: a Hugging Face directory, a GGUF file, or a run directory of ours (its model/, else its newest
+// checkpoint, which holds config.json, model.safetensors, tokenizer.json and tokenizer_config.json as a Hugging Face
+// directory does).
 #pragma once
 
 #include <memory>
@@ -22,22 +23,24 @@ struct LoadedModel {
 
 struct LoadOptions {
   DType dtype = DType::kF32;
-  std::string tokenizer;      // overrides where the tokenizer comes from: a directory, a tokenizer.json or a GGUF file; empty: beside the model
-  int64_t max_context = 0;    // caps max_position_embeddings; 0: as the model says
+  std::string tokenizer;    // overrides where the tokenizer comes from: a directory, a tokenizer.json or a GGUF file;
+                            // empty: beside the model
+  int64_t max_context = 0;  // caps max_position_embeddings; 0: as the model says
 };
 
-// Reads and checks everything: config, every tensor's presence, shape and range in the file, tokenizer against vocab_size. All missing,
-// extra and mis-shaped tensors are named in one error. Weights are ready for Forward.
+// Reads and checks everything: config, every tensor's presence, shape and range in the file, tokenizer against
+// vocab_size. All missing, extra and mis-shaped tensors are named in one error. Weights are ready for Forward.
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions& options, ThreadPool& threads);
 
 // A model with random weights from a config.json (or the directory that holds it).
-absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const LoadOptions& options, uint64_t seed, ThreadPool& threads);
+absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const LoadOptions& options, uint64_t seed,
+                                      ThreadPool& threads);
 
 // Writes `directory` (created; must not hold a model yet) as transformers expects: config.json, generation_config.json,
-// model.safetensors (or shards of at most max_shard_bytes with an index), tokenizer.json, tokenizer_config.json. Written to a temporary
-// name, synced, renamed. dtype: "float32" or "bfloat16".
+// model.safetensors (or shards of at most max_shard_bytes with an index), tokenizer.json, tokenizer_config.json.
+// Written to a temporary name, synced, renamed. dtype: "float32" or "bfloat16".
 absl::Status SaveHuggingFace(FileSystem& fs, const Model& model, const Tokenizer& tokenizer,
-                             const std::vector<int32_t>& stop_token_ids, const std::string& directory, const std::string& dtype,
-                             uint64_t max_shard_bytes = uint64_t{5} << 30);
+                             const std::vector<int32_t>& stop_token_ids, const std::string& directory,
+                             const std::string& dtype, uint64_t max_shard_bytes = uint64_t{5} << 30);
 
 }  // namespace grouper

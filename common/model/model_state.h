@@ -19,7 +19,6 @@ struct Model::State {
     std::unique_ptr<FeedForwardLayer> feed_forward;
   };
 
-
   ModelConfig config;
   DType dtype;
   Arena tables;

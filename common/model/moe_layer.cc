@@ -1,4 +1,5 @@
-// Mixture of experts: shared experts (one dense SwiGLU) plus the routed ones, combined in slot order. Router logits are float.
+// Mixture of experts: shared experts (one dense SwiGLU) plus the routed ones, combined in slot order. Router logits are
+// float.
 #include "common/model/layers.h"
 #include "kernels/elementwise.h"
 #include "kernels/swiglu.h"
@@ -13,17 +14,20 @@ class MoeLayer : public FeedForwardLayer {
     const int64_t experts = router_.num_experts;
     gate_ = store.AddMatrix({{prefix + "gate.weight", experts}}, hidden_, AccumulatorType(dtype));
     if (config.moe->score_correction_bias) {
-      bias_ = store.AddVector({{prefix + "gate.e_score_correction_bias", experts}}, AccumulatorType(dtype), /*trainable=*/false);
+      bias_ = store.AddVector({{prefix + "gate.e_score_correction_bias", experts}}, AccumulatorType(dtype),
+                              /*trainable=*/false);
     }
-    gate_up_ = store.AddExperts({{prefix + "experts.%d.gate_proj.weight", width_}, {prefix + "experts.%d.up_proj.weight", width_}}, experts,
-                                hidden_);
+    gate_up_ = store.AddExperts(
+        {{prefix + "experts.%d.gate_proj.weight", width_}, {prefix + "experts.%d.up_proj.weight", width_}}, experts,
+        hidden_);
     down_ = store.AddExperts({{prefix + "experts.%d.down_proj.weight", hidden_}}, experts, width_);
     if (config.moe->n_shared_experts > 0) {
       shared_ = MakeDenseLayer(config, prefix + "shared_experts.", config.moe->n_shared_experts * width_, store);
     }
   }
 
-  void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved, std::vector<int64_t>* load) const override {
+  void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved,
+               std::vector<int64_t>* load) const override {
     Stream& stream = pass.stream;
     const int64_t t = pass.tokens, k = router_.top_k, rows = t * k;
     const DType dtype = y.dtype(), acc = AccumulatorType(dtype);
@@ -51,7 +55,8 @@ class MoeLayer : public FeedForwardLayer {
     s.expert_gate_up = pass.arena.New(dtype, {rows, 2 * width_});
     s.expert_act = pass.arena.New(dtype, {rows, width_});
     s.expert_out = pass.arena.New(dtype, {rows, hidden_});
-    kernels::GroupedLinear(stream, y, s.order.offsets, s.order.token, gate_up_->value, &gate_up_->packed, s.expert_gate_up);
+    kernels::GroupedLinear(stream, y, s.order.offsets, s.order.token, gate_up_->value, &gate_up_->packed,
+                           s.expert_gate_up);
     kernels::SwiGlu(stream, s.expert_gate_up, s.expert_act);
     kernels::GroupedLinear(stream, s.expert_act, s.order.offsets, {}, down_->value, &down_->packed, s.expert_out);
     kernels::CombineExperts(stream, s.order, s.expert_out, s.weights, delta, /*accumulate=*/shared_ != nullptr);
@@ -107,7 +112,8 @@ class MoeLayer : public FeedForwardLayer {
 
 }  // namespace
 
-std::unique_ptr<FeedForwardLayer> MakeMoeLayer(const ModelConfig& config, const std::string& prefix, WeightStore& store) {
+std::unique_ptr<FeedForwardLayer> MakeMoeLayer(const ModelConfig& config, const std::string& prefix,
+                                               WeightStore& store) {
   return std::make_unique<MoeLayer>(config, prefix, store, store.dtype());
 }
 

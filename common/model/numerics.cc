@@ -8,7 +8,8 @@ namespace grouper {
 
 std::string NumericsId(DType dtype, Device device) {
   // The version rises with any change that moves a bit of a forward pass.
-  return absl::StrCat(device.kind == Device::Kind::kCpu ? "cpu" : "cuda", "/lanes8-fma/page", kernels::kPageTokens, "/", Name(dtype), "/v1");
+  return absl::StrCat(device.kind == Device::Kind::kCpu ? "cpu" : "cuda", "/lanes8-fma/page", kernels::kPageTokens, "/",
+                      Name(dtype), "/v1");
 }
 
 Sha256Digest WeightsDigestOf(const Model& model, const std::vector<Sha256Digest>& tensor_digests) {

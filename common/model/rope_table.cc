@@ -2,10 +2,11 @@
 //
 //   plain    f_i = theta^(-2i/d)
 //   linear   f_i / factor
-//   llama3   long wavelengths are divided by factor, short ones kept, those between are mixed linearly (Llama 3.1's config)
-//   yarn     (arXiv 2309.00071) f_i interpolated where the rotation count over the original context is below beta_slow, kept above beta_fast, a
-//            linear ramp between; cos and sin are multiplied by the attention factor. DeepSeek: mscale(factor, mscale) / mscale(factor,
-//            mscale_all_dim) with mscale(s, m) = 0.1 m ln s + 1.
+//   llama3   long wavelengths are divided by factor, short ones kept, those between are mixed linearly (Llama 3.1's
+//   config) yarn     (arXiv 2309.00071) f_i interpolated where the rotation count over the original context is below
+//   beta_slow, kept above beta_fast, a
+//            linear ramp between; cos and sin are multiplied by the attention factor. DeepSeek: mscale(factor, mscale)
+//            / mscale(factor, mscale_all_dim) with mscale(s, m) = 0.1 m ln s + 1.
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -26,7 +27,8 @@ std::vector<double> Frequencies(const ModelConfig& config, int64_t width) {
   const RopeScaling& scaling = config.rope_scaling;
   const double original = static_cast<double>(scaling.original_max_position_embeddings);
   switch (scaling.type) {
-    case RopeScaling::Type::kNone: break;
+    case RopeScaling::Type::kNone:
+      break;
     case RopeScaling::Type::kLinear:
       for (double& f : frequencies) f /= scaling.factor;
       break;

@@ -18,9 +18,14 @@ absl::Status WriteAs(const Tensor& value, AppendBytes append) {
     chunk.clear();
     for (int64_t i = begin; i < end; ++i) {
       switch (value.dtype()) {
-        case DType::kF64: chunk.push_back(static_cast<To>(static_cast<float>(value.data<double>()[i]))); break;
-        case DType::kBF16: chunk.push_back(static_cast<To>(static_cast<float>(value.data<bf16>()[i]))); break;
-        default: chunk.push_back(static_cast<To>(value.data<float>()[i]));
+        case DType::kF64:
+          chunk.push_back(static_cast<To>(static_cast<float>(value.data<double>()[i])));
+          break;
+        case DType::kBF16:
+          chunk.push_back(static_cast<To>(static_cast<float>(value.data<bf16>()[i])));
+          break;
+        default:
+          chunk.push_back(static_cast<To>(value.data<float>()[i]));
       }
     }
     RETURN_IF_ERROR(append({reinterpret_cast<const char*>(chunk.data()), chunk.size() * sizeof(To)}));
@@ -46,14 +51,17 @@ json::OrderedJson GenerationConfig(const ModelConfig& config, const std::vector<
 
 }  // namespace
 
-absl::Status SaveHuggingFace(FileSystem& fs, const Model& model, const Tokenizer& tokenizer, const std::vector<int32_t>& stop_token_ids,
-                             const std::string& directory, const std::string& dtype, uint64_t max_shard_bytes) {
+absl::Status SaveHuggingFace(FileSystem& fs, const Model& model, const Tokenizer& tokenizer,
+                             const std::vector<int32_t>& stop_token_ids, const std::string& directory,
+                             const std::string& dtype, uint64_t max_shard_bytes) {
   if (dtype != "float32" && dtype != "bfloat16") {
     return absl::InvalidArgumentError(absl::StrCat("dtype ", dtype, ": expected float32 or bfloat16"));
   }
   if (fs.Exists(directory)) {
     ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.ListDirectory(directory));
-    if (!names.empty()) return absl::AlreadyExistsError(absl::StrCat(directory, " is not empty; a model is written into a new directory"));
+    if (!names.empty())
+      return absl::AlreadyExistsError(
+          absl::StrCat(directory, " is not empty; a model is written into a new directory"));
     RETURN_IF_ERROR(fs.RemoveAll(directory));
   }
   std::string path = directory;
@@ -68,17 +76,19 @@ absl::Status SaveHuggingFace(FileSystem& fs, const Model& model, const Tokenizer
     for (int d = 0; d < tensor.value.rank(); ++d) spec.shape.push_back(tensor.value.dim(d));
     specs.push_back(std::move(spec));
   }
-  RETURN_IF_ERROR(WriteModelSafetensors(fs, temporary, specs, {{"format", "pt"}}, max_shard_bytes,
-                                        [&](const TensorSpec& spec, AppendBytes append) {
-                                          const Tensor& value = model.tensors()[static_cast<size_t>(model.FindTensor(spec.name))].value;
-                                          return spec.type == StorageType::kBF16 ? WriteAs<bf16>(value, append) : WriteAs<float>(value, append);
-                                        }));
+  RETURN_IF_ERROR(WriteModelSafetensors(
+      fs, temporary, specs, {{"format", "pt"}}, max_shard_bytes, [&](const TensorSpec& spec, AppendBytes append) {
+        const Tensor& value = model.tensors()[static_cast<size_t>(model.FindTensor(spec.name))].value;
+        return spec.type == StorageType::kBF16 ? WriteAs<bf16>(value, append) : WriteAs<float>(value, append);
+      }));
   ModelConfig config = model.config();
   if (config.eos_token_ids.empty()) config.eos_token_ids = stop_token_ids;
   RETURN_IF_ERROR(WriteJson(fs, JoinPath(temporary, "config.json"), config.ToHuggingFace(dtype)));
-  RETURN_IF_ERROR(WriteJson(fs, JoinPath(temporary, "generation_config.json"), GenerationConfig(config, stop_token_ids)));
+  RETURN_IF_ERROR(
+      WriteJson(fs, JoinPath(temporary, "generation_config.json"), GenerationConfig(config, stop_token_ids)));
   RETURN_IF_ERROR(WriteFileAtomically(fs, JoinPath(temporary, "tokenizer.json"), tokenizer.ToJson()));
-  RETURN_IF_ERROR(WriteFileAtomically(fs, JoinPath(temporary, "tokenizer_config.json"), tokenizer.TokenizerConfigJson()));
+  RETURN_IF_ERROR(
+      WriteFileAtomically(fs, JoinPath(temporary, "tokenizer_config.json"), tokenizer.TokenizerConfigJson()));
   RETURN_IF_ERROR(fs.SyncDirectory(temporary));
   RETURN_IF_ERROR(fs.Rename(temporary, path));
   return fs.SyncDirectory(Dirname(path));

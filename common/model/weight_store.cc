@@ -33,7 +33,8 @@ Weight* WeightStore::AddExperts(const std::vector<Part>& parts, int64_t experts,
     int64_t row = 0;
     for (const Part& part : parts) {
       const std::string name = absl::StrReplaceAll(part.name, {{"%d", absl::StrCat(e)}});
-      logical.push_back({{name, weight->value[e].Rows(row, row + part.rows), true}, weight->index, (e * rows + row) * cols});
+      logical.push_back(
+          {{name, weight->value[e].Rows(row, row + part.rows), true}, weight->index, (e * rows + row) * cols});
       row += part.rows;
     }
   }

@@ -39,7 +39,8 @@ TEST(Config, AFieldThatChangesResultsIsRefusedByName) {
       {"llama", R"({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}})", "low_freq_factor"},
       {"llama", R"({"rope_scaling": {"rope_type": "linear", "factor": -2.0}})", "rope_scaling.factor"},
       {"llama", R"({"rope_scaling": 3})", "rope_scaling"},
-      {"llama", R"({"rope_parameters": {"partial_rotary_factor": 0.5}, "rope_scaling": null})", "partial_rotary_factor"},
+      {"llama", R"({"rope_parameters": {"partial_rotary_factor": 0.5}, "rope_scaling": null})",
+       "partial_rotary_factor"},
       {"llama", R"({"partial_rotary_factor": 0.5})", "partial_rotary_factor"},
       {"llama", R"({"sliding_window": 128})", "sliding_window"},
       {"qwen2", R"({"use_sliding_window": true, "sliding_window": 128, "max_window_layers": 1})", "use_sliding_window"},
@@ -106,14 +107,15 @@ TEST(Config, AllProblemsComeInOneErrorWithTheFile) {
 }
 
 TEST(Config, NullsUnknownFieldsAndNeutralValuesAreAccepted) {
-  EXPECT_EQ(Error("llama", R"({"sliding_window": null, "attention_multiplier": 1.0, "is_llama_config": true, "rope_interleaved": false,
-                               "some_trainer_note": "x", "pad_token_id": -1, "torch_dtype": "bfloat16"})"), "");
+  EXPECT_EQ(
+      Error("llama",
+            R"({"sliding_window": null, "attention_multiplier": 1.0, "is_llama_config": true, "rope_interleaved": false,
+                               "some_trainer_note": "x", "pad_token_id": -1, "torch_dtype": "bfloat16"})"),
+      "");
   EXPECT_EQ(Error("qwen2", R"({"use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28})"), "");
 }
 
-TEST(Config, NotAnObjectIsAnError) {
-  EXPECT_FALSE(ModelConfig::FromHuggingFace(json::Json::array(), "x").ok());
-}
+TEST(Config, NotAnObjectIsAnError) { EXPECT_FALSE(ModelConfig::FromHuggingFace(json::Json::array(), "x").ok()); }
 
 class Families : public testing::TestWithParam<std::string> {};
 
@@ -136,7 +138,8 @@ TEST_P(Families, CountTheirParameters) {
   EXPECT_LE(config.NumActiveParameters(), config.NumParameters());
 }
 
-INSTANTIATE_TEST_SUITE_P(Config, Families, testing::ValuesIn(TinyFamilies()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Config, Families, testing::ValuesIn(TinyFamilies()),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace grouper

@@ -50,8 +50,10 @@ TEST_P(Gradient, BitsDoNotDependOnCutThreadsOrRecomputation) {
       Training training(*model);
       size_t begin = 0;
       for (size_t n : cuts) {
-        training.Step(local, {sequences.begin() + static_cast<ptrdiff_t>(begin), sequences.begin() + static_cast<ptrdiff_t>(begin + n)},
-                      static_cast<int>(begin), {.recompute = recompute});
+        training.Step(
+            local,
+            {sequences.begin() + static_cast<ptrdiff_t>(begin), sequences.begin() + static_cast<ptrdiff_t>(begin + n)},
+            static_cast<int>(begin), {.recompute = recompute});
         begin += n;
       }
       EXPECT_EQ(begin, sequences.size());
@@ -70,7 +72,8 @@ TEST_P(Gradient, BitsDoNotDependOnCutThreadsOrRecomputation) {
 TEST_P(Gradient, Bf16IsCloseToF32) {
   ThreadPool threads(2);
   Stream stream(threads);
-  const std::unique_ptr<Model> narrow = TinyModel(GetParam(), DType::kBF16, stream), wide = TinyModel(GetParam(), DType::kF32, stream);
+  const std::unique_ptr<Model> narrow = TinyModel(GetParam(), DType::kBF16, stream),
+                               wide = TinyModel(GetParam(), DType::kF32, stream);
   for (size_t i = 0; i < wide->tensors().size(); ++i) {
     for (int64_t k = 0; k < wide->tensors()[i].value.size(); ++k) {
       SetElement(wide->tensors()[i].value, k, GetElement(narrow->tensors()[i].value, k));
@@ -93,7 +96,24 @@ TEST_P(Gradient, Bf16IsCloseToF32) {
   EXPECT_LT(std::sqrt(difference / norm), 0.05);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Gradient, testing::ValuesIn(TinyFamilies()), [](const auto& info) { return info.param; });
+TEST_P(Gradient, MemoryIsPredicted) {
+  ThreadPool threads(2);
+  Stream stream(threads);
+  const std::unique_ptr<Model> model = TinyModel(GetParam(), DType::kF32, stream);
+  std::vector<std::vector<int32_t>> sequences;
+  for (int i = 0; i < 2; ++i) sequences.push_back(RandomTokens(256, static_cast<uint64_t>(i)));
+  for (bool recompute : {false, true}) {
+    Training training(*model);
+    training.Step(stream, sequences, 0, {.recompute = recompute});
+    const double predicted = static_cast<double>(model->SavedBytes(2 * 256, {.recompute = recompute}));
+    // Logits and hidden states are the caller's; two of three rows are output. Everything fits the arena's first block.
+    const double taken = static_cast<double>(training.arena_bytes) - 2.0 * 256 * (41 + 2 * 24) * 4 * 2 / 3;
+    EXPECT_NEAR(taken / predicted, 1, 0.1) << "recompute " << recompute;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Gradient, testing::ValuesIn(TinyFamilies()),
+                         [](const auto& info) { return info.param; });
 
 TEST(ExpertLoad, CountsEveryTokenTopKTimes) {
   ThreadPool threads(1);

@@ -4,13 +4,16 @@
 #include "common/base/file.h"
 #include "common/checkpoint/model_tensors.h"
 #include "common/checkpoint/safetensors.h"
+#include "common/model/gguf_model.h"
 #include "common/model/load_weights.h"
 #include "tests/common/model/model_world.h"
 
 namespace grouper {
 namespace {
 
-std::string GoldenPath(const std::string& family) { return absl::StrCat(GROUPER_SOURCE_DIR, "/tests/golden/models/", family); }
+std::string GoldenPath(const std::string& family) {
+  return absl::StrCat(GROUPER_SOURCE_DIR, "/tests/golden/models/", family);
+}
 
 class HuggingFace : public testing::TestWithParam<std::string> {
  protected:
@@ -29,7 +32,8 @@ class HuggingFace : public testing::TestWithParam<std::string> {
         LoadWeights(HuggingFaceTensors(*config, (*tensors)->tensors(), directory), directory, {}, *model_, threads_);
     ASSERT_TRUE(loaded.ok()) << loaded;
     model_->WeightsChanged(stream_);
-    absl::StatusOr<std::shared_ptr<const SafetensorsFile>> golden = SafetensorsFile::Open(JoinPath(directory, "golden.safetensors"));
+    absl::StatusOr<std::shared_ptr<const SafetensorsFile>> golden =
+        SafetensorsFile::Open(JoinPath(directory, "golden.safetensors"));
     ASSERT_TRUE(golden.ok()) << golden.status();
     golden_ = *golden;
   }
@@ -94,9 +98,11 @@ TEST_P(HuggingFace, GradientsAgree) {
   KvPool kv(model_->config(), DType::kF32, 2);
   Arena arena;
   SavedActivations saved(arena);
-  const Tensor hidden = arena.New(DType::kF32, {t, 32}), dhidden = arena.New(DType::kF32, {t, 32}), dlogits = arena.New(DType::kF32, {t, 40});
+  const Tensor hidden = arena.New(DType::kF32, {t, 32}), dhidden = arena.New(DType::kF32, {t, 32}),
+               dlogits = arena.New(DType::kF32, {t, 40});
   model_->Forward(stream_, batch, kv, hidden, &saved);
-  for (int64_t i = 0; i < dlogits.size(); ++i) dlogits.data<float>()[i] = static_cast<float>(std::cos(0.37 * static_cast<double>(i)));
+  for (int64_t i = 0; i < dlogits.size(); ++i)
+    dlogits.data<float>()[i] = static_cast<float>(std::cos(0.37 * static_cast<double>(i)));
   Gradients gradients(*model_);
   model_->LogitsBackward(stream_, dlogits, hidden, dhidden, gradients);
   model_->Backward(stream_, batch, kv, saved, dhidden, gradients);
@@ -105,15 +111,40 @@ TEST_P(HuggingFace, GradientsAgree) {
     if (tensor.name.rfind("gradient.", 0) != 0) continue;
     const int index = model_->FindTensor(tensor.name.substr(9));
     ASSERT_GE(index, 0) << tensor.name;
-    EXPECT_LT(LargestDifference(Floats(tensor.name), gradients.tensor(static_cast<size_t>(index)).data<float>()), 1e-4) << tensor.name;
+    EXPECT_LT(LargestDifference(Floats(tensor.name), gradients.tensor(static_cast<size_t>(index)).data<float>()), 1e-4)
+        << tensor.name;
     ++compared;
   }
   EXPECT_GE(compared, 7);
 }
 
+TEST(GgufModel, GivesTheSameLogitsAsTheDirectory) {
+  const std::string directory = GoldenPath("llama_bias");
+  ThreadPool threads(1);
+  Stream stream(threads);
+  absl::StatusOr<std::shared_ptr<const GgufFile>> file = GgufFile::Open(directory + "/model.gguf");
+  ASSERT_TRUE(file.ok()) << file.status();
+  absl::StatusOr<ModelConfig> config = GgufConfig(**file);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->attention_bias && config->o_bias && config->mlp_bias && !config->tie_word_embeddings);
+  const std::unique_ptr<Model> model = *Model::Create(*config, DType::kF32);
+  const absl::Status loaded = LoadWeights(GgufTensors(*config, **file), directory, {}, *model, threads);
+  ASSERT_TRUE(loaded.ok()) << loaded;
+  model->WeightsChanged(stream);
+
+  const std::shared_ptr<const SafetensorsFile> golden = *SafetensorsFile::Open(directory + "/golden.safetensors");
+  std::vector<int32_t> input(80);
+  memcpy(input.data(), golden->Find("input_ids")->bytes.data(), 320);
+  std::vector<float> expected(80 * 40);
+  ASSERT_TRUE(DecodeToFloat(*golden->Find("logits"), 0, 80 * 40, expected.data()).ok());
+  Cache cache(*model);
+  const std::string logits = cache.Run(*model, stream, {{0, input}})[0];
+  EXPECT_LT(LargestDifference(expected, reinterpret_cast<const float*>(logits.data())), 1e-5);
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, HuggingFace,
-                         testing::Values("llama", "llama_bias", "qwen2", "qwen2_yarn", "qwen3", "qwen3_moe", "deepseek_v2_lite", "deepseek_v2",
-                                         "deepseek_v3", "deepseek_v3_no_q_lora"),
+                         testing::Values("llama", "llama_bias", "qwen2", "qwen2_yarn", "qwen3", "qwen3_moe",
+                                         "deepseek_v2_lite", "deepseek_v2", "deepseek_v3", "deepseek_v3_no_q_lora"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -28,8 +28,10 @@ class ModelDirectory : public testing::Test {
     EXPECT_TRUE(loaded.ok()) << loaded.status();
     return *std::move(loaded);
   }
-  absl::Status Save(const LoadedModel& loaded, const std::string& directory, const std::string& dtype = "float32", uint64_t shard = 1 << 30) {
-    return SaveHuggingFace(DefaultFileSystem(), *loaded.model, *loaded.tokenizer, loaded.stop_token_ids, directory, dtype, shard);
+  absl::Status Save(const LoadedModel& loaded, const std::string& directory, const std::string& dtype = "float32",
+                    uint64_t shard = 1 << 30) {
+    return SaveHuggingFace(DefaultFileSystem(), *loaded.model, *loaded.tokenizer, loaded.stop_token_ids, directory,
+                           dtype, shard);
   }
   std::string Error(const std::string& path, const LoadOptions& options = {}) {
     const absl::StatusOr<LoadedModel> loaded = LoadModel(path, options, threads_);
@@ -118,7 +120,8 @@ TEST_F(ModelDirectory, ATokenizerLargerThanTheVocabularyIsRefused) {
   json::Json config = *json::Parse(*fs.ReadFile(QuickstartConfig() + "/config.json", 1 << 20));
   config["vocab_size"] = 30;
   ASSERT_EQ(WriteFileAtomically(fs, directory + "/config.json", config.dump()), absl::OkStatus());
-  const absl::StatusOr<LoadedModel> loaded = InitModel(directory, {.dtype = DType::kF32, .tokenizer = QuickstartConfig(), .max_context = 0}, 1, threads_);
+  const absl::StatusOr<LoadedModel> loaded =
+      InitModel(directory, {.dtype = DType::kF32, .tokenizer = QuickstartConfig(), .max_context = 0}, 1, threads_);
   ASSERT_FALSE(loaded.ok());
   EXPECT_THAT(std::string(loaded.status().message()), HasSubstr("tokenizer has ids up to 30"));
 }
@@ -130,14 +133,16 @@ TEST_F(ModelDirectory, MissingTokenizerIsAnError) {
   EXPECT_THAT(Error(root_ + "/a"), HasSubstr("tokenizer"));
 }
 
-// --- SmolLM2-135M-Instruct from its GGUF file (scripts/fetch_smollm2.sh), against transformers (scripts/make_golden_smollm2.py) -----------
+// --- SmolLM2-135M-Instruct from its GGUF file (scripts/fetch_smollm2.sh), against transformers
+// (scripts/make_golden_smollm2.py) -----------
 
 TEST(SmolLm2, GreedyTokensAndLogitsEqualTransformers) {
   const std::string path = absl::StrCat(GROUPER_SOURCE_DIR, "/models/SmolLM2-135M-Instruct.gguf");
   if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there (scripts/fetch_smollm2.sh)";
   ThreadPool threads(2);
   Stream stream(threads);
-  absl::StatusOr<LoadedModel> loaded = LoadModel(path, {.dtype = DType::kF32, .tokenizer = "", .max_context = 1024}, threads);
+  absl::StatusOr<LoadedModel> loaded =
+      LoadModel(path, {.dtype = DType::kF32, .tokenizer = "", .max_context = 1024}, threads);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   const Model& model = *loaded->model;
   EXPECT_EQ(model.config().NumParameters(), 134515008);
@@ -162,7 +167,8 @@ TEST(SmolLm2, GreedyTokensAndLogitsEqualTransformers) {
   const size_t vocab = 49152;
   double worst = 0;
   for (size_t row = 0; row < prompt.size(); ++row) {
-    for (size_t i = 0; i < vocab / 64; ++i) worst = std::max<double>(worst, std::abs(got[row * vocab + i * 64] - want[row * (vocab / 64) + i]));
+    for (size_t i = 0; i < vocab / 64; ++i)
+      worst = std::max<double>(worst, std::abs(got[row * vocab + i * 64] - want[row * (vocab / 64) + i]));
   }
   EXPECT_LT(worst, 1e-3);
 

@@ -12,33 +12,42 @@
 namespace grouper {
 
 // Families with every option switched on somewhere; sizes are odd where they may be.
-inline std::vector<std::string> TinyFamilies() { return {"llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3", "deepseek_v3_no_q_lora"}; }
+inline std::vector<std::string> TinyFamilies() {
+  return {"llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3", "deepseek_v3_no_q_lora"};
+}
 
 inline std::string TinyConfigText(const std::string& family) {
-  const std::string common = R"("vocab_size": 41, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+  const std::string common =
+      R"("vocab_size": 41, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
       "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "hidden_act": "silu", "eos_token_id": 2, )";
-  const std::string mla = R"("num_key_value_heads": 4, "kv_lora_rank": 12, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 10,
+  const std::string mla =
+      R"("num_key_value_heads": 4, "kv_lora_rank": 12, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 10,
       "moe_intermediate_size": 14, "n_shared_experts": 2, "first_k_dense_replace": 1, )";
   if (family == "llama") {
-    return "{" + common + R"("architectures": ["LlamaForCausalLM"], "num_key_value_heads": 2, "tie_word_embeddings": true, "attention_bias": true,
+    return "{" + common +
+           R"("architectures": ["LlamaForCausalLM"], "num_key_value_heads": 2, "tie_word_embeddings": true, "attention_bias": true,
       "mlp_bias": true, "head_dim": 6, "rope_theta": 500.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
       "high_freq_factor": 4.0, "original_max_position_embeddings": 64}})";
   }
   if (family == "qwen2") return "{" + common + R"("architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 1})";
   if (family == "qwen3") {
-    return "{" + common + R"("architectures": ["Qwen3ForCausalLM"], "num_key_value_heads": 2, "head_dim": 10, "tie_word_embeddings": true})";
+    return "{" + common +
+           R"("architectures": ["Qwen3ForCausalLM"], "num_key_value_heads": 2, "head_dim": 10, "tie_word_embeddings": true})";
   }
   if (family == "qwen3_moe") {
-    return "{" + common + R"("architectures": ["Qwen3MoeForCausalLM"], "num_key_value_heads": 2, "head_dim": 8, "num_experts": 6,
+    return "{" + common +
+           R"("architectures": ["Qwen3MoeForCausalLM"], "num_key_value_heads": 2, "head_dim": 8, "num_experts": 6,
       "num_experts_per_tok": 2, "norm_topk_prob": true, "moe_intermediate_size": 12, "mlp_only_layers": [0]})";
   }
   if (family == "deepseek_v2") {
-    return "{" + common + mla + R"("architectures": ["DeepseekV2ForCausalLM"], "q_lora_rank": null, "n_routed_experts": 8, "num_experts_per_tok": 3,
+    return "{" + common + mla +
+           R"("architectures": ["DeepseekV2ForCausalLM"], "q_lora_rank": null, "n_routed_experts": 8, "num_experts_per_tok": 3,
       "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "norm_topk_prob": false, "routed_scaling_factor": 1.5,
       "rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "beta_fast": 32, "beta_slow": 1, "mscale": 0.7,
       "mscale_all_dim": 0.9}})";
   }
-  const std::string v3 = R"("architectures": ["DeepseekV3ForCausalLM"], "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2,
+  const std::string v3 =
+      R"("architectures": ["DeepseekV3ForCausalLM"], "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2,
       "norm_topk_prob": true, "routed_scaling_factor": 2.5, )";
   if (family == "deepseek_v3") return "{" + common + mla + v3 + R"("q_lora_rank": 18, "attention_bias": true})";
   return "{" + common + mla + v3 + R"("q_lora_rank": null})";
@@ -54,17 +63,25 @@ inline ModelConfig TinyConfig(const std::string& family) {
 
 inline double GetElement(const Tensor& t, int64_t i) {
   switch (t.dtype()) {
-    case DType::kF64: return t.data<double>()[i];
-    case DType::kBF16: return static_cast<float>(t.data<bf16>()[i]);
-    default: return t.data<float>()[i];
+    case DType::kF64:
+      return t.data<double>()[i];
+    case DType::kBF16:
+      return static_cast<float>(t.data<bf16>()[i]);
+    default:
+      return t.data<float>()[i];
   }
 }
 
 inline void SetElement(const Tensor& t, int64_t i, double value) {
   switch (t.dtype()) {
-    case DType::kF64: t.data<double>()[i] = value; break;
-    case DType::kBF16: t.data<bf16>()[i] = bf16(static_cast<float>(value)); break;
-    default: t.data<float>()[i] = static_cast<float>(value);
+    case DType::kF64:
+      t.data<double>()[i] = value;
+      break;
+    case DType::kBF16:
+      t.data<bf16>()[i] = bf16(static_cast<float>(value));
+      break;
+    default:
+      t.data<float>()[i] = static_cast<float>(value);
   }
 }
 
@@ -87,7 +104,8 @@ inline std::unique_ptr<Model> TinyModel(const std::string& family, DType dtype, 
 inline std::vector<int32_t> RandomTokens(int64_t n, uint64_t seed, int64_t vocab = 41) {
   PhiloxStream random(MakePhiloxKey(seed, "tokens"));
   std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < n; ++i) tokens.push_back(static_cast<int32_t>(random.NextBelow(static_cast<uint64_t>(vocab))));
+  for (int64_t i = 0; i < n; ++i)
+    tokens.push_back(static_cast<int32_t>(random.NextBelow(static_cast<uint64_t>(vocab))));
   return tokens;
 }
 
@@ -129,7 +147,8 @@ class Cache {
     for (const Piece& piece : pieces) {
       const auto& s = batch.sequences[result.size()];
       const Tensor rows = logits.Rows(s.q_begin, s.q_begin + s.q_len);
-      result.emplace_back(static_cast<const char*>(rows.raw()), static_cast<size_t>(rows.size()) * SizeOf(rows.dtype()));
+      result.emplace_back(static_cast<const char*>(rows.raw()),
+                          static_cast<size_t>(rows.size()) * SizeOf(rows.dtype()));
       (void)piece;
     }
     return result;
@@ -149,15 +168,16 @@ class Cache {
   int32_t lengths_[16] = {};
 };
 
-// One training pass: loss = sum over output rows and ids of weight * logits, with fixed random weights that depend on (sequence, position)
-// only.
+// One training pass: loss = sum over output rows and ids of weight * logits, with fixed random weights that depend on
+// (sequence, position) only.
 struct Training {
   explicit Training(const Model& model) : model(model), gradients(model) {}
 
   // Sequences `first` .. `first + lengths.size()` of a fixed set.
-  double Step(Stream& stream, const std::vector<std::vector<int32_t>>& sequences, int first, SaveOptions options, bool backward = true) {
+  double Step(Stream& stream, const std::vector<std::vector<int32_t>>& sequences, int first, SaveOptions options,
+              bool backward = true) {
     Batch batch;
-    KvPool kv(model.config(), model.dtype(), 64);
+    KvPool kv(model.config(), model.dtype(), 256);
     std::vector<std::vector<int32_t>> tables(sequences.size());
     std::vector<double> coefficients;
     for (size_t i = 0; i < sequences.size(); ++i) {
@@ -191,6 +211,7 @@ struct Training {
       model.LogitsBackward(stream, logits, hidden, dhidden, gradients);
       model.Backward(stream, batch, kv, saved, dhidden, gradients);
     }
+    arena_bytes = arena.peak_bytes();
     return loss;
   }
 
@@ -207,6 +228,7 @@ struct Training {
   const Model& model;
   Gradients gradients;
   std::vector<std::vector<int64_t>> expert_load;
+  size_t arena_bytes = 0;
 };
 
 }  // namespace grouper

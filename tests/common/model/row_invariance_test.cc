@@ -4,10 +4,10 @@
 namespace grouper {
 namespace {
 
-
 class RowInvariance : public testing::TestWithParam<std::tuple<std::string, DType>> {
  protected:
-  RowInvariance() : threads_(1), stream_(threads_), model_(TinyModel(std::get<0>(GetParam()), std::get<1>(GetParam()), stream_)) {
+  RowInvariance()
+      : threads_(1), stream_(threads_), model_(TinyModel(std::get<0>(GetParam()), std::get<1>(GetParam()), stream_)) {
     const int lengths[] = {5, 64, 131, 1, 70};
     for (int length : lengths) sequences_.push_back(RandomTokens(length, static_cast<uint64_t>(length)));
     for (size_t i = 0; i < sequences_.size(); ++i) {
@@ -16,7 +16,8 @@ class RowInvariance : public testing::TestWithParam<std::tuple<std::string, DTyp
     }
   }
   static std::vector<int32_t> Slice(const std::vector<int32_t>& tokens, size_t begin, size_t end) {
-    return {tokens.begin() + static_cast<ptrdiff_t>(begin), tokens.begin() + static_cast<ptrdiff_t>(std::min(end, tokens.size()))};
+    return {tokens.begin() + static_cast<ptrdiff_t>(begin),
+            tokens.begin() + static_cast<ptrdiff_t>(std::min(end, tokens.size()))};
   }
 
   ThreadPool threads_;
@@ -101,7 +102,9 @@ TEST_P(RowInvariance, TrainingForwardEqualsScoring) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, RowInvariance,
-                         testing::Combine(testing::ValuesIn(TinyFamilies()), testing::Values(DType::kF32, DType::kBF16)), [](const auto& info) {
+                         testing::Combine(testing::ValuesIn(TinyFamilies()),
+                                          testing::Values(DType::kF32, DType::kBF16)),
+                         [](const auto& info) {
                            return std::get<0>(info.param) + "_" + Name(std::get<1>(info.param));
                          });
 

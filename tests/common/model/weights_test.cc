@@ -85,7 +85,17 @@ TEST_F(Weights, TensorsAreSortedAndFound) {
     }
   }
   EXPECT_EQ(model->FindTensor("nothing"), -1);
-  EXPECT_FALSE(model->tensors()[static_cast<size_t>(model->FindTensor("model.layers.1.mlp.gate.e_score_correction_bias"))].trainable);
+  EXPECT_FALSE(
+      model->tensors()[static_cast<size_t>(model->FindTensor("model.layers.1.mlp.gate.e_score_correction_bias"))]
+          .trainable);
+}
+
+TEST_F(Weights, AModelThatCannotFitIsAnErrorNotACrash) {
+  ModelConfig config = TinyConfig("llama");
+  config.vocab_size = 1 << 24;
+  config.hidden_size = 1 << 17;
+  const absl::StatusOr<std::unique_ptr<Model>> model = Model::Create(config, DType::kF32);
+  EXPECT_EQ(model.status().code(), absl::StatusCode::kResourceExhausted) << model.status();
 }
 
 TEST_F(Weights, LoadEverythingThatWasStored) {

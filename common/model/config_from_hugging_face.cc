@@ -1,4 +1,4 @@
-// config.json <-> ModelConfig. Defaults are those of transformers' configuration classes.
+// config.json -> ModelConfig. Defaults are those of transformers' configuration classes.
 #include <algorithm>
 #include <optional>
 #include <set>
@@ -26,7 +26,8 @@ class Fields {
     return json::Has(object_, key);
   }
   int64_t Int(const std::string& key, std::optional<int64_t> fallback = {}) {
-    return Get<int64_t>(key, fallback, [&] { return json::GetInt(object_, key, -(int64_t{1} << 40), int64_t{1} << 40); });
+    return Get<int64_t>(key, fallback,
+                        [&] { return json::GetInt(object_, key, -(int64_t{1} << 40), int64_t{1} << 40); });
   }
   double Number(const std::string& key, std::optional<double> fallback = {}) {
     return Get<double>(key, fallback, [&] { return json::GetNumber(object_, key); });
@@ -60,7 +61,9 @@ class Fields {
     }
   }
   void Ignore(std::initializer_list<const char*> keys) { seen_.insert(keys.begin(), keys.end()); }
-  void Problem(const std::string& key, const std::string& what) { problems_->push_back(absl::StrCat(prefix_, key, ": ", what)); }
+  void Problem(const std::string& key, const std::string& what) {
+    problems_->push_back(absl::StrCat(prefix_, key, ": ", what));
+  }
   std::vector<std::string> Unknown() const {
     std::vector<std::string> result;
     for (const auto& [key, value] : object_.items()) {
@@ -110,7 +113,8 @@ void ReadRope(Fields& f, ModelConfig& c, std::vector<std::string>* problems, std
   const std::string type = r.String("rope_type", r.String("type", "default"));
   if (type == "default") {
     s.type = RopeScaling::Type::kNone;
-    for (const char* other : {"factor", "attention_factor", "original_max_position_embeddings", "high_freq_factor", "low_freq_factor"}) {
+    for (const char* other :
+         {"factor", "attention_factor", "original_max_position_embeddings", "high_freq_factor", "low_freq_factor"}) {
       (void)r.Has(other);  // of no effect with the default type
     }
   } else if (type == "linear") {
@@ -126,7 +130,8 @@ void ReadRope(Fields& f, ModelConfig& c, std::vector<std::string>* problems, std
     s.type = RopeScaling::Type::kYarn;
     s.original_max_position_embeddings = r.Int("original_max_position_embeddings", original);
     s.factor = r.Number("factor", s.original_max_position_embeddings > 0
-                                      ? static_cast<double>(c.max_position_embeddings) / static_cast<double>(s.original_max_position_embeddings)
+                                      ? static_cast<double>(c.max_position_embeddings) /
+                                            static_cast<double>(s.original_max_position_embeddings)
                                       : 0.0);
     s.beta_fast = r.Number("beta_fast", 32.0);
     s.beta_slow = r.Number("beta_slow", 1.0);
@@ -178,14 +183,16 @@ void ReadMla(Fields& f, ModelConfig& c) {
 
 void ReadDeepseekMoe(Fields& f, ModelConfig& c, bool v3) {
   const int64_t dense_layers = f.Int("first_k_dense_replace", v3 ? int64_t{3} : int64_t{0});
-  const int64_t experts = dense_layers >= c.num_hidden_layers ? f.Int("n_routed_experts", int64_t{0}) : f.Int("n_routed_experts");
+  const int64_t experts =
+      dense_layers >= c.num_hidden_layers ? f.Int("n_routed_experts", int64_t{0}) : f.Int("n_routed_experts");
   f.Require("moe_layer_freq", 1);
   f.Require("ep_size", 1);
   f.Ignore({"aux_loss_alpha", "seq_aux", "output_router_logits", "num_local_experts", "num_experts"});
   const std::string scoring = f.String("scoring_func", v3 ? "sigmoid" : "softmax");
   const std::string method = f.String("topk_method", v3 ? "noaux_tc" : "greedy");
   const bool normalise = f.Bool("norm_topk_prob", v3);
-  const int64_t top_k = f.Int("num_experts_per_tok", int64_t{0}), groups = f.Int("n_group", int64_t{1}), topk_groups = f.Int("topk_group", int64_t{1});
+  const int64_t top_k = f.Int("num_experts_per_tok", int64_t{0}), groups = f.Int("n_group", int64_t{1}),
+                topk_groups = f.Int("topk_group", int64_t{1});
   const double scale = f.Number("routed_scaling_factor", v3 ? 2.5 : 1.0);
   const int64_t width = f.Int("moe_intermediate_size", int64_t{0}), shared = f.Int("n_shared_experts", int64_t{0});
   if (experts == 0) return;
@@ -235,28 +242,62 @@ void ReadQwen3Moe(Fields& f, ModelConfig& c) {
 
 // Fields that other architectures of the Llama kind use to change results, with the value that changes nothing.
 void RefuseForeignFields(Fields& f) {
-  for (const char* key : {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "scale_emb",
-                          "scale_depth", "dim_model_base", "mup_base_width"}) {
+  for (const char* key : {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling",
+                          "logit_scale", "scale_emb", "scale_depth", "dim_model_base", "mup_base_width"}) {
     f.Require(key, 1.0);
   }
-  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "no_rope_layers", "no_rope_layer_interval",
-                          "clip_qkv", "alibi", "index_topk", "index_n_heads", "rope_local_base_freq", "attention_chunk_size", "layer_norm_eps"}) {
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
+                          "no_rope_layers", "no_rope_layer_interval", "clip_qkv", "alibi", "index_topk",
+                          "index_n_heads", "rope_local_base_freq", "attention_chunk_size", "layer_norm_eps"}) {
     f.Require(key, nullptr);
   }
-  for (const char* key : {"rope_interleaved", "use_parallel_residual", "parallel_attn", "add_cross_attention", "is_encoder_decoder", "attn_output_gate"}) {
+  for (const char* key : {"rope_interleaved", "use_parallel_residual", "parallel_attn", "add_cross_attention",
+                          "is_encoder_decoder", "attn_output_gate"}) {
     f.Require(key, false);
   }
   if (f.Has("quantization_config")) {
     const Json& q = f["quantization_config"];
-    const bool fp8 = q.is_object() && q.value("quant_method", Json()) == "fp8" && q.value("fmt", Json("e4m3")) == "e4m3" &&
-                     q.value("weight_block_size", Json()).is_array();
+    const bool fp8 = q.is_object() && q.value("quant_method", Json()) == "fp8" &&
+                     q.value("fmt", Json("e4m3")) == "e4m3" && q.value("weight_block_size", Json()).is_array();
     if (!fp8) f.Problem("quantization_config", "only fp8 with e4m3 weights and weight_block_size is supported");
   }
-  f.Ignore({"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "auto_map", "use_cache", "initializer_range",
-            "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "pretraining_tp", "output_attentions", "output_hidden_states", "return_dict", "_name_or_path", "name_or_path",
-            "is_llama_config", "transformers.js_config", "unsloth_fixed", "unsloth_version", "max_window_layers", "_attn_implementation_autoset",
-            "id2label", "label2id", "problem_type", "chunk_size_feed_forward", "is_decoder", "cross_attention_hidden_size", "_attn_implementation",
-            "attn_implementation", "use_qkv_bias", "sep_token_id", "decoder_start_token_id", "tie_encoder_decoder", "num_mtp_layers"});
+  f.Ignore({"architectures",
+            "model_type",
+            "torch_dtype",
+            "dtype",
+            "transformers_version",
+            "auto_map",
+            "use_cache",
+            "initializer_range",
+            "attention_dropout",
+            "hidden_dropout",
+            "resid_pdrop",
+            "embd_pdrop",
+            "pretraining_tp",
+            "output_attentions",
+            "output_hidden_states",
+            "return_dict",
+            "_name_or_path",
+            "name_or_path",
+            "is_llama_config",
+            "transformers.js_config",
+            "unsloth_fixed",
+            "unsloth_version",
+            "max_window_layers",
+            "_attn_implementation_autoset",
+            "id2label",
+            "label2id",
+            "problem_type",
+            "chunk_size_feed_forward",
+            "is_decoder",
+            "cross_attention_hidden_size",
+            "_attn_implementation",
+            "attn_implementation",
+            "use_qkv_bias",
+            "sep_token_id",
+            "decoder_start_token_id",
+            "tie_encoder_decoder",
+            "num_mtp_layers"});
 }
 
 }  // namespace
@@ -266,14 +307,17 @@ absl::StatusOr<ModelConfig> ModelConfig::FromHuggingFace(const Json& config, con
   std::vector<std::string> problems, unknown;
   Fields f(config, "", &problems);
   ModelConfig c;
-  static const std::set<std::string>* const kArchitectures = new std::set<std::string>{
-      "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"};
-  if (f.Has("architectures") && f["architectures"].is_array() && f["architectures"].size() == 1 && f["architectures"][0].is_string()) {
+  static const std::set<std::string>* const kArchitectures =
+      new std::set<std::string>{"LlamaForCausalLM",    "Qwen2ForCausalLM",      "Qwen3ForCausalLM",
+                                "Qwen3MoeForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"};
+  if (f.Has("architectures") && f["architectures"].is_array() && f["architectures"].size() == 1 &&
+      f["architectures"][0].is_string()) {
     c.architecture = f["architectures"][0].get<std::string>();
   }
   if (kArchitectures->count(c.architecture) == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": architectures: ", f.Has("architectures") ? json::Dump(f["architectures"]) : "missing",
-                                                   "; supported are ", absl::StrJoin(*kArchitectures, ", ")));
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": architectures: ", f.Has("architectures") ? json::Dump(f["architectures"]) : "missing",
+                     "; supported are ", absl::StrJoin(*kArchitectures, ", ")));
   }
   const bool llama = c.architecture == "LlamaForCausalLM", qwen2 = c.architecture == "Qwen2ForCausalLM";
   const bool qwen3 = c.architecture == "Qwen3ForCausalLM", qwen3_moe = c.architecture == "Qwen3MoeForCausalLM";
@@ -303,7 +347,8 @@ absl::StatusOr<ModelConfig> ModelConfig::FromHuggingFace(const Json& config, con
       c.head_dim = qwen3 ? 128 : (c.num_attention_heads > 0 ? c.hidden_size / c.num_attention_heads : 0);
     } else if (c.num_attention_heads > 0) {
       c.head_dim = c.hidden_size / c.num_attention_heads;
-      if (c.hidden_size % c.num_attention_heads != 0) f.Problem("num_attention_heads", "does not divide hidden_size, and there is no head_dim");
+      if (c.hidden_size % c.num_attention_heads != 0)
+        f.Problem("num_attention_heads", "does not divide hidden_size, and there is no head_dim");
     }
     if (qwen2) {
       c.attention_bias = true;
@@ -317,7 +362,8 @@ absl::StatusOr<ModelConfig> ModelConfig::FromHuggingFace(const Json& config, con
     if (qwen3_moe) ReadQwen3Moe(f, c);
   }
   if (!llama && !(deepseek && !v3)) f.Require("mlp_bias", false);
-  const bool all_experts = c.moe && c.moe->first_k_dense_replace == 0 && c.moe->decoder_sparse_step == 1 && c.moe->mlp_only_layers.empty();
+  const bool all_experts =
+      c.moe && c.moe->first_k_dense_replace == 0 && c.moe->decoder_sparse_step == 1 && c.moe->mlp_only_layers.empty();
   c.intermediate_size = all_experts ? f.Int("intermediate_size", int64_t{0}) : f.Int("intermediate_size");
 
   for (int64_t id : f.Ints("eos_token_id")) {
@@ -339,100 +385,10 @@ absl::StatusOr<ModelConfig> ModelConfig::FromHuggingFace(const Json& config, con
   if (!problems.empty()) return absl::InvalidArgumentError(absl::StrCat(source, ": ", absl::StrJoin(problems, "; ")));
   for (std::string& name : f.Unknown()) unknown.push_back(std::move(name));
   if (!unknown.empty()) {
-    LOG(INFO) << source << ": fields that this program does not know, taken as of no effect: " << absl::StrJoin(unknown, ", ");
+    LOG(INFO) << source
+              << ": fields that this program does not know, taken as of no effect: " << absl::StrJoin(unknown, ", ");
   }
   return c;
-}
-
-json::OrderedJson ModelConfig::ToHuggingFace(const std::string& torch_dtype) const {
-  json::OrderedJson j;
-  const bool v3 = architecture == "DeepseekV3ForCausalLM";
-  j["architectures"] = {architecture};
-  j["model_type"] = architecture == "LlamaForCausalLM"      ? "llama"
-                    : architecture == "Qwen2ForCausalLM"    ? "qwen2"
-                    : architecture == "Qwen3ForCausalLM"    ? "qwen3"
-                    : architecture == "Qwen3MoeForCausalLM" ? "qwen3_moe"
-                    : v3                                    ? "deepseek_v3"
-                                                            : "deepseek_v2";
-  j["vocab_size"] = vocab_size;
-  j["hidden_size"] = hidden_size;
-  j["intermediate_size"] = intermediate_size;
-  j["num_hidden_layers"] = num_hidden_layers;
-  j["num_attention_heads"] = num_attention_heads;
-  j["num_key_value_heads"] = num_key_value_heads;
-  j["hidden_act"] = "silu";
-  j["max_position_embeddings"] = std::max(max_position_embeddings, declared_max_position_embeddings);
-  j["rms_norm_eps"] = rms_norm_eps;
-  j["tie_word_embeddings"] = tie_word_embeddings;
-  if (architecture != "Qwen2ForCausalLM") j["attention_bias"] = attention_bias;
-  if (architecture == "LlamaForCausalLM" || architecture == "DeepseekV2ForCausalLM") j["mlp_bias"] = mlp_bias;
-  if (!mla) {
-    j["head_dim"] = head_dim;
-  } else {
-    j["q_lora_rank"] = mla->q_lora_rank > 0 ? json::OrderedJson(mla->q_lora_rank) : json::OrderedJson();
-    j["kv_lora_rank"] = mla->kv_lora_rank;
-    j["qk_nope_head_dim"] = mla->qk_nope_head_dim;
-    j["qk_rope_head_dim"] = mla->qk_rope_head_dim;
-    j["v_head_dim"] = mla->v_head_dim;
-    if (v3) j["rope_interleave"] = rope_pairing == kernels::RopePairing::kInterleaved;
-  }
-  if (moe) {
-    const RouterConfig& r = moe->router;
-    j["moe_intermediate_size"] = moe->moe_intermediate_size;
-    j["num_experts_per_tok"] = r.top_k;
-    j["norm_topk_prob"] = r.norm_topk_prob;
-    if (mla) {
-      j["n_routed_experts"] = r.num_experts;
-      j["n_shared_experts"] = moe->n_shared_experts;
-      j["first_k_dense_replace"] = moe->first_k_dense_replace;
-      j["n_group"] = r.num_groups;
-      j["topk_group"] = r.topk_groups;
-      j["routed_scaling_factor"] = r.routed_scaling_factor;
-      j["scoring_func"] = v3 ? "sigmoid" : "softmax";
-      j["topk_method"] = v3 ? "noaux_tc" : r.num_groups > 1 ? "group_limited_greedy" : "greedy";
-    } else {
-      j["num_experts"] = r.num_experts;
-      j["decoder_sparse_step"] = moe->decoder_sparse_step;
-      j["mlp_only_layers"] = moe->mlp_only_layers;
-    }
-  } else if (mla) {
-    j["first_k_dense_replace"] = num_hidden_layers;
-  }
-  if (v3) j["num_nextn_predict_layers"] = 0;
-  j["rope_theta"] = rope_theta;
-  const RopeScaling& s = rope_scaling;
-  if (s.type == RopeScaling::Type::kNone) {
-    j["rope_scaling"] = nullptr;
-  } else {
-    json::OrderedJson& r = j["rope_scaling"];
-    r["rope_type"] = s.type == RopeScaling::Type::kLinear ? "linear" : s.type == RopeScaling::Type::kLlama3 ? "llama3" : "yarn";
-    r["factor"] = s.factor;
-    if (s.type != RopeScaling::Type::kLinear) r["original_max_position_embeddings"] = s.original_max_position_embeddings;
-    if (s.type == RopeScaling::Type::kLlama3) {
-      r["low_freq_factor"] = s.low_freq_factor;
-      r["high_freq_factor"] = s.high_freq_factor;
-    }
-    if (s.type == RopeScaling::Type::kYarn) {
-      r["beta_fast"] = s.beta_fast;
-      r["beta_slow"] = s.beta_slow;
-      if (s.mscale > 0) r["mscale"] = s.mscale;
-      if (s.mscale_all_dim > 0) r["mscale_all_dim"] = s.mscale_all_dim;
-      if (s.attention_factor) r["attention_factor"] = *s.attention_factor;
-      if (!s.truncate) r["truncate"] = false;
-    }
-  }
-  j["bos_token_id"] = bos_token_id ? json::OrderedJson(*bos_token_id) : json::OrderedJson();
-  if (eos_token_ids.empty()) {
-    j["eos_token_id"] = nullptr;
-  } else if (eos_token_ids.size() == 1) {
-    j["eos_token_id"] = eos_token_ids[0];
-  } else {
-    j["eos_token_id"] = eos_token_ids;
-  }
-  j["pad_token_id"] = pad_token_id ? json::OrderedJson(*pad_token_id) : json::OrderedJson();
-  j["torch_dtype"] = torch_dtype;
-  j["use_cache"] = true;
-  return j;
 }
 
 }  // namespace grouper
