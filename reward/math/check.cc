@@ -108,10 +108,12 @@ Candidate Boxes(string_view text) {
   return boxes;
 }
 
-// The answer inside a sentence that says it: "the volume of $ABCD$ is 120", "Sphere 3 hours ago".
-Candidate FromPhrase(string_view text) {
+// The answer inside a sentence that says it: "the volume of $ABCD$ is 120", "Sphere 3 hours ago". A text that is the gold's, sign for sign, is
+// taken as it stands.
+Candidate FromPhrase(string_view text, string_view gold_form) {
   text = Undecorated(text);
   if (text.empty()) return {};
+  if (!gold_form.empty() && text.size() <= kMaxAnswerBytes && TextForm(text) == gold_form) return {{text}};
   if (const Candidate boxes = Boxes(text); boxes.found()) return boxes;
   if (IsBareAnswer(text)) return {{text}};
   // A phrase that weighs alternatives or denies something gives no answer.
@@ -131,7 +133,7 @@ Candidate FromPhrase(string_view text) {
   return {{text}};  // words
 }
 
-Candidate FindAnswer(string_view completion, const std::vector<Place>& places) {
+Candidate FindAnswer(string_view completion, const std::vector<Place>& places, string_view gold_form) {
   const string_view text = AfterThink(completion);
   for (const Place place : places) {
     switch (place) {
@@ -142,6 +144,7 @@ Candidate FindAnswer(string_view completion, const std::vector<Place>& places) {
       case Place::kWhole: {
         const string_view whole = Undecorated(text);
         if (IsBareAnswer(whole)) return {{whole}};
+        if (!gold_form.empty() && whole.size() <= kMaxAnswerBytes && TextForm(whole) == gold_form) return {{whole}};
         // One short line without a sentence in it may be words, or a form that only its twin can match.
         if (!whole.empty() && whole.size() <= 64 && std::count(whole.begin(), whole.end(), ' ') < 4 && !ExtractFrom(text, Place::kLastMath).found) {
           return {{whole}};
@@ -152,7 +155,7 @@ Candidate FindAnswer(string_view completion, const std::vector<Place>& places) {
       case Place::kAnswerIs:
       case Place::kHash: {
         const Extracted found = ExtractFrom(text, place);
-        if (found.found) return FromPhrase(found.text);
+        if (found.found) return FromPhrase(found.text, gold_form);
         break;
       }
       case Place::kLastMath:
@@ -181,7 +184,7 @@ Candidate FindGold(string_view gold) {
   if (IsBareAnswer(whole)) return {{whole}};
   for (const Place place : {Place::kHash, Place::kAnswerIs}) {
     const Extracted found = ExtractFrom(gold, place);
-    if (found.found) return FromPhrase(found.text);
+    if (found.found) return FromPhrase(found.text, "");
   }
   const Extracted math = ExtractFrom(gold, Place::kLastMath);
   // Words around mathematics: a solution. Without words it is one formula that does not parse.
@@ -305,7 +308,8 @@ std::string TextForm(string_view text) {
       size_t length = 0;
       while (length < rest.size() && absl::ascii_isalpha(static_cast<unsigned char>(rest[length]))) ++length;
       const string_view name = rest.substr(0, length);
-      if (name == "left" || name == "right" || name == "displaystyle") {
+      if (name == "dfrac" || name == "tfrac") form.append("\\frac");
+      if (name == "left" || name == "right" || name == "displaystyle" || name == "dfrac" || name == "tfrac") {
         i += length;
         continue;
       }
@@ -356,7 +360,7 @@ Verdict CompareAnswers(string_view gold, string_view answer, Percent percent) {
 CheckResult Check(string_view gold, string_view completion, const CheckOptions& options) {
   const Candidate wanted = FindGold(gold);
   if (!wanted.found()) return {CheckResult::Status::kUnscorable, "the gold answer is empty", ""};
-  const Candidate answer = FindAnswer(completion, options.places);
+  const Candidate answer = FindAnswer(completion, options.places, TextForm(wanted.Text()));
   CheckResult result;
   result.extracted = answer.found() ? answer.Text() : "";
   Verdict verdict = Verdict::kDifferent;

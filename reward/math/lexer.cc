@@ -41,7 +41,7 @@ constexpr Symbol kCommands[] = {
 constexpr string_view kIgnored[] = {
     "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr", "displaystyle", "textstyle",
     "scriptstyle", "limits", "nolimits", "quad", "qquad", "rm", "bf", "it", "mathstrut", "strut", "phantom", "hfill", "space", "thinspace", "medspace",
-    "negthinspace", "boldmath", "nonumber", "middle", "tiny", "small", "large", "Large",
+    "negthinspace", "boldmath", "nonumber", "angle", "triangle", "measuredangle", "therefore", "implies", "Rightarrow", "Longrightarrow", "middle", "tiny", "small", "large", "Large",
 };
 
 constexpr string_view kWrappers[] = {
@@ -281,6 +281,32 @@ Token Lexer::Number() {
   return token;
 }
 
+// 2BC_{16}: digits beyond 9 are capital letters. Nothing when it is no such number; the lexer then has not moved.
+std::optional<Token> Lexer::BaseLiteral() {
+  constexpr size_t kMaxBaseDigits = 64;
+  size_t end = at_;
+  bool letter = false;
+  while (end < text_.size() && end - at_ < kMaxBaseDigits && (absl::ascii_isdigit(static_cast<unsigned char>(text_[end])) || absl::ascii_isupper(static_cast<unsigned char>(text_[end])))) {
+    letter |= absl::ascii_isupper(static_cast<unsigned char>(text_[end++]));
+  }
+  if (!letter || end - at_ < 2 || end >= text_.size() || text_[end] != '_') return std::nullopt;
+  const string_view digits = text_.substr(at_, end - at_);
+  string_view rest = text_.substr(end + 1);
+  const bool brace = absl::ConsumePrefix(&rest, "{");
+  if (rest.size() < 2 || !AllDigits(rest.substr(0, 2)) || (brace && (rest.size() < 3 || rest[2] != '}'))) return std::nullopt;
+  const int base = (rest[0] - '0') * 10 + (rest[1] - '0');
+  if (base < 11 || base > 36) return std::nullopt;
+  BigInt value = 0;
+  for (const char c : digits) {
+    const int digit = absl::ascii_isdigit(static_cast<unsigned char>(c)) ? c - '0' : c - 'A' + 10;
+    if (digit >= base) return std::nullopt;
+    value = value * BigInt(base) + BigInt(digit);
+  }
+  Token token = Make(Tok::kNumber, digits.size() + 1 + (brace ? 4 : 2));
+  token.value = Rational(std::move(value));
+  return token;
+}
+
 Token Lexer::NextDigit() {
   Lexer probe = *this;
   const bool space = probe.SkipSpace();
@@ -473,7 +499,9 @@ Token Lexer::Next() {
   const char c = text_[at_];
   const char next = at_ + 1 < text_.size() ? text_[at_ + 1] : '\0';
   Token token;
-  if (absl::ascii_isdigit(static_cast<unsigned char>(c)) || (c == '.' && absl::ascii_isdigit(static_cast<unsigned char>(next)))) {
+  if (std::optional<Token> literal; (absl::ascii_isdigit(static_cast<unsigned char>(c)) || absl::ascii_isupper(static_cast<unsigned char>(c))) && (literal = BaseLiteral())) {
+    token = std::move(*literal);
+  } else if (absl::ascii_isdigit(static_cast<unsigned char>(c)) || (c == '.' && absl::ascii_isdigit(static_cast<unsigned char>(next)))) {
     token = Number();
   } else if (absl::ascii_isalpha(static_cast<unsigned char>(c))) {
     token = Letters();

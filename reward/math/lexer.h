@@ -67,6 +67,7 @@ class Lexer {
   Token Command();
   Token Number();
   Token Letters();
+  std::optional<Token> BaseLiteral();
   Token Unicode();
   bool Wrapper(absl::string_view command, Token* token);
   std::optional<size_t> GroupSeparator(size_t at, bool* comma) const;

@@ -159,6 +159,7 @@ std::optional<Value> Parser::Item() {
 
 std::optional<Value> Parser::Union() {
   Result first = Ratio();
+  if (first && first->kind == Kind::kReals && Take(Tok::kWithout)) return RealsWithout();
   if (!first || !At(Tok::kUnion)) return first;
   Value result;
   result.kind = Kind::kUnion;
@@ -167,6 +168,39 @@ std::optional<Value> Parser::Union() {
     Result next = Ratio();
     if (!next || result.items.size() > kMaxItems) return std::nullopt;
     result.items.push_back(std::move(*next));
+  }
+  if (std::all_of(result.items.begin(), result.items.end(), [](const Value& part) { return part.kind == Kind::kSet; })) {
+    Value set;  // \{1\} \cup \{2, 3\}
+    set.kind = Kind::kSet;
+    for (Value& part : result.items) std::move(part.items.begin(), part.items.end(), std::back_inserter(set.items));
+    return set;
+  }
+  return result;
+}
+
+// \mathbb{R} \setminus \{0, 1\}: the open intervals between the points.
+std::optional<Value> Parser::RealsWithout() {
+  Result points = Ratio();
+  if (!points || points->kind != Kind::kSet || points->items.empty() || points->items.size() > 32) return std::nullopt;
+  std::vector<std::pair<long double, Value>> ends;
+  for (Value& point : points->items) {
+    long double value;
+    if (point.kind != Kind::kScalar || !algebra_.ToReal(point.scalar, &value)) return std::nullopt;
+    ends.emplace_back(value, std::move(point));
+  }
+  std::stable_sort(ends.begin(), ends.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  Value result;
+  result.kind = Kind::kUnion;
+  Value low = FromScalar(algebra_.Negate(algebra_.Variable("\\infty")));
+  for (size_t i = 0; i <= ends.size(); ++i) {
+    Value interval;
+    interval.kind = Kind::kTuple;
+    interval.open = '(';
+    interval.close = ')';
+    interval.items.push_back(std::move(low));
+    interval.items.push_back(i < ends.size() ? ends[i].second : FromScalar(algebra_.Variable("\\infty")));
+    if (i < ends.size()) low = std::move(ends[i].second);
+    result.items.push_back(std::move(interval));
   }
   return result;
 }
@@ -318,6 +352,10 @@ std::optional<Value> Parser::Term() {
   while (true) {
     if (algebra_.exhausted() || algebra_.undefined()) return std::nullopt;
     if (has_value && Take(Tok::kCurrency)) continue;
+    if (has_value && Take(Tok::kPercent)) {  // after a mixed number
+      product->percent = true;
+      continue;
+    }
     // A unit ends the term.
     const bool unit_word = At(Tok::kText) || (At(Tok::kWord) && (IsUnitWord(token_.name) || token_.name.size() > 3 || IsEnglish(token_.name))) ||
                            (At(Tok::kName) && token_.upright && number && token_.name != "e" && token_.name != "i");

@@ -44,6 +44,7 @@ class Parser {
   Result Sequence();
   Result Item();
   Result Union();
+  Result RealsWithout();
   Result Ratio();
   Result Sum();
   Result Term();

@@ -109,7 +109,7 @@ TEST(MathEngine, TuplesListsSets) {
       {"x=\\pm 3", "x = 3 or x = -3", true}, {"\\{1\\pm\\sqrt5,-2\\}", "-2, 1-\\sqrt5, 1+\\sqrt5", true}, {"n=1, 2, 3", "1,2,3", true}, {"AB=4,CD=5", "4, 5", true}, {"AB=4,CD=5", "5, 4", false},
       {"p=5,q=2;p=7,q=2", "(5,2),(7,2)", true}, {"p=5,q=2;p=7,q=2", "(5,2),(2,7)", false}, {"(0;1),(2;3)", "(2,3),(0,1)", true}, {"\\emptyset", "\\{\\}", true}, {"\\{3\\}", "3", true},
       {"12:00", "12:00", true}, {"3:4", "4:3", false}, {"1 and 2", "1, 2", true}, {"(1,2),(3,4)", "(3,4),(1,2)", true}, {"\\langle 1,2\\rangle", "\\langle 1, 2 \\rangle", true},
-      {"1,1,2", "1,2", false}, {"1,2", "1,2,2", true},
+      {"\\{1\\}\\cup\\{2,3\\}", "\\{1,2,3\\}", true}, {"7\\frac12\\%", "7.5%", true}, {"1,1,2", "1,2", false}, {"1,2", "1,2,2", true},
   });
 }
 
@@ -119,6 +119,7 @@ TEST(MathEngine, IntervalsInequalities) {
       {"(2,12) \\cup (12,102)", "(12,102) \xe2\x88\xaa (2,12)", true}, {"(2,12) \\cup (12,102)", "(2,12)", false}, {"x<3", "(-\\infty,3)", true}, {"x \\leq 5", "5 \\geq x", true},
       {"x < 3", "x \\le 3", false}, {"x < 3", "x > 3", false}, {"x<-1 or x>2", "(-\\infty,-1)\\cup(2,\\infty)", true}, {"2x<6", "x<3", true}, {"-x<3", "x>-3", true}, {"-x<3", "x<-3", false},
       {"(-\\infty,\\infty)", "\\mathbb{R}", true}, {"x \\ne 2", "(-\\infty,2)\\cup(2,\\infty)", true}, {"k \\ge 2", "k>=2", true}, {"(2,\\infty)", "(2, infinity)", true}, {"(1,2)", "1<x<2", true},
+      {"(-\\infty,0)\\cup(0,\\infty)", "\\mathbb{R}\\setminus\\{0\\}", true}, {"(-\\infty,0)\\cup(0,\\infty)", "\\mathbb{R}", false},
   });
 }
 
@@ -138,7 +139,8 @@ TEST(MathEngine, MatricesBasesTextChoices) {
       {"\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\left[\\begin{array}{cc}1 & 2 \\\\ 3 & 4\\end{array}\\right]", true},
       {"\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1&2\\end{pmatrix}", false}, {"\\begin{pmatrix}1/2\\\\2\\end{pmatrix}", "\\begin{pmatrix}\\frac12\\\\2\\\\\\end{pmatrix}", true},
       {"\\begin{pmatrix}1&0\\\\0&1\\end{pmatrix}", "\\begin{pmatrix}1&0\\\\0&1\\end{pmatrix}\\begin{pmatrix}1&0\\\\0&1\\end{pmatrix}", true},
-      {"52_8", "52_9", false}, {"4210_{5}", "4210_5", true}, {"4210_5", "4210", false}, {"1000_2", "8", true}, {"12_2", "12_2", true},
+      {"52_8", "52_9", false}, {"4210_{5}", "4210_5", true}, {"4210_5", "4210", false}, {"1000_2", "8", true}, {"12_2", "12_2", true}, {"2BC_{16}", "700", true}, {"2BC_{16}", "2BC_16", true}, {"2BC_{16}", "2BD_{16}", false},
+      {"m\\angle B = 40^\\circ", "40^\\circ", true}, {"x \\equiv 3 \\pmod 5", "x \\equiv 3 \\pmod 5", true},
       {"\\text{(B)}", "B", true}, {"\\text{(B)}", "\\mathrm{B}", true}, {"\\text{B}", "(B)", true}, {"B", "C", false}, {"B", "B, E", false}, {"\\text{B}", "\\text{B or C}", false},
       {"\\text{Even}", "even", true}, {"\\text{Even}", "odd", false}, {"\\text{4:30 p.m.}", "4:30 P.M.", true}, {"\\text{4:30 p.m.}", "3:30 p.m.", false}, {"x+y", "X+Y", false},
       {"\\text{June 5}", "June 5", true}, {"\\text{Monday}", "\\text{Tuesday}", false}, {"d", "\\text{E}", false}, {"\\text{e}", "e", true},
