@@ -287,7 +287,7 @@ class Run {
     state_.weight_version = publisher_.version();
     state_.weights_digest = Hex(WeightsDigest(*p_.loaded.model, p_.threads));
     const std::string directory = CheckpointsOf(p_.directory);
-    const absl::Status saved = SaveRunCheckpoint(p_.fs, directory, {*p_.loaded.model, optimizer, reference, p_.recipe, state_});
+    const absl::Status saved = SaveRunCheckpoint(p_.fs, directory, {*p_.loaded.model, optimizer, reference, p_.recipe, state_, &p_.loaded});
     if (!saved.ok()) return Annotate(saved, absl::StrCat("checkpoint of step ", state_.step, " (earlier ones are untouched)"));
     saved_step_ = state_.step;
     p_.control.CheckpointSaved(CheckpointPath(directory, state_.step));

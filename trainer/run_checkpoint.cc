@@ -115,6 +115,14 @@ absl::Status SaveRunCheckpoint(FileSystem& fs, const std::string& directory, con
   RETURN_IF_ERROR(WriteTensors(*writer, "model.safetensors", Weights(contents.model)));
   if (contents.optimizer != nullptr) RETURN_IF_ERROR(WriteTensors(*writer, "optimizer.safetensors", contents.optimizer->tensors()));
   if (contents.reference != nullptr) RETURN_IF_ERROR(WriteTensors(*writer, "reference.safetensors", Weights(*contents.reference)));
+  if (contents.loaded != nullptr) {
+    ModelConfig config = contents.model.config();
+    config.eos_token_ids = contents.loaded->stop_token_ids;
+    const std::string dtype = contents.model.dtype() == DType::kBF16 ? "bfloat16" : "float32";
+    RETURN_IF_ERROR(writer->AddFile("config.json", config.ToHuggingFace(dtype).dump(2) + "\n"));
+    RETURN_IF_ERROR(writer->AddFile("tokenizer.json", contents.loaded->tokenizer->ToJson()));
+    RETURN_IF_ERROR(writer->AddFile("tokenizer_config.json", contents.loaded->tokenizer->TokenizerConfigJson()));
+  }
   RETURN_IF_ERROR(writer->AddFile("recipe.textproto", RecipeText(contents.recipe)));
   RETURN_IF_ERROR(writer->AddFile("state.json", contents.state.ToJson()));
   return writer->Commit();

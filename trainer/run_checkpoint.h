@@ -3,6 +3,7 @@
 //   model.safetensors       every weight, in the run's dtype
 //   optimizer.safetensors   m.NAME, v.NAME, master.NAME         (absent between stages)
 //   reference.safetensors   the frozen reference policy          (only with a KL term, inside its stage)
+//   config.json, tokenizer.json, tokenizer_config.json   with model.safetensors a model that LoadModel reads
 //   recipe.textproto        the resolved recipe
 //   state.json              RunState
 #pragma once
@@ -13,7 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/checkpoint/checkpoint_directory.h"
-#include "common/model/model.h"
+#include "common/model/model_directory.h"
 #include "proto/recipe.pb.h"
 #include "trainer/optimizer.h"
 #include "trainer/stage.h"
@@ -44,6 +45,7 @@ struct CheckpointContents {
   const Model* reference;           // null without one
   const v1::Recipe& recipe;
   const RunState& state;
+  const LoadedModel* loaded = nullptr;  // its tokenizer and stop tokens go beside the weights
 };
 
 absl::Status SaveRunCheckpoint(FileSystem& fs, const std::string& directory, const CheckpointContents& contents);
