@@ -315,6 +315,8 @@ Grid ChooseGrid(const Product<S, T>& p, int64_t threads) {
 
 // Below this many multiply-adds a second thread costs more than it brings.
 constexpr double kThreadWork = 100e3;
+// Smaller parts of a product than this are not worth their start.
+constexpr double kPartWork = 1e6;
 
 }  // namespace
 
@@ -326,7 +328,7 @@ void RunProducts(Stream& stream, absl::Span<const Product<S, T>> products) {
       std::clamp<int64_t>(static_cast<int64_t>(work / kThreadWork), 1, std::max(1, stream.threads.num_threads()));
   const Arena::Mark mark = stream.scratch.mark();
 
-  // Parts: one a thread for a single product; for several, cut so that none is much longer than the others.
+  // Parts: one a thread where cutting has a price; for several products, none much longer than the others.
   const int64_t max_parts = static_cast<int64_t>(products.size()) * 4 * threads;
   Part* parts = static_cast<Part*>(stream.scratch.Allocate(sizeof(Part) * static_cast<size_t>(max_parts)));
   int64_t num_parts = 0;
@@ -336,7 +338,10 @@ void RunProducts(Stream& stream, absl::Span<const Product<S, T>> products) {
     const int64_t panels = CeilDiv(p.n, kPanel<T>);
     if (p.m == 0 || p.n == 0) continue;
     int64_t cuts = threads;
-    if (products.size() > 1 && threads > 1) {
+    if (threads > 1 && products.size() == 1 && p.b_packed != nullptr) {
+      // Nothing is packed twice, so smaller parts are free, and a thread that wakes late or is disturbed does fewer of them.
+      cuts = std::clamp<int64_t>(static_cast<int64_t>(work / kPartWork), threads, 3 * threads);
+    } else if (products.size() > 1 && threads > 1) {
       const double share = static_cast<double>(p.m) * p.n * std::max<int64_t>(p.k, 1) / work;
       cuts = std::clamp<int64_t>(static_cast<int64_t>(share * 4 * threads), 1, 4 * threads);
     }

@@ -101,7 +101,7 @@ void PackPanelsA(const S* a, int64_t k_stride, int64_t rows, int64_t k, T* to) {
     T* out = to + tiles.begin(t) * k;
     if (size == kTileRows) {
       for (int64_t kk = 0; kk < k; ++kk, out += kTileRows, from += k_stride) {
-        for (int i = 0; i < kTileRows; ++i) out[i] = static_cast<T>(from[i]);
+        CopyRow(from, out, kTileRows);
       }
     } else {
       for (int64_t kk = 0; kk < k; ++kk, out += size, from += k_stride) {
