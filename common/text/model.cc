@@ -50,7 +50,7 @@ absl::Status ReadVocabulary(const json::Json& model, const std::string& path, Vo
       if (!item.is_array() || item.size() != 2 || !item[0].is_string() || !item[1].is_number()) {
         return FieldError(Item(here, i), "expected [token, score]");
       }
-      RETURN_IF_ERROR(Annotate(vocabulary->Add(item[0].get_ref<const std::string&>(), static_cast<int64_t>(i)), here));
+      RETURN_IF_ERROR(Annotate(vocabulary->AddAgain(item[0].get_ref<const std::string&>(), static_cast<int64_t>(i)), here));
     }
     return absl::OkStatus();
   }

@@ -7,6 +7,11 @@
 namespace grouper::text {
 
 absl::Status Vocabulary::Add(absl::string_view token, int64_t id) {
+  if (ids_.contains(token)) return absl::InvalidArgumentError(absl::StrCat("token \"", token, "\" is there twice"));
+  return AddAgain(token, id);
+}
+
+absl::Status Vocabulary::AddAgain(absl::string_view token, int64_t id) {
   constexpr uint64_t kMaxId = (1 << 24) - 1;
   const uint64_t limit = std::min(max_id_, kMaxId);
   if (id < 0 || static_cast<uint64_t>(id) > limit) {
@@ -15,7 +20,7 @@ absl::Status Vocabulary::Add(absl::string_view token, int64_t id) {
   if (Has(id)) {
     return absl::InvalidArgumentError(absl::StrCat("tokens \"", tokens_[id], "\" and \"", token, "\" have the same id ", id));
   }
-  if (!ids_.emplace(token, id).second) return absl::InvalidArgumentError(absl::StrCat("token \"", token, "\" is there twice"));
+  ids_[token] = static_cast<int32_t>(id);
   if (static_cast<size_t>(id) >= tokens_.size()) {
     tokens_.resize(id + 1);
     present_.resize(id + 1, false);

@@ -21,6 +21,8 @@ class Vocabulary {
 
   // InvalidArgument when the token or the id is there already, or the id is too large.
   absl::Status Add(absl::string_view token, int64_t id);
+  // The same, but a token that is there already is found under its new id from now on (Unigram files have such).
+  absl::Status AddAgain(absl::string_view token, int64_t id);
 
   std::optional<int32_t> Find(absl::string_view token) const;
   const std::string& TokenOf(int32_t id) const;  // empty without a token

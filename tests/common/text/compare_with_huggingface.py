@@ -161,7 +161,7 @@ def all_tokenizers(corpus):
     for name, pre in [("punctuation", pre_tokenizers.Sequence([pre_tokenizers.Punctuation("merged_with_previous"), pre_tokenizers.WhitespaceSplit()])),
                       ("digits", pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.Punctuation("contiguous")])),
                       ("merged-next", pre_tokenizers.Split(Regex(r"[aeiou]+"), "merged_with_next")),
-                      ("removed-inverted", pre_tokenizers.Split(Regex(r"\w+"), "removed", invert=True)),
+                      ("removed-inverted", pre_tokenizers.Split(Regex(r"[\dA-Za-z]+"), "removed", invert=True)),
                       ("literal", pre_tokenizers.Split("e", "merged_with_previous")),
                       ("characters", pre_tokenizers.Split(Regex("."), "isolated"))]:
         yield "wordlevel-" + name, trained(models.WordLevel(unk_token="<unk>"), word_trainer, normalizers.NFKD(), pre, decoders.Fuse(), corpus=corpus)
