@@ -24,7 +24,8 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, 
   // A config that lies about its sizes must not take the process down.
   const double item = static_cast<double>(SizeOf(dtype)),
                memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-  const double weights = static_cast<double>(config.NumParameters()) * item;
+  const double packed = static_cast<double>(SizeOf(AccumulatorType(dtype)));  // matrices are kept packed beside
+  const double weights = static_cast<double>(config.NumParameters()) * (item + packed);
   const double rotary = static_cast<double>(config.max_position_embeddings) *
                         static_cast<double>(config.mla ? config.mla->qk_rope_head_dim : config.head_dim) *
                         static_cast<double>(SizeOf(AccumulatorType(dtype)));

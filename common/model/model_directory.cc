@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/base/json.h"
 #include "common/base/status.h"
 #include "common/checkpoint/checkpoint_directory.h"
@@ -67,6 +68,17 @@ absl::Status CheckTokenizer(const Tokenizer& tokenizer, const ModelConfig& confi
                                                  ", the model's vocab_size is ", config.vocab_size));
 }
 
+// Before any memory is taken: a config may not describe much more than the files hold. What exactly is missing,
+// LoadWeights says.
+absl::Status CheckSize(const ModelConfig& config, absl::Span<const StoredTensor> tensors, const std::string& source) {
+  double stored = 0;
+  for (const StoredTensor& tensor : tensors) stored += static_cast<double>(tensor.num_elements());
+  const double described = static_cast<double>(config.NumParameters());
+  if (described <= 1.5 * stored + (1 << 24)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s: the config describes %.0f parameters, the tensors hold %.0f", source, described, stored));
+}
+
 void LimitContext(int64_t max_context, ModelConfig& config) {
   if (max_context <= 0 || max_context >= config.max_position_embeddings) return;
   config.declared_max_position_embeddings = config.max_position_embeddings;
@@ -125,6 +137,7 @@ absl::StatusOr<LoadedModel> Finish(std::unique_ptr<Model> model, std::shared_ptr
 absl::StatusOr<LoadedModel> LoadGguf(const std::string& path, const LoadOptions& options, ThreadPool& threads) {
   ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
   ASSIGN_OR_RETURN(ModelConfig config, GgufConfig(*file));
+  RETURN_IF_ERROR(CheckSize(config, file->tensors(), path));
   LimitContext(options.max_context, config);
   ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
                    LoadTokenizer(options.tokenizer.empty() ? path : options.tokenizer));
@@ -148,6 +161,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions
   ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
                    LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
   ASSIGN_OR_RETURN(const std::shared_ptr<const ModelTensors> tensors, ModelTensors::Open(directory));
+  RETURN_IF_ERROR(CheckSize(config, tensors->tensors(), directory));
   ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype));
   RETURN_IF_ERROR(
       LoadWeights(HuggingFaceTensors(config, tensors->tensors(), directory), directory, blocks, *model, threads));

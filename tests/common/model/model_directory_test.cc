@@ -113,6 +113,18 @@ TEST_F(ModelDirectory, BadModelsAreNamed) {
   EXPECT_THAT(Error(root_ + "/a"), HasSubstr("config.json"));
 }
 
+TEST_F(ModelDirectory, AConfigThatDescribesFarMoreThanTheFilesHoldTakesNoMemory) {
+  ASSERT_EQ(Save(Init(), root_ + "/a"), absl::OkStatus());
+  FileSystem& fs = DefaultFileSystem();
+  json::Json config = *json::Parse(*fs.ReadFile(root_ + "/a/config.json", 1 << 20));
+  config["num_hidden_layers"] = 4000;
+  ASSERT_EQ(WriteFileAtomically(fs, root_ + "/a/config.json", config.dump()), absl::OkStatus());
+  EXPECT_THAT(Error(root_ + "/a"), HasSubstr("the config describes"));
+  config["num_hidden_layers"] = 4;
+  ASSERT_EQ(WriteFileAtomically(fs, root_ + "/a/config.json", config.dump()), absl::OkStatus());
+  EXPECT_THAT(Error(root_ + "/a"), HasSubstr("model.layers.3.self_attn.o_proj.weight"));
+}
+
 TEST_F(ModelDirectory, ATokenizerLargerThanTheVocabularyIsRefused) {
   const std::string directory = root_ + "/small";
   FileSystem& fs = DefaultFileSystem();
