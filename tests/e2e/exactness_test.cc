@@ -30,7 +30,7 @@ std::vector<std::string> RunCommand(const std::string& out, const std::vector<st
 const std::string& Reference() {
   static const std::string digests = [] {
     const std::string out = FreshDirectory("reference");
-    const Outcome outcome = Run(RunCommand(out), kRunSeconds);
+    const Outcome outcome = RunProgram(RunCommand(out), kRunSeconds);
     EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
     return Digests(out);
   }();
@@ -64,14 +64,14 @@ class Service {
 
 TEST(ExactnessTest, TwiceTheSameBits) {
   const std::string out = FreshDirectory("again");
-  const Outcome outcome = Run(RunCommand(out), kRunSeconds);
+  const Outcome outcome = RunProgram(RunCommand(out), kRunSeconds);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(Digests(out), Reference());
 }
 
 TEST(ExactnessTest, AnotherSeedGivesOtherBits) {
   const std::string out = FreshDirectory("seed");
-  const Outcome outcome = Run(RunCommand(out, {"seed=8"}), kRunSeconds);
+  const Outcome outcome = RunProgram(RunCommand(out, {"seed=8"}), kRunSeconds);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_NE(Digests(out), Reference());
 }
@@ -84,7 +84,7 @@ TEST(ExactnessTest, ThreadsAndBatchLimitsChangeNothing) {
   };
   for (const auto& sets : variants) {
     const std::string out = FreshDirectory("variant");
-    const Outcome outcome = Run(RunCommand(out, sets), kRunSeconds);
+    const Outcome outcome = RunProgram(RunCommand(out, sets), kRunSeconds);
     ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
     EXPECT_EQ(Digests(out), Reference()) << sets[0];
   }
@@ -95,7 +95,7 @@ TEST(ExactnessTest, LogprobDifferenceIsExactlyZeroInEveryStepUnderEveryFilter) {
        {std::vector<std::string>{}, {"stages[rl].grpo.sampling.temperature=0.7", "stages[rl].grpo.sampling.top_k=5"},
         {"stages[rl].grpo.sampling.temperature=1.5", "stages[rl].grpo.sampling.top_p=0.8"}}) {
     const std::string out = FreshDirectory("logprob");
-    const Outcome outcome = Run(RunCommand(out, sets), kRunSeconds);
+    const Outcome outcome = RunProgram(RunCommand(out, sets), kRunSeconds);
     ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
     std::ifstream metrics(out + "/metrics.jsonl");
     int rl_steps = 0;
@@ -113,7 +113,7 @@ TEST(ExactnessTest, LogprobDifferenceIsExactlyZeroInEveryStepUnderEveryFilter) {
 TEST(ExactnessTest, WorkersAndRewardServiceOverTcpGiveTheSameBits) {
   Service a("rollout", 0), b("rollout", 0), reward("reward", 0);
   const std::string out = FreshDirectory("tcp");
-  const Outcome outcome = Run(RunCommand(out, {"rollout.addresses=" + a.address() + "," + b.address(), "reward.address=" + reward.address()}),
+  const Outcome outcome = RunProgram(RunCommand(out, {"rollout.addresses=" + a.address() + "," + b.address(), "reward.address=" + reward.address()}),
                               kRunSeconds);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(Digests(out), Reference());
@@ -138,7 +138,7 @@ TEST(ExactnessTest, AWorkerKilledInMidRunAndRestartedChangesNothing) {
 TEST(ExactnessTest, TheLastWorkerGoneEndsTheRunAndNamesIt) {
   auto worker = std::make_unique<Service>("rollout", 0, std::map<std::string, std::string>{{"GROUPER_FAIL", "rollout.decode:20:kill"}});
   const std::string out = FreshDirectory("no_worker");
-  const Outcome outcome = Run(RunCommand(out, {"rollout.addresses=" + worker->address()}), 90);
+  const Outcome outcome = RunProgram(RunCommand(out, {"rollout.addresses=" + worker->address()}), 90);
   EXPECT_FALSE(outcome.timed_out);
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.output, ::testing::HasSubstr(worker->address()));

@@ -102,7 +102,7 @@ bool Process::WaitForOutput(const std::string& text, double seconds) {
   return false;
 }
 
-Outcome Run(const std::vector<std::string>& argv, double seconds, const std::map<std::string, std::string>& environment) {
+Outcome RunProgram(const std::vector<std::string>& argv, double seconds, const std::map<std::string, std::string>& environment) {
   return Process(argv, environment).Wait(seconds);
 }
 
@@ -117,7 +117,7 @@ std::string FreshDirectory(const std::string& name) {
 }
 
 std::string Digests(const std::string& run_directory) {
-  const Outcome outcome = Run({GrouperBinary(), "inspect", run_directory}, 60);
+  const Outcome outcome = RunProgram({GrouperBinary(), "inspect", run_directory}, 60);
   std::string found;
   for (const char* name : {"weights_digest: ", "completions_digest: "}) {
     const size_t at = outcome.output.find(name);

@@ -41,7 +41,7 @@ class Process {
 };
 
 // Runs to the end.
-Outcome Run(const std::vector<std::string>& argv, double seconds, const std::map<std::string, std::string>& environment = {});
+Outcome RunProgram(const std::vector<std::string>& argv, double seconds, const std::map<std::string, std::string>& environment = {});
 
 // Path of build/grouper.
 std::string GrouperBinary();

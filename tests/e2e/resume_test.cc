@@ -65,7 +65,7 @@ const Reference& UndisturbedRun() {
     Reference r;
     const std::string out = FreshDirectory("undisturbed");
     const absl::Time start = absl::Now();
-    const Outcome outcome = Run(RunCommand(out, false), 120);
+    const Outcome outcome = RunProgram(RunCommand(out, false), 120);
     EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
     r.seconds = absl::ToDoubleSeconds(absl::Now() - start);
     r.result = ReadResult(out);
@@ -118,9 +118,9 @@ TEST(ResumeTest, KilledAtEveryNamedPlaceAndResumedGivesTheSameBits) {
   };
   for (const std::string& place : places) {
     const std::string out = FreshDirectory("place");
-    const Outcome first = Run(RunCommand(out, false), 120, {{"GROUPER_FAIL", place + ":kill"}});
+    const Outcome first = RunProgram(RunCommand(out, false), 120, {{"GROUPER_FAIL", place + ":kill"}});
     ASSERT_EQ(first.exit_code, 128 + SIGKILL) << place << " never fired\n" << first.output;
-    const Outcome second = Run(RunCommand(out, true), 120);
+    const Outcome second = RunProgram(RunCommand(out, true), 120);
     ASSERT_EQ(second.exit_code, 0) << place << "\n" << second.output;
     ExpectSame(out, place);
   }
@@ -133,18 +133,18 @@ TEST(ResumeTest, SigtermSavesAndExitsWithZeroAndResumeGoesOn) {
   run.Signal(SIGTERM);
   const Outcome outcome = run.Wait(30);
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
-  const Outcome resumed = Run(RunCommand(out, true), 120);
+  const Outcome resumed = RunProgram(RunCommand(out, true), 120);
   ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
   ExpectSame(out, "after SIGTERM");
 }
 
 TEST(ResumeTest, OutputFolderWithARunIsRefusedWithoutResume) {
   const std::string out = FreshDirectory("twice");
-  ASSERT_EQ(Run(RunCommand(out, false), 120).exit_code, 0);
-  const Outcome again = Run(RunCommand(out, false), 120);
+  ASSERT_EQ(RunProgram(RunCommand(out, false), 120).exit_code, 0);
+  const Outcome again = RunProgram(RunCommand(out, false), 120);
   EXPECT_EQ(again.exit_code, 1);
   EXPECT_THAT(again.output, HasSubstr("--resume"));
-  const Outcome finished = Run(RunCommand(out, true), 120);
+  const Outcome finished = RunProgram(RunCommand(out, true), 120);
   EXPECT_EQ(finished.exit_code, 0) << finished.output;
   EXPECT_THAT(finished.output, HasSubstr("finished"));
   ExpectSame(out, "resumed after the end");
@@ -152,18 +152,18 @@ TEST(ResumeTest, OutputFolderWithARunIsRefusedWithoutResume) {
 
 TEST(ResumeTest, AChangedRecipeIsRefusedAndTheDifferenceShown) {
   const std::string out = FreshDirectory("changed");
-  Run(RunCommand(out, false), 120, {{"GROUPER_FAIL", "trainer.step_end:7:kill"}});
-  const Outcome outcome = Run(RunCommand(out, true, {"--set", "seed=9"}), 120);
+  RunProgram(RunCommand(out, false), 120, {{"GROUPER_FAIL", "trainer.step_end:7:kill"}});
+  const Outcome outcome = RunProgram(RunCommand(out, true, {"--set", "seed=9"}), 120);
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.output, HasSubstr("+seed: 9"));
-  const Outcome placed = Run(RunCommand(out, true, {"--set", "threads=1"}), 120);
+  const Outcome placed = RunProgram(RunCommand(out, true, {"--set", "threads=1"}), 120);
   ASSERT_EQ(placed.exit_code, 0) << placed.output;
   ExpectSame(out, "resumed on another number of threads");
 }
 
 TEST(ResumeTest, ADamagedCheckpointStopsTheRunAndNamesTheFile) {
   const std::string out = FreshDirectory("rot");
-  Run(RunCommand(out, false), 120, {{"GROUPER_FAIL", "trainer.step_end:8:kill"}});
+  RunProgram(RunCommand(out, false), 120, {{"GROUPER_FAIL", "trainer.step_end:8:kill"}});
   auto& fs = DefaultFileSystem();
   const auto names = fs.ListDirectory(out + "/checkpoints");
   ASSERT_TRUE(names.ok() && !names->empty()) << names.status();
@@ -179,7 +179,7 @@ TEST(ResumeTest, ADamagedCheckpointStopsTheRunAndNamesTheFile) {
     std::string damaged = data;
     damaged[damaged.size() / 2] ^= 4;
     std::ofstream(folder + "/" + file, std::ios::binary) << damaged;
-    const Outcome outcome = Run(RunCommand(out, true), 60);
+    const Outcome outcome = RunProgram(RunCommand(out, true), 60);
     EXPECT_EQ(outcome.exit_code, 1) << file << "\n" << outcome.output;
     EXPECT_THAT(outcome.output, HasSubstr(file));
     std::ofstream(folder + "/" + file, std::ios::binary) << data;
@@ -188,14 +188,14 @@ TEST(ResumeTest, ADamagedCheckpointStopsTheRunAndNamesTheFile) {
 
 TEST(NonFiniteTest, AStepWithANanLossIsSkippedCountedAndTheRunGoesOn) {
   const std::string out = FreshDirectory("nan");
-  const Outcome outcome = Run(RunCommand(out, false), 120, {{"GROUPER_FAIL", "trainer.loss:3:nan"}});
+  const Outcome outcome = RunProgram(RunCommand(out, false), 120, {{"GROUPER_FAIL", "trainer.loss:3:nan"}});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   const std::string metrics = *DefaultFileSystem().ReadFile(out + "/metrics.jsonl", 1 << 28);
   EXPECT_THAT(metrics, HasSubstr("\"fault/skipped_steps\":1"));
 }
 
 TEST(NonFiniteTest, ThreeInARowStopTheRun) {
-  const Outcome outcome = Run(RunCommand(FreshDirectory("nans"), false), 120, {{"GROUPER_FAIL", "trainer.gradient:3+:nan"}});
+  const Outcome outcome = RunProgram(RunCommand(FreshDirectory("nans"), false), 120, {{"GROUPER_FAIL", "trainer.gradient:3+:nan"}});
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.output, HasSubstr("not finite"));
 }
