@@ -28,8 +28,8 @@ namespace {
 
 constexpr absl::Duration kReapLimit = absl::Seconds(5);
 
-// Runs functions on one thread that lives as long as the process. Children ask the kernel to die with their parent, and the
-// kernel means the parent *thread*: so they are all forked from here.
+// Runs functions on one thread that lives as long as the process. Children ask the kernel to die with their parent, and
+// the kernel means the parent *thread*: so they are all forked from here.
 class SpawnThread {
  public:
   static SpawnThread& Get() {
@@ -76,7 +76,8 @@ void CloseAll(std::initializer_list<int> fds) {
 }
 
 struct Pipes {
-  int input[2] = {-1, -1};   // ours, theirs; a socket pair, so that writing to a dead program is an error and not SIGPIPE
+  int input[2] = {-1,
+                  -1};  // ours, theirs; a socket pair, so that writing to a dead program is an error and not SIGPIPE
   int output[2] = {-1, -1};  // ours, theirs
   int errors[2] = {-1, -1};
   int exec_error[2] = {-1, -1};  // closed by a successful exec, else carries errno
@@ -135,8 +136,8 @@ std::string ErrorText(int error) { return std::string(std::strerror(error)); }
 absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const Options& options) {
   Pipes pipes;
   const auto close_pipes = [&] {
-    CloseAll({pipes.input[0], pipes.input[1], pipes.output[0], pipes.output[1], pipes.errors[0], pipes.errors[1], pipes.exec_error[0],
-              pipes.exec_error[1]});
+    CloseAll({pipes.input[0], pipes.input[1], pipes.output[0], pipes.output[1], pipes.errors[0], pipes.errors[1],
+              pipes.exec_error[0], pipes.exec_error[1]});
   };
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pipes.input) != 0 || pipe2(pipes.output, O_CLOEXEC) != 0 ||
       pipe2(pipes.errors, O_CLOEXEC) != 0 || pipe2(pipes.exec_error, O_CLOEXEC) != 0) {
@@ -158,7 +159,8 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const Options&
   });
   if (pid < 0) {
     close_pipes();
-    return absl::ResourceExhaustedError(absl::StrCat("cannot start ", options.command[0], ": fork: ", ErrorText(fork_error)));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot start ", options.command[0], ": fork: ", ErrorText(fork_error)));
   }
   setpgid(pid, pid);  // both sides do it: whoever comes first
   CloseAll({pipes.input[1], pipes.output[1], pipes.errors[1], pipes.exec_error[1]});
@@ -179,7 +181,8 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const Options&
     if (exec_error == EACCES) return absl::PermissionDeniedError(message);
     return absl::NotFoundError(message);
   }
-  for (const int fd : {child->input_, child->output_, child->errors_}) fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+  for (const int fd : {child->input_, child->output_, child->errors_})
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
   return child;
 }
 
@@ -219,7 +222,8 @@ absl::Status ChildProcess::Ended() {
     if (reaped == pid_) {
       kill(-pid_, SIGKILL);  // what it left behind in its group
       pid_ = -1;
-      how = WIFSIGNALED(status) ? absl::StrCat("was killed by signal ", WTERMSIG(status)) : absl::StrCat("exited with ", WEXITSTATUS(status));
+      how = WIFSIGNALED(status) ? absl::StrCat("was killed by signal ", WTERMSIG(status))
+                                : absl::StrCat("exited with ", WEXITSTATUS(status));
       break;
     }
     absl::SleepFor(absl::Milliseconds(1));
@@ -251,7 +255,8 @@ absl::StatusOr<std::string> ChildProcess::Ask(absl::string_view line, absl::Dura
     }
     pollfd fds[3] = {{output_, POLLIN, 0}, {errors_, POLLIN, 0}, {sent < request.size() ? input_ : -1, POLLOUT, 0}};
     const int wait_ms = static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(left) + 1, 1000));
-    if (poll(fds, 3, wait_ms) < 0 && errno != EINTR) return absl::InternalError(absl::StrCat("poll: ", ErrorText(errno)));
+    if (poll(fds, 3, wait_ms) < 0 && errno != EINTR)
+      return absl::InternalError(absl::StrCat("poll: ", ErrorText(errno)));
     if (fds[1].revents & POLLIN) {
       ReadErrors();
     } else if (fds[1].revents & (POLLHUP | POLLERR)) {

@@ -3,8 +3,9 @@
 //   us ── stdin ──►  program  ── stdout ──► one answer line, at most kMaxAnswerBytes
 //                             ── stderr ──► the last kKeptErrorBytes, for error messages
 //
-// It runs in a process group of its own, dies with our process (even by SIGKILL), has no descriptors of ours, and is killed with its
-// group when it fails to answer in time or this object is destroyed. Not thread-safe: one caller at a time.
+// It runs in a process group of its own, dies with our process (even by SIGKILL), has no descriptors of ours, and is
+// killed with its group when it fails to answer in time or this object is destroyed. Not thread-safe: one caller at a
+// time.
 #pragma once
 
 #include <sys/types.h>
@@ -36,9 +37,9 @@ class ChildProcess {
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
 
-  // Sends `line` and a newline, returns the next line of its output without the newline. DeadlineExceeded when the answer is not there in time;
-  // Unavailable when the program has ended (with its exit status and last words); OutOfRange when the line is too long. After any
-  // error the process must not be used again.
+  // Sends `line` and a newline, returns the next line of its output without the newline. DeadlineExceeded when the
+  // answer is not there in time; Unavailable when the program has ended (with its exit status and last words);
+  // OutOfRange when the line is too long. After any error the process must not be used again.
   absl::StatusOr<std::string> Ask(absl::string_view line, absl::Duration timeout);
 
   pid_t pid() const { return pid_; }
@@ -50,7 +51,7 @@ class ChildProcess {
 
   pid_t pid_ = -1;
   int input_ = -1, output_ = -1, errors_ = -1;  // non-blocking
-  std::string pending_;  // output read beyond the last answer
+  std::string pending_;                         // output read beyond the last answer
   std::string last_words_;
 };
 

@@ -17,8 +17,8 @@ struct PlaceName {
   const char* name;
 };
 constexpr PlaceName kPlaceNames[] = {
-    {Place::kAnswerTag, "answer_tag"}, {Place::kBoxed, "boxed"},          {Place::kHash, "hash"},
-    {Place::kAnswerIs, "answer_is"},   {Place::kLastMath, "last_math"},   {Place::kLastNumber, "last_number"},
+    {Place::kAnswerTag, "answer_tag"}, {Place::kBoxed, "boxed"},        {Place::kHash, "hash"},
+    {Place::kAnswerIs, "answer_is"},   {Place::kLastMath, "last_math"}, {Place::kLastNumber, "last_number"},
     {Place::kWhole, "whole"},
 };
 
@@ -53,8 +53,8 @@ Extracted Hash(string_view text) {
   return Found(Place::kHash, line);
 }
 
-// Where a sentence ends: a full stop, '!' or '?' followed by white space or nothing, outside of $...$ and braces; or the line's end. A stop
-// after "a.m" style abbreviations is rare enough to be left to the comparison.
+// Where a sentence ends: a full stop, '!' or '?' followed by white space or nothing, outside of $...$ and braces; or
+// the line's end. A stop after "a.m" style abbreviations is rare enough to be left to the comparison.
 string_view Sentence(string_view text) {
   int depth = 0;
   bool math = false;
@@ -171,7 +171,8 @@ Extracted LastNumber(string_view text) {
   }
   const bool money = begin > 0 && text[begin - 1] == '$';
   const size_t sign = begin - (money ? 1 : 0);
-  if (sign > 0 && (text[sign - 1] == '-' || text[sign - 1] == '+') && (sign < 2 || (!IsWordByte(text[sign - 2]) && text[sign - 2] != ')'))) {
+  if (sign > 0 && (text[sign - 1] == '-' || text[sign - 1] == '+') &&
+      (sign < 2 || (!IsWordByte(text[sign - 2]) && text[sign - 2] != ')'))) {
     return Found(Place::kLastNumber, text.substr(sign - 1, end - sign + 1));
   }
   return Found(Place::kLastNumber, text.substr(begin, end - begin));
@@ -199,7 +200,8 @@ absl::string_view AfterThink(string_view text) {
   constexpr string_view kClose = "</think>";
   const size_t close = text.rfind(kClose);
   const size_t open = text.rfind("<think>");
-  if (close != string_view::npos && (open == string_view::npos || open < close)) return text.substr(close + kClose.size());
+  if (close != string_view::npos && (open == string_view::npos || open < close))
+    return text.substr(close + kClose.size());
   if (open != string_view::npos) return text.substr(text.size());
   return text;
 }

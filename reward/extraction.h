@@ -1,7 +1,7 @@
 // Finding the answer in a completion. One pass over the text for each place, any bytes, no regular expressions.
 //
-// The places and their order are the recipe's (proto/recipe.proto, Extraction). When the text has a </think>, only what follows the last one
-// is searched; an opened <think> that is never closed leaves nothing to search.
+// The places and their order are the recipe's (proto/recipe.proto, Extraction). When the text has a </think>, only what
+// follows the last one is searched; an opened <think> that is never closed leaves nothing to search.
 #pragma once
 
 #include <string>
@@ -32,7 +32,8 @@ absl::string_view AfterThink(absl::string_view text);
 // One place, in text that AfterThink has cut.
 Extracted ExtractFrom(absl::string_view text, Place place);
 
-// Content of the box whose "\boxed{" or "\fbox{" starts at `begin`; end is one past its closing brace. Not found when it is not closed.
+// Content of the box whose "\boxed{" or "\fbox{" starts at `begin`; end is one past its closing brace. Not found when
+// it is not closed.
 // "\boxed 7" (without braces) holds the run of characters up to white space or '$'.
 struct Box {
   bool found = false;

@@ -32,7 +32,8 @@ class RewardServiceOverRules : public v1::RewardService::Service {
       const int index;
     } place(waiting_);
     if (place.index >= max_waiting_) {
-      return {grpc::StatusCode::RESOURCE_EXHAUSTED, absl::StrCat("reward service: ", max_waiting_, " requests are waiting; retry")};
+      return {grpc::StatusCode::RESOURCE_EXHAUSTED,
+              absl::StrCat("reward service: ", max_waiting_, " requests are waiting; retry")};
     }
     absl::StatusOr<v1::ScoreResponse> scores = rules_.Score(*request, pool_);
     if (!scores.ok()) {
@@ -76,7 +77,8 @@ class RewardServiceOverRules : public v1::RewardService::Service {
 
 }  // namespace
 
-std::unique_ptr<v1::RewardService::Service> CreateRewardService(const RuleSet* rules, ThreadPool* pool, const RewardServiceOptions& options) {
+std::unique_ptr<v1::RewardService::Service> CreateRewardService(const RuleSet* rules, ThreadPool* pool,
+                                                                const RewardServiceOptions& options) {
   return std::make_unique<RewardServiceOverRules>(rules, pool, options);
 }
 

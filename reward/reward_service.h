@@ -1,7 +1,7 @@
 // RewardService over a RuleSet: the same object serves in process and over TCP.
 //
-// At most `max_waiting` requests are scored or wait to be; one more is refused at once with RESOURCE_EXHAUSTED, and the client retries. The
-// rules compute on `pool`; rules that wait (processes) use threads of their own.
+// At most `max_waiting` requests are scored or wait to be; one more is refused at once with RESOURCE_EXHAUSTED, and the
+// client retries. The rules compute on `pool`; rules that wait (processes) use threads of their own.
 #pragma once
 
 #include <memory>

@@ -4,8 +4,9 @@
 //   data row ────────┼─► Rule::Score ─► {status, score, reason, extracted} ─► RuleSet: sum of weight * score
 //   earlier results ─┘
 //
-// A failure is never a reward of 0: a rule that throws, returns NaN or is stopped ends in ERROR or TIMEOUT, and the completion has no
-// reward. Text comes from a model and may be any bytes; every rule is linear in it (or bounded), and none evaluates it.
+// A failure is never a reward of 0: a rule that throws, returns NaN or is stopped ends in ERROR or TIMEOUT, and the
+// completion has no reward. Text comes from a model and may be any bytes; every rule is linear in it (or bounded), and
+// none evaluates it.
 #pragma once
 
 #include <cstdint>
@@ -46,9 +47,9 @@ struct RuleInput {
   uint32_t num_tokens = 0;
   bool truncated = false;
   absl::Span<const int32_t> token_ids;
-  uint32_t max_new_tokens = 0;   // 0: unknown
+  uint32_t max_new_tokens = 0;  // 0: unknown
   absl::string_view prompt;
-  const json::Json* row = nullptr;  // an object; never null
+  const json::Json* row = nullptr;       // an object; never null
   absl::Span<const RuleResult> earlier;  // results of the rules above this one, for this completion
 };
 
@@ -59,28 +60,31 @@ class Rule {
   // Thread-safe. A thrown exception and a score that is not finite become ERROR in the caller.
   virtual RuleResult Score(const RuleInput& input) const = 0;
 
-  // Scores a group's completions together; results[i] belongs to group[i]. Only called when sees_group(). Default: Score on each.
+  // Scores a group's completions together; results[i] belongs to group[i]. Only called when sees_group(). Default:
+  // Score on each.
   virtual void ScoreGroup(absl::Span<const RuleInput> group, absl::Span<RuleResult> results) const;
   virtual bool sees_group() const { return false; }
 
   // How many calls may wait at once for something outside this process; 0: the rule only computes.
   virtual int blocking_calls() const { return 0; }
 
-  // What is wrong with a data row for this rule: a missing column, a gold that it cannot score. Called when data is loaded.
+  // What is wrong with a data row for this rule: a missing column, a gold that it cannot score. Called when data is
+  // loaded.
   virtual absl::Status CheckRow(const json::Json& row) const;
 };
 
 // The rules of one recipe. Thread-safe.
 class RuleSet {
  public:
-  // Validates everything; an error names the field ("reward.rules[1].regex.pattern: ..."). `base_dir`: relative paths in the config.
+  // Validates everything; an error names the field ("reward.rules[1].regex.pattern: ..."). `base_dir`: relative paths
+  // in the config.
   static absl::StatusOr<std::unique_ptr<RuleSet>> Create(const v1::Reward& config, const std::string& base_dir);
   ~RuleSet();
   RuleSet(const RuleSet&) = delete;
   RuleSet& operator=(const RuleSet&) = delete;
 
-  // Every completion gets an answer. InvalidArgument only for a malformed request (row_json is not an object), naming the group. `pool` may be
-  // null: one thread. The result does not depend on the number of threads.
+  // Every completion gets an answer. InvalidArgument only for a malformed request (row_json is not an object), naming
+  // the group. `pool` may be null: one thread. The result does not depend on the number of threads.
   absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request, ThreadPool* pool) const;
 
   const std::vector<std::string>& rule_names() const { return names_; }

@@ -1,5 +1,5 @@
-// grouper_rule_host LIBRARY FUNCTION: calls a rule in a shared library (rule_plugin.h) for each JSON line on stdin, in the protocol of
-// rules/process_rule.cc. Small on purpose: it is what dies when a library crashes.
+// grouper_rule_host LIBRARY FUNCTION: calls a rule in a shared library (rule_plugin.h) for each JSON line on stdin, in
+// the protocol of rules/process_rule.cc. Small on purpose: it is what dies when a library crashes.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <unistd.h>

@@ -9,8 +9,9 @@
  *   c++ -shared -fPIC -O2 -o libshort_answer.so short_answer.cc
  *   rules { name: "short" library { path: "libshort_answer.so" function: "short_answer" } }
  *
- * The library runs in a process of its own (grouper_rule_host), one call at a time in each. An exception, a crash, an endless loop or too much
- * memory costs that completion its score and nothing else; the process is started again. What it prints to stdout goes to stderr.
+ * The library runs in a process of its own (grouper_rule_host), one call at a time in each. An exception, a crash, an
+ * endless loop or too much memory costs that completion its score and nothing else; the process is started again. What
+ * it prints to stdout goes to stderr.
  */
 #pragma once
 
@@ -43,9 +44,11 @@ typedef struct GrouperRuleResult {
 typedef void (*GrouperRuleFunction)(const GrouperRuleInput* in, GrouperRuleResult* out);
 
 #ifdef __cplusplus
-#define GROUPER_RULE(name) extern "C" __attribute__((visibility("default"))) void name(const GrouperRuleInput* in, GrouperRuleResult* out)
+#define GROUPER_RULE(name) \
+  extern "C" __attribute__((visibility("default"))) void name(const GrouperRuleInput* in, GrouperRuleResult* out)
 #else
-#define GROUPER_RULE(name) __attribute__((visibility("default"))) void name(const GrouperRuleInput* in, GrouperRuleResult* out)
+#define GROUPER_RULE(name) \
+  __attribute__((visibility("default"))) void name(const GrouperRuleInput* in, GrouperRuleResult* out)
 #endif
 
 static inline void grouper_score(GrouperRuleResult* out, double score, const char* reason) {

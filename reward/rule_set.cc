@@ -32,7 +32,11 @@ std::string ToUtf8(std::string text) {
   bool clean = true;
   for (size_t i = 0; i < text.size();) {
     const unsigned char c = static_cast<unsigned char>(text[i]);
-    size_t length = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xF0 && c < 0xF5 ? 4 : 0;
+    size_t length = c < 0x80                ? 1
+                    : c >= 0xC2 && c < 0xE0 ? 2
+                    : c >= 0xE0 && c < 0xF0 ? 3
+                    : c >= 0xF0 && c < 0xF5 ? 4
+                                            : 0;
     bool valid = length > 0 && i + length <= text.size();
     for (size_t k = 1; valid && k < length; ++k) valid = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
     if (valid && length == 3) {
@@ -92,7 +96,8 @@ std::string CanonicalText(const google::protobuf::Message& message) {
   return text;
 }
 
-RuleOr CreateRule(const v1::Rule& config, const std::vector<std::string>& earlier, absl::Duration timeout, const std::string& base_dir) {
+RuleOr CreateRule(const v1::Rule& config, const std::vector<std::string>& earlier, absl::Duration timeout,
+                  const std::string& base_dir) {
   switch (config.kind_case()) {
     case v1::Rule::kFormat: return CreateFormatRule(config.format());
     case v1::Rule::kExact: return CreateExactRule(config.exact());
@@ -112,7 +117,8 @@ RuleOr CreateRule(const v1::Rule& config, const std::vector<std::string>& earlie
     case v1::Rule::kLibrary: return CreateLibraryRule(config.library(), timeout, base_dir);
     case v1::Rule::KIND_NOT_SET: break;
   }
-  return absl::InvalidArgumentError("no kind; expected one of format, exact, numeric, countdown, regex, math, ... (proto/recipe.proto, Rule)");
+  return absl::InvalidArgumentError(
+      "no kind; expected one of format, exact, numeric, countdown, regex, math, ... (proto/recipe.proto, Rule)");
 }
 
 std::string DefaultName(const v1::Rule& config) {
@@ -123,12 +129,14 @@ std::string DefaultName(const v1::Rule& config) {
 
 }  // namespace
 
-// --- Rule --------------------------------------------------------------------------------------------------------------------
+// --- Rule -----------------------------------------------------------------------------------------
 
 RuleResult RuleResult::Scored(double score, std::string reason, absl::string_view extracted) {
   return {v1::RULE_STATUS_SCORED, score, std::move(reason), std::string(extracted.substr(0, kMaxExtractedBytes))};
 }
-RuleResult RuleResult::NotApplicable(std::string reason) { return {v1::RULE_STATUS_NOT_APPLICABLE, 0, std::move(reason), ""}; }
+RuleResult RuleResult::NotApplicable(std::string reason) {
+  return {v1::RULE_STATUS_NOT_APPLICABLE, 0, std::move(reason), ""};
+}
 RuleResult RuleResult::Error(std::string reason) { return {v1::RULE_STATUS_ERROR, 0, std::move(reason), ""}; }
 RuleResult RuleResult::Timeout(std::string reason) { return {v1::RULE_STATUS_TIMEOUT, 0, std::move(reason), ""}; }
 
@@ -138,7 +146,7 @@ void Rule::ScoreGroup(absl::Span<const RuleInput> group, absl::Span<RuleResult> 
 
 absl::Status Rule::CheckRow(const json::Json&) const { return absl::OkStatus(); }
 
-// --- RuleSet -----------------------------------------------------------------------------------------------------------------
+// --- RuleSet --------------------------------------------------------------------------------------
 
 struct RuleSet::Entry {
   std::unique_ptr<Rule> rule;
@@ -151,26 +159,32 @@ RuleSet::~RuleSet() = default;
 
 absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& config, const std::string& base_dir) {
   if (config.rules().empty()) return absl::InvalidArgumentError("reward.rules: at least one rule is required");
-  if (config.rules_size() > kMaxRules) return absl::InvalidArgumentError(absl::StrCat("reward.rules: more than ", kMaxRules));
+  if (config.rules_size() > kMaxRules)
+    return absl::InvalidArgumentError(absl::StrCat("reward.rules: more than ", kMaxRules));
   std::unique_ptr<RuleSet> set(new RuleSet);
   v1::Reward canonical;
   for (int i = 0; i < config.rules_size(); ++i) {
     const v1::Rule& rule = config.rules(i);
     const std::string path = absl::StrCat("reward.rules[", i, "]");
-    const auto error = [&](absl::string_view message) { return absl::InvalidArgumentError(absl::StrCat(path, ".", message)); };
+    const auto error = [&](absl::string_view message) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ".", message));
+    };
     const std::string name = rule.name().empty() ? DefaultName(rule) : rule.name();
     if (std::find(set->names_.begin(), set->names_.end(), name) != set->names_.end()) {
       return error(absl::StrCat("name: \"", name, "\" is there twice"));
     }
     const double weight = rule.has_weight() ? rule.weight() : 1;
     if (!std::isfinite(weight)) return error("weight: expected a finite number");
-    if (!(rule.timeout_seconds() >= 0) || rule.timeout_seconds() > 86400) return error("timeout_seconds: expected 0 to 86400");
-    const absl::Duration timeout = absl::Seconds(rule.timeout_seconds() > 0 ? rule.timeout_seconds() : kDefaultTimeoutSeconds);
+    if (!(rule.timeout_seconds() >= 0) || rule.timeout_seconds() > 86400)
+      return error("timeout_seconds: expected 0 to 86400");
+    const absl::Duration timeout =
+        absl::Seconds(rule.timeout_seconds() > 0 ? rule.timeout_seconds() : kDefaultTimeoutSeconds);
 
     Entry entry;
     for (int k = 0; k < rule.only_if_size(); ++k) {
       const auto it = std::find(set->names_.begin(), set->names_.end(), rule.only_if(k));
-      if (it == set->names_.end()) return error(absl::StrCat("only_if[", k, "]: no rule \"", rule.only_if(k), "\" above this one"));
+      if (it == set->names_.end())
+        return error(absl::StrCat("only_if[", k, "]: no rule \"", rule.only_if(k), "\" above this one"));
       entry.only_if.push_back(static_cast<size_t>(it - set->names_.begin()));
     }
     if (rule.truncated() == "not_applicable") {
@@ -182,10 +196,11 @@ absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& confi
     }
     RuleOr created = CreateRule(rule, set->names_, timeout, base_dir);
     if (!created.ok()) {
-      return absl::Status(created.status().code(),
-                          absl::StrCat(path, rule.kind_case() == v1::Rule::KIND_NOT_SET ? ": " : absl::StrCat(".", DefaultName(rule), "."),
-                                       created.status().message(),
-                                       rule.name().empty() ? "" : absl::StrCat(" (rule \"", name, "\")")));
+      return absl::Status(
+          created.status().code(),
+          absl::StrCat(path,
+                       rule.kind_case() == v1::Rule::KIND_NOT_SET ? ": " : absl::StrCat(".", DefaultName(rule), "."),
+                       created.status().message(), rule.name().empty() ? "" : absl::StrCat(" (rule \"", name, "\")")));
     }
     entry.rule = std::move(*created);
     set->entries_.push_back(std::move(entry));
@@ -208,7 +223,8 @@ void RuleSet::ScoreRule(size_t index, absl::Span<const RuleInput> inputs, absl::
   // The result without running the rule, if its conditions decide it.
   const auto decided = [&](size_t i, RuleResult* result) {
     if (inputs[i].truncated && entry.truncated != TruncatedPolicy::kScore) {
-      *result = entry.truncated == TruncatedPolicy::kZero ? RuleResult::Scored(0, "truncated") : RuleResult::NotApplicable("truncated");
+      *result = entry.truncated == TruncatedPolicy::kZero ? RuleResult::Scored(0, "truncated")
+                                                          : RuleResult::NotApplicable("truncated");
       return true;
     }
     for (const size_t required : entry.only_if) {
@@ -278,14 +294,16 @@ absl::StatusOr<v1::ScoreResponse> RuleSet::Score(const v1::ScoreRequest& request
     row = json::Json::object();
     if (!group.row_json().empty()) {
       ASSIGN_OR_RETURN(row, Annotate(json::Parse(group.row_json()), absl::StrCat("groups[", g, "].row_json")));
-      if (!row.is_object()) return absl::InvalidArgumentError(absl::StrCat("groups[", g, "].row_json: expected a JSON object"));
+      if (!row.is_object())
+        return absl::InvalidArgumentError(absl::StrCat("groups[", g, "].row_json: expected a JSON object"));
     }
     for (const v1::ScoreCompletion& completion : group.completions()) {
       RuleInput input;
       input.text = completion.text();
       input.num_tokens = completion.num_tokens();
       input.truncated = completion.truncated();
-      input.token_ids = absl::MakeConstSpan(completion.token_ids().data(), static_cast<size_t>(completion.token_ids_size()));
+      input.token_ids =
+          absl::MakeConstSpan(completion.token_ids().data(), static_cast<size_t>(completion.token_ids_size()));
       input.max_new_tokens = request.max_new_tokens();
       input.prompt = group.prompt();
       input.row = &row;
@@ -331,7 +349,8 @@ absl::StatusOr<v1::ScoreResponse> RuleSet::Score(const v1::ScoreRequest& request
 }
 
 absl::Status RuleSet::CheckRow(const json::Json& row) const {
-  for (size_t i = 0; i < entries_.size(); ++i) RETURN_IF_ERROR(Annotate(entries_[i].rule->CheckRow(row), absl::StrCat("rule ", names_[i])));
+  for (size_t i = 0; i < entries_.size(); ++i)
+    RETURN_IF_ERROR(Annotate(entries_[i].rule->CheckRow(row), absl::StrCat("rule ", names_[i])));
   return absl::OkStatus();
 }
 

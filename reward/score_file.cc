@@ -46,7 +46,8 @@ class LineReader {
       }
       if (at_end_) return false;
       if (buffer_.size() - begin_ > kMaxScoreLineBytes) {
-        return absl::InvalidArgumentError(absl::StrCat(path_, ":", number_ + 1, ": line longer than ", kMaxScoreLineBytes, " bytes"));
+        return absl::InvalidArgumentError(
+            absl::StrCat(path_, ":", number_ + 1, ": line longer than ", kMaxScoreLineBytes, " bytes"));
       }
       buffer_.erase(0, begin_);
       begin_ = 0;
@@ -127,7 +128,8 @@ const char* StatusName(v1::RuleStatus status) {
   }
 }
 
-std::string OutputLine(const json::Json& id, const v1::CompletionScore& score, const std::vector<std::string>& names, ScoreSummary& summary) {
+std::string OutputLine(const json::Json& id, const v1::CompletionScore& score, const std::vector<std::string>& names,
+                       ScoreSummary& summary) {
   json::OrderedJson rules = json::OrderedJson::object();
   for (int i = 0; i < score.rules_size(); ++i) {
     const v1::RuleResult& result = score.rules(i);
@@ -169,7 +171,8 @@ absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_pa
   return Annotate(RuleSet::Create(config, Dirname(rules_path)), rules_path);
 }
 
-absl::StatusOr<ScoreSummary> ScoreFile(const RuleSet& rules, const std::string& input_path, const std::string& output_path, ThreadPool* pool) {
+absl::StatusOr<ScoreSummary> ScoreFile(const RuleSet& rules, const std::string& input_path,
+                                       const std::string& output_path, ThreadPool* pool) {
   ASSIGN_OR_RETURN(const std::unique_ptr<LineReader> reader, LineReader::Open(input_path));
   ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> output, DefaultFileSystem().Create(output_path));
   ScoreSummary summary;

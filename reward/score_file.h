@@ -1,12 +1,14 @@
 // `grouper score`: reward rules over a file of JSON lines, offline.
 //
 //   in   {"id": "7", "completion": "...", "answer": "4", "prompt": "...", "num_tokens": 12, "truncated": false, ...}
-//   out  {"id": "7", "reward": 1.0, "rules": {"math": {"score": 1.0, "status": "scored", "reason": "", "extracted": "4"}}}
+//   out  {"id": "7", "reward": 1.0, "rules": {"math": {"score": 1.0, "status": "scored", "reason": "", "extracted":
+//   "4"}}}
 //
-// `completion` may be called `response` or `prediction`; `answer` is found under `gold`, `label` and `solution` too (reward/rules/column.cc); `id` may be any JSON value
-// and defaults to the line's number. All columns reach the rules. Without `num_tokens`, length rules see the number of white-space separated
-// words. `reward` is null when the completion has none. Status: scored, not_applicable, error, timeout. Blank lines are skipped. Streaming
-// (kBatchLines at a time), threaded, order kept.
+// `completion` may be called `response` or `prediction`; `answer` is found under `gold`, `label` and `solution` too
+// (reward/rules/column.cc); `id` may be any JSON value and defaults to the line's number. All columns reach the rules.
+// Without `num_tokens`, length rules see the number of white-space separated words. `reward` is null when the
+// completion has none. Status: scored, not_applicable, error, timeout. Blank lines are skipped. Streaming (kBatchLines
+// at a time), threaded, order kept.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +36,9 @@ inline constexpr size_t kMaxScoreLineBytes = 16 << 20;
 // Reads `rules_path` (a text file of the Reward message, or of a recipe's `reward { ... }` block) and makes its rules.
 absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path);
 
-// An input line that is malformed ends the work with an error "cases.jsonl:12: ..."; what was scored before it has been written.
-absl::StatusOr<ScoreSummary> ScoreFile(const RuleSet& rules, const std::string& input_path, const std::string& output_path, ThreadPool* pool);
+// An input line that is malformed ends the work with an error "cases.jsonl:12: ..."; what was scored before it has been
+// written.
+absl::StatusOr<ScoreSummary> ScoreFile(const RuleSet& rules, const std::string& input_path,
+                                       const std::string& output_path, ThreadPool* pool);
 
 }  // namespace grouper

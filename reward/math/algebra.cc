@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -14,7 +13,6 @@ constexpr int32_t kMaxExponent = 1 << 20;
 constexpr int32_t kTrialDivision = 2000;
 constexpr int64_t kMaxFactorial = 500;
 constexpr size_t kTrustedDecimalDigits = 12;
-constexpr long double kTolerance = 1e-13L;
 constexpr int kSamples = 4;
 
 Exponent MakeExponent(int64_t n, int64_t d, bool* overflow) {
@@ -39,7 +37,9 @@ int CompareMonomials(const Monomial& a, const Monomial& b) {
   return a.size() < b.size() ? -1 : a.size() > b.size();
 }
 
-bool IsOne(const Sum& sum) { return sum.empty() || (sum.size() == 1 && sum[0].monomial.empty() && sum[0].coefficient.IsOne()); }
+bool IsOne(const Sum& sum) {
+  return sum.empty() || (sum.size() == 1 && sum[0].monomial.empty() && sum[0].coefficient.IsOne());
+}
 
 const Sum& OneSum() {
   static const Sum* const one = new Sum{{Monomial{}, Rational(1)}};
@@ -49,7 +49,7 @@ const Sum& Denominator(const Scalar& a) { return a.denominator.empty() ? OneSum(
 
 }  // namespace
 
-// --- atoms -------------------------------------------------------------------------------------------------------------------
+// --- atoms ----------------------------------------------------------------------------------------
 
 int32_t Algebra::Intern(AtomKind kind, const std::string& key, Atom atom) {
   const auto [it, added] = index_.emplace(key, static_cast<int32_t>(atoms_.size()));
@@ -99,7 +99,8 @@ Scalar Algebra::Opaque(const std::string& name, const std::vector<Scalar>& argum
 void Algebra::AppendKey(const Sum& sum, std::string* key) {
   for (const Term& term : sum) {
     absl::StrAppend(key, term.coefficient.ToString());
-    for (const Factor& factor : term.monomial) absl::StrAppend(key, "*", factor.atom, "^", factor.exponent.n, "/", factor.exponent.d);
+    for (const Factor& factor : term.monomial)
+      absl::StrAppend(key, "*", factor.atom, "^", factor.exponent.n, "/", factor.exponent.d);
     absl::StrAppend(key, "+");
   }
 }
@@ -123,7 +124,7 @@ bool Algebra::Spend(size_t operations) {
   return true;
 }
 
-// --- sums --------------------------------------------------------------------------------------------------------------------
+// --- sums -----------------------------------------------------------------------------------------
 
 Sum Algebra::AddSums(const Sum& a, const Sum& b) {
   if (!Spend(a.size() + b.size() + 1)) return {};
@@ -213,7 +214,8 @@ Sum Algebra::MultiplySums(const Sum& a, const Sum& b) {
     for (const Term& y : b) product.push_back(MultiplyTerms(x, y));
     if (exhausted_) return {};
   }
-  std::sort(product.begin(), product.end(), [](const Term& x, const Term& y) { return CompareMonomials(x.monomial, y.monomial) < 0; });
+  std::sort(product.begin(), product.end(),
+            [](const Term& x, const Term& y) { return CompareMonomials(x.monomial, y.monomial) < 0; });
   Sum merged;
   for (Term& term : product) {
     if (!merged.empty() && CompareMonomials(merged.back().monomial, term.monomial) == 0) {
@@ -228,7 +230,7 @@ Sum Algebra::MultiplySums(const Sum& a, const Sum& b) {
   return merged;
 }
 
-// --- scalars -----------------------------------------------------------------------------------------------------------------
+// --- scalars --------------------------------------------------------------------------------------
 
 Scalar Algebra::MakeQuotient(Sum numerator, Sum denominator) {
   if (exhausted_) return {};
@@ -236,7 +238,8 @@ Scalar Algebra::MakeQuotient(Sum numerator, Sum denominator) {
   if (denominator.size() == 1) {
     // A single term divides exactly.
     Term inverse{{}, Rational(1) / denominator[0].coefficient};
-    for (const Factor& factor : denominator[0].monomial) inverse.monomial.push_back({factor.atom, {-factor.exponent.n, factor.exponent.d}});
+    for (const Factor& factor : denominator[0].monomial)
+      inverse.monomial.push_back({factor.atom, {-factor.exponent.n, factor.exponent.d}});
     Reduce(inverse);
     return {MultiplySums(numerator, {inverse}), {}};
   }
@@ -337,7 +340,9 @@ bool Algebra::TermPower(const Term& base, Exponent exponent, Term* result) {
       if (atom.kind == AtomKind::kI || atom.kind == AtomKind::kOpaque) return false;
       if (factor.exponent.d == 1 && factor.exponent.n % 2 == 0 && exponent.d % 2 == 0) return false;
     }
-    MultiplyFactor(*result, factor.atom, MakeExponent(int64_t{factor.exponent.n} * exponent.n, int64_t{factor.exponent.d} * exponent.d, &exhausted_));
+    MultiplyFactor(
+        *result, factor.atom,
+        MakeExponent(int64_t{factor.exponent.n} * exponent.n, int64_t{factor.exponent.d} * exponent.d, &exhausted_));
   }
   Reduce(*result);
   return !exhausted_;
@@ -403,7 +408,8 @@ Scalar Algebra::Power(const Scalar& base, const Scalar& exponent) {
   Rational value;
   if (IsRational(exponent, &value)) {
     int64_t n, d;
-    if (value.numerator().ToInt64(&n) && value.denominator().ToInt64(&d) && std::abs(n) <= kMaxExponent && d <= kMaxExponent) {
+    if (value.numerator().ToInt64(&n) && value.denominator().ToInt64(&d) && std::abs(n) <= kMaxExponent &&
+        d <= kMaxExponent) {
       return RationalPower(base, {static_cast<int32_t>(n), static_cast<int32_t>(d)});
     }
     return Opaque("power", {base, exponent});
@@ -411,8 +417,9 @@ Scalar Algebra::Power(const Scalar& base, const Scalar& exponent) {
   // a^(t1 + t2 + ...) = product of (a^m_k)^c_k, over the primes of a where a is a positive rational.
   Rational a;
   const bool rational_base = IsRational(base, &a) && a.Sign() > 0;
-  const bool atom_base = base.denominator.empty() && base.numerator.size() == 1 && base.numerator[0].coefficient.IsOne() &&
-                         base.numerator[0].monomial.size() == 1 && base.numerator[0].monomial[0].exponent == Exponent{1, 1};
+  const bool atom_base = base.denominator.empty() && base.numerator.size() == 1 &&
+                         base.numerator[0].coefficient.IsOne() && base.numerator[0].monomial.size() == 1 &&
+                         base.numerator[0].monomial[0].exponent == Exponent{1, 1};
   if (!exponent.denominator.empty() || (!rational_base && !atom_base)) return Opaque("power", {base, exponent});
   if (rational_base && a.IsOne()) return FromRational(1);
   std::vector<std::pair<Scalar, int32_t>> bases;
@@ -424,7 +431,8 @@ Scalar Algebra::Power(const Scalar& base, const Scalar& exponent) {
   Scalar result = FromRational(1);
   for (const Term& term : exponent.numerator) {
     int64_t n, d;
-    if (!term.coefficient.numerator().ToInt64(&n) || !term.coefficient.denominator().ToInt64(&d) || std::abs(n) > kMaxExponent || d > kMaxExponent) {
+    if (!term.coefficient.numerator().ToInt64(&n) || !term.coefficient.denominator().ToInt64(&d) ||
+        std::abs(n) > kMaxExponent || d > kMaxExponent) {
       return Opaque("power", {base, exponent});
     }
     for (const auto& [b, count] : bases) {
@@ -508,14 +516,15 @@ Scalar Algebra::Function(const std::string& name, const Scalar& argument) {
       }
     }
     if (value.IsZero()) {
-      if (name == "sin" || name == "tan" || name == "arcsin" || name == "arctan" || name == "sinh" || name == "tanh") return {};
+      if (name == "sin" || name == "tan" || name == "arcsin" || name == "arctan" || name == "sinh" || name == "tanh")
+        return {};
       if (name == "cos" || name == "sec" || name == "cosh") return FromRational(1);
     }
   }
   return Opaque(name, {argument});
 }
 
-// --- questions ---------------------------------------------------------------------------------------------------------------
+// --- questions ------------------------------------------------------------------------------------
 
 bool Algebra::SumHas(const Sum& sum, bool (*test)(const Atom&)) const {
   for (const Term& term : sum) {
@@ -560,7 +569,8 @@ bool Algebra::HasVariable(const Scalar& a, absl::string_view name) const {
 bool Algebra::IsVariable(const Scalar& a, std::string* name) const {
   if (!a.denominator.empty() || a.numerator.size() != 1) return false;
   const Term& term = a.numerator[0];
-  if (!term.coefficient.IsOne() || term.monomial.size() != 1 || !(term.monomial[0].exponent == Exponent{1, 1})) return false;
+  if (!term.coefficient.IsOne() || term.monomial.size() != 1 || !(term.monomial[0].exponent == Exponent{1, 1}))
+    return false;
   const Atom& atom = atoms_[static_cast<size_t>(term.monomial[0].atom)];
   if (atom.kind != AtomKind::kVariable) return false;
   *name = atom.name;
@@ -589,7 +599,8 @@ Verdict Algebra::IsZero(const Scalar& a) {
     long double magnitude = 0;
     const Complex value = Value(a.numerator, sample, &magnitude);
     if (exhausted_) return Verdict::kUnknown;
-    if (!std::isfinite(value.real()) || !std::isfinite(value.imag()) || !std::isfinite(magnitude) || magnitude == 0) continue;
+    if (!std::isfinite(value.real()) || !std::isfinite(value.imag()) || !std::isfinite(magnitude) || magnitude == 0)
+      continue;
     ++evaluated;
     if (std::abs(value) > kTolerance * magnitude) return Verdict::kDifferent;
   }
@@ -618,106 +629,6 @@ Verdict Algebra::Proportional(const Scalar& a, const Scalar& b, int* sign) {
     return Equal(a, Multiply(FromRational(c), b));
   }
   return Verdict::kDifferent;
-}
-
-// --- values ------------------------------------------------------------------------------------------------------------------
-
-Algebra::Complex Algebra::AtomValue(int32_t index, int sample) {
-  constexpr long double kNan = std::numeric_limits<long double>::quiet_NaN();
-  const Atom& atom = atoms_[static_cast<size_t>(index)];
-  switch (atom.kind) {
-    case AtomKind::kPi: return std::numbers::pi_v<long double>;
-    case AtomKind::kE: return std::numbers::e_v<long double>;
-    case AtomKind::kI: return Complex(0, 1);
-    case AtomKind::kPrime: return atom.prime.ToLongDouble();
-    case AtomKind::kVariable: {
-      uint64_t hash = 0x9E3779B97F4A7C15u * static_cast<uint64_t>(sample + 1);
-      for (const char c : atom.name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
-      hash = (hash ^ (hash >> 29)) * 0xBF58476D1CE4E5B9u;
-      hash ^= hash >> 32;
-      const long double unit = static_cast<long double>(hash >> 11) / static_cast<long double>(uint64_t{1} << 53);
-      const long double magnitude = 0.3L + 2.2L * unit;
-      return sample % 2 == 1 ? -magnitude : magnitude;
-    }
-    case AtomKind::kOpaque: break;
-  }
-  if (value_depth_ >= 32 || !Spend(16)) return kNan;
-  ++value_depth_;
-  std::vector<Complex> x;
-  for (const Scalar& argument : atom.arguments) x.push_back(Value(argument, sample));
-  --value_depth_;
-  const std::string& name = atom.name;
-  if (std::abs(x[0]) > 1e9L && name != "power" && name != "ln" && name != "abs") return kNan;  // no digits left after the point
-  if (name == "power") {
-    const bool real = x[0].imag() == 0 && x[1].imag() == 0;
-    if (real && x[0].real() < 0) {
-      // The odd root of a negative number is the real one, as in TermPower.
-      Rational e;
-      int64_t n, d;
-      if (IsRational(atom.arguments[1], &e) && e.numerator().ToInt64(&n) && e.denominator().ToInt64(&d) && d % 2 == 1) {
-        const long double p = std::pow(-x[0].real(), x[1].real());
-        return n % 2 == 0 ? p : -p;
-      }
-    }
-    if (real && x[0].real() >= 0) return std::pow(x[0].real(), x[1].real());
-    return std::pow(x[0], x[1]);
-  }
-  if (name == "ln") return x[0].imag() == 0 && x[0].real() > 0 ? Complex(std::log(x[0].real())) : std::log(x[0]);
-  if (name == "abs") return std::abs(x[0]);
-  if (name == "sin") return std::sin(x[0]);
-  if (name == "cos") return std::cos(x[0]);
-  if (name == "tan") return std::tan(x[0]);
-  if (name == "cot") return 1.0L / std::tan(x[0]);
-  if (name == "sec") return 1.0L / std::cos(x[0]);
-  if (name == "csc") return 1.0L / std::sin(x[0]);
-  if (name == "sinh") return std::sinh(x[0]);
-  if (name == "cosh") return std::cosh(x[0]);
-  if (name == "tanh") return std::tanh(x[0]);
-  if (name == "arcsin") return std::asin(x[0]);
-  if (name == "arccos") return std::acos(x[0]);
-  if (name == "arctan") return std::atan(x[0]);
-  if (x[0].imag() == 0) {
-    if (name == "floor") return std::floor(x[0].real());
-    if (name == "ceil") return std::ceil(x[0].real());
-    if (name == "factorial") return std::tgamma(x[0].real() + 1);
-  }
-  return kNan;
-}
-
-Algebra::Complex Algebra::Value(const Sum& sum, int sample, long double* magnitude) {
-  Complex total = 0;
-  for (const Term& term : sum) {
-    Complex value = term.coefficient.ToLongDouble();
-    for (const Factor& factor : term.monomial) {
-      const Complex base = AtomValue(factor.atom, sample);
-      const long double exponent = static_cast<long double>(factor.exponent.n) / factor.exponent.d;
-      if (factor.exponent.d == 1 && std::abs(factor.exponent.n) <= 64) {
-        Complex power = 1;
-        for (int32_t k = 0; k < std::abs(factor.exponent.n); ++k) power *= base;
-        value = factor.exponent.n > 0 ? value * power : value / power;
-      } else if (base.imag() == 0 && base.real() >= 0) {
-        value *= std::pow(base.real(), exponent);
-      } else {
-        value *= std::pow(base, exponent);
-      }
-    }
-    total += value;
-    if (magnitude != nullptr) *magnitude = std::max(*magnitude, std::abs(value));
-  }
-  return total;
-}
-
-Algebra::Complex Algebra::Value(const Scalar& a, int sample) {
-  const Complex top = Value(a.numerator, sample, nullptr);
-  return a.denominator.empty() ? top : top / Value(a.denominator, sample, nullptr);
-}
-
-bool Algebra::ToReal(const Scalar& a, long double* value) {
-  if (HasVariables(a)) return false;
-  const Complex z = Value(a, 0);
-  if (exhausted_ || !std::isfinite(z.real()) || std::abs(z.imag()) > kTolerance * std::abs(z)) return false;
-  *value = z.real();
-  return true;
 }
 
 }  // namespace grouper::math

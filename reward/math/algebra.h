@@ -1,19 +1,22 @@
-// Exact scalars: quotients of sums of terms   c * a1^r1 * a2^r2 * ...   with rational c and rational exponents r over "atoms".
+// Exact scalars: quotients of sums of terms   c * a1^r1 * a2^r2 * ...   with rational c and rational exponents r over
+// "atoms".
 //
 //   atom       variable, pi, e, i, a prime under a root, or an opaque function value such as sin(x) or a nested root
 //   term       12 * 2^(1/2) * x^3
 //   Scalar     (sum of terms) / (sum of terms)
 //
-// Roots of distinct primes, i, pi, e and variables satisfy no relation but i^2 = -1 and p^(n/q) carrying whole powers into c (Besicovitch 1940 for
-// the roots; for pi and e it is assumed, as everybody does). So with these atoms alone a sum is zero exactly when it has no terms: equality is
-// decided, not estimated. Only where an opaque atom remains is the difference evaluated, in long double at several points.
+// Roots of distinct primes, i, pi, e and variables satisfy no relation but i^2 = -1 and p^(n/q) carrying whole powers
+// into c (Besicovitch 1940 for the roots; for pi and e it is assumed, as everybody does). So with these atoms alone a
+// sum is zero exactly when it has no terms: equality is decided, not estimated. Only where an opaque atom remains is
+// the difference evaluated, in long double at several points.
 //
-// Work is bounded: numbers by kMaxDigits, sums by kMaxTerms, everything by a budget of term operations. Past a bound the Algebra is exhausted(),
-// and nothing that it says counts as equal. Not thread-safe; one Algebra a comparison.
+// Work is bounded: numbers by kMaxDigits, sums by kMaxTerms, everything by a budget of term operations. Past a bound
+// the Algebra is exhausted(), and nothing that it says counts as equal. Not thread-safe; one Algebra a comparison.
 #pragma once
 
 #include <complex>
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -51,13 +54,16 @@ enum class Verdict { kEqual, kDifferent, kUnknown };
 class Algebra {
  public:
   static constexpr size_t kMaxTerms = 400;
+  // A difference with an opaque atom counts as 0 below this share of its largest term, at every sample point.
+  static constexpr long double kTolerance = 1e-13L;
 
   static Scalar FromRational(Rational value);
   Scalar Variable(absl::string_view name);
   Scalar Pi();
   Scalar E();
   Scalar I();
-  // A function of scalars that the engine knows only by value: name is one of the list in algebra.cc (sin, ln, abs, ...).
+  // A function of scalars that the engine knows only by value: name is one of the list in algebra.cc (sin, ln, abs,
+  // ...).
   Scalar Opaque(const std::string& name, const std::vector<Scalar>& arguments);
 
   Scalar Add(const Scalar& a, const Scalar& b);
@@ -117,7 +123,8 @@ class Algebra {
   Scalar MakeQuotient(Sum numerator, Sum denominator);
   Scalar RationalPower(const Scalar& base, Exponent exponent);
   bool TermPower(const Term& base, Exponent exponent, Term* result);
-  // Primes of |value|'s numerator (positive exponents) and denominator; a factor beyond trial division counts as a prime.
+  // Primes of |value|'s numerator (positive exponents) and denominator; a factor beyond trial division counts as a
+  // prime.
   std::vector<std::pair<BigInt, int32_t>> Factorise(const Rational& value);
   std::string Key(const Scalar& a) const;
   static void AppendKey(const Sum& sum, std::string* key);
@@ -126,7 +133,7 @@ class Algebra {
   Complex Value(const Scalar& a, int sample);
   Complex AtomValue(int32_t atom, int sample);
 
-  std::vector<Atom> atoms_;
+  std::deque<Atom> atoms_;  // references stay good while atoms are added
   std::unordered_map<std::string, int32_t> index_;
   size_t budget_ = 20000;
   size_t longest_decimal_ = 0;

@@ -175,7 +175,8 @@ BigInt BigInt::FromDecimal(absl::string_view digits) {
 BigInt::Limbs BigInt::ToLimbs(const BigInt& value) {
   if (!value.limbs_.empty()) return value.limbs_;
   Limbs limbs;
-  for (uint64_t m = static_cast<uint64_t>(std::abs(value.small_)); m; m /= kBase) limbs.push_back(static_cast<uint32_t>(m % kBase));
+  for (uint64_t m = static_cast<uint64_t>(std::abs(value.small_)); m; m /= kBase)
+    limbs.push_back(static_cast<uint32_t>(m % kBase));
   return limbs;
 }
 
@@ -260,7 +261,8 @@ BigInt operator-(const BigInt& a, const BigInt& b) { return a + -b; }
 
 BigInt operator*(const BigInt& a, const BigInt& b) {
   int64_t product;
-  if (a.limbs_.empty() && b.limbs_.empty() && !__builtin_mul_overflow(a.small_, b.small_, &product)) return BigInt(product);
+  if (a.limbs_.empty() && b.limbs_.empty() && !__builtin_mul_overflow(a.small_, b.small_, &product))
+    return BigInt(product);
   return BigInt::FromLimbs(MultiplyMagnitude(BigInt::ToLimbs(a), BigInt::ToLimbs(b)), (a.Sign() < 0) != (b.Sign() < 0));
 }
 

@@ -1,5 +1,6 @@
-// Integers of any size, exact. Values below 4 * 10^18 live in one word; larger ones as base-10^9 limbs, so that reading and printing decimal text
-// is linear. Schoolbook algorithms: callers bound the number of digits (kMaxDigits in reward/math/limits.h).
+// Integers of any size, exact. Values below 4 * 10^18 live in one word; larger ones as base-10^9 limbs, so that reading
+// and printing decimal text is linear. Schoolbook algorithms: callers bound the number of digits (kMaxDigits in
+// reward/math/limits.h).
 #pragma once
 
 #include <cstdint>
@@ -45,7 +46,7 @@ class BigInt {
   static Limbs ToLimbs(const BigInt& value);
   static BigInt FromLimbs(Limbs limbs, bool negative);
 
-  int64_t small_ = 0;     // the value when limbs_ is empty; |small_| < 4 * 10^18
+  int64_t small_ = 0;      // the value when limbs_ is empty; |small_| < 4 * 10^18
   bool negative_ = false;  // sign when limbs_ is not empty
   Limbs limbs_;
 };

@@ -43,7 +43,8 @@ Parsed Parse(string_view text, bool join_commas, Algebra* algebra) {
   }
   Value both;
   both.kind = Value::Kind::kList;
-  const bool set = parsed.value->kind == Value::Kind::kSet || parsed.value->kind == Value::Kind::kList || parsed.value->kind == Value::Kind::kBraced;
+  const bool set = parsed.value->kind == Value::Kind::kSet || parsed.value->kind == Value::Kind::kList ||
+                   parsed.value->kind == Value::Kind::kBraced;
   if (set && parsed.value->items.size() == minus->items.size()) {
     // A member without the sign, as -2 in {1 \pm \sqrt{5}, -2}, is one member.
     Comparison comparison(algebra, Percent::kUnit);
@@ -100,7 +101,7 @@ Candidate Boxes(string_view text) {
   for (const size_t offset : offsets) {
     if (offset < covered) continue;  // inside an earlier box
     const Box box = BoxAt(text, offset);
-    if (!box.found) return {};       // the completion ended inside its box
+    if (!box.found) return {};  // the completion ended inside its box
     covered = box.end;
     const string_view content = absl::StripAsciiWhitespace(box.content);
     if (!content.empty()) boxes.parts.push_back(content);
@@ -108,8 +109,8 @@ Candidate Boxes(string_view text) {
   return boxes;
 }
 
-// The answer inside a sentence that says it: "the volume of $ABCD$ is 120", "Sphere 3 hours ago". A text that is the gold's, sign for sign, is
-// taken as it stands.
+// The answer inside a sentence that says it: "the volume of $ABCD$ is 120", "Sphere 3 hours ago". A text that is the
+// gold's, sign for sign, is taken as it stands.
 Candidate FromPhrase(string_view text, string_view gold_form) {
   text = Undecorated(text);
   if (text.empty()) return {};
@@ -127,7 +128,8 @@ Candidate FromPhrase(string_view text, string_view gold_form) {
     if (IsBareAnswer(rest)) return {{rest}};
   }
   const Extracted math = ExtractFrom(text, Place::kLastMath), number = ExtractFrom(text, Place::kLastNumber);
-  const bool number_is_later = number.found && (!math.found || number.text.data() > math.text.data() + math.text.size());
+  const bool number_is_later =
+      number.found && (!math.found || number.text.data() > math.text.data() + math.text.size());
   if (number_is_later) return {{number.text}};
   if (math.found) return {{math.text}};
   return {{text}};  // words
@@ -146,7 +148,8 @@ Candidate FindAnswer(string_view completion, const std::vector<Place>& places, s
         if (IsBareAnswer(whole)) return {{whole}};
         if (!gold_form.empty() && whole.size() <= kMaxAnswerBytes && TextForm(whole) == gold_form) return {{whole}};
         // One short line without a sentence in it may be words, or a form that only its twin can match.
-        if (!whole.empty() && whole.size() <= 64 && std::count(whole.begin(), whole.end(), ' ') < 4 && !ExtractFrom(text, Place::kLastMath).found) {
+        if (!whole.empty() && whole.size() <= 64 && std::count(whole.begin(), whole.end(), ' ') < 4 &&
+            !ExtractFrom(text, Place::kLastMath).found) {
           return {{whole}};
         }
         break;
@@ -231,7 +234,8 @@ bool LooksLikeWords(string_view form) {
 bool IsDecimal(string_view form, char mark) {
   absl::ConsumePrefix(&form, "-");
   const size_t at = form.find(mark);
-  if (at == string_view::npos || at == 0 || at + 1 == form.size() || (mark == ',' && form.size() - at == 4)) return false;
+  if (at == string_view::npos || at == 0 || at + 1 == form.size() || (mark == ',' && form.size() - at == 4))
+    return false;
   for (size_t i = 0; i < form.size(); ++i) {
     if (i != at && !absl::ascii_isdigit(static_cast<unsigned char>(form[i]))) return false;
   }
@@ -315,7 +319,8 @@ std::string TextForm(string_view text) {
       }
       size_t brace = length;
       while (brace < rest.size() && rest[brace] == ' ') ++brace;
-      if ((name == "text" || name == "mbox" || name == "mathrm" || name == "textbf" || name == "mathbf" || name == "textit" || name == "operatorname") &&
+      if ((name == "text" || name == "mbox" || name == "mathrm" || name == "textbf" || name == "mathbf" ||
+           name == "textit" || name == "operatorname") &&
           brace < rest.size() && rest[brace] == '{') {
         wrapper_braces.push_back(true);
         i += brace + 1;
@@ -348,9 +353,11 @@ absl::Status CheckGold(string_view gold) {
   if (candidate.Text().size() > kMaxAnswerBytes) {
     return absl::InvalidArgumentError(absl::StrCat("the gold answer is longer than ", kMaxAnswerBytes, " bytes"));
   }
-  if (ParseCandidate(candidate, true, &algebra, &ambiguous) || LooksLikeWords(TextForm(candidate.Text()))) return absl::OkStatus();
+  if (ParseCandidate(candidate, true, &algebra, &ambiguous) || LooksLikeWords(TextForm(candidate.Text())))
+    return absl::OkStatus();
   if (algebra.exhausted()) return absl::InvalidArgumentError("the gold answer is too complex");
-  return absl::InvalidArgumentError(absl::StrCat("\"", candidate.Text().substr(0, 80), "\" is neither mathematics that can be read nor words"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", candidate.Text().substr(0, 80), "\" is neither mathematics that can be read nor words"));
 }
 
 Verdict CompareAnswers(string_view gold, string_view answer, Percent percent) {
@@ -364,7 +371,8 @@ CheckResult Check(string_view gold, string_view completion, const CheckOptions& 
   CheckResult result;
   result.extracted = answer.found() ? answer.Text() : "";
   Verdict verdict = Verdict::kDifferent;
-  if (answer.found() && result.extracted.size() <= kMaxAnswerBytes) verdict = CompareCandidates(wanted, answer, options.percent);
+  if (answer.found() && result.extracted.size() <= kMaxAnswerBytes)
+    verdict = CompareCandidates(wanted, answer, options.percent);
   if (verdict == Verdict::kEqual) {
     result.status = CheckResult::Status::kRight;
     return result;

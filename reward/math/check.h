@@ -1,4 +1,5 @@
-// Gold and answer as texts: find, parse, compare. This is what the math rule calls; it knows nothing about rules or rows.
+// Gold and answer as texts: find, parse, compare. This is what the math rule calls; it knows nothing about rules or
+// rows.
 #pragma once
 
 #include <string>
@@ -34,7 +35,8 @@ absl::Status CheckGold(absl::string_view gold);
 // Two bare answers, compared as they are.
 Verdict CompareAnswers(absl::string_view gold, absl::string_view answer, Percent percent);
 
-// The text without what does not show: $, spaces, \text{} around words, \left and \right, a final full stop. Equal forms are equal answers.
+// The text without what does not show: $, spaces, \text{} around words, \left and \right, a final full stop. Equal
+// forms are equal answers.
 std::string TextForm(absl::string_view text);
 
 }  // namespace grouper::math

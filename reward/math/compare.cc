@@ -14,7 +14,9 @@ constexpr int kMaxCompareDepth = 32;
 constexpr size_t kMaxUnordered = 64;
 constexpr long double kApproximation = 0.01L;  // how far "a \\approx b" may be off and still be one answer
 
-bool IsInequality(Tok op) { return op == Tok::kLess || op == Tok::kGreater || op == Tok::kLessEqual || op == Tok::kGreaterEqual; }
+bool IsInequality(Tok op) {
+  return op == Tok::kLess || op == Tok::kGreater || op == Tok::kLessEqual || op == Tok::kGreaterEqual;
+}
 
 Tok Flip(Tok op) {
   switch (op) {
@@ -26,7 +28,9 @@ Tok Flip(Tok op) {
   }
 }
 
-bool IsListLike(const Value& value) { return value.kind == Kind::kList || value.kind == Kind::kSet || value.kind == Kind::kBraced; }
+bool IsListLike(const Value& value) {
+  return value.kind == Kind::kList || value.kind == Kind::kSet || value.kind == Kind::kBraced;
+}
 
 Verdict And(Verdict a, Verdict b) {
   if (a == Verdict::kDifferent || b == Verdict::kDifferent) return Verdict::kDifferent;
@@ -65,7 +69,9 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
         continue;
       }
       std::string name;
-      if (right.kind == Kind::kScalar && algebra_.IsVariable(left.scalar, &name) && algebra_.HasVariable(right.scalar, name)) return nullptr;
+      if (right.kind == Kind::kScalar && algebra_.IsVariable(left.scalar, &name) &&
+          algebra_.HasVariable(right.scalar, name))
+        return nullptr;
     } else if (left.kind == Kind::kTuple) {  // (x, y) = (1, 2)
       for (const Value& item : left.items) {
         std::string name;
@@ -157,8 +163,8 @@ bool Comparison::AsIntervals(const Value& value, std::vector<Value>* intervals) 
     intervals->push_back(Interval('(', value.items[1], infinity(false), ')'));
     return true;
   }
-  if (value.items.size() == 3 && IsInequality(value.ops[0]) && IsInequality(value.ops[1]) && algebra_.IsVariable(value.items[1].scalar, &name) &&
-      name != "\\infty") {
+  if (value.items.size() == 3 && IsInequality(value.ops[0]) && IsInequality(value.ops[1]) &&
+      algebra_.IsVariable(value.items[1].scalar, &name) && name != "\\infty") {
     const bool up = value.ops[0] == Tok::kLess || value.ops[0] == Tok::kLessEqual;
     const bool up2 = value.ops[1] == Tok::kLess || value.ops[1] == Tok::kLessEqual;
     if (up != up2) return false;
@@ -193,8 +199,8 @@ Verdict Comparison::Ordered(const std::vector<Value>& gold, const std::vector<Va
   return all;
 }
 
-// Every gold element has its own match, and what the answer has beyond them repeats an element. Equality is an equivalence, so the first
-// match is as good as any.
+// Every gold element has its own match, and what the answer has beyond them repeats an element. Equality is an
+// equivalence, so the first match is as good as any.
 Verdict Comparison::Unordered(const std::vector<Value>& gold, const std::vector<Value>& answer) {
   if (gold.size() > answer.size()) return Verdict::kDifferent;
   if (answer.size() > kMaxUnordered) return Ordered(gold, answer);
@@ -273,8 +279,10 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
   }
   // An inequality, a union or the reals against any form of intervals.
   const auto interval_kind = [](const Value& v) {
-    return v.kind == Kind::kUnion || v.kind == Kind::kReals || (v.kind == Kind::kRelation && (IsInequality(v.ops[0]) || v.ops[0] == Tok::kNotEqual)) ||
-           (v.kind == Kind::kList && v.alternatives && !v.items.empty() && v.items[0].kind == Kind::kRelation && IsInequality(v.items[0].ops[0]));
+    return v.kind == Kind::kUnion || v.kind == Kind::kReals ||
+           (v.kind == Kind::kRelation && (IsInequality(v.ops[0]) || v.ops[0] == Tok::kNotEqual)) ||
+           (v.kind == Kind::kList && v.alternatives && !v.items.empty() && v.items[0].kind == Kind::kRelation &&
+            IsInequality(v.items[0].ops[0]));
   };
   if (interval_kind(gold) || interval_kind(answer)) return Intervals(gold, answer);
 
@@ -293,32 +301,37 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
   const auto assignments = [&](const Value& list, const Value& tuple) {
     std::vector<Value> items;
     bool ordered = false;
-    return tuple.kind == Kind::kTuple && tuple.open == '(' && tuple.close == ')' && list.kind == Kind::kList && PlainList(list, &items, &ordered) && ordered &&
-                   items.size() == list.items.size()
+    return tuple.kind == Kind::kTuple && tuple.open == '(' && tuple.close == ')' && list.kind == Kind::kList &&
+                   PlainList(list, &items, &ordered) && ordered && items.size() == list.items.size()
                ? Ordered(tuple.items, items)
                : Verdict::kDifferent;
   };
   if (gold.kind == Kind::kTuple && answer.kind == Kind::kTuple) {
     const bool same_brackets = gold.open == answer.open && gold.close == answer.close;
     // Of two elements, brackets tell open from closed ends; of more, [1, 2, 3] is a list like (1, 2, 3).
-    if (!same_brackets && (gold.items.size() == 2 || gold.open == ':' || answer.open == ':')) return Verdict::kDifferent;
+    if (!same_brackets && (gold.items.size() == 2 || gold.open == ':' || answer.open == ':'))
+      return Verdict::kDifferent;
     return Ordered(gold.items, answer.items);
   }
-  if (gold.kind == Kind::kTuple && answer.kind == Kind::kBraced) return gold.open == ':' ? Verdict::kDifferent : Ordered(gold.items, answer.items);
-  if (gold.kind == Kind::kBraced && answer.kind == Kind::kTuple) return answer.open == ':' ? Verdict::kDifferent : Ordered(gold.items, answer.items);
+  if (gold.kind == Kind::kTuple && answer.kind == Kind::kBraced)
+    return gold.open == ':' ? Verdict::kDifferent : Ordered(gold.items, answer.items);
+  if (gold.kind == Kind::kBraced && answer.kind == Kind::kTuple)
+    return answer.open == ':' ? Verdict::kDifferent : Ordered(gold.items, answer.items);
   if (gold.kind == Kind::kList && answer.kind == Kind::kTuple) return assignments(gold, answer);
   if (gold.kind == Kind::kTuple && answer.kind == Kind::kList) return assignments(answer, gold);
   if (gold.kind == Kind::kMatrix && answer.kind == Kind::kMatrix) {
     if (gold.rows != answer.rows || gold.columns != answer.columns) return Verdict::kDifferent;
     return Ordered(gold.items, answer.items);
   }
-  // "5/9 \approx 0.556" says the exact value and, beside it, what it is about; "x \approx 0.556" says the rounded value.
-  if (answer.kind == Kind::kRelation && answer.ops.back() == Tok::kApprox && answer.items.size() == 2 && answer.items[0].kind == Kind::kScalar &&
-      answer.items[1].kind == Kind::kScalar) {
+  // "5/9 \approx 0.556" says the exact value and, beside it, what it is about; "x \approx 0.556" says the rounded
+  // value.
+  if (answer.kind == Kind::kRelation && answer.ops.back() == Tok::kApprox && answer.items.size() == 2 &&
+      answer.items[0].kind == Kind::kScalar && answer.items[1].kind == Kind::kScalar) {
     std::string name;
     if (algebra_.IsVariable(answer.items[0].scalar, &name)) return Equal(gold, answer.items[1]);
     long double exact, rounded;
-    if (!algebra_.ToReal(answer.items[0].scalar, &exact) || !algebra_.ToReal(answer.items[1].scalar, &rounded)) return Verdict::kDifferent;
+    if (!algebra_.ToReal(answer.items[0].scalar, &exact) || !algebra_.ToReal(answer.items[1].scalar, &rounded))
+      return Verdict::kDifferent;
     if (std::abs(exact - rounded) > kApproximation * std::abs(exact)) return Verdict::kDifferent;
     const Verdict verdict = Equal(gold, answer.items[0]);
     return verdict == Verdict::kDifferent ? Equal(gold, answer.items[1]) : verdict;

@@ -1,9 +1,10 @@
 // Whether two answers are the same mathematical object. The gold decides what kind of object is asked for:
 //
-//   scalar     equal exactly (algebra.h); units and a degree sign may be missing on one side, and must agree where both have them
-//   tuple      same brackets, element by element in order; of two items also an interval: brackets matter
+//   scalar     equal exactly (algebra.h); units and a degree sign may be missing on one side, and must agree where both
+//   have them tuple      same brackets, element by element in order; of two items also an interval: brackets matter
 //   list, set  same elements in any order, each matched once; a tuple is no set
-//   relation   equations equal up to a rational factor; inequalities up to a positive one, or as intervals; x = 5 and 5 are the same answer, and
+//   relation   equations equal up to a rational factor; inequalities up to a positive one, or as intervals; x = 5 and 5
+//   are the same answer, and
 //              "f(x) = ..." says at least as much as the right side alone
 //   matrix     same shape, entry by entry
 //   text       same words, case ignored
@@ -30,7 +31,8 @@ class Comparison {
   Verdict Relations(const Value& gold, const Value& answer);
   Verdict Intervals(const Value& gold, const Value& answer);
 
-  // The right side of "x = 5", "f(x) = x^2", "AB = 4": the left side only names it. `constant`: only when it has no variables.
+  // The right side of "x = 5", "f(x) = x^2", "AB = 4": the left side only names it. `constant`: only when it has no
+  // variables.
   const Value* Assigned(const Value& relation, bool constant) const;
   // "x = 1, 2" and "x = 1, x = 2" as the plain list; "p=5, q=2" as a list in the order of writing, *ordered then true.
   bool PlainList(const Value& list, std::vector<Value>* items, bool* ordered) const;

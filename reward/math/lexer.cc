@@ -19,62 +19,132 @@ struct Symbol {
 
 // LaTeX commands that are one token. Sorted by use, searched in order: the list is short and answers are too.
 constexpr Symbol kCommands[] = {
-    {"frac", Tok::kFrac}, {"dfrac", Tok::kFrac}, {"tfrac", Tok::kFrac}, {"cfrac", Tok::kFrac}, {"sqrt", Tok::kSqrt},
-    {"binom", Tok::kBinom}, {"dbinom", Tok::kBinom}, {"tbinom", Tok::kBinom},
-    {"cdot", Tok::kTimes}, {"times", Tok::kTimes}, {"ast", Tok::kTimes}, {"cdotp", Tok::kTimes}, {"div", Tok::kDivide},
-    {"pm", Tok::kPlusMinus}, {"mp", Tok::kMinusPlus},
-    {"lt", Tok::kLess}, {"gt", Tok::kGreater}, {"le", Tok::kLessEqual}, {"leq", Tok::kLessEqual}, {"leqslant", Tok::kLessEqual},
-    {"ge", Tok::kGreaterEqual}, {"geq", Tok::kGreaterEqual}, {"geqslant", Tok::kGreaterEqual}, {"ne", Tok::kNotEqual}, {"neq", Tok::kNotEqual},
-    {"approx", Tok::kApprox}, {"simeq", Tok::kApprox}, {"in", Tok::kIn}, {"cup", Tok::kUnion}, {"cap", Tok::kIntersection},
-    {"bigcup", Tok::kUnion}, {"setminus", Tok::kWithout}, {"backslash", Tok::kWithout}, {"emptyset", Tok::kEmptySet}, {"varnothing", Tok::kEmptySet},
-    {"circ", Tok::kDegree}, {"degree", Tok::kDegree}, {"prime", Tok::kPrime}, {"infty", Tok::kName, "\\infty"},
-    {"langle", Tok::kOpenAngle}, {"rangle", Tok::kCloseAngle}, {"lvert", Tok::kBar}, {"rvert", Tok::kBar}, {"vert", Tok::kBar}, {"mid", Tok::kSuchThat},
-    {"lfloor", Tok::kFloorOpen}, {"rfloor", Tok::kFloorClose}, {"lceil", Tok::kCeilOpen}, {"rceil", Tok::kCeilClose},
-    {"lbrace", Tok::kOpenSet}, {"rbrace", Tok::kCloseSet}, {"lbrack", Tok::kOpenSquare}, {"rbrack", Tok::kCloseSquare},
-    {"lparen", Tok::kOpenRound}, {"rparen", Tok::kCloseRound}, {"lVert", Tok::kDoubleBar}, {"rVert", Tok::kDoubleBar}, {"Vert", Tok::kDoubleBar},
-    {"land", Tok::kAnd}, {"wedge", Tok::kAnd}, {"lor", Tok::kOr}, {"vee", Tok::kOr},
-    {"overline", Tok::kOverline}, {"bar", Tok::kOverline}, {"boxed", Tok::kBoxed}, {"fbox", Tok::kBoxed},
-    {"pounds", Tok::kCurrency}, {"euro", Tok::kCurrency}, {"colon", Tok::kColon},
+    {"frac", Tok::kFrac},
+    {"dfrac", Tok::kFrac},
+    {"tfrac", Tok::kFrac},
+    {"cfrac", Tok::kFrac},
+    {"sqrt", Tok::kSqrt},
+    {"binom", Tok::kBinom},
+    {"dbinom", Tok::kBinom},
+    {"tbinom", Tok::kBinom},
+    {"cdot", Tok::kTimes},
+    {"times", Tok::kTimes},
+    {"ast", Tok::kTimes},
+    {"cdotp", Tok::kTimes},
+    {"div", Tok::kDivide},
+    {"pm", Tok::kPlusMinus},
+    {"mp", Tok::kMinusPlus},
+    {"lt", Tok::kLess},
+    {"gt", Tok::kGreater},
+    {"le", Tok::kLessEqual},
+    {"leq", Tok::kLessEqual},
+    {"leqslant", Tok::kLessEqual},
+    {"ge", Tok::kGreaterEqual},
+    {"geq", Tok::kGreaterEqual},
+    {"geqslant", Tok::kGreaterEqual},
+    {"ne", Tok::kNotEqual},
+    {"neq", Tok::kNotEqual},
+    {"approx", Tok::kApprox},
+    {"simeq", Tok::kApprox},
+    {"in", Tok::kIn},
+    {"cup", Tok::kUnion},
+    {"cap", Tok::kIntersection},
+    {"bigcup", Tok::kUnion},
+    {"setminus", Tok::kWithout},
+    {"backslash", Tok::kWithout},
+    {"emptyset", Tok::kEmptySet},
+    {"varnothing", Tok::kEmptySet},
+    {"circ", Tok::kDegree},
+    {"degree", Tok::kDegree},
+    {"prime", Tok::kPrime},
+    {"infty", Tok::kName, "\\infty"},
+    {"langle", Tok::kOpenAngle},
+    {"rangle", Tok::kCloseAngle},
+    {"lvert", Tok::kBar},
+    {"rvert", Tok::kBar},
+    {"vert", Tok::kBar},
+    {"mid", Tok::kSuchThat},
+    {"lfloor", Tok::kFloorOpen},
+    {"rfloor", Tok::kFloorClose},
+    {"lceil", Tok::kCeilOpen},
+    {"rceil", Tok::kCeilClose},
+    {"lbrace", Tok::kOpenSet},
+    {"rbrace", Tok::kCloseSet},
+    {"lbrack", Tok::kOpenSquare},
+    {"rbrack", Tok::kCloseSquare},
+    {"lparen", Tok::kOpenRound},
+    {"rparen", Tok::kCloseRound},
+    {"lVert", Tok::kDoubleBar},
+    {"rVert", Tok::kDoubleBar},
+    {"Vert", Tok::kDoubleBar},
+    {"land", Tok::kAnd},
+    {"wedge", Tok::kAnd},
+    {"lor", Tok::kOr},
+    {"vee", Tok::kOr},
+    {"overline", Tok::kOverline},
+    {"bar", Tok::kOverline},
+    {"boxed", Tok::kBoxed},
+    {"fbox", Tok::kBoxed},
+    {"pounds", Tok::kCurrency},
+    {"euro", Tok::kCurrency},
+    {"colon", Tok::kColon},
 };
 
 // Commands without meaning for the value.
 constexpr string_view kIgnored[] = {
-    "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr", "displaystyle", "textstyle",
-    "scriptstyle", "limits", "nolimits", "quad", "qquad", "rm", "bf", "it", "mathstrut", "strut", "phantom", "hfill", "space", "thinspace", "medspace",
-    "negthinspace", "boldmath", "nonumber", "angle", "triangle", "measuredangle", "therefore", "implies", "Rightarrow", "Longrightarrow", "middle", "tiny", "small", "large", "Large",
+    "left",           "right",    "big",      "Big",      "bigg",          "Bigg",      "bigl",         "bigr",
+    "Bigl",           "Bigr",     "biggl",    "biggr",    "Biggl",         "Biggr",     "displaystyle", "textstyle",
+    "scriptstyle",    "limits",   "nolimits", "quad",     "qquad",         "rm",        "bf",           "it",
+    "mathstrut",      "strut",    "phantom",  "hfill",    "space",         "thinspace", "medspace",     "negthinspace",
+    "boldmath",       "nonumber", "angle",    "triangle", "measuredangle", "therefore", "implies",      "Rightarrow",
+    "Longrightarrow", "middle",   "tiny",     "small",    "large",         "Large",
 };
 
 constexpr string_view kWrappers[] = {
-    "text", "mbox", "mathrm", "textbf", "mathbf", "textit", "mathit", "operatorname", "textrm", "mathsf", "mathtt", "texttt", "textnormal",
-    "boldsymbol", "bm", "hbox", "emph", "textsf", "ensuremath", "pmb",
+    "text",         "mbox",   "mathrm", "textbf", "mathbf",     "textit",     "mathit",
+    "operatorname", "textrm", "mathsf", "mathtt", "texttt",     "textnormal", "boldsymbol",
+    "bm",           "hbox",   "emph",   "textsf", "ensuremath", "pmb",
 };
 
 constexpr string_view kGreek[] = {
-    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi",
-    "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi",
-    "Omega", "ell", "hbar",
+    "alpha", "beta",   "gamma",  "delta", "epsilon", "varepsilon", "zeta",  "eta",   "theta",  "vartheta",
+    "iota",  "kappa",  "lambda", "mu",    "nu",      "xi",         "rho",   "sigma", "tau",    "upsilon",
+    "phi",   "varphi", "chi",    "psi",   "omega",   "Gamma",      "Delta", "Theta", "Lambda", "Xi",
+    "Pi",    "Sigma",  "Phi",    "Psi",   "Omega",   "ell",        "hbar",
 };
 
 constexpr Symbol kUnicode[] = {
-    {"\u2212", Tok::kMinus}, {"\u2013", Tok::kMinus}, {"\u2014", Tok::kMinus}, {"\uFF0D", Tok::kMinus}, {"\u00D7", Tok::kTimes}, {"\u00B7", Tok::kTimes},
-    {"\u22C5", Tok::kTimes}, {"\u2217", Tok::kTimes}, {"\u00F7", Tok::kDivide}, {"\u2215", Tok::kSlash}, {"\u2044", Tok::kSlash}, {"\u00B1", Tok::kPlusMinus},
-    {"\u2213", Tok::kMinusPlus}, {"\u00B0", Tok::kDegree}, {"\u221A", Tok::kSqrt}, {"\u221B", Tok::kRoot, "3"}, {"\u221C", Tok::kRoot, "4"},
-    {"\u03C0", Tok::kName, "pi"}, {"\u221E", Tok::kName, "\\infty"}, {"\u2264", Tok::kLessEqual}, {"\u2265", Tok::kGreaterEqual}, {"\u2260", Tok::kNotEqual},
-    {"\u2248", Tok::kApprox}, {"\u2208", Tok::kIn}, {"\u222A", Tok::kUnion}, {"\u2229", Tok::kIntersection}, {"\u2216", Tok::kWithout}, {"\u2205", Tok::kEmptySet},
-    {"\u2032", Tok::kPrime}, {"\u27E8", Tok::kOpenAngle}, {"\u27E9", Tok::kCloseAngle}, {"\u00A3", Tok::kCurrency}, {"\u20AC", Tok::kCurrency}, {"\u00A5", Tok::kCurrency},
-    {"\u211D", Tok::kReals}, {"\u230A", Tok::kFloorOpen}, {"\u230B", Tok::kFloorClose}, {"\u2308", Tok::kCeilOpen}, {"\u2309", Tok::kCeilClose},
-    {"\uFF08", Tok::kOpenRound}, {"\uFF09", Tok::kCloseRound}, {"\uFF0C", Tok::kComma}, {"\uFF1D", Tok::kEqual}, {"\u2A7D", Tok::kLessEqual}, {"\u2A7E", Tok::kGreaterEqual},
-    {"\u03B1", Tok::kName, "alpha"}, {"\u03B2", Tok::kName, "beta"}, {"\u03B3", Tok::kName, "gamma"}, {"\u03B8", Tok::kName, "theta"}, {"\u03BB", Tok::kName, "lambda"},
-    {"\u03BC", Tok::kName, "mu"}, {"\u03C6", Tok::kName, "phi"}, {"\u03C9", Tok::kName, "omega"}, {"\u03C3", Tok::kName, "sigma"}, {"\u03B4", Tok::kName, "delta"},
+    {"\u2212", Tok::kMinus},           {"\u2013", Tok::kMinus},          {"\u2014", Tok::kMinus},
+    {"\uFF0D", Tok::kMinus},           {"\u00D7", Tok::kTimes},          {"\u00B7", Tok::kTimes},
+    {"\u22C5", Tok::kTimes},           {"\u2217", Tok::kTimes},          {"\u00F7", Tok::kDivide},
+    {"\u2215", Tok::kSlash},           {"\u2044", Tok::kSlash},          {"\u00B1", Tok::kPlusMinus},
+    {"\u2213", Tok::kMinusPlus},       {"\u00B0", Tok::kDegree},         {"\u221A", Tok::kSqrt},
+    {"\u221B", Tok::kRoot, "3"},       {"\u221C", Tok::kRoot, "4"},      {"\u03C0", Tok::kName, "pi"},
+    {"\u221E", Tok::kName, "\\infty"}, {"\u2264", Tok::kLessEqual},      {"\u2265", Tok::kGreaterEqual},
+    {"\u2260", Tok::kNotEqual},        {"\u2248", Tok::kApprox},         {"\u2208", Tok::kIn},
+    {"\u222A", Tok::kUnion},           {"\u2229", Tok::kIntersection},   {"\u2216", Tok::kWithout},
+    {"\u2205", Tok::kEmptySet},        {"\u2032", Tok::kPrime},          {"\u27E8", Tok::kOpenAngle},
+    {"\u27E9", Tok::kCloseAngle},      {"\u00A3", Tok::kCurrency},       {"\u20AC", Tok::kCurrency},
+    {"\u00A5", Tok::kCurrency},        {"\u211D", Tok::kReals},          {"\u230A", Tok::kFloorOpen},
+    {"\u230B", Tok::kFloorClose},      {"\u2308", Tok::kCeilOpen},       {"\u2309", Tok::kCeilClose},
+    {"\uFF08", Tok::kOpenRound},       {"\uFF09", Tok::kCloseRound},     {"\uFF0C", Tok::kComma},
+    {"\uFF1D", Tok::kEqual},           {"\u2A7D", Tok::kLessEqual},      {"\u2A7E", Tok::kGreaterEqual},
+    {"\u03B1", Tok::kName, "alpha"},   {"\u03B2", Tok::kName, "beta"},   {"\u03B3", Tok::kName, "gamma"},
+    {"\u03B8", Tok::kName, "theta"},   {"\u03BB", Tok::kName, "lambda"}, {"\u03BC", Tok::kName, "mu"},
+    {"\u03C6", Tok::kName, "phi"},     {"\u03C9", Tok::kName, "omega"},  {"\u03C3", Tok::kName, "sigma"},
+    {"\u03B4", Tok::kName, "delta"},
 };
-constexpr string_view kUnicodeSpaces[] = {"\u00A0", "\u2009", "\u202F", "\u2002", "\u2003", "\u2005", "\u200A", "\u200B", "\u3000", "\uFEFF"};
+constexpr string_view kUnicodeSpaces[] = {"\u00A0", "\u2009", "\u202F", "\u2002", "\u2003",
+                                          "\u2005", "\u200A", "\u200B", "\u3000", "\uFEFF"};
 
-constexpr string_view kSuperscripts[] = {"\u2070", "\u00B9", "\u00B2", "\u00B3", "\u2074", "\u2075", "\u2076", "\u2077", "\u2078", "\u2079"};
+constexpr string_view kSuperscripts[] = {"\u2070", "\u00B9", "\u00B2", "\u00B3", "\u2074",
+                                         "\u2075", "\u2076", "\u2077", "\u2078", "\u2079"};
 struct VulgarFraction {
   string_view text;
   int top, bottom;
 };
-constexpr VulgarFraction kVulgar[] = {{"\u00BD", 1, 2}, {"\u2153", 1, 3}, {"\u2154", 2, 3}, {"\u00BC", 1, 4}, {"\u00BE", 3, 4}, {"\u2155", 1, 5}, {"\u215B", 1, 8}};
+constexpr VulgarFraction kVulgar[] = {{"\u00BD", 1, 2}, {"\u2153", 1, 3}, {"\u2154", 2, 3}, {"\u00BC", 1, 4},
+                                      {"\u00BE", 3, 4}, {"\u2155", 1, 5}, {"\u215B", 1, 8}};
 
 bool AllDigits(string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isdigit(c); });
@@ -108,14 +178,26 @@ std::optional<Group> BraceGroup(string_view text, size_t at) {
 
 }  // namespace
 
+bool IsEnglishWord(string_view word) {
+  static constexpr string_view kWords[] = {
+      "is",  "it",  "of",  "to",  "we",  "so",  "an",  "as",  "at",  "be",  "by",  "do",  "go",  "he",  "if",
+      "me",  "my",  "no",  "on",  "up",  "us",  "the", "are", "was", "for", "has", "yes", "not", "now", "you",
+      "all", "one", "two", "six", "ten", "can", "get", "its", "our", "any", "let", "odd", "sum", "set", "may",
+      "red", "his", "her", "she", "who", "how", "but", "had", "put", "see", "say", "way", "too", "use", "mod",
+      "gcd", "lcm", "max", "min", "sun", "mon", "day", "out", "off", "new", "old"};
+  return std::find(std::begin(kWords), std::end(kWords), absl::AsciiStrToLower(word)) != std::end(kWords);
+}
+
 string_view FunctionName(string_view word) {
   struct Name {
     string_view word, name;
   };
   static constexpr Name kFunctions[] = {
-      {"sin", "sin"}, {"cos", "cos"}, {"tan", "tan"}, {"cot", "cot"}, {"sec", "sec"}, {"csc", "csc"}, {"arcsin", "arcsin"}, {"arccos", "arccos"},
-      {"arctan", "arctan"}, {"asin", "arcsin"}, {"acos", "arccos"}, {"atan", "arctan"}, {"sinh", "sinh"}, {"cosh", "cosh"}, {"tanh", "tanh"},
-      {"log", "log"}, {"ln", "ln"}, {"lg", "log"}, {"exp", "exp"}, {"abs", "abs"}, {"floor", "floor"}, {"ceil", "ceil"}, {"cbrt", "cbrt"},
+      {"sin", "sin"},     {"cos", "cos"},       {"tan", "tan"},       {"cot", "cot"},       {"sec", "sec"},
+      {"csc", "csc"},     {"arcsin", "arcsin"}, {"arccos", "arccos"}, {"arctan", "arctan"}, {"asin", "arcsin"},
+      {"acos", "arccos"}, {"atan", "arctan"},   {"sinh", "sinh"},     {"cosh", "cosh"},     {"tanh", "tanh"},
+      {"log", "log"},     {"ln", "ln"},         {"lg", "log"},        {"exp", "exp"},       {"abs", "abs"},
+      {"floor", "floor"}, {"ceil", "ceil"},     {"cbrt", "cbrt"},
   };
   for (const Name& f : kFunctions) {
     if (f.word == word) return f.name;
@@ -137,9 +219,11 @@ bool Lexer::SkipSpace() {
     const char c = text_[at_];
     if (absl::ascii_isspace(static_cast<unsigned char>(c)) || c == '~') {
       ++at_;
-    } else if (c == '\\' && at_ + 1 < text_.size() && (absl::ascii_isspace(static_cast<unsigned char>(text_[at_ + 1])) || text_[at_ + 1] == ',' || text_[at_ + 1] == '!' ||
-                                                    text_[at_ + 1] == ';' || text_[at_ + 1] == ':' || text_[at_ + 1] == '>' || text_[at_ + 1] == '/' ||
-                                                    text_[at_ + 1] == '(' || text_[at_ + 1] == ')' || text_[at_ + 1] == '[' || text_[at_ + 1] == ']')) {
+    } else if (c == '\\' && at_ + 1 < text_.size() &&
+               (absl::ascii_isspace(static_cast<unsigned char>(text_[at_ + 1])) || text_[at_ + 1] == ',' ||
+                text_[at_ + 1] == '!' || text_[at_ + 1] == ';' || text_[at_ + 1] == ':' || text_[at_ + 1] == '>' ||
+                text_[at_ + 1] == '/' || text_[at_ + 1] == '(' || text_[at_ + 1] == ')' || text_[at_ + 1] == '[' ||
+                text_[at_ + 1] == ']')) {
       at_ += 2;  // also \( \) \[ \]: the delimiters of mathematics
     } else if (c == '$') {
       // A dollar before a number that no other dollar closes is money; otherwise it delimits mathematics.
@@ -160,15 +244,18 @@ bool Lexer::SkipSpace() {
   return at_ > begin;
 }
 
-// A separator between groups of three digits at `at`: its length, or nothing. `comma`: a plain comma, which may separate list items too.
+// A separator between groups of three digits at `at`: its length, or nothing. `comma`: a plain comma, which may
+// separate list items too.
 std::optional<size_t> Lexer::GroupSeparator(size_t at, bool* comma) const {
   const string_view rest = text_.substr(at);
   *comma = false;
-  for (const string_view separator : {"{,}", ",\\!", "\\!", "\\,", "\\ ", "\\;", "~", " ", "\u00A0", "\u2009", "\u202F", ","}) {
+  for (const string_view separator :
+       {"{,}", ",\\!", "\\!", "\\,", "\\ ", "\\;", "~", " ", "\u00A0", "\u2009", "\u202F", ","}) {
     if (!absl::StartsWith(rest, separator)) continue;
     string_view digits = rest.substr(separator.size());
     if (separator.back() == '!') digits = absl::StripLeadingAsciiWhitespace(digits);  // "32,\! 349"
-    if (digits.size() < 3 || !AllDigits(digits.substr(0, 3)) || (digits.size() > 3 && absl::ascii_isdigit(static_cast<unsigned char>(digits[3])))) {
+    if (digits.size() < 3 || !AllDigits(digits.substr(0, 3)) ||
+        (digits.size() > 3 && absl::ascii_isdigit(static_cast<unsigned char>(digits[3])))) {
       continue;
     }
     *comma = separator == ",";
@@ -187,7 +274,8 @@ Token Lexer::Number() {
   std::string digits;
   bool plain = true;
   const auto take_digits = [&] {
-    while (at_ < text_.size() && absl::ascii_isdigit(static_cast<unsigned char>(text_[at_]))) digits.push_back(text_[at_++]);
+    while (at_ < text_.size() && absl::ascii_isdigit(static_cast<unsigned char>(text_[at_])))
+      digits.push_back(text_[at_++]);
   };
   take_digits();
   const size_t first_group = digits.size();
@@ -220,7 +308,8 @@ Token Lexer::Number() {
   Token token;
   token.kind = Tok::kNumber;
   int64_t scale = 0;
-  if (at_ < text_.size() && text_[at_] == '.' && at_ + 1 < text_.size() && absl::ascii_isdigit(static_cast<unsigned char>(text_[at_ + 1]))) {
+  if (at_ < text_.size() && text_[at_] == '.' && at_ + 1 < text_.size() &&
+      absl::ascii_isdigit(static_cast<unsigned char>(text_[at_ + 1]))) {
     ++at_;
     const size_t whole = digits.size();
     take_digits();
@@ -259,7 +348,8 @@ Token Lexer::Number() {
     i += sign;
     size_t end = i;
     while (end < text_.size() && end < i + 5 && absl::ascii_isdigit(static_cast<unsigned char>(text_[end]))) ++end;
-    if (end > i && (!sign || text_[at_] == 'E' || end - i >= 2 || scale > 0) && (end == text_.size() || !absl::ascii_isalnum(static_cast<unsigned char>(text_[end])))) {
+    if (end > i && (!sign || text_[at_] == 'E' || end - i >= 2 || scale > 0) &&
+        (end == text_.size() || !absl::ascii_isalnum(static_cast<unsigned char>(text_[end])))) {
       for (size_t k = i; k < end; ++k) exponent = exponent * 10 + (text_[k] - '0');
       if (negative) exponent = -exponent;
       at_ = end;
@@ -286,14 +376,17 @@ std::optional<Token> Lexer::BaseLiteral() {
   constexpr size_t kMaxBaseDigits = 64;
   size_t end = at_;
   bool letter = false;
-  while (end < text_.size() && end - at_ < kMaxBaseDigits && (absl::ascii_isdigit(static_cast<unsigned char>(text_[end])) || absl::ascii_isupper(static_cast<unsigned char>(text_[end])))) {
+  while (end < text_.size() && end - at_ < kMaxBaseDigits &&
+         (absl::ascii_isdigit(static_cast<unsigned char>(text_[end])) ||
+          absl::ascii_isupper(static_cast<unsigned char>(text_[end])))) {
     letter |= absl::ascii_isupper(static_cast<unsigned char>(text_[end++]));
   }
   if (!letter || end - at_ < 2 || end >= text_.size() || text_[end] != '_') return std::nullopt;
   const string_view digits = text_.substr(at_, end - at_);
   string_view rest = text_.substr(end + 1);
   const bool brace = absl::ConsumePrefix(&rest, "{");
-  if (rest.size() < 2 || !AllDigits(rest.substr(0, 2)) || (brace && (rest.size() < 3 || rest[2] != '}'))) return std::nullopt;
+  if (rest.size() < 2 || !AllDigits(rest.substr(0, 2)) || (brace && (rest.size() < 3 || rest[2] != '}')))
+    return std::nullopt;
   const int base = (rest[0] - '0') * 10 + (rest[1] - '0');
   if (base < 11 || base > 36) return std::nullopt;
   BigInt value = 0;
@@ -340,8 +433,9 @@ Token Lexer::Superscript() {
   return token;
 }
 
-// \text{...} and its kin. Letters only: a kText token (one letter: a name). Anything else is mathematics in another font: only the
-// command and its braces vanish, which the lexer does by treating "\text" as nothing and the braces as a group.
+// \text{...} and its kin. Letters only: a kText token (one letter: a name). Anything else is mathematics in another
+// font: only the command and its braces vanish, which the lexer does by treating "\text" as nothing and the braces as a
+// group.
 bool Lexer::Wrapper(string_view command, Token* token) {
   if (!Contains(kWrappers, command)) return false;
   size_t i = at_ + 1 + command.size();
@@ -422,7 +516,8 @@ Token Lexer::Command() {
     if (symbol.text == name) return Make(symbol.kind, 1 + length, symbol.name);
   }
   if (name == "pi") return Make(Tok::kName, 3, "pi");
-  if (const string_view function = FunctionName(name); !function.empty()) return Make(Tok::kFunction, 1 + length, function);
+  if (const string_view function = FunctionName(name); !function.empty())
+    return Make(Tok::kFunction, 1 + length, function);
   if (Contains(kGreek, name)) return Make(Tok::kName, 1 + length, name);
   if (name == "begin" || name == "end") {
     const std::optional<Group> group = BraceGroup(text_, at_ + 1 + length);
@@ -445,7 +540,8 @@ Token Lexer::Command() {
   }
   // "\cdotx" is TeX's error and people's habit: a known command before more letters.
   for (const Symbol& symbol : kCommands) {
-    if (symbol.text.size() >= 3 && absl::StartsWith(name, symbol.text) && symbol.text != "circ") return Make(symbol.kind, 1 + symbol.text.size(), symbol.name);
+    if (symbol.text.size() >= 3 && absl::StartsWith(name, symbol.text) && symbol.text != "circ")
+      return Make(symbol.kind, 1 + symbol.text.size(), symbol.name);
   }
   if (absl::StartsWith(name, "pi")) return Make(Tok::kName, 3, "pi");
   return Make(Tok::kBad, 1 + length);
@@ -460,12 +556,15 @@ Token Lexer::Letters() {
   if (absl::EqualsIgnoreCase(word, "or")) return Make(Tok::kOr, length);
   if (word == "pi" || word == "Pi" || word == "PI") return Make(Tok::kName, length, "pi");
   if (absl::EqualsIgnoreCase(word, "sqrt")) return Make(Tok::kSqrt, length);
-  if (absl::EqualsIgnoreCase(word, "inf") || absl::EqualsIgnoreCase(word, "infinity") || word == "infty" || word == "oo") {
+  if (absl::EqualsIgnoreCase(word, "inf") || absl::EqualsIgnoreCase(word, "infinity") || word == "infty" ||
+      word == "oo") {
     return Make(Tok::kName, length, "\\infty");
   }
   if (const string_view function = FunctionName(word); !function.empty()) return Make(Tok::kFunction, length, function);
-  if (absl::EqualsIgnoreCase(word, "degrees") || absl::EqualsIgnoreCase(word, "degree") || word == "deg") return Make(Tok::kDegree, length);
-  if (absl::EqualsIgnoreCase(word, "percent") || absl::EqualsIgnoreCase(word, "pct")) return Make(Tok::kPercent, length);
+  if (absl::EqualsIgnoreCase(word, "degrees") || absl::EqualsIgnoreCase(word, "degree") || word == "deg")
+    return Make(Tok::kDegree, length);
+  if (absl::EqualsIgnoreCase(word, "percent") || absl::EqualsIgnoreCase(word, "pct"))
+    return Make(Tok::kPercent, length);
   // "sqrt5", "pir": a known word at the front.
   if (absl::StartsWith(word, "pi") && length == 3) return Make(Tok::kName, 2, "pi");
   return Make(Tok::kWord, length, word);
@@ -499,9 +598,12 @@ Token Lexer::Next() {
   const char c = text_[at_];
   const char next = at_ + 1 < text_.size() ? text_[at_ + 1] : '\0';
   Token token;
-  if (std::optional<Token> literal; (absl::ascii_isdigit(static_cast<unsigned char>(c)) || absl::ascii_isupper(static_cast<unsigned char>(c))) && (literal = BaseLiteral())) {
+  if (std::optional<Token> literal;
+      (absl::ascii_isdigit(static_cast<unsigned char>(c)) || absl::ascii_isupper(static_cast<unsigned char>(c))) &&
+      (literal = BaseLiteral())) {
     token = std::move(*literal);
-  } else if (absl::ascii_isdigit(static_cast<unsigned char>(c)) || (c == '.' && absl::ascii_isdigit(static_cast<unsigned char>(next)))) {
+  } else if (absl::ascii_isdigit(static_cast<unsigned char>(c)) ||
+             (c == '.' && absl::ascii_isdigit(static_cast<unsigned char>(next)))) {
     token = Number();
   } else if (absl::ascii_isalpha(static_cast<unsigned char>(c))) {
     token = Letters();
@@ -511,7 +613,11 @@ Token Lexer::Next() {
     token = Unicode();
   } else {
     switch (c) {
-      case '+': token = next == '-' ? Make(Tok::kPlusMinus, 2) : absl::StartsWith(text_.substr(at_), "+/-") ? Make(Tok::kPlusMinus, 3) : Make(Tok::kPlus, 1); break;
+      case '+':
+        token = next == '-'                                  ? Make(Tok::kPlusMinus, 2)
+                : absl::StartsWith(text_.substr(at_), "+/-") ? Make(Tok::kPlusMinus, 3)
+                                                             : Make(Tok::kPlus, 1);
+        break;
       case '-': token = Make(Tok::kMinus, 1); break;
       case '*': token = next == '*' ? Make(Tok::kPower, 2) : Make(Tok::kTimes, 1); break;
       case '/': token = Make(Tok::kSlash, 1); break;

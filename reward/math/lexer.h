@@ -1,9 +1,10 @@
-// Tokens of a mathematical answer, LaTeX or plain text, on demand: the parser asks for the next token, or for the single-digit argument that TeX
-// gives to \frac without braces. Spacing commands, \left, \right, $ and font commands vanish here; number formats (thousands separators of all
-// kinds, repeating decimals, base-n subscripts) are read here and nowhere else.
+// Tokens of a mathematical answer, LaTeX or plain text, on demand: the parser asks for the next token, or for the
+// single-digit argument that TeX gives to \frac without braces. Spacing commands, \left, \right, $ and font commands
+// vanish here; number formats (thousands separators of all kinds, repeating decimals, base-n subscripts) are read here
+// and nowhere else.
 //
-// Any bytes; every call consumes at least one byte or returns kEnd; numbers longer than kMaxDigits are kBad. A lexer is a small value: the
-// parser copies it to look ahead.
+// Any bytes; every call consumes at least one byte or returns kEnd; numbers longer than kMaxDigits are kBad. A lexer is
+// a small value: the parser copies it to look ahead.
 #pragma once
 
 #include <optional>
@@ -15,23 +16,72 @@
 namespace grouper::math {
 
 enum class Tok : uint8_t {
-  kEnd, kBad,        // kBad: something that no answer holds
-  kNumber,           // value; digits: as written, for base-n and mixed numbers
-  kName,             // one letter, a Greek letter, \infty, pi: name
-  kWord,             // two or more letters of plain text: name
-  kText,             // what \text{} holds, letters only: name
-  kFunction,         // sin, \log, ...: name
-  kFrac, kBinom, kSqrt, kRoot,  // kRoot: unicode cube and fourth roots
-  kPlus, kMinus, kTimes, kDivide, kSlash, kPower, kSubscript, kPlusMinus, kMinusPlus, kFactorial, kPercent, kDegree, kPrime,
-  kOpenRound, kCloseRound, kOpenSquare, kCloseSquare, kOpenBrace, kCloseBrace,  // braces: TeX's { }
-  kOpenSet, kCloseSet,                                                          // \{ \}
-  kOpenAngle, kCloseAngle, kBar, kDoubleBar, kFloorOpen, kFloorClose, kCeilOpen, kCeilClose,
-  kComma, kSemicolon, kColon, kAnd, kOr,
-  kEqual, kLess, kGreater, kLessEqual, kGreaterEqual, kNotEqual, kApprox, kIn,
-  kUnion, kIntersection, kWithout, kEmptySet, kReals, kSuchThat,
-  kBegin, kEnvironmentEnd, kCell, kRow,  // \begin{pmatrix}: name; & and double backslash
+  kEnd,
+  kBad,       // kBad: something that no answer holds
+  kNumber,    // value; digits: as written, for base-n and mixed numbers
+  kName,      // one letter, a Greek letter, \infty, pi: name
+  kWord,      // two or more letters of plain text: name
+  kText,      // what \text{} holds, letters only: name
+  kFunction,  // sin, \log, ...: name
+  kFrac,
+  kBinom,
+  kSqrt,
+  kRoot,  // kRoot: unicode cube and fourth roots
+  kPlus,
+  kMinus,
+  kTimes,
+  kDivide,
+  kSlash,
+  kPower,
+  kSubscript,
+  kPlusMinus,
+  kMinusPlus,
+  kFactorial,
+  kPercent,
+  kDegree,
+  kPrime,
+  kOpenRound,
+  kCloseRound,
+  kOpenSquare,
+  kCloseSquare,
+  kOpenBrace,
+  kCloseBrace,  // braces: TeX's { }
+  kOpenSet,
+  kCloseSet,  // \{ \}
+  kOpenAngle,
+  kCloseAngle,
+  kBar,
+  kDoubleBar,
+  kFloorOpen,
+  kFloorClose,
+  kCeilOpen,
+  kCeilClose,
+  kComma,
+  kSemicolon,
+  kColon,
+  kAnd,
+  kOr,
+  kEqual,
+  kLess,
+  kGreater,
+  kLessEqual,
+  kGreaterEqual,
+  kNotEqual,
+  kApprox,
+  kIn,
+  kUnion,
+  kIntersection,
+  kWithout,
+  kEmptySet,
+  kReals,
+  kSuchThat,
+  kBegin,
+  kEnvironmentEnd,
+  kCell,
+  kRow,       // \begin{pmatrix}: name; & and double backslash
   kCurrency,  // $ before a number, pounds, euros
-  kOverline, kBoxed,
+  kOverline,
+  kBoxed,
 };
 
 struct Token {
@@ -79,6 +129,9 @@ class Lexer {
   bool saw_ambiguous_comma_ = false;
   size_t longest_decimal_ = 0;
 };
+
+// Two or three letters that are a word ("is", "the") and not a product of variables.
+bool IsEnglishWord(absl::string_view word);
 
 // The name under which the parser and the algebra know a function, or empty.
 absl::string_view FunctionName(absl::string_view word);

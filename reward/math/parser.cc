@@ -13,21 +13,11 @@ namespace {
 using absl::string_view;
 using Kind = Value::Kind;
 
-constexpr int64_t kMaxBinomial = 1000;
 constexpr size_t kMaxMatrixCells = 400;
 
 bool IsRelation(Tok kind) {
-  return kind == Tok::kEqual || kind == Tok::kLess || kind == Tok::kGreater || kind == Tok::kLessEqual || kind == Tok::kGreaterEqual ||
-         kind == Tok::kNotEqual || kind == Tok::kApprox || kind == Tok::kIn;
-}
-
-// Two or three letters that are a word and not a product of variables.
-bool IsEnglish(string_view word) {
-  static constexpr string_view kWords[] = {"is", "it", "of", "to", "we", "so", "an", "as", "at", "be", "by", "do", "go", "he", "if", "me", "my", "no", "on",
-                                           "up", "us", "the", "are", "was", "for", "has", "yes", "not", "now", "you", "all", "one", "two", "six", "ten",
-                                           "can", "get", "its", "our", "any", "let", "odd", "sum", "set", "may", "red", "his", "her", "she", "who", "how", "but",
-                                           "had", "put", "see", "say", "way", "too", "use", "mod", "gcd", "lcm", "max", "min", "sun", "mon", "day", "out", "off", "new", "old"};
-  return std::find(std::begin(kWords), std::end(kWords), absl::AsciiStrToLower(word)) != std::end(kWords);
+  return kind == Tok::kEqual || kind == Tok::kLess || kind == Tok::kGreater || kind == Tok::kLessEqual ||
+         kind == Tok::kGreaterEqual || kind == Tok::kNotEqual || kind == Tok::kApprox || kind == Tok::kIn;
 }
 
 std::string WithoutSpace(string_view text) {
@@ -70,9 +60,18 @@ std::optional<Value> Parser::Parse() {
 
 bool Parser::EndsItem() const {
   switch (token_.kind) {
-    case Tok::kEnd: case Tok::kComma: case Tok::kSemicolon: case Tok::kAnd: case Tok::kOr: case Tok::kCloseRound: case Tok::kCloseSquare:
-    case Tok::kCloseBrace: case Tok::kCloseSet: case Tok::kCell: case Tok::kRow: case Tok::kEnvironmentEnd:
-      return true;
+    case Tok::kEnd:
+    case Tok::kComma:
+    case Tok::kSemicolon:
+    case Tok::kAnd:
+    case Tok::kOr:
+    case Tok::kCloseRound:
+    case Tok::kCloseSquare:
+    case Tok::kCloseBrace:
+    case Tok::kCloseSet:
+    case Tok::kCell:
+    case Tok::kRow:
+    case Tok::kEnvironmentEnd: return true;
     case Tok::kBad: return token_.name == ".";
     default: return IsRelation(token_.kind);
   }
@@ -169,7 +168,8 @@ std::optional<Value> Parser::Union() {
     if (!next || result.items.size() > kMaxItems) return std::nullopt;
     result.items.push_back(std::move(*next));
   }
-  if (std::all_of(result.items.begin(), result.items.end(), [](const Value& part) { return part.kind == Kind::kSet; })) {
+  if (std::all_of(result.items.begin(), result.items.end(),
+                  [](const Value& part) { return part.kind == Kind::kSet; })) {
     Value set;  // \{1\} \cup \{2, 3\}
     set.kind = Kind::kSet;
     for (Value& part : result.items) std::move(part.items.begin(), part.items.end(), std::back_inserter(set.items));
@@ -253,7 +253,8 @@ std::optional<Value> Parser::Sum() {
     if (!total) {
       total = std::move(term);
     } else {
-      if (total->kind != Kind::kScalar || term->kind != Kind::kScalar || total->percent != term->percent) return std::nullopt;
+      if (total->kind != Kind::kScalar || term->kind != Kind::kScalar || total->percent != term->percent)
+        return std::nullopt;
       total->scalar = algebra_.Add(total->scalar, term->scalar);
       if (total->unit.empty()) total->unit = term->unit;
     }
@@ -264,10 +265,28 @@ std::optional<Value> Parser::Sum() {
 
 bool Parser::StartsFactor() const {
   switch (token_.kind) {
-    case Tok::kNumber: case Tok::kName: case Tok::kFunction: case Tok::kFrac: case Tok::kBinom: case Tok::kSqrt: case Tok::kRoot: case Tok::kOpenRound:
-    case Tok::kOpenSquare: case Tok::kOpenBrace: case Tok::kOpenSet: case Tok::kOpenAngle: case Tok::kFloorOpen: case Tok::kCeilOpen: case Tok::kBegin:
-    case Tok::kOverline: case Tok::kWord: case Tok::kText: case Tok::kBoxed: case Tok::kCurrency: case Tok::kReals: case Tok::kEmptySet:
-      return true;
+    case Tok::kNumber:
+    case Tok::kName:
+    case Tok::kFunction:
+    case Tok::kFrac:
+    case Tok::kBinom:
+    case Tok::kSqrt:
+    case Tok::kRoot:
+    case Tok::kOpenRound:
+    case Tok::kOpenSquare:
+    case Tok::kOpenBrace:
+    case Tok::kOpenSet:
+    case Tok::kOpenAngle:
+    case Tok::kFloorOpen:
+    case Tok::kCeilOpen:
+    case Tok::kBegin:
+    case Tok::kOverline:
+    case Tok::kWord:
+    case Tok::kText:
+    case Tok::kBoxed:
+    case Tok::kCurrency:
+    case Tok::kReals:
+    case Tok::kEmptySet: return true;
     case Tok::kBar: return bars_ == 0;
     default: return false;
   }
@@ -324,7 +343,8 @@ std::optional<Value> Parser::Product(Value a, Value b) {
     for (size_t c = 0; c < b.columns; ++c) {
       Scalar sum;
       for (size_t k = 0; k < a.columns; ++k) {
-        sum = algebra_.Add(sum, algebra_.Multiply(a.items[r * a.columns + k].scalar, b.items[k * b.columns + c].scalar));
+        sum =
+            algebra_.Add(sum, algebra_.Multiply(a.items[r * a.columns + k].scalar, b.items[k * b.columns + c].scalar));
       }
       product.items.push_back(FromScalar(std::move(sum)));
     }
@@ -357,8 +377,10 @@ std::optional<Value> Parser::Term() {
       continue;
     }
     // A unit ends the term.
-    const bool unit_word = At(Tok::kText) || (At(Tok::kWord) && (IsUnitWord(token_.name) || token_.name.size() > 3 || IsEnglish(token_.name))) ||
-                           (At(Tok::kName) && token_.upright && number && token_.name != "e" && token_.name != "i");
+    const bool unit_word =
+        At(Tok::kText) ||
+        (At(Tok::kWord) && (IsUnitWord(token_.name) || token_.name.size() > 3 || IsEnglishWord(token_.name))) ||
+        (At(Tok::kName) && token_.upright && number && token_.name != "e" && token_.name != "i");
     if (unit_word && has_value) {
       if (!Unit(&*product)) return std::nullopt;
       return product;
@@ -399,7 +421,8 @@ std::optional<Value> Parser::Term() {
       Result fraction = Fraction();
       if (!fraction) return std::nullopt;
       Rational part;
-      const bool proper = Algebra::IsRational(fraction->scalar, &part) && part.Sign() > 0 && Compare(part, Rational(1)) < 0;
+      const bool proper =
+          Algebra::IsRational(fraction->scalar, &part) && part.Sign() > 0 && Compare(part, Rational(1)) < 0;
       if (proper && product->kind == Kind::kScalar) {
         product->scalar = algebra_.Add(product->scalar, fraction->scalar);
       } else {
@@ -505,378 +528,6 @@ std::optional<Value> Parser::FactorWithPowers() {
     }
   }
   return base;
-}
-
-std::optional<Value> Parser::Base() {
-  switch (token_.kind) {
-    case Tok::kNumber: return Number();
-    case Tok::kName: return Name();
-    case Tok::kFunction: return FunctionCall();
-    case Tok::kFrac: return Fraction();
-    case Tok::kBinom: return Binomial();
-    case Tok::kSqrt:
-    case Tok::kRoot: return SquareRoot();
-    case Tok::kOpenRound: case Tok::kOpenSquare: case Tok::kOpenBrace: case Tok::kOpenSet: case Tok::kOpenAngle: case Tok::kFloorOpen:
-    case Tok::kCeilOpen: case Tok::kBar:
-      return Bracketed();
-    case Tok::kBegin: return Matrix();
-    case Tok::kReals: {
-      Advance();
-      Value value;
-      value.kind = Kind::kReals;
-      return value;
-    }
-    case Tok::kEmptySet: {
-      Advance();
-      Value value;
-      value.kind = Kind::kSet;
-      return value;
-    }
-    case Tok::kBoxed: Advance(); return Base();
-    case Tok::kCurrency: Advance(); return Base();
-    case Tok::kOverline: {
-      Advance();
-      if (!At(Tok::kOpenBrace)) return std::nullopt;
-      std::string name = "overline ";
-      Advance();
-      while (At(Tok::kName) || At(Tok::kWord) || At(Tok::kNumber)) {
-        absl::StrAppend(&name, At(Tok::kNumber) ? token_.digits : token_.name);
-        Advance();
-      }
-      if (!Take(Tok::kCloseBrace)) return std::nullopt;
-      return FromScalar(algebra_.Variable(name));
-    }
-    case Tok::kText: {
-      Value value;
-      value.kind = Kind::kText;
-      value.text = absl::AsciiStrToLower(token_.name);
-      Advance();
-      if (!EndsItem()) return std::nullopt;
-      return value;
-    }
-    case Tok::kWord: {
-      if (token_.name.size() > 3 || IsEnglish(token_.name)) {
-        Value value;
-        value.kind = Kind::kText;
-        value.text = absl::AsciiStrToLower(token_.name);
-        Advance();
-        if (!EndsItem()) return std::nullopt;
-        return value;
-      }
-      // "xy" is a product of variables.
-      Scalar product = Algebra::FromRational(1);
-      for (size_t i = 0; i < token_.name.size(); ++i) {
-        const string_view letter = token_.name.substr(i, 1);
-        product = algebra_.Multiply(product, letter == "e" ? algebra_.E() : letter == "i" ? algebra_.I() : algebra_.Variable(letter));
-      }
-      // A power belongs to the last letter: xy^2.
-      const string_view last = token_.name.substr(token_.name.size() - 1);
-      Advance();
-      if (At(Tok::kPower)) {
-        const Scalar atom = last == "e" ? algebra_.E() : last == "i" ? algebra_.I() : algebra_.Variable(last);
-        bool degree = false;
-        Result exponent = Exponent(&degree);
-        if (!exponent || degree || exponent->kind != Kind::kScalar) return std::nullopt;
-        product = algebra_.Multiply(algebra_.Divide(product, atom), algebra_.Power(atom, exponent->scalar));
-      }
-      return FromScalar(std::move(product));
-    }
-    default: return std::nullopt;
-  }
-}
-
-// What stands after '_': a letter, digits, or a brace group of them.
-std::string Parser::SubscriptText() {
-  std::string text;
-  if (Take(Tok::kOpenBrace)) {
-    while (At(Tok::kNumber) || At(Tok::kName) || At(Tok::kWord) || At(Tok::kText) || At(Tok::kPlus) || At(Tok::kMinus) || At(Tok::kComma)) {
-      absl::StrAppend(&text, At(Tok::kNumber) ? token_.digits : At(Tok::kPlus) ? "+" : At(Tok::kMinus) ? "-" : At(Tok::kComma) ? "," : token_.name);
-      Advance();
-    }
-    if (!Take(Tok::kCloseBrace)) return "";
-    return text;
-  }
-  if (At(Tok::kNumber)) {
-    text = std::string(token_.digits);
-  } else if (At(Tok::kName) || At(Tok::kText)) {
-    text = std::string(token_.name);
-  }
-  if (!text.empty()) Advance();
-  return text;
-}
-
-std::optional<Value> Parser::Number() {
-  const Token number = token_;
-  Advance();
-  if (!At(Tok::kSubscript)) return FromScalar(Algebra::FromRational(number.value));
-  // digits_base: the value in that base.
-  Advance();
-  const std::string text = SubscriptText();
-  if (!number.integer || text.empty() || text.size() > 2) return std::nullopt;
-  int64_t base = 0;
-  for (const char c : text) {
-    if (!absl::ascii_isdigit(static_cast<unsigned char>(c))) return std::nullopt;
-    base = base * 10 + (c - '0');
-  }
-  if (base < 2 || base > 36 || number.digits.size() > 200) return std::nullopt;
-  BigInt value = 0;
-  for (const char c : number.digits) {
-    if (!absl::ascii_isdigit(static_cast<unsigned char>(c)) || c - '0' >= base) return std::nullopt;
-    value = value * base + BigInt(c - '0');
-  }
-  return FromScalar(Algebra::FromRational(Rational(std::move(value))));
-}
-
-std::optional<Value> Parser::Name() {
-  std::string name(token_.name);
-  Advance();
-  if (Take(Tok::kSubscript)) {
-    const std::string subscript = SubscriptText();
-    if (subscript.empty()) return std::nullopt;
-    absl::StrAppend(&name, "_", subscript);
-  }
-  while (Take(Tok::kPrime)) name.push_back('\'');
-  if (name == "pi") return FromScalar(algebra_.Pi());
-  if (name == "e") return FromScalar(algebra_.E());
-  if (name == "i") return FromScalar(algebra_.I());
-  return FromScalar(algebra_.Variable(name));
-}
-
-std::optional<Value> Parser::TexArgument() {
-  lexer_ = before_;  // read the token again, as TeX does: one digit
-  const Lexer start = lexer_;
-  token_ = lexer_.NextDigit();
-  before_ = start;
-  if (At(Tok::kOpenBrace)) {
-    Advance();
-    Result value = Sum();
-    if (!value || value->kind != Kind::kScalar || !Take(Tok::kCloseBrace)) return std::nullopt;
-    return value;
-  }
-  if (At(Tok::kNumber)) {
-    Value value = FromScalar(Algebra::FromRational(token_.value));
-    Advance();
-    return value;
-  }
-  if (At(Tok::kName) || At(Tok::kSqrt) || At(Tok::kOpenRound) || At(Tok::kFrac)) return Base();
-  return std::nullopt;
-}
-
-std::optional<Value> Parser::Fraction() {
-  Advance();
-  Result top = TexArgument();
-  if (!top || top->kind != Kind::kScalar) return std::nullopt;
-  Result bottom = TexArgument();
-  if (!bottom || bottom->kind != Kind::kScalar) return std::nullopt;
-  Value value = FromScalar(algebra_.Divide(top->scalar, bottom->scalar));
-  value.unit = top->unit;
-  return value;
-}
-
-std::optional<Value> Parser::Binomial() {
-  Advance();
-  Result top = TexArgument();
-  if (!top) return std::nullopt;
-  Result bottom = TexArgument();
-  if (!bottom) return std::nullopt;
-  Rational n, k;
-  int64_t a, b;
-  if (!Algebra::IsRational(top->scalar, &n) || !Algebra::IsRational(bottom->scalar, &k)) {
-    return FromScalar(algebra_.Opaque("binomial", {top->scalar, bottom->scalar}));
-  }
-  if (!n.IsInteger() || !k.IsInteger() || !n.numerator().ToInt64(&a) || !k.numerator().ToInt64(&b) || a < 0 || a > kMaxBinomial || b < 0) {
-    return std::nullopt;
-  }
-  if (b > a) return FromScalar({});
-  BigInt value = 1, rest;
-  for (int64_t i = 1; i <= std::min(b, a - b); ++i) BigInt::DivMod(value * BigInt(a - i + 1), BigInt(i), &value, &rest);
-  return FromScalar(Algebra::FromRational(Rational(std::move(value))));
-}
-
-std::optional<Value> Parser::SquareRoot() {
-  int32_t degree = 2;
-  if (At(Tok::kRoot)) degree = token_.name == "3" ? 3 : 4;
-  Advance();
-  if (At(Tok::kOpenSquare)) {
-    Advance();
-    int64_t n;
-    if (!At(Tok::kNumber) || !token_.integer || !token_.value.numerator().ToInt64(&n) || n < 1 || n > 100) return std::nullopt;
-    degree = static_cast<int32_t>(n);
-    Advance();
-    if (!Take(Tok::kCloseSquare)) return std::nullopt;
-  }
-  if (!StartsFactor()) return std::nullopt;
-  Result radicand = At(Tok::kOpenBrace) || At(Tok::kOpenRound) ? Bracketed() : Base();
-  if (!radicand || radicand->kind != Kind::kScalar) return std::nullopt;
-  Value value = FromScalar(algebra_.Root(radicand->scalar, degree));
-  value.unit = radicand->unit;
-  return value;
-}
-
-std::optional<Value> Parser::FunctionCall() {
-  const string_view name = token_.name;
-  Advance();
-  Result base, power;
-  bool degree = false;
-  while (At(Tok::kSubscript) || At(Tok::kPower)) {
-    if (Take(Tok::kSubscript)) {
-      if (base || name != "log") return std::nullopt;
-      base = At(Tok::kOpenBrace) ? Bracketed() : TexArgument();
-      if (!base || base->kind != Kind::kScalar) return std::nullopt;
-    } else {
-      if (power) return std::nullopt;
-      power = Exponent(&degree);
-      if (!power || degree || power->kind != Kind::kScalar) return std::nullopt;
-    }
-  }
-  const bool angle = name == "sin" || name == "cos" || name == "tan" || name == "cot" || name == "sec" || name == "csc";
-  in_angle_ += angle;
-  Result argument;
-  if (At(Tok::kOpenRound)) {
-    argument = Bracketed();
-  } else if (StartsFactor() && !At(Tok::kFunction)) {
-    // \sin 2x: factors without a sign between them, up to the next function.
-    argument = FactorWithPowers();
-    while (argument && (At(Tok::kNumber) || At(Tok::kName) || At(Tok::kFrac) || At(Tok::kSqrt))) {
-      Result next = FactorWithPowers();
-      if (!next) return std::nullopt;
-      argument = Product(std::move(*argument), std::move(*next));
-    }
-    // \sin 30^\circ/2 is rare; \ln x/2 is (ln x)/2: the loop above stops at the slash.
-  } else if (At(Tok::kFunction)) {
-    argument = FunctionCall();
-  } else if (At(Tok::kMinus)) {
-    Advance();
-    argument = StartsFactor() ? FactorWithPowers() : std::nullopt;
-    if (argument) argument->scalar = algebra_.Negate(argument->scalar);
-  }
-  in_angle_ -= angle;
-  if (!argument || argument->kind != Kind::kScalar) return std::nullopt;
-  Scalar value;
-  if (name == "cbrt") {
-    value = algebra_.Root(argument->scalar, 3);
-  } else if (base) {
-    value = algebra_.Divide(algebra_.Ln(argument->scalar), algebra_.Ln(base->scalar));
-  } else if (power && name != "log" && name != "ln") {
-    Rational p;
-    if (Algebra::IsRational(power->scalar, &p) && p == Rational(-1)) {  // \sin^{-1} is the inverse function
-      value = algebra_.Function(absl::StrCat("arc", name), argument->scalar);
-      power.reset();
-    } else {
-      value = algebra_.Function(std::string(name), argument->scalar);
-    }
-  } else {
-    value = algebra_.Function(std::string(name), argument->scalar);
-  }
-  if (power) value = algebra_.Power(value, power->scalar);
-  return FromScalar(std::move(value));
-}
-
-std::optional<Value> Parser::Bracketed() {
-  const Tok open = token_.kind;
-  Advance();
-  if (open == Tok::kBar) {
-    ++bars_;
-    Result inner = Sum();
-    --bars_;
-    if (!inner || inner->kind != Kind::kScalar || !Take(Tok::kBar)) return std::nullopt;
-    return FromScalar(algebra_.Function("abs", inner->scalar));
-  }
-  const int bars = bars_;
-  bars_ = 0;
-  struct Restore {
-    int& bars;
-    int old;
-    ~Restore() { bars = old; }
-  } restore{bars_, bars};
-  if (open == Tok::kFloorOpen || open == Tok::kCeilOpen) {
-    Result inner = Sum();
-    if (!inner || inner->kind != Kind::kScalar || !Take(open == Tok::kFloorOpen ? Tok::kFloorClose : Tok::kCeilClose)) return std::nullopt;
-    return FromScalar(algebra_.Function(open == Tok::kFloorOpen ? "floor" : "ceil", inner->scalar));
-  }
-  if (open == Tok::kOpenSet) {
-    Value set;
-    set.kind = Kind::kSet;
-    if (Take(Tok::kCloseSet)) return set;
-    bars_ = 1;  // a bar here means "such that"
-    Result inner = Sequence();
-    if (!inner) return std::nullopt;
-    if (At(Tok::kSuchThat) || At(Tok::kBar)) {  // \{ x | x > 2 \} says x > 2
-      Advance();
-      Result condition = Sequence();
-      if (!condition || !Take(Tok::kCloseSet)) return std::nullopt;
-      return condition;
-    }
-    if (!Take(Tok::kCloseSet)) return std::nullopt;
-    if (inner->kind == Kind::kList) {
-      set.items = std::move(inner->items);
-    } else {
-      set.items.push_back(std::move(*inner));
-    }
-    return set;
-  }
-  Result inner = Sequence();
-  if (!inner) return std::nullopt;
-  char close = 0;
-  if (open == Tok::kOpenBrace) {
-    if (!Take(Tok::kCloseBrace)) return std::nullopt;
-    if (inner->kind == Kind::kList) inner->kind = Kind::kBraced;
-    return inner;
-  }
-  if (open == Tok::kOpenAngle) {
-    if (!Take(Tok::kCloseAngle)) return std::nullopt;
-    close = '>';
-  } else if (Take(Tok::kCloseRound)) {
-    close = ')';
-  } else if (Take(Tok::kCloseSquare)) {
-    close = ']';
-  } else {
-    return std::nullopt;
-  }
-  const char left = open == Tok::kOpenRound ? '(' : open == Tok::kOpenSquare ? '[' : '<';
-  if (inner->kind != Kind::kList) {
-    if ((left == '(') != (close == ')')) return std::nullopt;
-    return inner;  // grouping
-  }
-  if (inner->alternatives) return std::nullopt;
-  inner->kind = Kind::kTuple;
-  inner->open = left;
-  inner->close = close;
-  return inner;
-}
-
-std::optional<Value> Parser::Matrix() {
-  const string_view name = token_.name;
-  Advance();
-  const bool array = name == "array";
-  if (!absl::EndsWith(name, "matrix") && !array) return std::nullopt;
-  if (array && At(Tok::kOpenBrace)) {  // the column format
-    for (int i = 0; i < 64 && !At(Tok::kCloseBrace) && !At(Tok::kEnd); ++i) Advance();
-    if (!Take(Tok::kCloseBrace)) return std::nullopt;
-  }
-  Value matrix;
-  matrix.kind = Kind::kMatrix;
-  size_t columns = 0;
-  const int bars = bars_;
-  bars_ = 1;
-  while (true) {
-    if (Take(Tok::kEnvironmentEnd)) break;
-    Result cell = Sum();
-    if (!cell || cell->kind != Kind::kScalar || matrix.items.size() >= kMaxMatrixCells) return std::nullopt;
-    matrix.items.push_back(std::move(*cell));
-    ++columns;
-    if (Take(Tok::kCell)) continue;
-    if (matrix.rows == 0) matrix.columns = columns;
-    if (columns != matrix.columns) return std::nullopt;
-    ++matrix.rows;
-    columns = 0;
-    if (Take(Tok::kRow)) continue;
-    if (!Take(Tok::kEnvironmentEnd)) return std::nullopt;
-    break;
-  }
-  bars_ = bars;
-  if (matrix.rows == 0 || columns != 0) return std::nullopt;
-  return matrix;
 }
 
 }  // namespace grouper::math

@@ -7,10 +7,12 @@
 //   sum      = [sign] term { ('+' | '-' | '\pm') term }
 //   term     = factor { ['*' | '/' | ...] factor } [unit]        implicit products; "1 \frac{2}{3}" is a mixed number
 //   factor   = base { '^' exponent | '!' | '%' | '^\circ' }
-//   base     = number | name | \frac | \sqrt | function | '(' answer ')' | '[' answer ')' | '\{' answer '\}' | matrix | '|' sum '|' | text
+//   base     = number | name | \frac | \sqrt | function | '(' answer ')' | '[' answer ')' | '\{' answer '\}' | matrix |
+//   '|' sum '|' | text
 //
-// \pm reads as plus; saw_plus_minus() tells the caller to read again with the other sign. Depth is bounded by kMaxDepth; a text that is not an
-// answer gives nothing and never an error message: whoever asked then compares it as text.
+// \pm reads as plus; saw_plus_minus() tells the caller to read again with the other sign. Depth is bounded by
+// kMaxDepth; a text that is not an answer gives nothing and never an error message: whoever asked then compares it as
+// text.
 #pragma once
 
 #include <optional>

@@ -11,7 +11,8 @@
 
 namespace grouper::math {
 
-Rational::Rational(BigInt numerator, BigInt denominator) : numerator_(std::move(numerator)), denominator_(std::move(denominator)) {
+Rational::Rational(BigInt numerator, BigInt denominator)
+    : numerator_(std::move(numerator)), denominator_(std::move(denominator)) {
   CHECK(!denominator_.IsZero());
   if (denominator_.Sign() < 0) {
     numerator_ = -numerator_;
@@ -62,7 +63,9 @@ Rational operator*(const Rational& a, const Rational& b) {
 Rational operator/(const Rational& a, const Rational& b) {
   return Rational(a.numerator_ * b.denominator_, a.denominator_ * b.numerator_);
 }
-int Compare(const Rational& a, const Rational& b) { return Compare(a.numerator_ * b.denominator_, b.numerator_ * a.denominator_); }
+int Compare(const Rational& a, const Rational& b) {
+  return Compare(a.numerator_ * b.denominator_, b.numerator_ * a.denominator_);
+}
 
 std::optional<Rational> Power(const Rational& base, int64_t exponent) {
   if (exponent == 0) return Rational(1);
@@ -148,8 +151,8 @@ std::optional<Rational> ParseSigned(absl::string_view text) {
       text.remove_prefix(1);
     } else if (!sign && absl::ConsumePrefix(&text, "\u2212")) {
       negative = sign = true;
-    } else if (!money && (absl::ConsumePrefix(&text, "\\$") || absl::ConsumePrefix(&text, "$") || absl::ConsumePrefix(&text, "\u20ac") ||
-                          absl::ConsumePrefix(&text, "\u00a3"))) {
+    } else if (!money && (absl::ConsumePrefix(&text, "\\$") || absl::ConsumePrefix(&text, "$") ||
+                          absl::ConsumePrefix(&text, "\u20ac") || absl::ConsumePrefix(&text, "\u00a3"))) {
       money = true;
     } else if (text[0] == ' ') {
       text.remove_prefix(1);
@@ -169,7 +172,8 @@ std::optional<Rational> ParseSigned(absl::string_view text) {
 
 std::optional<Rational> ParseNumber(absl::string_view text) {
   text = absl::StripAsciiWhitespace(text);
-  if (text.size() > 1 && text.front() == '$' && text.back() == '$') text = text.substr(1, text.size() - 2);  // TeX's, not money
+  if (text.size() > 1 && text.front() == '$' && text.back() == '$')
+    text = text.substr(1, text.size() - 2);  // TeX's, not money
   for (bool changed = true; changed;) {
     changed = absl::ConsumeSuffix(&text, "\\%") || absl::ConsumeSuffix(&text, "%") ||
               (text.size() > 1 && absl::ConsumeSuffix(&text, "."));

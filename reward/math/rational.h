@@ -15,7 +15,7 @@ inline constexpr size_t kMaxDigits = 1500;
 class Rational {
  public:
   Rational() : denominator_(1) {}
-  Rational(int64_t value) : numerator_(value), denominator_(1) {}  // NOLINT: integers convert
+  Rational(int64_t value) : numerator_(value), denominator_(1) {}            // NOLINT: integers convert
   Rational(BigInt value) : numerator_(std::move(value)), denominator_(1) {}  // NOLINT
   // REQUIRES: denominator is not zero.
   Rational(BigInt numerator, BigInt denominator);
@@ -44,15 +44,16 @@ class Rational {
   BigInt numerator_, denominator_;
 };
 
-// Integer power, the exponent may be negative. Nothing when the result would exceed kMaxDigits, or for 0 to a negative power.
+// Integer power, the exponent may be negative. Nothing when the result would exceed kMaxDigits, or for 0 to a negative
+// power.
 std::optional<Rational> Power(const Rational& base, int64_t exponent);
 
-// digits ['.' digits] [('e'|'E') sign digits], no sign, no separators, at least one digit. Nothing for other text, more than kMaxDigits digits,
-// or an exponent beyond +-kMaxDigits.
+// digits ['.' digits] [('e'|'E') sign digits], no sign, no separators, at least one digit. Nothing for other text, more
+// than kMaxDigits digits, or an exponent beyond +-kMaxDigits.
 std::optional<Rational> ParseDecimal(absl::string_view text);
 
-// What people write for one number: white space, currency sign, sign, thousands commas in groups of three, decimal text, "a/b", a trailing
-// percent sign or full stop. Nothing for other text.
+// What people write for one number: white space, currency sign, sign, thousands commas in groups of three, decimal
+// text, "a/b", a trailing percent sign or full stop. Nothing for other text.
 std::optional<Rational> ParseNumber(absl::string_view text);
 
 }  // namespace grouper::math

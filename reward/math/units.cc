@@ -16,14 +16,58 @@ using absl::string_view;
 
 // Canonical name first, then its other spellings.
 constexpr const char* kUnits[] = {
-    "mm millimeter millimeters millimetre millimetres", "cm centimeter centimeters centimetre centimetres", "meter meters metre metres m",
-    "km kilometer kilometers kilometre kilometres", "inch inches in", "foot feet ft", "yard yards yd yds", "mile miles mi",
-    "gram grams g", "kg kilogram kilograms kilo kilos", "mg milligram milligrams", "pound pounds lb lbs", "ounce ounces oz", "ton tons tonnes",
-    "liter liters litre litres l", "ml milliliter milliliters millilitre", "gallon gallons gal", "quart quarts", "pint pints", "cup cups",
-    "second seconds sec secs s", "minute minutes min mins", "hour hours hr hrs h", "day days", "week weeks", "month months", "year years yr yrs",
-    "dollar dollars usd bucks", "cent cents", "euro euros", "rupee rupees", "yen", "mph", "kph kmh", "rpm",
-    "unit units", "degree degrees deg", "radian radians rad", "percent", "hectare hectares", "acre acres", "joule joules", "newton newtons",
-    "watt watts", "volt volts", "hz hertz", "point points pts", "square", "cubic", "sq", "cu", "per",
+    "mm millimeter millimeters millimetre millimetres",
+    "cm centimeter centimeters centimetre centimetres",
+    "meter meters metre metres m",
+    "km kilometer kilometers kilometre kilometres",
+    "inch inches in",
+    "foot feet ft",
+    "yard yards yd yds",
+    "mile miles mi",
+    "gram grams g",
+    "kg kilogram kilograms kilo kilos",
+    "mg milligram milligrams",
+    "pound pounds lb lbs",
+    "ounce ounces oz",
+    "ton tons tonnes",
+    "liter liters litre litres l",
+    "ml milliliter milliliters millilitre",
+    "gallon gallons gal",
+    "quart quarts",
+    "pint pints",
+    "cup cups",
+    "second seconds sec secs s",
+    "minute minutes min mins",
+    "hour hours hr hrs h",
+    "day days",
+    "week weeks",
+    "month months",
+    "year years yr yrs",
+    "dollar dollars usd bucks",
+    "cent cents",
+    "euro euros",
+    "rupee rupees",
+    "yen",
+    "mph",
+    "kph kmh",
+    "rpm",
+    "unit units",
+    "degree degrees deg",
+    "radian radians rad",
+    "percent",
+    "hectare hectares",
+    "acre acres",
+    "joule joules",
+    "newton newtons",
+    "watt watts",
+    "volt volts",
+    "hz hertz",
+    "point points pts",
+    "square",
+    "cubic",
+    "sq",
+    "cu",
+    "per",
 };
 
 const absl::flat_hash_map<string_view, string_view>& Table() {
@@ -67,7 +111,8 @@ std::string CanonicalUnit(string_view words) {
     }
   }
   std::string canonical = unknown ? "?" : "";
-  for (const std::string& name : names) absl::StrAppend(&canonical, canonical.empty() || canonical == "?" ? "" : " ", name);
+  for (const std::string& name : names)
+    absl::StrAppend(&canonical, canonical.empty() || canonical == "?" ? "" : " ", name);
   return canonical;
 }
 

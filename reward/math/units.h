@@ -10,8 +10,8 @@ namespace grouper::math {
 // True for a word that is a unit even without \text{} around it: cm, inches, degrees, dollars.
 bool IsUnitWord(absl::string_view word);
 
-// One name a unit: "inches", "in." and "inch" are "inch"; other words lower-case, without a plural s, after '?': only known units contradict
-// each other.
+// One name a unit: "inches", "in." and "inch" are "inch"; other words lower-case, without a plural s, after '?': only
+// known units contradict each other.
 std::string CanonicalUnit(absl::string_view words);
 
 // Whether a number with unit `a` may equal one with unit `b`; both canonical.

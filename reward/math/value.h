@@ -20,7 +20,7 @@ struct Value {
     kRelation,  // items[0] ops[0] items[1] ...
     kUnion,     // of intervals and sets
     kReals,
-    kText,      // words
+    kText,  // words
   };
   Kind kind = Kind::kScalar;
   Scalar scalar;
@@ -28,10 +28,10 @@ struct Value {
   std::vector<Tok> ops;
   char open = 0, close = 0;
   size_t rows = 0, columns = 0;
-  std::string unit;      // of a scalar: canonical ("inch^2"), empty: none
+  std::string unit;  // of a scalar: canonical ("inch^2"), empty: none
   bool percent = false;
   bool alternatives = false;  // a list joined by "or"
-  std::string text;      // kText; for a relation: its left side as written, white space removed
+  std::string text;           // kText; for a relation: its left side as written, white space removed
 };
 
 }  // namespace grouper::math

@@ -13,16 +13,20 @@ namespace {
 
 using absl::string_view;
 
-// Letters that stand alone in the text and are meant as a choice. A lone "A" or "I" that a lower-case word follows is an English word.
+// Letters that stand alone in the text and are meant as a choice. A lone "A" or "I" that a lower-case word follows is
+// an English word.
 std::string LoneLetters(string_view text, const std::string& letters) {
   std::string found;
-  const auto is_word = [](char c) { return absl::ascii_isalnum(c) || c == '_' || static_cast<unsigned char>(c) >= 0x80; };
+  const auto is_word = [](char c) {
+    return absl::ascii_isalnum(c) || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+  };
   for (size_t i = 0; i < text.size(); ++i) {
     if (letters.find(text[i]) == std::string::npos) continue;
     if (i > 0 && (is_word(text[i - 1]) || text[i - 1] == '\'' || text[i - 1] == '\\')) continue;
     if (i + 1 < text.size() && (is_word(text[i + 1]) || text[i + 1] == '\'')) continue;
-    if ((text[i] == 'A' || text[i] == 'I') && i + 2 < text.size() && text[i + 1] == ' ' && absl::ascii_islower(text[i + 2]) &&
-        !absl::StartsWith(text.substr(i + 2), "or ") && !absl::StartsWith(text.substr(i + 2), "and ")) {
+    if ((text[i] == 'A' || text[i] == 'I') && i + 2 < text.size() && text[i + 1] == ' ' &&
+        absl::ascii_islower(text[i + 2]) && !absl::StartsWith(text.substr(i + 2), "or ") &&
+        !absl::StartsWith(text.substr(i + 2), "and ")) {
       continue;
     }
     if (found.find(text[i]) == std::string::npos) found.push_back(text[i]);
@@ -35,8 +39,10 @@ char ReadChoice(string_view text, const std::string& letters, std::string* reaso
   text = absl::StripAsciiWhitespace(text);
   // A label at the beginning decides when what follows is its text: "B) Paris", "(B) Paris", "B. Paris", "B: Paris".
   string_view head = text;
-  while (!head.empty() && (head[0] == '*' || head[0] == '(' || head[0] == '[' || head[0] == '$' || head[0] == ' ')) head.remove_prefix(1);
-  for (const string_view wrapper : {"\\text{", "\\mathrm{", "\\textbf{", "\\mathbf{"}) absl::ConsumePrefix(&head, wrapper);
+  while (!head.empty() && (head[0] == '*' || head[0] == '(' || head[0] == '[' || head[0] == '$' || head[0] == ' '))
+    head.remove_prefix(1);
+  for (const string_view wrapper : {"\\text{", "\\mathrm{", "\\textbf{", "\\mathbf{"})
+    absl::ConsumePrefix(&head, wrapper);
   absl::ConsumePrefix(&head, "(");
   const std::string lone = LoneLetters(text, letters);
   if (lone.size() > 1) {
@@ -78,7 +84,9 @@ class ChoiceRule : public Rule {
     ASSIGN_OR_RETURN(const std::string text, ColumnText(row, gold_));
     std::string reason;
     const char choice = ReadChoice(text, letters_, &reason);
-    if (choice == 0) return absl::InvalidArgumentError(absl::StrCat("column \"", gold_, "\": ", reason, " in \"", text.substr(0, 80), "\""));
+    if (choice == 0)
+      return absl::InvalidArgumentError(
+          absl::StrCat("column \"", gold_, "\": ", reason, " in \"", text.substr(0, 80), "\""));
     return choice;
   }
 
@@ -89,8 +97,8 @@ class ChoiceRule : public Rule {
 }  // namespace
 
 RuleOr CreateChoiceRule(const v1::ChoiceRule& config) {
-  ASSIGN_OR_RETURN(std::vector<Place> places,
-                   ParsePlaces(config.extraction(), {Place::kAnswerTag, Place::kBoxed, Place::kAnswerIs, Place::kWhole}));
+  ASSIGN_OR_RETURN(std::vector<Place> places, ParsePlaces(config.extraction(), {Place::kAnswerTag, Place::kBoxed,
+                                                                                Place::kAnswerIs, Place::kWhole}));
   const std::string letters = config.letters().empty() ? "ABCDEFGHIJ" : config.letters();
   if (!std::all_of(letters.begin(), letters.end(), [](char c) { return absl::ascii_isupper(c); })) {
     return absl::InvalidArgumentError(absl::StrCat("letters: \"", letters, "\", expected upper-case letters A-Z"));

@@ -120,7 +120,8 @@ absl::StatusOr<Problem> ReadProblem(const json::Json& row, const std::string& nu
   const auto it = row.find(numbers);
   if (it == row.end()) return absl::InvalidArgumentError(absl::StrCat("the row has no column \"", numbers, "\""));
   if (!it->is_array() || it->empty() || it->size() > kMaxNumbers) {
-    return absl::InvalidArgumentError(absl::StrCat("column \"", numbers, "\", expected an array of 1 to ", kMaxNumbers, " integers"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("column \"", numbers, "\", expected an array of 1 to ", kMaxNumbers, " integers"));
   }
   for (const json::Json& number : *it) {
     if (!number.is_number_integer() || number < 0) {
@@ -131,7 +132,9 @@ absl::StatusOr<Problem> ReadProblem(const json::Json& row, const std::string& nu
   std::sort(problem.numbers.begin(), problem.numbers.end());
   ASSIGN_OR_RETURN(const std::string text, ColumnText(row, target));
   const std::optional<Rational> value = math::ParseNumber(text);
-  if (!value) return absl::InvalidArgumentError(absl::StrCat("column \"", target, "\": \"", text.substr(0, 80), "\" is not a number"));
+  if (!value)
+    return absl::InvalidArgumentError(
+        absl::StrCat("column \"", target, "\": \"", text.substr(0, 80), "\" is not a number"));
   problem.target = *value;
   return problem;
 }

@@ -35,7 +35,8 @@ class ExactRule : public Rule {
 
 RuleOr CreateExactRule(const v1::ExactRule& config) {
   ASSIGN_OR_RETURN(std::vector<Place> places, ParsePlaces(config.extraction(), {Place::kAnswerTag, Place::kBoxed}));
-  return std::make_unique<ExactRule>(std::move(places), config.gold().empty() ? "answer" : config.gold(), config.ignore_case());
+  return std::make_unique<ExactRule>(std::move(places), config.gold().empty() ? "answer" : config.gold(),
+                                     config.ignore_case());
 }
 
 }  // namespace grouper

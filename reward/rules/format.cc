@@ -36,12 +36,15 @@ void CountTags(string_view text, std::vector<Tag>& tags) {
   }
 }
 
-bool Blank(string_view text) { return std::all_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isspace(c); }); }
+bool Blank(string_view text) {
+  return std::all_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isspace(c); });
+}
 
 absl::Status CheckTags(const google::protobuf::RepeatedPtrField<std::string>& names) {
   for (int i = 0; i < names.size(); ++i) {
     if (names[i].empty() || names[i].find_first_of("<>/ \t\r\n") != std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat("tags[", i, "]: \"", names[i], "\", expected a tag name without brackets"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tags[", i, "]: \"", names[i], "\", expected a tag name without brackets"));
     }
     if (std::count(names.begin(), names.end(), names[i]) > 1) {
       return absl::InvalidArgumentError(absl::StrCat("tags[", i, "]: \"", names[i], "\" is there twice"));
@@ -68,20 +71,25 @@ enum class Style { kExact, kThinkOnly, kBoxed };
 
 class FormatRule : public Rule {
  public:
-  FormatRule(std::vector<Tag> tags, Style style, bool nonempty) : tags_(std::move(tags)), style_(style), nonempty_(nonempty) {}
+  FormatRule(std::vector<Tag> tags, Style style, bool nonempty)
+      : tags_(std::move(tags)), style_(style), nonempty_(nonempty) {}
 
   RuleResult Score(const RuleInput& input) const override {
     std::vector<Tag> tags = tags_;
     CountTags(input.text, tags);
     for (const Tag& tag : tags) {
-      if (tag.count != 1) return RuleResult::Scored(0, tag.count == 0 ? absl::StrCat("no ", tag.text) : absl::StrCat(tag.count, " times ", tag.text));
+      if (tag.count != 1)
+        return RuleResult::Scored(
+            0, tag.count == 0 ? absl::StrCat("no ", tag.text) : absl::StrCat(tag.count, " times ", tag.text));
     }
     size_t outside = 0;
     for (size_t i = 0; i < tags.size(); i += 2) {
       const Tag& open = tags[i];
       const Tag& close = tags[i + 1];
-      if (open.at < outside || close.at < open.at) return RuleResult::Scored(0, absl::StrCat(open.text, " out of order"));
-      if (!Blank(input.text.substr(outside, open.at - outside))) return RuleResult::Scored(0, absl::StrCat("text before ", open.text));
+      if (open.at < outside || close.at < open.at)
+        return RuleResult::Scored(0, absl::StrCat(open.text, " out of order"));
+      if (!Blank(input.text.substr(outside, open.at - outside)))
+        return RuleResult::Scored(0, absl::StrCat("text before ", open.text));
       const string_view block = input.text.substr(open.at + open.text.size(), close.at - open.at - open.text.size());
       if (nonempty_ && Blank(block)) return RuleResult::Scored(0, absl::StrCat("blank ", open.text));
       outside = close.at + close.text.size();
@@ -90,7 +98,8 @@ class FormatRule : public Rule {
       }
     }
     const bool rest = !Blank(input.text.substr(outside));
-    if (style_ == Style::kThinkOnly) return rest ? RuleResult::Scored(1) : RuleResult::Scored(0, absl::StrCat("nothing after ", tags.back().text));
+    if (style_ == Style::kThinkOnly)
+      return rest ? RuleResult::Scored(1) : RuleResult::Scored(0, absl::StrCat("nothing after ", tags.back().text));
     return rest ? RuleResult::Scored(0, absl::StrCat("text after ", tags.back().text)) : RuleResult::Scored(1);
   }
 
@@ -127,7 +136,8 @@ RuleOr CreateFormatRule(const v1::FormatRule& config) {
   } else if (config.style() == "boxed") {
     style = Style::kBoxed;
   } else {
-    return absl::InvalidArgumentError(absl::StrCat("style: \"", config.style(), "\", expected exact, think_only or boxed"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("style: \"", config.style(), "\", expected exact, think_only or boxed"));
   }
   std::vector<Tag> tags = MakeTags(config.tags());
   if (style == Style::kThinkOnly) tags.resize(2);

@@ -49,7 +49,8 @@ class JsonFieldsRule : public Rule {
     for (const auto& [name, type] : fields_) {
       const auto it = value->find(name);
       if (it == value->end()) return RuleResult::Scored(0, absl::StrCat("no field \"", name, "\""), text);
-      if (!HasType(*it, type)) return RuleResult::Scored(0, absl::StrCat("\"", name, "\" is ", it->type_name(), ", expected ", type), text);
+      if (!HasType(*it, type))
+        return RuleResult::Scored(0, absl::StrCat("\"", name, "\" is ", it->type_name(), ", expected ", type), text);
     }
     if (closed_ && value->size() > fields_.size()) return RuleResult::Scored(0, "fields that were not asked for", text);
     return RuleResult::Scored(1, "", text);
@@ -67,12 +68,14 @@ RuleOr CreateJsonFieldsRule(const v1::JsonFieldsRule& config) {
   ASSIGN_OR_RETURN(std::vector<Place> places, ParsePlaces(config.extraction(), {Place::kAnswerTag, Place::kWhole}));
   for (const auto& [name, type] : config.fields()) {
     if (std::find(std::begin(kTypes), std::end(kTypes), type) == std::end(kTypes)) {
-      return absl::InvalidArgumentError(absl::StrCat("fields[\"", name, "\"]: \"", type,
-                                                     "\", expected string, number, integer, boolean, object, array, null or any"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("fields[\"", name, "\"]: \"", type,
+                       "\", expected string, number, integer, boolean, object, array, null or any"));
     }
   }
-  return std::make_unique<JsonFieldsRule>(std::move(places), std::map<std::string, std::string>(config.fields().begin(), config.fields().end()),
-                                          config.closed());
+  return std::make_unique<JsonFieldsRule>(
+      std::move(places), std::map<std::string, std::string>(config.fields().begin(), config.fields().end()),
+      config.closed());
 }
 
 }  // namespace grouper

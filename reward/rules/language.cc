@@ -1,10 +1,12 @@
 // Language consistency (DeepSeek-R1): the share of the reasoning's words that are in the target language.
 //
-// Words are maximal runs of letters; in scripts without spaces each character is a word. What is between $...$, \(...\), ``` fences or after a
-// backslash is no word, nor are single Latin letters (variables). A Latin-script language is told from its neighbours by diacritics and stop
-// words: a word with a letter that the language does not use, or one that is a stop word of another language only, is foreign.
+// Words are maximal runs of letters; in scripts without spaces each character is a word. What is between $...$,
+// \(...\), ``` fences or after a backslash is no word, nor are single Latin letters (variables). A Latin-script
+// language is told from its neighbours by diacritics and stop words: a word with a letter that the language does not
+// use, or one that is a stop word of another language only, is foreign.
 //
-// To add a language: one row in kLanguages (its script, its letters beyond a-z, its stop words), one name in the proto comment, rows in the test.
+// To add a language: one row in kLanguages (its script, its letters beyond a-z, its stop words), one name in the proto
+// comment, rows in the test.
 #include <algorithm>
 #include <string>
 
@@ -31,16 +33,18 @@ struct Language {
 // Besides the languages that a recipe can ask for, those whose stop words mark a Latin-script word as foreign.
 constexpr Language kLanguages[] = {
     {"en", Script::kLatin,
-     "the of and to in is that it was for on are as with his they at be this have from or had by not but what all were we when your can said "
-     "there an each which she do how their if will so then need find let first now i a me no on me all also as an he has her our us am"},
+     "the of and to in is that it was for on are as with his they at be this have from or had by not but what all were "
+     "we when your can said "
+     "there an each which she do how their if will so then need find let first now i a me no on me all also as an he "
+     "has her our us am"},
     {"zh", Script::kHan, ""},
 };
 constexpr const char* kForeignStopWords =
-    "der die das und ist nicht ein eine mit auf von zu den dem wir dass auch sich es wird durch "   // German
-    "le la les des et est une pas que pour dans qui sur avec nous donc alors aux du "               // French
-    "el los las una que para con por del es como pero entonces se lo y "                            // Spanish
-    "il che di un per non sono della con quindi "                                                   // Italian
-    "o os as um uma para com por mas do da em";                                                     // Portuguese
+    "der die das und ist nicht ein eine mit auf von zu den dem wir dass auch sich es wird durch "  // German
+    "le la les des et est une pas que pour dans qui sur avec nous donc alors aux du "              // French
+    "el los las una que para con por del es como pero entonces se lo y "                           // Spanish
+    "il che di un per non sono della con quindi "                                                  // Italian
+    "o os as um uma para com por mas do da em";                                                    // Portuguese
 
 struct Character {
   uint32_t code = 0;  // 0xFFFD for a byte that is not UTF-8
@@ -64,7 +68,9 @@ Character Decode(string_view text) {
 Script ScriptOf(uint32_t c) {
   if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) return Script::kLatin;
   if ((c >= 0xC0 && c <= 0x24F && c != 0xD7 && c != 0xF7) || (c >= 0x1E00 && c <= 0x1EFF)) return Script::kLatin;
-  if ((c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x20000 && c <= 0x2FA1F) || (c >= 0xF900 && c <= 0xFAFF)) return Script::kHan;
+  if ((c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x20000 && c <= 0x2FA1F) ||
+      (c >= 0xF900 && c <= 0xFAFF))
+    return Script::kHan;
   if (c >= 0x3040 && c <= 0x30FF) return Script::kKana;
   if ((c >= 0xAC00 && c <= 0xD7AF) || (c >= 0x1100 && c <= 0x11FF)) return Script::kHangul;
   if (c >= 0x400 && c <= 0x52F) return Script::kCyrillic;
@@ -76,7 +82,8 @@ Script ScriptOf(uint32_t c) {
 class LanguageRule : public Rule {
  public:
   LanguageRule(const Language& language, std::string tag) : language_(language), tag_(std::move(tag)) {
-    for (const string_view word : absl::StrSplit(language.stop_words, ' ', absl::SkipEmpty())) own_.insert(std::string(word));
+    for (const string_view word : absl::StrSplit(language.stop_words, ' ', absl::SkipEmpty()))
+      own_.insert(std::string(word));
     for (const string_view word : absl::StrSplit(kForeignStopWords, ' ', absl::SkipEmpty())) {
       if (!own_.contains(word)) foreign_.insert(std::string(word));
     }
@@ -143,11 +150,12 @@ void LanguageRule::CountWords(string_view text, int64_t* words, int64_t* matchin
       const Character next = Decode(text.substr(i));
       if (ScriptOf(next.code) != script && next.code != '\'' && next.code != 0x2019) break;
       if (next.code >= 0x80 && next.code != 0x2019) plain = false;
-      if (next.code < 0x80 && word.size() < 32) word.push_back(static_cast<char>(absl::ascii_tolower(static_cast<unsigned char>(next.code))));
+      if (next.code < 0x80 && word.size() < 32)
+        word.push_back(static_cast<char>(absl::ascii_tolower(static_cast<unsigned char>(next.code))));
       i += next.length;
       ++letters;
     }
-    if (script == Script::kLatin && letters == 1 && !own_.contains(word)) continue;  // a variable
+    if (script == Script::kLatin && letters == 1 && !own_.contains(word)) continue;                // a variable
     if (script == Script::kLatin && language_.script != Script::kLatin && letters <= 3) continue;  // cm, sin, GCD
     ++*words;
     *matching += script == language_.script && plain && !foreign_.contains(word);
@@ -159,7 +167,8 @@ void LanguageRule::CountWords(string_view text, int64_t* words, int64_t* matchin
 RuleOr CreateLanguageRule(const v1::LanguageRule& config) {
   const std::string name = config.language().empty() ? "en" : config.language();
   for (const Language& language : kLanguages) {
-    if (name == language.name) return std::make_unique<LanguageRule>(language, config.tag().empty() ? "think" : config.tag());
+    if (name == language.name)
+      return std::make_unique<LanguageRule>(language, config.tag().empty() ? "think" : config.tag());
   }
   return absl::InvalidArgumentError(absl::StrCat("language: \"", name, "\", expected en or zh"));
 }

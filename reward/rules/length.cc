@@ -18,7 +18,8 @@ class OverlongRule : public Rule {
   RuleResult Score(const RuleInput& input) const override {
     const uint32_t limit = limit_ != 0 ? limit_ : input.max_new_tokens;
     if (limit == 0) return RuleResult::NotApplicable("max_new_tokens is unknown");
-    if (buffer_ > limit) return RuleResult::NotApplicable(absl::StrCat("the buffer ", buffer_, " exceeds the limit ", limit));
+    if (buffer_ > limit)
+      return RuleResult::NotApplicable(absl::StrCat("the buffer ", buffer_, " exceeds the limit ", limit));
     const double length = input.num_tokens, start = limit - buffer_;
     return RuleResult::Scored(std::max(-1.0, std::min(0.0, (start - length) / buffer_)));
   }
@@ -31,7 +32,8 @@ class OverlongRule : public Rule {
 absl::StatusOr<size_t> FindCorrect(const std::string& name, const std::vector<std::string>& earlier) {
   if (name.empty()) return absl::InvalidArgumentError("correct: required, the name of a rule above");
   const auto it = std::find(earlier.begin(), earlier.end(), name);
-  if (it == earlier.end()) return absl::InvalidArgumentError(absl::StrCat("correct: no rule \"", name, "\" above this one"));
+  if (it == earlier.end())
+    return absl::InvalidArgumentError(absl::StrCat("correct: no rule \"", name, "\" above this one"));
   return static_cast<size_t>(it - earlier.begin());
 }
 
@@ -99,9 +101,11 @@ class GroupLengthRule : public Rule {
 }  // namespace
 
 RuleOr CreateOverlongRule(const v1::OverlongRule& config) {
-  if (config.limit() < 0) return absl::InvalidArgumentError(absl::StrCat("limit: ", config.limit(), ", expected 0 or more"));
+  if (config.limit() < 0)
+    return absl::InvalidArgumentError(absl::StrCat("limit: ", config.limit(), ", expected 0 or more"));
   if (config.buffer() <= 0 || (config.limit() > 0 && config.buffer() > config.limit())) {
-    return absl::InvalidArgumentError(absl::StrCat("buffer: ", config.buffer(), ", expected more than 0 and at most the limit"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("buffer: ", config.buffer(), ", expected more than 0 and at most the limit"));
   }
   return std::make_unique<OverlongRule>(static_cast<uint32_t>(config.limit()), static_cast<uint32_t>(config.buffer()));
 }
@@ -110,7 +114,8 @@ RuleOr CreateCosineLengthRule(const v1::CosineLengthRule& config, const std::vec
   ASSIGN_OR_RETURN(const size_t correct, FindCorrect(config.correct(), earlier));
   if (config.max_length() < 0) return absl::InvalidArgumentError("max_length: expected 0 or more");
   for (const double value : {config.min_wrong(), config.max_wrong(), config.min_right(), config.max_right()}) {
-    if (!std::isfinite(value)) return absl::InvalidArgumentError("min_wrong, max_wrong, min_right, max_right: expected finite numbers");
+    if (!std::isfinite(value))
+      return absl::InvalidArgumentError("min_wrong, max_wrong, min_right, max_right: expected finite numbers");
   }
   return std::make_unique<CosineLengthRule>(config, correct);
 }

@@ -1,5 +1,5 @@
-// A rule in a shared library: grouper_rule_host loads it and speaks the protocol of process_rule.cc. The host lies beside the program's
-// binary; GROUPER_RULE_HOST names another place.
+// A rule in a shared library: grouper_rule_host loads it and speaks the protocol of process_rule.cc. The host lies
+// beside the program's binary; GROUPER_RULE_HOST names another place.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -32,7 +32,8 @@ RuleOr CreateLibraryRule(const v1::LibraryRule& config, absl::Duration timeout, 
   if (config.path().empty()) return absl::InvalidArgumentError("path: required");
   const std::string path = JoinPath(base_dir, config.path());
   struct stat info;
-  if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return absl::NotFoundError(absl::StrCat("path: ", path, " is not a file"));
+  if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode))
+    return absl::NotFoundError(absl::StrCat("path: ", path, " is not a file"));
   // dlopen searches elsewhere for a name without a slash.
   const std::string function = config.function().empty() ? "grouper_rule" : config.function();
   v1::ProcessRule process;

@@ -14,8 +14,10 @@ class MathRule : public Rule {
     const absl::StatusOr<std::string> gold = ColumnText(*input.row, gold_);
     if (!gold.ok()) return RuleResult::NotApplicable(std::string(gold.status().message()));
     math::CheckResult result = math::Check(*gold, input.text, options_);
-    if (result.status == math::CheckResult::Status::kUnscorable) return RuleResult::NotApplicable(std::move(result.reason));
-    return RuleResult::Scored(result.status == math::CheckResult::Status::kRight ? 1 : 0, std::move(result.reason), result.extracted);
+    if (result.status == math::CheckResult::Status::kUnscorable)
+      return RuleResult::NotApplicable(std::move(result.reason));
+    return RuleResult::Scored(result.status == math::CheckResult::Status::kRight ? 1 : 0, std::move(result.reason),
+                              result.extracted);
   }
 
   absl::Status CheckRow(const json::Json& row) const override {
@@ -40,7 +42,8 @@ RuleOr CreateMathRule(const v1::MathRule& config) {
   } else if (config.percent() == "either") {
     options.percent = math::Percent::kEither;
   } else {
-    return absl::InvalidArgumentError(absl::StrCat("percent: \"", config.percent(), "\", expected unit, fraction or either"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("percent: \"", config.percent(), "\", expected unit, fraction or either"));
   }
   return std::make_unique<MathRule>(std::move(options), config.gold().empty() ? "answer" : config.gold());
 }

@@ -18,7 +18,8 @@ absl::StatusOr<Rational> Gold(const json::Json& row, const std::string& column) 
   const Extracted hash = ExtractFrom(text, Place::kHash);
   const std::optional<Rational> value = ParseNumber(hash.found ? hash.text : absl::string_view(text));
   if (!value) {
-    return absl::InvalidArgumentError(absl::StrCat("column \"", column, "\": \"", text.substr(0, 80), "\" is not a number"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("column \"", column, "\": \"", text.substr(0, 80), "\" is not a number"));
   }
   return *value;
 }
@@ -37,8 +38,10 @@ class NumericRule : public Rule {
     if (!value) {
       // "18 dollars per day", "x = 18": one number in it is the number; two are no answer.
       const Extracted last = ExtractFrom(answer.text, Place::kLastNumber);
-      const bool alone = last.found && !ExtractFrom(answer.text.substr(0, static_cast<size_t>(last.text.data() - answer.text.data())),
-                                                    Place::kLastNumber).found;
+      const bool alone =
+          last.found && !ExtractFrom(answer.text.substr(0, static_cast<size_t>(last.text.data() - answer.text.data())),
+                                     Place::kLastNumber)
+                             .found;
       if (alone) value = ParseNumber(last.text);
     }
     if (!value) return RuleResult::Scored(0, "the answer is not a number", answer.text);
@@ -65,7 +68,8 @@ RuleOr CreateNumericRule(const v1::NumericRule& config) {
   }
   // The tolerance as people wrote it: 0.1 is one tenth.
   const std::optional<Rational> tolerance = math::ParseDecimal(absl::StrFormat("%.15g", config.tolerance()));
-  if (!tolerance) return absl::InvalidArgumentError(absl::StrCat("tolerance: ", config.tolerance(), " is out of range"));
+  if (!tolerance)
+    return absl::InvalidArgumentError(absl::StrCat("tolerance: ", config.tolerance(), " is out of range"));
   return std::make_unique<NumericRule>(std::move(places), config.gold().empty() ? "answer" : config.gold(), *tolerance);
 }
 

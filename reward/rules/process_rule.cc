@@ -1,8 +1,11 @@
-// Custom rules in programs of the user's: a pool of children (reward/child_process.h), one JSON object a line in each direction.
+// Custom rules in programs of the user's: a pool of children (reward/child_process.h), one JSON object a line in each
+// direction.
 //
 //   -> {"id":7,"completion":"...","prompt":"...","row":{...},"num_tokens":12,"truncated":false,"max_new_tokens":256}
-//   <- {"id":7,"score":0.5,"reason":"...","extracted":"..."}      score null: not applicable; {"id":7,"error":"..."}: error
-//   -> {"id":8,"completions":["...","..."],"prompt":"...","row":{...},"num_tokens":[...],"truncated":[...],"max_new_tokens":256}
+//   <- {"id":7,"score":0.5,"reason":"...","extracted":"..."}      score null: not applicable; {"id":7,"error":"..."}:
+//   error
+//   ->
+//   {"id":8,"completions":["...","..."],"prompt":"...","row":{...},"num_tokens":[...],"truncated":[...],"max_new_tokens":256}
 //   <- {"id":8,"scores":[0.5,null],"reasons":["...",""]}           with `group: true`
 //
 // A child that failed is replaced by a fresh one at the next call; the completions beside it are not touched.
@@ -11,9 +14,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
-#include <chrono>
 #include <mutex>
 
 #include "absl/strings/str_cat.h"
@@ -34,7 +37,11 @@ constexpr int kMaxMemoryMb = 1 << 20;
 class ProcessRule : public Rule {
  public:
   ProcessRule(ChildProcess::Options options, int processes, bool group, absl::Duration timeout)
-      : options_(std::move(options)), group_(group), timeout_(timeout), processes_(processes), idle_(static_cast<size_t>(processes)) {}
+      : options_(std::move(options)),
+        group_(group),
+        timeout_(timeout),
+        processes_(processes),
+        idle_(static_cast<size_t>(processes)) {}
 
   int blocking_calls() const override { return processes_; }
   bool sees_group() const override { return group_; }
@@ -63,8 +70,10 @@ class ProcessRule : public Rule {
     RuleResult failure;
     if (!answer.ok()) {
       failure = Failure(answer.status());
-    } else if (!answer->contains("scores") || !(*answer)["scores"].is_array() || (*answer)["scores"].size() != group.size()) {
-      failure = RuleResult::Error(absl::StrCat("the program's answer has no \"scores\" array of ", group.size(), " elements"));
+    } else if (!answer->contains("scores") || !(*answer)["scores"].is_array() ||
+               (*answer)["scores"].size() != group.size()) {
+      failure = RuleResult::Error(
+          absl::StrCat("the program's answer has no \"scores\" array of ", group.size(), " elements"));
     }
     for (size_t i = 0; i < group.size(); ++i) {
       if (failure.status != v1::RULE_STATUS_UNSPECIFIED) {
@@ -85,7 +94,9 @@ class ProcessRule : public Rule {
 
   static RuleResult Result(const Json& score, std::string reason, const std::string& extracted) {
     if (score.is_null()) return RuleResult::NotApplicable(reason.empty() ? "the program says so" : std::move(reason));
-    if (!score.is_number()) return RuleResult::Error(absl::StrCat("the program's score is ", score.type_name(), ", expected a number or null"));
+    if (!score.is_number())
+      return RuleResult::Error(
+          absl::StrCat("the program's score is ", score.type_name(), ", expected a number or null"));
     return RuleResult::Scored(score.get<double>(), std::move(reason), extracted);
   }
 
@@ -113,7 +124,8 @@ class ProcessRule : public Rule {
     ASSIGN_OR_RETURN(std::unique_ptr<ChildProcess> child, Acquire(&fresh));
     absl::StatusOr<Json> answer = AskChild(*child, line, id);
     if (!answer.ok() && !fresh && !absl::IsDeadlineExceeded(answer.status())) {
-      // An earlier completion may have left the process broken (dead, or with output that nobody asked for): ask a new one.
+      // An earlier completion may have left the process broken (dead, or with output that nobody asked for): ask a new
+      // one.
       child.reset();
       absl::StatusOr<std::unique_ptr<ChildProcess>> started = ChildProcess::Start(options_);
       if (started.ok()) {
@@ -124,7 +136,8 @@ class ProcessRule : public Rule {
     if (!answer.ok()) child.reset();  // killed before anybody waits for its place
     Release(std::move(child));
     if (!answer.ok()) return answer.status();
-    if (answer->contains("error")) return absl::InternalError(absl::StrCat("the program reports: ", json::Dump((*answer)["error"])));
+    if (answer->contains("error"))
+      return absl::InternalError(absl::StrCat("the program reports: ", json::Dump((*answer)["error"])));
     return answer;
   }
 
@@ -204,10 +217,12 @@ RuleOr CreateProcessRule(const v1::ProcessRule& config, absl::Duration timeout, 
   if (options.command[0].find('/') != std::string::npos) options.command[0] = JoinPath(base_dir, options.command[0]);
   RETURN_IF_ERROR(CheckProgram(options.command[0]));
   if (config.processes() < 0 || config.processes() > kMaxProcesses) {
-    return absl::InvalidArgumentError(absl::StrCat("processes: ", config.processes(), ", expected 0 to ", kMaxProcesses));
+    return absl::InvalidArgumentError(
+        absl::StrCat("processes: ", config.processes(), ", expected 0 to ", kMaxProcesses));
   }
   if (config.memory_mb() < 0 || config.memory_mb() > kMaxMemoryMb) {
-    return absl::InvalidArgumentError(absl::StrCat("memory_mb: ", config.memory_mb(), ", expected 0 to ", kMaxMemoryMb));
+    return absl::InvalidArgumentError(
+        absl::StrCat("memory_mb: ", config.memory_mb(), ", expected 0 to ", kMaxMemoryMb));
   }
   options.memory_mb = config.memory_mb();
   return std::make_unique<ProcessRule>(std::move(options), std::max(1, config.processes()), config.group(), timeout);

@@ -7,7 +7,8 @@
 namespace grouper {
 namespace {
 
-// RE2 matches in time linear in the text; this bounds the automaton, and with it the time to compile and the cost a byte.
+// RE2 matches in time linear in the text; this bounds the automaton, and with it the time to compile and the cost a
+// byte.
 constexpr int64_t kMaxMemory = 8 << 20;
 
 class RegexRule : public Rule {
@@ -18,7 +19,8 @@ class RegexRule : public Rule {
   RuleResult Score(const RuleInput& input) const override {
     const re2::StringPiece text(input.text.data(), input.text.size());
     re2::StringPiece match;
-    const bool found = pattern_->Match(text, 0, text.size(), full_match_ ? RE2::ANCHOR_BOTH : RE2::UNANCHORED, &match, 1);
+    const bool found =
+        pattern_->Match(text, 0, text.size(), full_match_ ? RE2::ANCHOR_BOTH : RE2::UNANCHORED, &match, 1);
     if (!found) return RuleResult::Scored(otherwise_, "no match");
     return RuleResult::Scored(score_, "", absl::string_view(match.data(), match.size()));
   }
@@ -38,7 +40,8 @@ RuleOr CreateRegexRule(const v1::RegexRule& config) {
   options.set_log_errors(false);
   options.set_max_mem(kMaxMemory);
   auto pattern = std::make_unique<RE2>(config.pattern(), options);
-  if (!pattern->ok()) return absl::InvalidArgumentError(absl::StrCat("pattern: ", pattern->error(), ": ", config.pattern()));
+  if (!pattern->ok())
+    return absl::InvalidArgumentError(absl::StrCat("pattern: ", pattern->error(), ": ", config.pattern()));
   const double score = config.has_score() ? config.score() : 1;
   if (!std::isfinite(score)) return absl::InvalidArgumentError("score: expected a finite number");
   if (!std::isfinite(config.otherwise())) return absl::InvalidArgumentError("otherwise: expected a finite number");

@@ -10,8 +10,8 @@ namespace {
 
 constexpr int kMaxN = 64;
 
-// Share of n-grams that repeat an earlier one. Each item is a 64-bit hash; an n-gram is a polynomial over them (rolling), so that the cost is
-// one multiplication an item whatever n is.
+// Share of n-grams that repeat an earlier one. Each item is a 64-bit hash; an n-gram is a polynomial over them
+// (rolling), so that the cost is one multiplication an item whatever n is.
 double RepeatedShare(absl::Span<const uint64_t> items, size_t n) {
   if (items.size() < n) return 0;
   constexpr uint64_t kFactor = 0x9E3779B97F4A7C15;
@@ -42,7 +42,8 @@ class RepetitionRule : public Rule {
   RuleResult Score(const RuleInput& input) const override {
     std::vector<uint64_t> items;
     if (tokens_) {
-      if (input.token_ids.empty() && input.num_tokens > 0) return RuleResult::NotApplicable("the request carries no token ids");
+      if (input.token_ids.empty() && input.num_tokens > 0)
+        return RuleResult::NotApplicable("the request carries no token ids");
       for (const int32_t id : input.token_ids) items.push_back(Mix(static_cast<uint32_t>(id) + uint64_t{1}));
     } else {
       uint64_t word = 0;
@@ -69,7 +70,8 @@ class RepetitionRule : public Rule {
 }  // namespace
 
 RuleOr CreateRepetitionRule(const v1::RepetitionRule& config) {
-  if (config.n() < 0 || config.n() > kMaxN) return absl::InvalidArgumentError(absl::StrCat("n: ", config.n(), ", expected 1 to ", kMaxN));
+  if (config.n() < 0 || config.n() > kMaxN)
+    return absl::InvalidArgumentError(absl::StrCat("n: ", config.n(), ", expected 1 to ", kMaxN));
   const double penalty = config.has_max_penalty() ? config.max_penalty() : -1;
   if (!(penalty <= 0) || !std::isfinite(penalty)) {
     return absl::InvalidArgumentError(absl::StrCat("max_penalty: ", penalty, ", expected at most 0"));
@@ -77,7 +79,8 @@ RuleOr CreateRepetitionRule(const v1::RepetitionRule& config) {
   if (!config.over().empty() && config.over() != "words" && config.over() != "tokens") {
     return absl::InvalidArgumentError(absl::StrCat("over: \"", config.over(), "\", expected words or tokens"));
   }
-  return std::make_unique<RepetitionRule>(config.n() == 0 ? 3 : static_cast<size_t>(config.n()), penalty, config.over() == "tokens");
+  return std::make_unique<RepetitionRule>(config.n() == 0 ? 3 : static_cast<size_t>(config.n()), penalty,
+                                          config.over() == "tokens");
 }
 
 }  // namespace grouper

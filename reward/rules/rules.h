@@ -1,5 +1,6 @@
-// The rules that a recipe can name. Each has its message in proto/recipe.proto, which is the manual (range, default, example), its source file
-// here, and a table test in tests/reward. A Create function checks its message; its errors begin with the field's path inside the message.
+// The rules that a recipe can name. Each has its message in proto/recipe.proto, which is the manual (range, default,
+// example), its source file here, and a table test in tests/reward. A Create function checks its message; its errors
+// begin with the field's path inside the message.
 #pragma once
 
 #include <memory>
@@ -36,8 +37,8 @@ RuleOr CreateGroupLengthRule(const v1::GroupLengthRule& config, const std::vecto
 RuleOr CreateProcessRule(const v1::ProcessRule& config, absl::Duration timeout, const std::string& base_dir);
 RuleOr CreateLibraryRule(const v1::LibraryRule& config, absl::Duration timeout, const std::string& base_dir);
 
-// A column as text: a string as it is, a number or boolean as JSON writes it. `answer` is found under its aliases label, gold, solution too.
-// Missing, null, array or object: InvalidArgument naming the column.
+// A column as text: a string as it is, a number or boolean as JSON writes it. `answer` is found under its aliases
+// label, gold, solution too. Missing, null, array or object: InvalidArgument naming the column.
 absl::StatusOr<std::string> ColumnText(const json::Json& row, const std::string& column);
 
 }  // namespace grouper

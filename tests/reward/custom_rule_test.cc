@@ -17,34 +17,40 @@ namespace {
 class CustomRule : public testing::Test {
  protected:
   void SetUp() override {
-    directory_ = absl::StrCat(testing::TempDir(), "/custom_rule_", getpid(), "_", testing::UnitTest::GetInstance()->current_test_info()->name());
+    directory_ = absl::StrCat(testing::TempDir(), "/custom_rule_", getpid(), "_",
+                              testing::UnitTest::GetInstance()->current_test_info()->name());
     mkdir(directory_.c_str(), 0755);
   }
   std::string Program(const std::string& answer_code) {
     const std::string path = absl::StrCat(directory_, "/rule.py");
-    std::ofstream(path) << "#!/usr/bin/env python3\nimport json, sys, time, os\nfor line in sys.stdin:\n    q = json.loads(line)\n    c = q.get('completion')\n"
+    std::ofstream(path) << "#!/usr/bin/env python3\nimport json, sys, time, os\nfor line in sys.stdin:\n    q = "
+                           "json.loads(line)\n    c = q.get('completion')\n"
                         << answer_code << "    sys.stdout.flush()\n";
     chmod(path.c_str(), 0755);
     return "./rule.py";
   }
   RuleWorld World(const std::string& answer_code, const std::string& more = "", double timeout = 5) {
-    return RuleWorld(absl::StrCat("rules { name: 'mine' timeout_seconds: ", timeout, " process { command: '", Program(answer_code), "' ", more, " } }"),
+    return RuleWorld(absl::StrCat("rules { name: 'mine' timeout_seconds: ", timeout, " process { command: '",
+                                  Program(answer_code), "' ", more, " } }"),
                      directory_);
   }
   std::string directory_;
 };
 
-const char* const kLength = "    print(json.dumps({'id': q['id'], 'score': len(c), 'reason': 'length', 'extracted': c[:3]}))\n";
+const char* const kLength =
+    "    print(json.dumps({'id': q['id'], 'score': len(c), 'reason': 'length', 'extracted': c[:3]}))\n";
 
 TEST_F(CustomRule, ScoresReasonsAndColumns) {
-  RuleWorld world = World("    print(json.dumps({'id': q['id'], 'score': q['row']['x'] + q['num_tokens'], 'reason': 'sum'}))\n");
+  RuleWorld world =
+      World("    print(json.dumps({'id': q['id'], 'score': q['row']['x'] + q['num_tokens'], 'reason': 'sum'}))\n");
   EXPECT_EQ(world.Score("abc", R"({"x": 2})", 5), "7");
   EXPECT_EQ(world.last().reason(), "sum");
 }
 
 TEST_F(CustomRule, NullIsNotApplicableAndErrorIsError) {
   RuleWorld world = World(
-      "    print(json.dumps({'id': q['id'], 'score': None} if c == 'none' else {'id': q['id'], 'error': 'bad input'}))\n");
+      "    print(json.dumps({'id': q['id'], 'score': None} if c == 'none' else {'id': q['id'], 'error': 'bad "
+      "input'}))\n");
   EXPECT_EQ(world.Score("none"), "not_applicable");
   EXPECT_EQ(world.Score("x"), "error");
   EXPECT_TRUE(absl::StrContains(world.last().reason(), "bad input"));
@@ -75,8 +81,9 @@ TEST_F(CustomRule, AHangIsStoppedAtItsDeadlineAndTheRowsBesideItAreScored) {
 
 TEST_F(CustomRule, TheWholeProcessGroupIsKilled) {
   const std::string pid_file = absl::StrCat(directory_, "/pid");
-  RuleWorld world = World(absl::StrCat("    import subprocess\n    p = subprocess.Popen(['sleep', '100'])\n    open('", pid_file,
-                                       "', 'w').write(str(p.pid))\n    time.sleep(60)\n"), "", 1.5);
+  RuleWorld world = World(absl::StrCat("    import subprocess\n    p = subprocess.Popen(['sleep', '100'])\n    open('",
+                                       pid_file, "', 'w').write(str(p.pid))\n    time.sleep(60)\n"),
+                          "", 1.5);
   EXPECT_EQ(world.Score("x"), "timeout");
   std::ifstream in(pid_file);
   pid_t grandchild = 0;
@@ -95,7 +102,8 @@ TEST_F(CustomRule, TheWholeProcessGroupIsKilled) {
 }
 
 TEST_F(CustomRule, DeathIsAnErrorWithItsLastWordsAndTheNextRowIsScored) {
-  RuleWorld world = World(absl::StrCat("    if c == 'die':\n        print('my last words', file=sys.stderr)\n        os._exit(3)\n", kLength));
+  RuleWorld world = World(absl::StrCat(
+      "    if c == 'die':\n        print('my last words', file=sys.stderr)\n        os._exit(3)\n", kLength));
   EXPECT_EQ(world.Score("a"), "1");
   EXPECT_EQ(world.Score("die"), "error");
   EXPECT_TRUE(absl::StrContains(world.last().reason(), "exited with 3")) << world.last().reason();
@@ -131,7 +139,8 @@ TEST_F(CustomRule, GarbageIsAnError) {
 }
 
 TEST_F(CustomRule, AFloodIsCutOff) {
-  RuleWorld world = World(absl::StrCat("    if c == 'flood':\n        while True: os.write(1, b'x' * 65536)\n", kLength));
+  RuleWorld world =
+      World(absl::StrCat("    if c == 'flood':\n        while True: os.write(1, b'x' * 65536)\n", kLength));
   EXPECT_EQ(world.Score("flood"), "error");
   EXPECT_TRUE(absl::StrContains(world.last().reason(), "longer than")) << world.last().reason();
   EXPECT_EQ(world.Score("a"), "1");
@@ -151,7 +160,8 @@ TEST_F(CustomRule, MemoryIsLimited) {
 
 TEST_F(CustomRule, AGroupRuleSeesTheGroup) {
   RuleWorld world = World(
-      "    n = q['completions']\n    print(json.dumps({'id': q['id'], 'scores': [None if s == 'skip' else len(n) for s in n], 'reasons': n}))\n",
+      "    n = q['completions']\n    print(json.dumps({'id': q['id'], 'scores': [None if s == 'skip' else len(n) for s "
+      "in n], 'reasons': n}))\n",
       "group: true");
   v1::ScoreRequest request;
   v1::ScoreGroup* group = request.add_groups();
@@ -169,8 +179,8 @@ TEST_F(CustomRule, TheExamplesWork) {
   EXPECT_EQ(length.Score("1234567890", R"({"limit": 10})"), "1");
   EXPECT_EQ(length.Score("123456789012345", R"({"limit": 10})"), "0.5");
   const auto adapter = [&](const char* style, const char* function) {
-    return absl::StrCat("rules { process { command: '", examples, "adapter.py' command: '", style, "' command: '", examples, "trl_reward.py' command: '",
-                        function, "' } }");
+    return absl::StrCat("rules { process { command: '", examples, "adapter.py' command: '", style, "' command: '",
+                        examples, "trl_reward.py' command: '", function, "' } }");
   };
   RuleWorld trl(adapter("trl", "has_steps"));
   EXPECT_EQ(trl.Score("Step 1: add", R"({"answer": "4"})"), "1");
@@ -190,7 +200,8 @@ TEST_F(CustomRule, HundredsOfPoisonRowsLoseNoProcess) {
   const auto response = world.rules().Score(request, nullptr);
   ASSERT_TRUE(response.ok());
   for (int i = 0; i < 60; ++i) {
-    EXPECT_EQ(response->groups(i).completions(0).has_reward(), i % 2 == 0) << response->groups(i).completions(0).rules(0).reason();
+    EXPECT_EQ(response->groups(i).completions(0).has_reward(), i % 2 == 0)
+        << response->groups(i).completions(0).rules(0).reason();
   }
 }
 

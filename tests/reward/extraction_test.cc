@@ -79,15 +79,15 @@ TEST(Extraction, UnknownPlaceIsNamed) {
 }
 
 TEST(Extraction, IsLinearInHostileText) {
-  const std::string units[] = {"\\boxed{", "{",      "}",     "<answer>", "</answer>", "$",   "\\(",  "\\[", "answer is ",
-                               "answer:",  "A:\n",   "1,",    "####",     "<think>",   "a",   "\\",   "-",   "\xff\xfe",
-                               "answer ",  "answer*"};
+  const std::string units[] = {"\\boxed{", "{",          "}",       "<answer>", "</answer>", "$",      "\\(",
+                               "\\[",      "answer is ", "answer:", "A:\n",     "1,",        "####",   "<think>",
+                               "a",        "\\",         "-",       "\xff\xfe", "answer ",   "answer*"};
   for (const std::string& unit : units) {
     std::string text;
     while (text.size() < (1 << 20)) text += unit;
     const auto start = std::chrono::steady_clock::now();
-    for (const Place place : {Place::kAnswerTag, Place::kBoxed, Place::kHash, Place::kAnswerIs, Place::kLastMath, Place::kLastNumber,
-                              Place::kWhole}) {
+    for (const Place place : {Place::kAnswerTag, Place::kBoxed, Place::kHash, Place::kAnswerIs, Place::kLastMath,
+                              Place::kLastNumber, Place::kWhole}) {
       Extract(text, {place});
     }
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -7,7 +7,8 @@ namespace grouper {
 namespace {
 
 std::string Recipe(const std::string& more = "function: 'misbehave'") {
-  return absl::StrCat("rules { name: 'lib' timeout_seconds: 0.5 library { path: '", GROUPER_HOSTILE_PLUGIN, "' ", more, " } }");
+  return absl::StrCat("rules { name: 'lib' timeout_seconds: 0.5 library { path: '", GROUPER_HOSTILE_PLUGIN, "' ", more,
+                      " } }");
 }
 
 TEST(LibraryRule, ScoresSeesTheRowAndMayDecline) {
@@ -21,8 +22,9 @@ TEST(LibraryRule, ScoresSeesTheRowAndMayDecline) {
 
 TEST(LibraryRule, MisbehaviourIsAnErrorAndTheNextCompletionIsScored) {
   RuleWorld world(Recipe());
-  const std::pair<const char*, const char*> cases[] = {
-      {"throw", "thrown on purpose"}, {"abort", "signal 6"}, {"segfault", "signal 11"}, {"exit", "exited with 0"}, {"nan", "not finite"}, {"silent", "no result"}};
+  const std::pair<const char*, const char*> cases[] = {{"throw", "thrown on purpose"}, {"abort", "signal 6"},
+                                                       {"segfault", "signal 11"},      {"exit", "exited with 0"},
+                                                       {"nan", "not finite"},          {"silent", "no result"}};
   for (const auto& [text, reason] : cases) {
     EXPECT_EQ(world.Score(text), "error") << text;
     EXPECT_TRUE(absl::StrContains(world.last().reason(), reason)) << text << ": " << world.last().reason();
@@ -43,7 +45,8 @@ TEST(LibraryRule, ItsOutputCannotForgeAnAnswer) {
 
 TEST(LibraryRule, WhatDoesNotLoadIsRefusedAtOnce) {
   const auto absent = MakeRules("rules { library { path: '/no/such.so' } }");
-  EXPECT_TRUE(absl::StrContains(absent.status().message(), "reward.rules[0].library.path: /no/such.so")) << absent.status();
+  EXPECT_TRUE(absl::StrContains(absent.status().message(), "reward.rules[0].library.path: /no/such.so"))
+      << absent.status();
   const auto function = MakeRules(Recipe("function: 'nothing'"));
   EXPECT_TRUE(absl::StrContains(function.status().message(), "no function \"nothing\"")) << function.status();
   const auto text = MakeRules("rules { library { path: 'CMakeLists.txt' } }", GROUPER_SOURCE_DIR);

@@ -7,7 +7,9 @@ namespace grouper {
 namespace {
 
 TEST(RuleSet, RewardIsTheWeightedSum) {
-  RuleWorld world("rules { name: 'f' weight: 0.1 format {} } rules { name: 'e' weight: 2 exact {} } rules { weight: 0 regex { pattern: 'a' } }");
+  RuleWorld world(
+      "rules { name: 'f' weight: 0.1 format {} } rules { name: 'e' weight: 2 exact {} } rules { weight: 0 regex { "
+      "pattern: 'a' } }");
   const v1::CompletionScore score = world.Whole("<think>x</think><answer>a</answer>", R"({"answer": "a"})");
   EXPECT_TRUE(score.has_reward());
   EXPECT_DOUBLE_EQ(score.reward(), 2.1);
@@ -38,7 +40,8 @@ TEST(RuleSet, OnlyIfGatesARule) {
 }
 
 TEST(RuleSet, TruncatedPolicies) {
-  for (const auto& [policy, score] : {std::pair("score", "1"), std::pair("zero", "0"), std::pair("not_applicable", "not_applicable")}) {
+  for (const auto& [policy, score] :
+       {std::pair("score", "1"), std::pair("zero", "0"), std::pair("not_applicable", "not_applicable")}) {
     RuleWorld world(absl::StrCat("rules { truncated: '", policy, "' regex { pattern: 'a' } }"));
     EXPECT_EQ(world.Score("a", "{}", 5, true), score);
     EXPECT_EQ(world.Score("a", "{}", 5, false), "1");
@@ -94,9 +97,12 @@ TEST(RuleSet, CheckRowNamesRuleAndColumn) {
 }
 
 TEST(RuleSet, DigestTellsRulesApart) {
-  EXPECT_EQ(RuleWorld("rules { format {} }").rules().digest(), RuleWorld("rules { name: 'format' weight: 1 format {} }").rules().digest());
-  EXPECT_NE(RuleWorld("rules { format {} }").rules().digest(), RuleWorld("rules { format { nonempty: true } }").rules().digest());
-  EXPECT_NE(RuleWorld("rules { format {} }").rules().digest(), RuleWorld("rules { weight: 2 format {} }").rules().digest());
+  EXPECT_EQ(RuleWorld("rules { format {} }").rules().digest(),
+            RuleWorld("rules { name: 'format' weight: 1 format {} }").rules().digest());
+  EXPECT_NE(RuleWorld("rules { format {} }").rules().digest(),
+            RuleWorld("rules { format { nonempty: true } }").rules().digest());
+  EXPECT_NE(RuleWorld("rules { format {} }").rules().digest(),
+            RuleWorld("rules { weight: 2 format {} }").rules().digest());
 }
 
 TEST(RuleSet, MalformedRowIsRefusedByGroup) {
@@ -133,8 +139,13 @@ TEST(RuleSet, ReasonsAndExtractedTextAreUtf8AndBounded) {
   RuleWorld world("rules { exact { extraction { places: 'whole' } } }");
   world.Score(std::string(100000, 'x') + "\xff", R"({"answer": "a"})");
   EXPECT_LE(world.last().extracted().size(), kMaxExtractedBytes);
-  world.Score("\xff" "caf\xc3", R"({"answer": "a"})");
-  EXPECT_EQ(world.last().extracted(), "\xEF\xBF\xBD" "caf\xEF\xBF\xBD");
+  world.Score(
+      "\xff"
+      "caf\xc3",
+      R"({"answer": "a"})");
+  EXPECT_EQ(world.last().extracted(),
+            "\xEF\xBF\xBD"
+            "caf\xEF\xBF\xBD");
 }
 
 TEST(RewardService, ScoresAndCounts) {

@@ -16,7 +16,8 @@ namespace grouper {
 
 inline absl::StatusOr<std::unique_ptr<RuleSet>> MakeRules(const std::string& text, const std::string& base_dir = ".") {
   v1::Reward config;
-  if (!google::protobuf::TextFormat::ParseFromString(text, &config)) return absl::InvalidArgumentError("bad test recipe");
+  if (!google::protobuf::TextFormat::ParseFromString(text, &config))
+    return absl::InvalidArgumentError("bad test recipe");
   return RuleSet::Create(config, base_dir);
 }
 
@@ -29,7 +30,8 @@ class RuleWorld {
   }
 
   // One completion with its row; the whole score.
-  v1::CompletionScore Whole(const std::string& completion, const std::string& row = "{}", uint32_t tokens = 0, bool truncated = false) {
+  v1::CompletionScore Whole(const std::string& completion, const std::string& row = "{}", uint32_t tokens = 0,
+                            bool truncated = false) {
     v1::ScoreRequest request;
     v1::ScoreGroup* group = request.add_groups();
     group->set_row_json(row);
@@ -46,7 +48,8 @@ class RuleWorld {
   }
 
   // The last rule's result as text: "1", "0.5", "not_applicable", "error", "timeout".
-  std::string Score(const std::string& completion, const std::string& row = "{}", uint32_t tokens = 0, bool truncated = false) {
+  std::string Score(const std::string& completion, const std::string& row = "{}", uint32_t tokens = 0,
+                    bool truncated = false) {
     const v1::CompletionScore score = Whole(completion, row, tokens, truncated);
     if (score.rules().empty()) return "none";
     last_ = score.rules(score.rules_size() - 1);
@@ -68,7 +71,8 @@ class RuleWorld {
 // Lines of a file of the shared test data, or empty when it is absent (the test then skips).
 inline std::vector<json::Json> SharedCases(const std::string& name) {
   const char* root = std::getenv("GROUPER_SHARED_DATA");
-  const std::string path = absl::StrCat(root != nullptr ? root : GROUPER_SOURCE_DIR "/../shared/data", "/reward_cases/", name);
+  const std::string path =
+      absl::StrCat(root != nullptr ? root : GROUPER_SOURCE_DIR "/../shared/data", "/reward_cases/", name);
   std::vector<json::Json> cases;
   std::ifstream in(path);
   for (std::string line; std::getline(in, line);) {

@@ -15,7 +15,8 @@ namespace {
 class ScoreFileTest : public testing::Test {
  protected:
   std::string Path(const std::string& name) {
-    return absl::StrCat(testing::TempDir(), "/score_file_", getpid(), "_", testing::UnitTest::GetInstance()->current_test_info()->name(), "_", name);
+    return absl::StrCat(testing::TempDir(), "/score_file_", getpid(), "_",
+                        testing::UnitTest::GetInstance()->current_test_info()->name(), "_", name);
   }
   std::string Write(const std::string& name, const std::string& text) {
     std::ofstream(Path(name), std::ios::binary) << text;
@@ -42,9 +43,14 @@ TEST_F(ScoreFileTest, WritesOneLineACase) {
   ASSERT_TRUE(summary.ok()) << summary.status();
   const std::vector<std::string> lines = Lines(Path("out.jsonl"));
   ASSERT_EQ(lines.size(), 3u);
-  EXPECT_EQ(lines[0], R"({"id":"a","reward":1.0,"rules":{"exact":{"score":1.0,"status":"scored","reason":"","extracted":"4"}}})");
-  EXPECT_EQ(lines[1], R"({"id":3,"reward":0.0,"rules":{"exact":{"score":0.0,"status":"scored","reason":"not the gold","extracted":"5"}}})");
-  EXPECT_TRUE(absl::StartsWith(lines[2], R"({"id":7,"reward":null,"rules":{"exact":{"score":null,"status":"not_applicable")")) << lines[2];
+  EXPECT_EQ(lines[0],
+            R"({"id":"a","reward":1.0,"rules":{"exact":{"score":1.0,"status":"scored","reason":"","extracted":"4"}}})");
+  EXPECT_EQ(
+      lines[1],
+      R"({"id":3,"reward":0.0,"rules":{"exact":{"score":0.0,"status":"scored","reason":"not the gold","extracted":"5"}}})");
+  EXPECT_TRUE(
+      absl::StartsWith(lines[2], R"({"id":7,"reward":null,"rules":{"exact":{"score":null,"status":"not_applicable")"))
+      << lines[2];
   EXPECT_EQ(summary->lines, 3u);
   EXPECT_EQ(summary->rewarded, 2u);
   EXPECT_EQ(summary->rules[0].not_applicable, 1u);
@@ -52,13 +58,16 @@ TEST_F(ScoreFileTest, WritesOneLineACase) {
 
 TEST_F(ScoreFileTest, KeepsTheOrderOverManyLinesAndThreads) {
   std::string input;
-  for (int i = 0; i < 5000; ++i) absl::StrAppend(&input, "{\"id\": ", i, ", \"completion\": \"", i % 7, "\", \"answer\": \"3\"}\n");
+  for (int i = 0; i < 5000; ++i)
+    absl::StrAppend(&input, "{\"id\": ", i, ", \"completion\": \"", i % 7, "\", \"answer\": \"3\"}\n");
   ThreadPool pool(2);
   ASSERT_TRUE(Score("rules { exact { extraction { places: 'whole' } } }", input, &pool).ok());
   const std::vector<std::string> lines = Lines(Path("out.jsonl"));
   ASSERT_EQ(lines.size(), 5000u);
   for (int i = 0; i < 5000; ++i) {
-    ASSERT_TRUE(absl::StartsWith(lines[static_cast<size_t>(i)], absl::StrCat("{\"id\":", i, ",\"reward\":", i % 7 == 3 ? "1.0" : "0.0"))) << lines[static_cast<size_t>(i)];
+    ASSERT_TRUE(absl::StartsWith(lines[static_cast<size_t>(i)],
+                                 absl::StrCat("{\"id\":", i, ",\"reward\":", i % 7 == 3 ? "1.0" : "0.0")))
+        << lines[static_cast<size_t>(i)];
   }
 }
 
@@ -83,7 +92,8 @@ TEST_F(ScoreFileTest, RulesFileErrorsNameFileAndPlace) {
   const auto unknown = Score("rules { formt {} }", "");
   EXPECT_TRUE(absl::StrContains(unknown.status().message(), "rules.textproto:1:")) << unknown.status();
   const auto pattern = Score("rules { regex { pattern: '(' } }", "");
-  EXPECT_TRUE(absl::StrContains(pattern.status().message(), "rules.textproto: reward.rules[0].regex.pattern")) << pattern.status();
+  EXPECT_TRUE(absl::StrContains(pattern.status().message(), "rules.textproto: reward.rules[0].regex.pattern"))
+      << pattern.status();
   EXPECT_TRUE(Score("reward { rules { format {} } }", "").ok());
 }
 
