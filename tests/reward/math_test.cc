@@ -1,5 +1,4 @@
 // The math engine: a table a kind of answer. Each row: gold, answer, whether they are the same. A new case is one line.
-#include <chrono>
 #include <string>
 
 #include "gtest/gtest.h"
@@ -477,11 +476,11 @@ TEST(MathEngine, HostileTextIsBoundedAndNeverEqual) {
   };
   for (const std::string& text : texts) {
     for (const char* gold : {"4", "x+1", "\\sqrt{\\pi+1}", "\\sin(1)"}) {
-      const auto start = std::chrono::steady_clock::now();
+      const auto start = CpuSeconds();
       const CheckResult result = math::Check(gold, text, {});
-      const double ms = 1e3 * std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      const double ms = 1e3 * (CpuSeconds() - start);
       EXPECT_EQ(result.status, CheckResult::Status::kWrong) << text.substr(0, 60);
-      EXPECT_LT(ms, 25) << gold << " | " << text.substr(0, 60);
+      EXPECT_LT(ms, 10) << gold << " | " << text.substr(0, 60);
     }
   }
 }

@@ -1,6 +1,8 @@
 // A small world for rule tests: a rule set from recipe text, one completion in, one result out.
 #pragma once
 
+#include <time.h>
+
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -67,6 +69,13 @@ class RuleWorld {
   std::unique_ptr<RuleSet> rules_;
   v1::RuleResult last_;
 };
+
+// Seconds of processor time of this thread: what a bound on work is measured in, whatever else the machine does.
+inline double CpuSeconds() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 // Lines of a file of the shared test data, or empty when it is absent (the test then skips).
 inline std::vector<json::Json> SharedCases(const std::string& name) {

@@ -1,5 +1,4 @@
 // One table a rule: completion, row, score. A new case is one line.
-#include <chrono>
 #include <cmath>
 
 #include "absl/strings/match.h"
@@ -309,9 +308,9 @@ TEST(AllRules, AreBoundedOnHostileText) {
     std::string text = "<answer>";
     while (text.size() < (1 << 20)) text += unit;
     text += "</answer>";
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = CpuSeconds();
     const v1::CompletionScore score = world.Whole(text, row);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds = (CpuSeconds() - start);
     EXPECT_LT(seconds, 1.5) << unit;
     for (const v1::RuleResult& result : score.rules()) {
       EXPECT_NE(result.status(), v1::RULE_STATUS_ERROR) << result.reason();
