@@ -208,7 +208,11 @@ class GrpoStage : public Stage {
       sequences.push_back(std::move(t.sequence));
     }
     if (reference_ != nullptr) {
-      const std::vector<float> all = reference_pass_->Score(sequences);
+      // The KL is taken against the whole reference distribution at the same temperature: a token that the policy's filter kept may lie outside
+      // the reference's own top-k or top-p.
+      std::vector<TrainSequence> unfiltered = sequences;
+      for (TrainSequence& sequence : unfiltered) sequence.filter = {filter_.temperature, 0, 1};
+      const std::vector<float> all = reference_pass_->Score(unfiltered);
       size_t at = 0;
       for (Trajectory& t : part) {
         t.ref_logprobs.assign(all.begin() + static_cast<int64_t>(at), all.begin() + static_cast<int64_t>(at + t.rollout_logprobs.size()));

@@ -41,8 +41,8 @@ void SequenceLoss(const PolicyLossOptions& options, const SequenceTerms& terms, 
     const double clipped = std::clamp(ratio, low, high);
     double loss, slope;
     if (options.loss == PolicyLoss::kCispo) {
-      loss = -a * clipped * logp;
-      slope = -a * clipped;
+      loss = std::isfinite(logp) ? -a * clipped * logp : 0;
+      slope = std::isfinite(logp) ? -a * clipped : 0;
     } else {
       // The pessimistic bound: where the clipped term is the larger one, the token has no slope. (Under gspo all n tokens hold the same term and
       // each logp moves the mean by 1/n, so the slope of their sum is the same number.)
@@ -52,7 +52,8 @@ void SequenceLoss(const PolicyLossOptions& options, const SequenceTerms& terms, 
     }
     if (a != 0 && ratio < low && (options.loss == PolicyLoss::kCispo || a < 0)) ++sums.clipped_low;
     if (a != 0 && ratio > high && (options.loss == PolicyLoss::kCispo || a > 0)) ++sums.clipped_high;
-    if (!terms.ref_logprobs.empty()) {
+    // A token that has left the policy's own filter since it was sampled has log-probability -inf: its ratio is 0 and it has no slope.
+    if (!terms.ref_logprobs.empty() && std::isfinite(logp)) {
       const double d = static_cast<double>(terms.ref_logprobs[t]) - logp;
       const double k3 = std::exp(d) - d - 1;
       sums.kl += k3;

@@ -5,6 +5,7 @@
 //   gspo      the same with ratio := s = exp(mean_t(logp - old)) for all tokens, gradient through the mean   (arXiv 2507.18071, TRL's form)
 //   cispo     -w A sg(clip(ratio, 1 - clip_low, 1 + clip_high)) logp                                   (arXiv 2506.13585, offset caps as verl, slime)
 //   KL        + w kl_coef (e^d - d - 1), d = ref_logprob - logp                                        (k3, Schulman 2020)
+//             with ref_logprob under the reference at the same temperature, unfiltered: the KL of what was sampled from against the reference
 //
 // docs/algorithms.md compares with other systems.
 #pragma once

@@ -112,7 +112,7 @@ TEST(ResumeTest, KilledAtEveryNamedPlaceAndResumedGivesTheSameBits) {
   const std::vector<std::string> places = {
       "checkpoint.begin:2",         "checkpoint.file_written:3", "checkpoint.before_manifest:2", "checkpoint.before_rename:2",
       "checkpoint.after_rename:2",  "checkpoint.before_prune:2", "checkpoint.after_prune:2",     "trainer.prompt_taken:20",
-      "trainer.score_received:4",   "trainer.advantage:4",       "trainer.backward:20",          "trainer.optimizer:12",
+      "trainer.score_received:4",   "trainer.advantage:4",       "trainer.backward:12",          "trainer.optimizer:12",
       "trainer.weights_pushed:5",   "trainer.metrics_line:12",   "trainer.completions_line:40",  "trainer.step_end:11",
       "rollout.first_token:30",     "rollout.sample_finished:50", "rollout.weights_swapped:6",
   };
