@@ -38,9 +38,11 @@ Grid ChooseGrid(const Product<S, T>& p, int64_t parts) {
   return best;
 }
 
+// Multiply-adds; one or two rows take the time of three.
 template <typename S, typename T>
 double Work(const Product<S, T>& p) {
-  return static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(std::max<int64_t>(p.k, 1));
+  if (p.m == 0) return 0;
+  return static_cast<double>(std::max<int64_t>(p.m, 3)) * static_cast<double>(p.n) * static_cast<double>(std::max<int64_t>(p.k, 1));
 }
 
 // All parts of a list of products, in an order in which neighbours share rows, and the buffers that any one of them needs.
@@ -58,7 +60,7 @@ class Plan {
       if (p.m == 0 || p.n == 0) continue;
       int64_t cuts = threads;
       if (threads > 1 && products.size() > 1) {  // none much longer than the others
-        cuts = std::clamp<int64_t>(static_cast<int64_t>(Work(p) / work * static_cast<double>(4 * threads)), 1, 4 * threads);
+        cuts = std::clamp<int64_t>(static_cast<int64_t>(Work(p) / std::max(work, 1.0) * static_cast<double>(4 * threads)), 1, 4 * threads);
       } else if (threads > 1 && p.b_packed != nullptr) {
         // Nothing is packed twice, so smaller parts are free, and a thread that wakes late or is disturbed does fewer of them.
         cuts = threads * std::clamp<int64_t>(static_cast<int64_t>(work / kPartWork) / threads, 1, 3);
