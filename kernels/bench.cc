@@ -70,6 +70,8 @@ absl::Status BenchKernels(const BenchOptions& options) {
   Bench bench(options);
   RETURN_IF_ERROR(BenchGemm(bench));
   RETURN_IF_ERROR(BenchRowOps(bench));
+  RETURN_IF_ERROR(BenchAttention(bench));
+  RETURN_IF_ERROR(BenchSampling(bench));
   return absl::OkStatus();
 }
 

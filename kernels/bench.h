@@ -51,5 +51,7 @@ class Bench {
 
 absl::Status BenchGemm(Bench& bench);  // gemm_bench.cc: the linear layers of both models in all three orientations
 absl::Status BenchRowOps(Bench& bench);  // row_ops_bench.cc: norms, gates, rope, AdamW against copying the same bytes
+absl::Status BenchAttention(Bench& bench);  // attention_bench.cc: decode, prefill and training
+absl::Status BenchSampling(Bench& bench);  // attention_bench.cc: sampling and log-probabilities
 
 }  // namespace grouper::kernels

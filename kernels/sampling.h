@@ -2,8 +2,8 @@
 //
 // The filter, in this order: z = logits / temperature; top_k keeps the k largest (ties: lower ids); top_p keeps the shortest prefix, in
 // descending order of probability (ties: lower ids first), whose probability (among what top_k kept) reaches top_p; the rest is
-// renormalised: logprob(i) = z_i - log sum_{kept} exp(z_j). The sums run in a fixed order over ids, so that the sampler and the
-// trainer get the same bits from the same logits.
+// renormalised: logprob(i) = z_i - log sum_{kept} exp(z_j). The sums run in a fixed order over ids (8 lanes, in blocks of 512 ids), so
+// that the sampler and the trainer get the same bits from the same logits.
 //
 // Noise is counter-based and per vocabulary id (Gumbel-max): token = argmax over kept ids of z_i + g_i, g_i = -log(-log1p(-u_i)),
 // u_i uniform on (0, 1) with 32 bits from Philox at counter (id / 4, position, sample_index, 0) under the group's key. No state.

@@ -2,12 +2,13 @@
 // and sum of exponentials over all ids in one fixed order. Sampling, scoring and the gradient share that routine, so they share its bits.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "kernels/math.h"
 #include "kernels/philox_lanes.h"
+#include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/simd.h"
 
@@ -28,76 +29,130 @@ struct Distribution {
   T Logprob(int64_t i) const { return (z[i] - maximum) - log_sum; }
 };
 
+// Largest of n >= 0 numbers; -inf when there are none.
 template <typename T>
-T Maximum(const std::vector<T>& z) {
+T Maximum(const T* z, int64_t n) {
   const T infinity = std::numeric_limits<T>::infinity();
-  const int64_t n = static_cast<int64_t>(z.size());
   Vec<T> high = Vec<T>::Broadcast(-infinity);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) high = Max(Load(z.data() + i), high);
-  if (i < n) high = Max(FillTail(LoadPartial(z.data() + i, n - i), n - i, -infinity), high);
+  ForEachVector(n, [&](int64_t i, int64_t m) { high = Max(FillTail(VecLoad(z + i, m), m, -infinity), high); });
   return ReduceMax(high);
 }
 
-// sum exp(z - maximum), 8 lanes by id and the fixed tree.
-template <typename T>
-T SumOfExponentials(const std::vector<T>& z, T maximum) {
-  const int64_t n = static_cast<int64_t>(z.size());
-  const Vec<T> shift = Vec<T>::Broadcast(maximum);
+// sum of term(i, m) over vectors of m ids at i, each with zeros beyond m: 8 lanes by id, blocks of 512 ids one after another (a single
+// chain over 150k ids would lose five bits), then the fixed tree.
+template <typename T, typename F>
+T SumOverIds(int64_t n, F term) {
+  constexpr int64_t kBlock = 512;
   Vec<T> total = Vec<T>::Zero();
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) total = total + Exp(Load(z.data() + i) - shift);
-  if (i < n) total = total + FillTail(Exp(LoadPartial(z.data() + i, n - i) - shift), n - i, 0);
+  for (int64_t block = 0; block < n; block += kBlock) {
+    Vec<T> sum = Vec<T>::Zero();
+    ForEachVector(std::min(kBlock, n - block), [&](int64_t i, int64_t m) { sum = sum + term(block + i, m); });
+    total = total + sum;
+  }
   return ReduceAdd(total);
 }
 
-// Keeps the k largest; among equals the lower ids.
+// sum exp(z - maximum).
+template <typename T>
+T SumOfExponentials(const std::vector<T>& z, T maximum) {
+  const Vec<T> shift = Vec<T>::Broadcast(maximum);
+  return SumOverIds<T>(static_cast<int64_t>(z.size()), [&](int64_t i, int64_t m) {
+    const Vec<T> p = Exp(VecLoad(z.data() + i, m) - shift);
+    return m == kLanes ? p : FillTail(p, m, 0);
+  });
+}
+
+// Drops what is below `threshold`, and of those equal to it the ids above `last`.
+template <typename T>
+void DropBelow(T threshold, int64_t last, std::vector<T>& z) {
+  const Vec<T> floor = Vec<T>::Broadcast(threshold), dropped = Vec<T>::Broadcast(-std::numeric_limits<T>::infinity());
+  const int64_t n = static_cast<int64_t>(z.size()), ties = last + 1;
+  T* after = z.data() + ties;
+  ForEachVector(ties, [&](int64_t i, int64_t m) {
+    const Vec<T> x = VecLoad(z.data() + i, m);
+    VecStore(z.data() + i, SelectGreater(floor, x, dropped, x), m);
+  });
+  ForEachVector(n - ties, [&](int64_t i, int64_t m) {
+    const Vec<T> x = VecLoad(after + i, m);
+    VecStore(after + i, SelectGreater(x, floor, x, dropped), m);
+  });
+}
+
+// Keeps the k largest; among equals the lower ids. Only ids that reach the k-th largest of the maxima of 64-id blocks can be among them, and
+// those are few when k is small.
 template <typename T>
 void KeepTopK(int64_t k, Distribution<T>& d) {
   const int64_t n = static_cast<int64_t>(d.z.size());
   if (k <= 0 || k >= n) return;
-  d.values = d.z;
-  std::nth_element(d.values.begin(), d.values.begin() + (k - 1), d.values.end(), std::greater<T>());
-  const T threshold = d.values[static_cast<size_t>(k - 1)];
-  int64_t equal = k;
-  for (T z : d.z) equal -= z > threshold;
-  for (T& z : d.z) {
-    if (z > threshold || (z == threshold && equal-- > 0)) continue;
-    z = -std::numeric_limits<T>::infinity();
+  T bound = -std::numeric_limits<T>::infinity();
+  if (const int64_t blocks = n / 64; k <= blocks / 4) {
+    d.values.resize(static_cast<size_t>(blocks));
+    for (int64_t b = 0; b < blocks; ++b) d.values[b] = Maximum(d.z.data() + b * 64, 64);
+    std::nth_element(d.values.begin(), d.values.begin() + (k - 1), d.values.end(), std::greater<T>());
+    bound = d.values[static_cast<size_t>(k - 1)];
   }
+  d.values.resize(static_cast<size_t>(n));
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    d.values[count] = d.z[i];
+    count += d.z[i] >= bound;
+  }
+  std::nth_element(d.values.begin(), d.values.begin() + (k - 1), d.values.begin() + count, std::greater<T>());
+  const T threshold = d.values[static_cast<size_t>(k - 1)];
+  int64_t equal = k - std::count_if(d.values.begin(), d.values.begin() + count, [&](T z) { return z > threshold; });
+  int64_t last = -1;
+  while (equal > 0) equal -= d.z[++last] == threshold;
+  DropBelow(threshold, last, d.z);
 }
 
-// Keeps the shortest prefix in descending order (among equals lower ids first) whose probability reaches top_p.
+// Keeps the shortest prefix in descending order (among equals lower ids first) whose probability reaches top_p. For large vocabularies, bins of 1/64 nat by
+// distance from the maximum find the bin in which that prefix ends; only that one is sorted, and only as far as needed.
 template <typename T>
 void KeepTopP(float top_p, Distribution<T>& d) {
   if (top_p >= 1) return;
-  const T infinity = std::numeric_limits<T>::infinity();
-  const T maximum = Maximum(d.z);
-  const double target = static_cast<double>(top_p) * static_cast<double>(SumOfExponentials(d.z, maximum));
-  d.order.clear();
-  for (size_t i = 0; i < d.z.size(); ++i) {
-    if (d.z[i] > -infinity) d.order.push_back(static_cast<int32_t>(i));
+  const int64_t n = static_cast<int64_t>(d.z.size());
+  const int bins = n <= 1024 ? 1 : 2048;
+  const T maximum = Maximum(d.z.data(), n);
+  if (!(maximum > -std::numeric_limits<T>::infinity())) return;
+  const Vec<T> shift = Vec<T>::Broadcast(maximum);
+  d.values.resize(static_cast<size_t>(n));
+  d.order.resize(static_cast<size_t>(n));
+  ForEachVector(n, [&](int64_t i, int64_t m) { VecStore(d.values.data() + i, Exp(VecLoad(d.z.data() + i, m) - shift), m); });
+  const T farthest = static_cast<T>(bins - 1);
+  for (int64_t i = 0; i < n; ++i) {
+    const T distance = (maximum - d.z[i]) * 64;
+    d.order[i] = static_cast<int32_t>(distance < farthest ? distance : farthest);
+  }
+  double mass[2048];
+  std::fill_n(mass, bins, 0.0);
+  for (int64_t i = 0; i < n; ++i) mass[d.order[i]] += static_cast<double>(d.values[i]);
+  double total = 0, reached = 0;
+  for (int b = 0; b < bins; ++b) total += mass[b];
+  const double target = static_cast<double>(top_p) * total;
+  int bin = 0;
+  while (bin + 1 < bins && reached + mass[bin] < target) reached += mass[bin++];
+
+  // From here `order` holds the ids of that bin, ascending.
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const bool inside = d.order[i] == bin;
+    d.order[count] = static_cast<int32_t>(i);
+    count += inside;
   }
   auto before = [&](int32_t a, int32_t b) { return d.z[a] > d.z[b] || (d.z[a] == d.z[b] && a < b); };
-  // Sort as much of the head as it takes: the nucleus is usually short.
-  size_t sorted = 0, kept = 0;
-  double reached = 0;
-  while (kept < d.order.size() && (kept == 0 || reached < target)) {
+  const auto ids = d.order.begin();
+  int64_t sorted = 0, kept = 0;
+  while (kept < count && (kept == 0 || reached < target)) {
     if (kept == sorted) {
-      const size_t next = std::min(d.order.size(), std::max<size_t>(64, 4 * sorted));
-      std::nth_element(d.order.begin() + sorted, d.order.begin() + (next - 1), d.order.end(), before);
-      std::sort(d.order.begin() + sorted, d.order.begin() + next, before);
+      const int64_t next = std::min(count, std::max<int64_t>(64, 4 * sorted));
+      std::nth_element(ids + sorted, ids + (next - 1), ids + count, before);
+      std::sort(ids + sorted, ids + next, before);
       sorted = next;
     }
-    const T difference = d.z[d.order[kept]] - maximum;
-    if constexpr (std::is_same_v<T, float>) {
-      reached += static_cast<double>(Exp(difference));
-    } else {
-      reached += std::exp(difference);
-    }
-    ++kept;
+    reached += static_cast<double>(d.values[d.order[kept++]]);
   }
-  for (size_t i = kept; i < d.order.size(); ++i) d.z[d.order[i]] = -infinity;
+  const int32_t last = d.order[kept - 1];
+  DropBelow(d.z[last], last, d.z);
 }
 
 // The lowest id among the largest logits; -1 when a logit is NaN.
@@ -122,15 +177,13 @@ template <typename S, typename T>
 bool Prepare(const S* logits, int64_t n, const SamplingFilter& filter, Distribution<T>& d) {
   d.z.resize(static_cast<size_t>(n));
   const Vec<T> temperature = Vec<T>::Broadcast(static_cast<T>(filter.temperature));
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) Store(d.z.data() + i, Load(logits + i) / temperature);
-  if (i < n) StorePartial(d.z.data() + i, LoadPartial(logits + i, n - i) / temperature, n - i);
+  ForEachVector(n, [&](int64_t i, int64_t m) { VecStore(d.z.data() + i, VecLoad(logits + i, m) / temperature, m); });
   bool finite = true;
   for (T z : d.z) finite &= z < std::numeric_limits<T>::infinity();
   if (!finite) return false;
   KeepTopK(filter.top_k, d);
   KeepTopP(filter.top_p, d);
-  d.maximum = Maximum(d.z);
+  d.maximum = Maximum(d.z.data(), n);
   if (!(d.maximum > -std::numeric_limits<T>::infinity())) return false;
   d.sum = SumOfExponentials(d.z, d.maximum);
   d.log_sum = ScalarLog(d.sum);
@@ -145,31 +198,53 @@ Vec<float> Gumbel(U32x8 bits) {
   return -Log(-Log1p(-u));
 }
 
-// argmax of z_i + g_i, the lowest id among equals; blocks of 32 ids without a kept one draw nothing.
+// The noise of ids 32 b .. 32 b + 31, in order.
+void BlockNoise(const SampleRequest& request, uint32_t block, float noise[32]) {
+  const PhiloxLanes random = PhiloxEight(request.key, 8 * block, request.position, request.sample_index, 0);
+  const F32x8 a = Gumbel(random.word[0]).v, b = Gumbel(random.word[1]).v, c = Gumbel(random.word[2]).v, d = Gumbel(random.word[3]).v;
+  // Id 4 l + w is lane l of word w: a transposition.
+  const F32x8 ab0 = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13), ab1 = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+  const F32x8 cd0 = __builtin_shufflevector(c, d, 0, 8, 1, 9, 4, 12, 5, 13), cd1 = __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
+  const F32x8 q0 = __builtin_shufflevector(ab0, cd0, 0, 1, 8, 9, 4, 5, 12, 13), q1 = __builtin_shufflevector(ab0, cd0, 2, 3, 10, 11, 6, 7, 14, 15);
+  const F32x8 q2 = __builtin_shufflevector(ab1, cd1, 0, 1, 8, 9, 4, 5, 12, 13), q3 = __builtin_shufflevector(ab1, cd1, 2, 3, 10, 11, 6, 7, 14, 15);
+  Store(noise, {__builtin_shufflevector(q0, q1, 0, 1, 2, 3, 8, 9, 10, 11)});
+  Store(noise + 8, {__builtin_shufflevector(q2, q3, 0, 1, 2, 3, 8, 9, 10, 11)});
+  Store(noise + 16, {__builtin_shufflevector(q0, q1, 4, 5, 6, 7, 12, 13, 14, 15)});
+  Store(noise + 24, {__builtin_shufflevector(q2, q3, 4, 5, 6, 7, 12, 13, 14, 15)});
+}
+
+// argmax of z_i + g_i, the lowest id among equals. No noise is above kMostNoise, so that a block of 32 ids whose best z is that far below
+// the best sum so far draws nothing; the block of the largest z goes first, and for a language model few others are left.
 template <typename T>
-int32_t GumbelArgmax(const std::vector<T>& z, const SampleRequest& request) {
-  const int64_t n = static_cast<int64_t>(z.size());
+int32_t GumbelArgmax(const Distribution<T>& d, const SampleRequest& request) {
+  constexpr T kMostNoise = 23;  // -log(-log1p(-2^-33)) = 22.87
+  constexpr int64_t kBlock = 32;
+  const int64_t n = static_cast<int64_t>(d.z.size());
   const T infinity = std::numeric_limits<T>::infinity();
-  int32_t best = -1;
+  int64_t best = -1;
   T best_value = -infinity;
-  for (int64_t block = 0; block < n; block += 32) {
-    const int64_t count = std::min<int64_t>(32, n - block);
-    bool any = false;
-    for (int64_t i = 0; i < count; ++i) any |= z[block + i] > -infinity;
-    if (!any) continue;
-    const PhiloxLanes random =
-        PhiloxEight(request.key, static_cast<uint32_t>(block / 4), request.position, request.sample_index, 0);
-    float noise[4][8];
-    for (int w = 0; w < 4; ++w) Store(noise[w], Gumbel(random.word[w]));
+  const auto draw = [&](int64_t block, int64_t count) {
+    float noise[kBlock];
+    T value[kBlock];
+    std::fill_n(value, kBlock, -infinity);
+    BlockNoise(request, static_cast<uint32_t>(block / kBlock), noise);
+    for (int64_t i = 0; i < count; ++i) value[i] = d.z[block + i] + static_cast<T>(noise[i]);
+    if (Maximum(value, kBlock) < best_value) return;
     for (int64_t i = 0; i < count; ++i) {
-      const T value = z[block + i] + static_cast<T>(noise[i % 4][i / 4]);
-      if (value > best_value) {
-        best_value = value;
-        best = static_cast<int32_t>(block + i);
+      if (value[i] > best_value || (value[i] == best_value && block + i < best)) {
+        best_value = value[i];
+        best = block + i;
       }
     }
+  };
+  const int64_t top = std::find(d.z.begin(), d.z.end(), d.maximum) - d.z.begin();
+  draw(top / kBlock * kBlock, std::min(kBlock, n - top / kBlock * kBlock));
+  for (int64_t block = 0; block < n; block += kBlock) {
+    const int64_t count = std::min(kBlock, n - block);
+    const T most = Maximum(d.z.data() + block, count);
+    if (most > -infinity && most + kMostNoise >= best_value && block != top / kBlock * kBlock) draw(block, count);
   }
-  return best;
+  return static_cast<int32_t>(best);
 }
 
 }  // namespace
@@ -187,7 +262,7 @@ void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleReques
       if (request.filter.temperature == 0) {
         token.token = Argmax(logits.row<S>(r), n);
       } else if (Prepare(logits.row<S>(r), n, request.filter, d)) {
-        token.token = GumbelArgmax(d.z, request);
+        token.token = GumbelArgmax(d, request);
         if (token.token >= 0) token.logprob = static_cast<float>(d.Logprob(token.token));
       }
     }
@@ -214,13 +289,11 @@ void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<Sampl
         if (!entropies.empty()) {
           // H = log sum - sum p (z - maximum); a dropped id has p = 0 and a clamped difference.
           const Vec<T> shift = Vec<T>::Broadcast(d.maximum), floor = Vec<T>::Broadcast(static_cast<T>(-1e30));
-          Vec<T> total = Vec<T>::Zero();
-          for (int64_t i = 0; i < n; i += kLanes) {
-            const int64_t m = std::min<int64_t>(kLanes, n - i);
-            const Vec<T> x = Max(LoadPartial(d.z.data() + i, m) - shift, floor);
-            total = Fma(FillTail(Exp(x), m, 0), x, total);
-          }
-          entropy = d.log_sum - ReduceAdd(total) / d.sum;
+          const T total = SumOverIds<T>(n, [&](int64_t i, int64_t m) {
+            const Vec<T> x = Max(VecLoad(d.z.data() + i, m) - shift, floor);
+            return FillTail(Exp(x), m, 0) * x;
+          });
+          entropy = d.log_sum - total / d.sum;
         }
       }
       logprobs.data<T>()[r] = logprob;
@@ -250,11 +323,7 @@ void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vect
       const T temperature = static_cast<T>(filter.temperature);
       const T slope = g / temperature;
       const Vec<T> shift = Vec<T>::Broadcast(d.maximum), scale = Vec<T>::Broadcast(-(slope / d.sum));
-      for (int64_t i = 0; i < n; i += kLanes) {
-        const int64_t m = std::min<int64_t>(kLanes, n - i);
-        const Vec<T> p = Exp(LoadPartial(d.z.data() + i, m) - shift);
-        StorePartial(out + i, p * scale, m);
-      }
+      ForEachVector(n, [&](int64_t i, int64_t m) { VecStore(out + i, Exp(VecLoad(d.z.data() + i, m) - shift) * scale, m); });
       const T p_token = [&] {
         const Vec<T> x = Exp(Vec<T>::Broadcast(d.z[tokens[r]] - d.maximum));
         return x[0] / d.sum;
