@@ -198,9 +198,8 @@ Vec<float> Gumbel(U32x8 bits) {
   return -Log(-Log1p(-u));
 }
 
-// The noise of ids 32 b .. 32 b + 31, in order.
-void BlockNoise(const SampleRequest& request, uint32_t block, float noise[32]) {
-  const PhiloxLanes random = PhiloxEight(request.key, 8 * block, request.position, request.sample_index, 0);
+// The noise of 32 ids, in order.
+void BlockNoise(const PhiloxLanes& random, float noise[32]) {
   const F32x8 a = Gumbel(random.word[0]).v, b = Gumbel(random.word[1]).v, c = Gumbel(random.word[2]).v, d = Gumbel(random.word[3]).v;
   // Id 4 l + w is lane l of word w: a transposition.
   const F32x8 ab0 = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13), ab1 = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
@@ -213,21 +212,43 @@ void BlockNoise(const SampleRequest& request, uint32_t block, float noise[32]) {
   Store(noise + 24, {__builtin_shufflevector(q2, q3, 4, 5, 6, 7, 12, 13, 14, 15)});
 }
 
-// argmax of z_i + g_i, the lowest id among equals. No noise is above kMostNoise, so that a block of 32 ids whose best z is that far below
-// the best sum so far draws nothing; the block of the largest z goes first, and for a language model few others are left.
+// Bits above entry t leave the noise below t: g <= -log(u).
+struct NoiseBounds {
+  static constexpr int kMost = 23;  // the largest noise is -log(-log1p(-2^-33)) = 22.87
+  uint32_t bits[kMost + 1];
+  NoiseBounds() {
+    for (int t = 0; t <= kMost; ++t) bits[t] = static_cast<uint32_t>(std::min(std::exp(-t) * 0x1p32, 0x1p32 - 1));
+  }
+};
+
+uint32_t Smallest(const PhiloxLanes& random) {
+  const U32x8 ab = random.word[0] < random.word[1] ? random.word[0] : random.word[1];
+  const U32x8 cd = random.word[2] < random.word[3] ? random.word[2] : random.word[3];
+  const U32x8 lanes = ab < cd ? ab : cd;
+  uint32_t smallest = lanes[0];
+  for (int i = 1; i < 8; ++i) smallest = std::min(smallest, lanes[i]);
+  return smallest;
+}
+
+// argmax of z_i + g_i, the lowest id among equals. The block of 32 ids with the largest z goes first. Of the others most cannot win, and stop
+// early: where the best z is too far below the best sum so far for any noise, or for the block's smallest uniform number.
 template <typename T>
 int32_t GumbelArgmax(const Distribution<T>& d, const SampleRequest& request) {
-  constexpr T kMostNoise = 23;  // -log(-log1p(-2^-33)) = 22.87
+  static const NoiseBounds bounds;
   constexpr int64_t kBlock = 32;
   const int64_t n = static_cast<int64_t>(d.z.size());
   const T infinity = std::numeric_limits<T>::infinity();
   int64_t best = -1;
   T best_value = -infinity;
-  const auto draw = [&](int64_t block, int64_t count) {
+  // `gap`: noise that the block needs at least, with a margin for rounding.
+  const auto draw = [&](int64_t block, int64_t count, T gap) {
+    const PhiloxLanes random =
+        PhiloxEight(request.key, static_cast<uint32_t>(block / 4), request.position, request.sample_index, 0);
+    if (gap >= 1 && Smallest(random) > bounds.bits[static_cast<int>(gap)]) return;
     float noise[kBlock];
     T value[kBlock];
     std::fill_n(value, kBlock, -infinity);
-    BlockNoise(request, static_cast<uint32_t>(block / kBlock), noise);
+    BlockNoise(random, noise);
     for (int64_t i = 0; i < count; ++i) value[i] = d.z[block + i] + static_cast<T>(noise[i]);
     if (Maximum(value, kBlock) < best_value) return;
     for (int64_t i = 0; i < count; ++i) {
@@ -238,11 +259,14 @@ int32_t GumbelArgmax(const Distribution<T>& d, const SampleRequest& request) {
     }
   };
   const int64_t top = std::find(d.z.begin(), d.z.end(), d.maximum) - d.z.begin();
-  draw(top / kBlock * kBlock, std::min(kBlock, n - top / kBlock * kBlock));
+  draw(top / kBlock * kBlock, std::min(kBlock, n - top / kBlock * kBlock), 0);
   for (int64_t block = 0; block < n; block += kBlock) {
     const int64_t count = std::min(kBlock, n - block);
     const T most = Maximum(d.z.data() + block, count);
-    if (most > -infinity && most + kMostNoise >= best_value && block != top / kBlock * kBlock) draw(block, count);
+    if (!(most > -infinity) || block == top / kBlock * kBlock) continue;
+    const T rounding = static_cast<T>(1e-6) * (std::abs(best_value) + std::abs(most)) + static_cast<T>(0.01);
+    const T gap = best_value - most - rounding;
+    if (!(gap >= NoiseBounds::kMost)) draw(block, count, gap);
   }
   return static_cast<int32_t>(best);
 }
