@@ -1,11 +1,15 @@
 #include "common/text/jinja_value.h"
 
+#include <unicode/uchar.h>
+
 #include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/json.h"
+#include "common/text/unicode_class.h"
+#include "common/text/utf8.h"
 
 namespace grouper::jinja {
 namespace {
@@ -178,20 +182,25 @@ std::string ToRepr(const Value& value) {
     case Value::kString: {
       const char quote = value.string->find('\'') != std::string::npos && value.string->find('"') == std::string::npos ? '"' : '\'';
       std::string out(1, quote);
-      for (const char c : *value.string) {
+      for (size_t pos = 0; pos < value.string->size();) {
+        int length;
+        const uint32_t c = text::CodePointAt(*value.string, pos, &length);
         if (c == '\n') {
           out += "\\n";
         } else if (c == '\t') {
           out += "\\t";
         } else if (c == '\r') {
           out += "\\r";
-        } else if (c == '\\' || c == quote) {
-          out += {'\\', c};
-        } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) {
-          out += absl::StrFormat("\\x%02x", static_cast<unsigned char>(c));
+        } else if (c == '\\' || c == static_cast<uint32_t>(quote)) {
+          out += {'\\', static_cast<char>(c)};
+        } else if (c == ' ' || (u_isprint(static_cast<UChar32>(c)) && (text::ClassOf(c) & text::kSpace) == 0)) {
+          out.append(*value.string, pos, length);
+        } else if (c < 0x100) {
+          out += absl::StrFormat("\\x%02x", c);
         } else {
-          out += c;
+          out += c < 0x10000 ? absl::StrFormat("\\u%04x", c) : absl::StrFormat("\\U%08x", c);
         }
+        pos += length;
       }
       return out + quote;
     }

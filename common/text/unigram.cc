@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "absl/strings/str_format.h"
@@ -11,6 +12,33 @@
 #include "common/text/utf8.h"
 
 namespace grouper::text {
+namespace {
+
+// A score as Hugging Face reads it: the decimal digits as one integer, divided by a power of ten, which is often not the nearest double.
+// Segmentations whose scores add up to the same number are told apart by that last bit.
+double ScoreAsRead(double value) {
+  const std::string text = json::Dump(json::Json(value));
+  uint64_t digits = 0;
+  int exponent = 0;
+  bool after_point = false;
+  for (const char c : text) {
+    if (c == '.') {
+      after_point = true;
+    } else if (c >= '0' && c <= '9') {
+      digits = digits * 10 + static_cast<uint64_t>(c - '0');  // at most 17 digits
+      exponent -= after_point;
+    } else if (c != '-') {
+      return value;  // 1e-30
+    }
+  }
+  static constexpr double kPowers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                       1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+  if (-exponent >= static_cast<int>(std::size(kPowers))) return value;
+  const double magnitude = static_cast<double>(digits) / kPowers[-exponent];
+  return value < 0 ? -magnitude : magnitude;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<const UnigramModel>> UnigramModel::FromJson(const json::Json& model, const std::string& path,
                                                                            const Vocabulary& vocabulary) {
@@ -28,8 +56,8 @@ absl::StatusOr<std::unique_ptr<const UnigramModel>> UnigramModel::FromJson(const
     const json::Json& item = (*items)[i];  // [token, score]: ReadVocabulary has checked the shape
     const double score = item[1].get<double>();
     if (!std::isfinite(score)) return FieldError(here, "expected a finite score");
-    unigram->scores_.push_back(score);
-    unigram->min_score_ = std::min(unigram->min_score_, score);
+    unigram->scores_.push_back(ScoreAsRead(score));
+    unigram->min_score_ = std::min(unigram->min_score_, unigram->scores_.back());
     uint64_t node = 0;
     for (const char c : item[0].get_ref<const std::string&>()) {
       const auto [it, added] = unigram->children_.emplace(node << 8 | static_cast<uint8_t>(c), unigram->token_at_.size());

@@ -78,6 +78,30 @@ TEST(ChatTemplateTest, TrainingTextBeginsAsThePromptDoes) {
   }
 }
 
+constexpr char kTurns[] = R"({% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %})";
+
+TEST(ChatTemplateTest, TheTokenizersOwnTemplateRendersPromptsAndTrainingText) {
+  const ChatTemplate chat = Make("tokenizer", kTurns, "<think>");
+  const auto prompt = chat.RenderPrompt({{"system", "s"}, {"user", "u"}});
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_EQ(prompt->prompt_text, "<system>s</s><user>u</s><assistant>");
+  EXPECT_EQ(prompt->completion_prefill, "<think>");
+  const auto segments = chat.RenderTraining({{"user", "u"}, {"assistant", "<think>a"}, {"user", "v"}, {"assistant", "b"}});
+  ASSERT_TRUE(segments.ok()) << segments.status();
+  EXPECT_EQ(Joined(*segments, false), "<user>u</s><assistant><think>a</s><user>v</s><assistant>b</s>");
+  EXPECT_EQ(Joined(*segments, true), "a</s>b</s>");
+}
+
+TEST(ChatTemplateTest, ATemplateThatRewritesEarlierTurnsCannotMarkTheAssistants) {
+  const ChatTemplate chat = Make("tokenizer", "{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}");
+  EXPECT_THAT(std::string(chat.RenderTraining({{"user", "u"}, {"assistant", "a"}}).status().message()), testing::HasSubstr("choose another template"));
+}
+
+TEST(ChatTemplateTest, ATemplateOutsideTheSubsetSaysHowToGiveAnother) {
+  const auto made = ChatTemplate::Create("tokenizer", "{% macro x() %}{% endmacro %}", "", {});
+  EXPECT_THAT(std::string(made.status().message()), testing::AllOf(testing::HasSubstr("{% macro %}"), testing::HasSubstr("\"custom\"")));
+}
+
 TEST(ChatTemplateTest, WhatATemplateCannotSayIsAnError) {
   struct Row {
     const char* name;
