@@ -1,5 +1,5 @@
 // Paged attention on the CPU, forward. One work item: a kv head, and up to 16 consecutive query tokens of one sequence with all query heads of
-// that kv head. Pages are the outer loop, so that a page is read once for all rows of an item. Bound by the fma units for long prompts, by the
+// that kv head (some of them, when there are too few items for the threads). Pages are the outer loop, so that a page is read once for all rows of an item. Bound by the fma units for long prompts, by the
 // cache's memory in decode.
 #include <algorithm>
 #include <cmath>
@@ -25,6 +25,7 @@ struct Item {
   int32_t first;  // query token within the sequence
   int32_t count;
   int32_t head;  // kv head
+  int32_t first_query_head, query_heads;  // of those that share the kv head
 };
 
 template <typename T>
@@ -40,7 +41,8 @@ void RunItem(const PagedKv& kv, const Item& item, const Tensor& q, double scale_
   static thread_local Workspace<T> w;
   const KvLayout& layout = kv.layout;
   const AttentionSequence& sequence = *item.sequence;
-  const int64_t group = q.dim(1) / layout.num_kv_heads, rows = item.count * group;
+  const int64_t group = item.query_heads, rows = item.count * group;
+  const int64_t first_head = item.head * (q.dim(1) / layout.num_kv_heads) + item.first_query_head;
   const int64_t key_dim = layout.key_dim, value_dim = layout.value_dim;
   const T scale = static_cast<T>(scale_in);
   w.scores.resize(static_cast<size_t>(rows * kPageTokens));
@@ -52,7 +54,7 @@ void RunItem(const PagedKv& kv, const Item& item, const Tensor& q, double scale_
   w.score_rows.resize(static_cast<size_t>(rows));
   if (!std::is_same_v<S, T>) w.widened.resize(static_cast<size_t>(rows * key_dim));
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t token = sequence.q_begin + item.first + r / group, head = item.head * group + r % group;
+    const int64_t token = sequence.q_begin + item.first + r / group, head = first_head + r % group;
     const S* row = q.row<S>(token) + head * q.stride(1);
     w.q[r] = Widen<T>(row, key_dim, std::is_same_v<S, T> ? nullptr : w.widened.data() + r * key_dim);
     w.score_rows[r] = w.scores.data() + r * kPageTokens;
@@ -105,7 +107,7 @@ void RunItem(const PagedKv& kv, const Item& item, const Tensor& q, double scale_
     }
   }
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t token = sequence.q_begin + item.first + r / group, head = item.head * group + r % group;
+    const int64_t token = sequence.q_begin + item.first + r / group, head = first_head + r % group;
     S* row = out.row<S>(token) + head * out.stride(1);
     const T* value = w.values.data() + r * value_dim;
     const T inverse = 1 / w.sum[r];
@@ -121,10 +123,18 @@ void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSeq
                const Tensor& out, const Tensor& lse) {
   static thread_local std::vector<Item> items;
   items.clear();
+  const int32_t kv_heads = kv.layout.num_kv_heads, group = static_cast<int32_t>(q.dim(1)) / kv_heads;
+  int64_t tiles = 0;
+  for (const AttentionSequence& sequence : sequences) tiles += (sequence.q_len + kTileTokens - 1) / kTileTokens * kv_heads;
+  // At least 4 query heads read a page together.
+  const int64_t parts = std::clamp<int64_t>(2 * stream.threads.num_threads() / std::max<int64_t>(1, tiles), 1, std::max(1, group / 4));
+  const int32_t step = stream.threads.num_threads() == 1 ? group : static_cast<int32_t>((group + parts - 1) / parts);
   for (const AttentionSequence& sequence : sequences) {
     for (int32_t first = 0; first < sequence.q_len; first += kTileTokens) {
       const int32_t count = std::min<int32_t>(kTileTokens, sequence.q_len - first);
-      for (int32_t head = 0; head < kv.layout.num_kv_heads; ++head) items.push_back({&sequence, first, count, head});
+      for (int32_t head = 0; head < kv_heads; ++head) {
+        for (int32_t h = 0; h < group; h += step) items.push_back({&sequence, first, count, head, h, std::min(step, group - h)});
+      }
     }
   }
   const std::vector<Item>& work = items;

@@ -139,7 +139,18 @@ template <typename T, typename S>
 void WeightedValues(const T* p, const S* values, int64_t dim, int64_t n, T* out) {
   int64_t d = 0;
   for (; d + 8 * kLanes <= dim; d += 8 * kLanes) ValueTile<8>(p, values + d, dim, n, out + d);
-  for (; d + kLanes <= dim; d += kLanes) ValueTile<1>(p, values + d, dim, n, out + d);
+  if (d + 4 * kLanes <= dim) {
+    ValueTile<4>(p, values + d, dim, n, out + d);
+    d += 4 * kLanes;
+  }
+  if (d + 2 * kLanes <= dim) {
+    ValueTile<2>(p, values + d, dim, n, out + d);
+    d += 2 * kLanes;
+  }
+  if (d + kLanes <= dim) {
+    ValueTile<1>(p, values + d, dim, n, out + d);
+    d += kLanes;
+  }
   for (; d < dim; ++d) {
     T acc = 0;
     for (int64_t j = 0; j < n; ++j) acc = std::fma(p[j], static_cast<T>(values[j * dim + d]), acc);

@@ -215,6 +215,19 @@ TEST(AttentionTest, NeitherNeighboursNorThreadsChangeABit) {
   }
 }
 
+TEST(AttentionTest, OneSequenceOfManyHeadsIsTheSameOnAnyNumberOfThreads) {
+  for (const Heads& h : {Heads{16, 1, 40, 32, true}, Heads{18, 2, 24, 16}}) {
+    Memory memory;
+    const Batch batch = MakeBatch(memory, h, DType::kF32, {70});
+    const Result want = Feed(memory, batch, 1, 1);
+    for (const int threads : {2, 3, 5}) {
+      const Result got = Feed(memory, batch, 1, threads);
+      EXPECT_TRUE(Same(got.out, want.out)) << threads;
+      EXPECT_TRUE(Same(got.lse, want.lse)) << threads;
+    }
+  }
+}
+
 TEST(AttentionTest, SharedPromptPagesGiveTheBitsOfOwnPages) {
   constexpr int32_t kPrompt = 100, kTotal = 170;
   for (const Heads& h : {Heads{9, 3, 64, 64}, Heads{4, 1, 40, 32, true}}) {
