@@ -17,9 +17,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/json.h"
+#include "common/recipe/load_recipe.h"
+#include "common/rpc/context.h"
 #include "common/rpc/server.h"
-#include "google/protobuf/text_format.h"
-#include "grpcpp/client_context.h"
 #include "proto/reward.grpc.pb.h"
 #include "reward/math/check.h"
 #include "reward/reward_service.h"
@@ -37,7 +37,7 @@ double Quantile(std::vector<double> values, double q) {
 
 std::unique_ptr<RuleSet> Rules(const char* text) {
   v1::Reward config;
-  CHECK(google::protobuf::TextFormat::ParseFromString(text, &config));
+  CHECK(ParseTextProto(text, "bench", &config).ok());
   auto rules = RuleSet::Create(config, ".");
   CHECK(rules.ok()) << rules.status();
   return std::move(*rules);
@@ -118,11 +118,10 @@ double Load(const std::string& address, int clients, double seconds, double paus
       CHECK(channel.ok()) << channel.status();
       const auto stub = v1::RewardService::NewStub(*channel);
       while (Now() - start < seconds) {
-        grpc::ClientContext context;
-        context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+        const auto context = MakeClientContext(absl::Seconds(10));
         v1::ScoreResponse response;
         const double begin = Now();
-        const grpc::Status status = stub->Score(&context, request, &response);
+        const grpc::Status status = stub->Score(context.get(), request, &response);
         CHECK(status.ok()) << status.error_message();
         CHECK(response.groups(0).completions(1).reward() > 1);
         times[static_cast<size_t>(c)].push_back(Now() - begin);
