@@ -6,27 +6,31 @@ namespace grouper::kernels {
 
 namespace cpu {  // attention_cpu.cc, attention_backward_cpu.cc
 template <typename S>
-void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k, const Tensor& v);
+void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k,
+             const Tensor& v);
 template <typename S>
 void CopyPage(const PagedKv& kv, int32_t from, int32_t to, int tokens);
 template <typename S>
-void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q, double scale,
-               const Tensor& out, const Tensor& lse);
+void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
+               double scale, const Tensor& out, const Tensor& lse);
 template <typename S>
-void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
-                       double scale, const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
-                       const Tensor& dv);
+void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,
+                       const Tensor& q, double scale, const Tensor& out, const Tensor& lse, const Tensor& dout,
+                       const Tensor& dq, const Tensor& dk, const Tensor& dv);
 }  // namespace cpu
 
 namespace {
 
-void CheckHeads(const Tensor& t, const KvLayout& layout, int64_t tokens, int64_t heads, int64_t width, const char* name) {
+void CheckHeads(const Tensor& t, const KvLayout& layout, int64_t tokens, int64_t heads, int64_t width,
+                const char* name) {
   CHECK(t.rank() == 3 && t.dtype() == layout.dtype && t.dim(0) == tokens && t.dim(1) == heads && t.dim(2) == width)
-      << name << " is " << t.ShapeString() << ", expected " << Name(layout.dtype) << "[" << tokens << ", " << heads << ", " << width << "]";
+      << name << " is " << t.ShapeString() << ", expected " << Name(layout.dtype) << "[" << tokens << ", " << heads
+      << ", " << width << "]";
 }
 
 void CheckLse(const Tensor& lse, const KvLayout& layout, int64_t tokens, int64_t heads) {
-  CHECK(lse.rank() == 2 && lse.dtype() == AccumulatorOf(layout.dtype) && lse.dim(0) == tokens && lse.dim(1) == heads && lse.contiguous())
+  CHECK(lse.rank() == 2 && lse.dtype() == AccumulatorOf(layout.dtype) && lse.dim(0) == tokens && lse.dim(1) == heads &&
+        lse.contiguous())
       << "lse is " << lse.ShapeString();
 }
 
@@ -38,7 +42,8 @@ size_t KvLayout::PageBytes() const {
   return (bytes + 63) / 64 * 64;
 }
 
-void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k, const Tensor& v) {
+void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k,
+             const Tensor& v) {
   const KvLayout& layout = kv.layout;
   CheckHeads(k, layout, k.dim(0), layout.num_kv_heads, layout.key_dim, "k");
   CHECK_EQ(v.empty(), layout.values_in_keys);
@@ -51,8 +56,8 @@ void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int t
   ByStorage(kv.layout.dtype, stream.device, [&](auto s) { cpu::CopyPage<decltype(s)>(kv, from, to, tokens); });
 }
 
-void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q, double scale,
-               const Tensor& out, const Tensor& lse) {
+void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
+               double scale, const Tensor& out, const Tensor& lse) {
   const KvLayout& layout = kv.layout;
   CHECK(q.rank() == 3 && q.dim(1) % layout.num_kv_heads == 0) << q.ShapeString();
   CheckHeads(q, layout, q.dim(0), q.dim(1), layout.key_dim, "q");
@@ -61,9 +66,9 @@ void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSeq
   ByStorage(q, [&](auto s) { cpu::Attention<decltype(s)>(stream, kv, sequences, q, scale, out, lse); });
 }
 
-void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
-                       double scale, const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
-                       const Tensor& dv) {
+void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,
+                       const Tensor& q, double scale, const Tensor& out, const Tensor& lse, const Tensor& dout,
+                       const Tensor& dq, const Tensor& dk, const Tensor& dv) {
   const KvLayout& layout = kv.layout;
   CHECK(q.rank() == 3 && q.dim(1) % layout.num_kv_heads == 0) << q.ShapeString();
   const int64_t tokens = q.dim(0), heads = q.dim(1);
@@ -76,7 +81,9 @@ void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<Atte
   if (!dv.empty()) CheckHeads(dv, layout, tokens, layout.num_kv_heads, layout.value_dim, "dv");
   CheckLse(lse, layout, tokens, heads);
   for (const AttentionSequence& s : sequences) CHECK_EQ(s.context, 0);
-  ByStorage(q, [&](auto s) { cpu::AttentionBackward<decltype(s)>(stream, kv, sequences, q, scale, out, lse, dout, dq, dk, dv); });
+  ByStorage(q, [&](auto s) {
+    cpu::AttentionBackward<decltype(s)>(stream, kv, sequences, q, scale, out, lse, dout, dq, dk, dv);
+  });
 }
 
 }  // namespace grouper::kernels

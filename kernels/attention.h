@@ -2,12 +2,13 @@
 //
 // For a query token at absolute position p of its sequence (0-based), head h, its kv head g = h / (Hq / Hkv):
 //   s_j = scale * <q, k_j>  for j = 0..p;   o = sum_j softmax(s)_j v_j
-// computed page by page (64 tokens, fixed boundaries), pages ascending, online softmax: per page m' = max, p_j = exp(s_j - m'),
-// l' = sum p_j, a' = sum p_j v_j; the running (m, l, a) is rescaled and added. <q, k> is one ascending fma chain over the key's
-// elements. Nothing depends on how many queries come together, so decode, chunked prefill and training agree bit for bit.
+// computed page by page (64 tokens, fixed boundaries), pages ascending, online softmax: per page m' = max, p_j =
+// exp(s_j - m'), l' = sum p_j, a' = sum p_j v_j; the running (m, l, a) is rescaled and added. <q, k> is one ascending
+// fma chain over the key's elements. Nothing depends on how many queries come together, so decode, chunked prefill and
+// training agree bit for bit.
 //
-// MLA (DeepSeek-V2, arXiv 2405.04434) runs absorbed: one kv head whose key is [latent (kv_lora_rank), rope key], and whose value is the
-// first kv_lora_rank elements of that key.
+// MLA (DeepSeek-V2, arXiv 2405.04434) runs absorbed: one kv head whose key is [latent (kv_lora_rank), rope key], and
+// whose value is the first kv_lora_rank elements of that key.
 #pragma once
 
 #include <vector>
@@ -25,8 +26,8 @@ struct KvLayout {
   bool values_in_keys = false;  // MLA: value = key[0 .. value_dim), no storage of its own
   DType dtype = DType::kF32;
 
-  // Bytes of one page of one layer, a multiple of 64. How tokens lie inside is the kernels' business (the CPU keeps keys
-  // transposed, [key_dim][64], so that scores of 64 tokens come from consecutive memory).
+  // Bytes of one page of one layer, a multiple of 64. How tokens lie inside is the kernels' business (the CPU keeps
+  // keys transposed, [key_dim][64], so that scores of 64 tokens come from consecutive memory).
   size_t PageBytes() const;
 };
 
@@ -46,24 +47,27 @@ struct AttentionSequence {
   const int32_t* pages = nullptr;
 };
 
-// Stores the batch's own keys [T, Hkv, key_dim] and values [T, Hkv, value_dim] (empty when values_in_keys) at their positions.
-// REQUIRES: no two rows go to the same slot.
-void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k, const Tensor& v);
+// Stores the batch's own keys [T, Hkv, key_dim] and values [T, Hkv, value_dim] (empty when values_in_keys) at their
+// positions. REQUIRES: no two rows go to the same slot.
+void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k,
+             const Tensor& v);
 
 // Copies the first `tokens` (<= 64) tokens of a page, for a partially filled prompt page that several samples continue.
 void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int tokens);
 
-// q [T, Hq, key_dim] (strided), out [T, Hq, value_dim] (=), lse [T, Hq] float/double (=; log-sum-exp of the scores; may be empty).
-// The batch's own keys must be in the pages before the call. Slots beyond a sequence's end may hold anything, NaN included.
-void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q, double scale,
-               const Tensor& out, const Tensor& lse);
+// q [T, Hq, key_dim] (strided), out [T, Hq, value_dim] (=), lse [T, Hq] float/double (=; log-sum-exp of the scores; may
+// be empty). The batch's own keys must be in the pages before the call. Slots beyond a sequence's end may hold
+// anything, NaN included.
+void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
+               double scale, const Tensor& out, const Tensor& lse);
 
-// Gradients for sequences that are wholly in the batch (context == 0). dq [T, Hq, key_dim] (=), dk [T, Hkv, key_dim] (=; for MLA it
-// includes the part through the values), dv [T, Hkv, value_dim] (=; empty when values_in_keys). Deterministic, and independent of
-// the other sequences in the batch.
-//   p_j = exp(s_j - lse);  ds_j = p_j (<dout, v_j> - <dout, out>);  dq = scale sum ds_j k_j;  dk_j = scale sum ds_j q;  dv_j = sum p_j dout
-void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
-                       double scale, const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
-                       const Tensor& dv);
+// Gradients for sequences that are wholly in the batch (context == 0). dq [T, Hq, key_dim] (=), dk [T, Hkv, key_dim]
+// (=; for MLA it includes the part through the values), dv [T, Hkv, value_dim] (=; empty when values_in_keys).
+// Deterministic, and independent of the other sequences in the batch.
+//   p_j = exp(s_j - lse);  ds_j = p_j (<dout, v_j> - <dout, out>);  dq = scale sum ds_j k_j;  dk_j = scale sum ds_j q;
+//   dv_j = sum p_j dout
+void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,
+                       const Tensor& q, double scale, const Tensor& out, const Tensor& lse, const Tensor& dout,
+                       const Tensor& dq, const Tensor& dk, const Tensor& dv);
 
 }  // namespace grouper::kernels

@@ -1,9 +1,11 @@
-// Paged attention on the CPU, backward. One work item: a sequence and a kv head; its outputs are its own, so nothing is shared and nothing
-// depends on the neighbours. Order of sums: dq over pages ascending (inside a page the lane order of LaneDots); dk and dv of a token over query
-// tokens ascending, then heads, in blocks of 8 such rows counted from the sequence's start.
+// Paged attention on the CPU, backward. One work item: a sequence and a kv head; its outputs are its own, so nothing is
+// shared and nothing depends on the neighbours. Order of sums: dq over pages ascending (inside a page the lane order of
+// LaneDots); dk and dv of a token over query tokens ascending, then heads, in blocks of 8 such rows counted from the
+// sequence's start.
 //
 //   p_j = exp(scale <q, k_j> - lse),  dp_j = <dout, v_j>,  ds_j = p_j (dp_j - <dout, out>) scale
-//   dq += sum_j ds_j k_j,  dk_j += ds_j q,  dv_j += p_j dout      (MLA: v_j is the head of k_j, so dv_j is added to dk_j)
+//   dq += sum_j ds_j k_j,  dk_j += ds_j q,  dv_j += p_j dout      (MLA: v_j is the head of k_j, so dv_j is added to
+//   dk_j)
 #include <algorithm>
 #include <vector>
 
@@ -30,8 +32,9 @@ T Dot(const T* a, const T* b, int64_t n) {
 }
 
 template <typename S>
-void RunItem(const PagedKv& kv, const AttentionSequence& sequence, int64_t head, const Tensor& q, double scale_in, const Tensor& out,
-             const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+void RunItem(const PagedKv& kv, const AttentionSequence& sequence, int64_t head, const Tensor& q, double scale_in,
+             const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
+             const Tensor& dv) {
   using T = Compute<S>;
   static thread_local Workspace<T> w;
   const KvLayout& layout = kv.layout;
@@ -70,7 +73,8 @@ void RunItem(const PagedKv& kv, const AttentionSequence& sequence, int64_t head,
       dvalues = w.dvalues.data();
       w.values_transposed.assign(static_cast<size_t>(value_dim * kPageTokens), 0);
       for (int64_t j = 0; j < page_tokens; ++j) {
-        for (int64_t d = 0; d < value_dim; ++d) w.values_transposed[d * kPageTokens + j] = static_cast<T>(view.values[j * value_dim + d]);
+        for (int64_t d = 0; d < value_dim; ++d)
+          w.values_transposed[d * kPageTokens + j] = static_cast<T>(view.values[j * value_dim + d]);
       }
     }
     // Rows of earlier tokens do not see this page; blocks count from the sequence's first row that does.
@@ -118,18 +122,19 @@ void RunItem(const PagedKv& kv, const AttentionSequence& sequence, int64_t head,
 }  // namespace
 
 template <typename S>
-void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
-                       double scale, const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
-                       const Tensor& dv) {
+void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,
+                       const Tensor& q, double scale, const Tensor& out, const Tensor& lse, const Tensor& dout,
+                       const Tensor& dq, const Tensor& dk, const Tensor& dv) {
   const int64_t heads = kv.layout.num_kv_heads;
   stream.threads.ParallelForDynamic(static_cast<int64_t>(sequences.size()) * heads, [&](int64_t i) {
     RunItem<S>(kv, sequences[static_cast<size_t>(i / heads)], i % heads, q, scale, out, lse, dout, dq, dk, dv);
   });
 }
 
-#define GROUPER_INSTANTIATE(S)                                                                                                     \
-  template void AttentionBackward<S>(Stream&, const PagedKv&, const std::vector<AttentionSequence>&, const Tensor&, double,        \
-                                     const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
+#define GROUPER_INSTANTIATE(S)                                                                                      \
+  template void AttentionBackward<S>(Stream&, const PagedKv&, const std::vector<AttentionSequence>&, const Tensor&, \
+                                     double, const Tensor&, const Tensor&, const Tensor&, const Tensor&,            \
+                                     const Tensor&, const Tensor&);
 GROUPER_INSTANTIATE(float)
 GROUPER_INSTANTIATE(double)
 GROUPER_INSTANTIATE(bf16)

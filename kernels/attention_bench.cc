@@ -1,5 +1,6 @@
-// Attention, routing and sampling at the shapes of the two models that the README's tables show: the quickstart's (MLA, 4 heads, key 40, value
-// 32, sequences of some 40 tokens) and SmolLM2's (9 query and 3 kv heads of 64), decode with long contexts, prefill and training.
+// Attention, routing and sampling at the shapes of the two models that the README's tables show: the quickstart's (MLA,
+// 4 heads, key 40, value 32, sequences of some 40 tokens) and SmolLM2's (9 query and 3 kv heads of 64), decode with
+// long contexts, prefill and training.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -43,8 +44,10 @@ absl::Status BenchShape(Bench& bench, const Shape& s) {
   Arena arena;
   const KvLayout layout = {s.kv_heads, s.key_dim, s.value_dim, s.values_in_keys, DType::kF32};
   const int length = s.context + s.q_len, pages_each = (length + kPageTokens - 1) / kPageTokens;
-  const int64_t tokens = static_cast<int64_t>(s.sequences) * s.q_len, stored = static_cast<int64_t>(s.sequences) * length;
-  const Tensor pool = arena.NewZero(DType::kF32, {s.sequences * pages_each, static_cast<int64_t>(layout.PageBytes() / sizeof(float))});
+  const int64_t tokens = static_cast<int64_t>(s.sequences) * s.q_len,
+                stored = static_cast<int64_t>(s.sequences) * length;
+  const Tensor pool =
+      arena.NewZero(DType::kF32, {s.sequences * pages_each, static_cast<int64_t>(layout.PageBytes() / sizeof(float))});
   const PagedKv kv = {pool.raw(), layout.PageBytes(), layout};
   std::vector<int32_t> tables(static_cast<size_t>(s.sequences * pages_each));
   for (size_t i = 0; i < tables.size(); ++i) tables[i] = static_cast<int32_t>(i);
@@ -55,7 +58,8 @@ absl::Status BenchShape(Bench& bench, const Shape& s) {
   }
   const Tensor k = arena.New(DType::kF32, {stored, s.kv_heads, s.key_dim});
   const Tensor v = s.values_in_keys ? Tensor() : arena.New(DType::kF32, {stored, s.kv_heads, s.value_dim});
-  const Tensor q = arena.New(DType::kF32, {tokens, s.query_heads, s.key_dim}), out = arena.New(DType::kF32, {tokens, s.query_heads, s.value_dim});
+  const Tensor q = arena.New(DType::kF32, {tokens, s.query_heads, s.key_dim}),
+               out = arena.New(DType::kF32, {tokens, s.query_heads, s.value_dim});
   const Tensor lse = arena.New(DType::kF32, {tokens, s.query_heads});
   FillRandom(k, "k");
   FillRandom(q, "q");
@@ -68,7 +72,9 @@ absl::Status BenchShape(Bench& bench, const Shape& s) {
   if (!bench.Wants(name)) return absl::OkStatus();
   // The last query of the last sequence against the formula.
   run(bench.stream());
-  const auto key = [&](int64_t token) { return k.row<float>(stored - length + token) + (s.kv_heads - 1) * k.stride(1); };
+  const auto key = [&](int64_t token) {
+    return k.row<float>(stored - length + token) + (s.kv_heads - 1) * k.stride(1);
+  };
   const float* query = q.row<float>(tokens - 1) + (s.query_heads - 1) * q.stride(1);
   std::vector<double> p(static_cast<size_t>(length));
   double sum = 0, value = 0;
@@ -82,13 +88,16 @@ absl::Status BenchShape(Bench& bench, const Shape& s) {
     value += p[j] / sum * static_cast<double>(x[0]);
   }
   const double got = static_cast<double>((out.row<float>(tokens - 1) + (s.query_heads - 1) * out.stride(1))[0]);
-  if (!(std::abs(got - value) < 1e-5)) return absl::InternalError(absl::StrFormat("%s: %g, expected %g", name, got, value));
+  if (!(std::abs(got - value) < 1e-5))
+    return absl::InternalError(absl::StrFormat("%s: %g, expected %g", name, got, value));
 
   // Multiplications and additions of visible scores only.
-  const double pairs = static_cast<double>(s.sequences) * s.query_heads * (static_cast<double>(s.q_len) * s.context + 0.5 * s.q_len * (s.q_len + 1.0));
+  const double pairs = static_cast<double>(s.sequences) * s.query_heads *
+                       (static_cast<double>(s.q_len) * s.context + 0.5 * s.q_len * (s.q_len + 1.0));
   bench.Line(name, 2 * pairs * (s.key_dim + s.value_dim), "GFLOP/s", [&] { run(bench.stream()); });
   if (!s.backward) return absl::OkStatus();
-  const Tensor dout = arena.New(DType::kF32, {tokens, s.query_heads, s.value_dim}), dq = arena.New(DType::kF32, {tokens, s.query_heads, s.key_dim});
+  const Tensor dout = arena.New(DType::kF32, {tokens, s.query_heads, s.value_dim}),
+               dq = arena.New(DType::kF32, {tokens, s.query_heads, s.key_dim});
   const Tensor dk = arena.New(DType::kF32, {tokens, s.kv_heads, s.key_dim});
   const Tensor dv = s.values_in_keys ? Tensor() : arena.New(DType::kF32, {tokens, s.kv_heads, s.value_dim});
   FillRandom(dout, "dout");
@@ -119,15 +128,19 @@ absl::Status BenchSampling(Bench& bench) {
   for (const Size& size : {Size{256, 31}, Size{16, 49152}, Size{16, 151936}}) {
     Arena arena;
     const Tensor logits = Logits(arena, size.rows, size.vocabulary), logprobs = arena.New(DType::kF32, {size.rows});
-    const Tensor slopes = arena.New(DType::kF32, {size.rows}), dlogits = arena.New(DType::kF32, {size.rows, size.vocabulary});
+    const Tensor slopes = arena.New(DType::kF32, {size.rows}),
+                 dlogits = arena.New(DType::kF32, {size.rows, size.vocabulary});
     FillRandom(slopes, "slopes");
     const double bytes = 4.0 * static_cast<double>(logits.size());
-    for (const SamplingFilter& filter : {SamplingFilter{1, 0, 1}, SamplingFilter{1, 20, 1}, SamplingFilter{1, 0, 0.95f}}) {
+    for (const SamplingFilter& filter :
+         {SamplingFilter{1, 0, 1}, SamplingFilter{1, 20, 1}, SamplingFilter{1, 0, 0.95f}}) {
       std::vector<SampleRequest> requests;
-      for (int64_t r = 0; r < size.rows; ++r) requests.push_back({filter, SamplingKey(1, 0, 0), static_cast<uint32_t>(r), 0});
+      for (int64_t r = 0; r < size.rows; ++r)
+        requests.push_back({filter, SamplingKey(1, 0, 0), static_cast<uint32_t>(r), 0});
       std::vector<SampledToken> sampled;
       const std::vector<SamplingFilter> filters(static_cast<size_t>(size.rows), filter);
-      const std::string what = absl::StrFormat("%d x %d, top_k %d, top_p %g", size.rows, size.vocabulary, filter.top_k, filter.top_p);
+      const std::string what =
+          absl::StrFormat("%d x %d, top_k %d, top_p %g", size.rows, size.vocabulary, filter.top_k, filter.top_p);
       if (!bench.Wants("sample " + what)) continue;
       Sample(bench.stream(), logits, requests, sampled);
       std::vector<int32_t> tokens;
@@ -139,7 +152,8 @@ absl::Status BenchSampling(Bench& bench) {
         }
       }
       bench.Line("sample " + what, bytes, "GB/s", [&] { Sample(bench.stream(), logits, requests, sampled); });
-      bench.Line("logprobs " + what, bytes, "GB/s", [&] { TokenLogprobs(bench.stream(), logits, filters, tokens.data(), logprobs, Tensor()); });
+      bench.Line("logprobs " + what, bytes, "GB/s",
+                 [&] { TokenLogprobs(bench.stream(), logits, filters, tokens.data(), logprobs, Tensor()); });
       bench.Line("logprobs backward " + what, 2 * bytes, "GB/s",
                  [&] { TokenLogprobsBackward(bench.stream(), logits, filters, tokens.data(), slopes, dlogits); });
     }

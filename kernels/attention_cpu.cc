@@ -1,5 +1,6 @@
-// Paged attention on the CPU, forward. One work item: a kv head, and up to 16 consecutive query tokens of one sequence with all query heads of
-// that kv head (some of them, when there are too few items for the threads). Pages are the outer loop, so that a page is read once for all rows of an item. Bound by the fma units for long prompts, by the
+// Paged attention on the CPU, forward. One work item: a kv head, and up to 16 consecutive query tokens of one sequence
+// with all query heads of that kv head (some of them, when there are too few items for the threads). Pages are the
+// outer loop, so that a page is read once for all rows of an item. Bound by the fma units for long prompts, by the
 // cache's memory in decode.
 #include <algorithm>
 #include <cmath>
@@ -24,7 +25,7 @@ struct Item {
   const AttentionSequence* sequence;
   int32_t first;  // query token within the sequence
   int32_t count;
-  int32_t head;  // kv head
+  int32_t head;                           // kv head
   int32_t first_query_head, query_heads;  // of those that share the kv head
 };
 
@@ -36,7 +37,8 @@ struct Workspace {
 };
 
 template <typename S>
-void RunItem(const PagedKv& kv, const Item& item, const Tensor& q, double scale_in, const Tensor& out, const Tensor& lse) {
+void RunItem(const PagedKv& kv, const Item& item, const Tensor& q, double scale_in, const Tensor& out,
+             const Tensor& lse) {
   using T = Compute<S>;
   static thread_local Workspace<T> w;
   const KvLayout& layout = kv.layout;
@@ -65,7 +67,8 @@ void RunItem(const PagedKv& kv, const Item& item, const Tensor& q, double scale_
     // Rows before `skip` end on an earlier page.
     const int64_t skip = std::max<int64_t>(0, page * kPageTokens - first_position) * group;
     const int64_t most = std::min<int64_t>(kPageTokens, last_position + 1 - page * kPageTokens);
-    Scores<T, S>(w.q.data() + skip, view.keys, key_dim, rows - skip, (most + kLanes - 1) / kLanes, w.score_rows.data() + skip);
+    Scores<T, S>(w.q.data() + skip, view.keys, key_dim, rows - skip, (most + kLanes - 1) / kLanes,
+                 w.score_rows.data() + skip);
     for (int64_t r = skip; r < rows; ++r) {
       const int64_t n = std::min<int64_t>(kPageTokens, first_position + r / group + 1 - page * kPageTokens);
       T* s = w.score_rows[r];
@@ -119,34 +122,40 @@ void RunItem(const PagedKv& kv, const Item& item, const Tensor& q, double scale_
 }  // namespace
 
 template <typename S>
-void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q, double scale,
-               const Tensor& out, const Tensor& lse) {
+void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
+               double scale, const Tensor& out, const Tensor& lse) {
   static thread_local std::vector<Item> items;
   items.clear();
   const int32_t kv_heads = kv.layout.num_kv_heads, group = static_cast<int32_t>(q.dim(1)) / kv_heads;
   int64_t tiles = 0;
-  for (const AttentionSequence& sequence : sequences) tiles += (sequence.q_len + kTileTokens - 1) / kTileTokens * kv_heads;
+  for (const AttentionSequence& sequence : sequences)
+    tiles += (sequence.q_len + kTileTokens - 1) / kTileTokens * kv_heads;
   // At least 4 query heads read a page together.
-  const int64_t parts = std::clamp<int64_t>(2 * stream.threads.num_threads() / std::max<int64_t>(1, tiles), 1, std::max(1, group / 4));
+  const int64_t parts =
+      std::clamp<int64_t>(2 * stream.threads.num_threads() / std::max<int64_t>(1, tiles), 1, std::max(1, group / 4));
   const int32_t step = stream.threads.num_threads() == 1 ? group : static_cast<int32_t>((group + parts - 1) / parts);
   for (const AttentionSequence& sequence : sequences) {
     for (int32_t first = 0; first < sequence.q_len; first += kTileTokens) {
       const int32_t count = std::min<int32_t>(kTileTokens, sequence.q_len - first);
       for (int32_t head = 0; head < kv_heads; ++head) {
-        for (int32_t h = 0; h < group; h += step) items.push_back({&sequence, first, count, head, h, std::min(step, group - h)});
+        for (int32_t h = 0; h < group; h += step)
+          items.push_back({&sequence, first, count, head, h, std::min(step, group - h)});
       }
     }
   }
   const std::vector<Item>& work = items;
   // Several small items a turn, so that handing them out costs nothing beside the work.
-  const int64_t n = static_cast<int64_t>(work.size()), chunk = std::max<int64_t>(1, n / (stream.threads.num_threads() * 16));
+  const int64_t n = static_cast<int64_t>(work.size()),
+                chunk = std::max<int64_t>(1, n / (stream.threads.num_threads() * 16));
   stream.threads.ParallelForDynamic((n + chunk - 1) / chunk, [&](int64_t c) {
-    for (int64_t i = c * chunk; i < std::min(n, (c + 1) * chunk); ++i) RunItem<S>(kv, work[static_cast<size_t>(i)], q, scale, out, lse);
+    for (int64_t i = c * chunk; i < std::min(n, (c + 1) * chunk); ++i)
+      RunItem<S>(kv, work[static_cast<size_t>(i)], q, scale, out, lse);
   });
 }
 
 template <typename S>
-void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k, const Tensor& v) {
+void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k,
+             const Tensor& v) {
   const KvLayout& layout = kv.layout;
   stream.threads.ParallelFor(static_cast<int64_t>(sequences.size()), 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -160,7 +169,9 @@ void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSeque
           for (int d = 0; d < layout.key_dim; ++d) keys[d * kPageTokens + slot] = key[d];
           if (layout.values_in_keys) continue;
           const S* value = v.row<S>(sequence.q_begin + t) + head * v.stride(1);
-          std::copy_n(value, layout.value_dim, keys + static_cast<int64_t>(layout.key_dim) * kPageTokens + static_cast<int64_t>(slot) * layout.value_dim);
+          std::copy_n(value, layout.value_dim,
+                      keys + static_cast<int64_t>(layout.key_dim) * kPageTokens +
+                          static_cast<int64_t>(slot) * layout.value_dim);
         }
       }
     }
@@ -180,10 +191,11 @@ void CopyPage(const PagedKv& kv, int32_t from, int32_t to, int tokens) {
   }
 }
 
-#define GROUPER_INSTANTIATE(S)                                                                                                    \
-  template void Attention<S>(Stream&, const PagedKv&, const std::vector<AttentionSequence>&, const Tensor&, double, const Tensor&, \
-                             const Tensor&);                                                                                      \
-  template void WriteKv<S>(Stream&, const PagedKv&, const std::vector<AttentionSequence>&, const Tensor&, const Tensor&);         \
+#define GROUPER_INSTANTIATE(S)                                                                                      \
+  template void Attention<S>(Stream&, const PagedKv&, const std::vector<AttentionSequence>&, const Tensor&, double, \
+                             const Tensor&, const Tensor&);                                                         \
+  template void WriteKv<S>(Stream&, const PagedKv&, const std::vector<AttentionSequence>&, const Tensor&,           \
+                           const Tensor&);                                                                          \
   template void CopyPage<S>(const PagedKv&, int32_t, int32_t, int);
 GROUPER_INSTANTIATE(float)
 GROUPER_INSTANTIATE(double)

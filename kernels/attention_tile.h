@@ -1,8 +1,9 @@
-// The inner loops of paged attention on the CPU, forward and backward. A page holds 64 tokens: keys transposed, [key_dim][64] a kv head, so
-// that the scores of 64 tokens are eight vectors, each lane one ascending fma chain over the key's elements; then, unless values are part of
-// the keys, values [64][value_dim].
+// The inner loops of paged attention on the CPU, forward and backward. A page holds 64 tokens: keys transposed,
+// [key_dim][64] a kv head, so that the scores of 64 tokens are eight vectors, each lane one ascending fma chain over
+// the key's elements; then, unless values are part of the keys, values [64][value_dim].
 //
-// n is the number of the page's tokens that count (1..64). Lanes at and beyond n are never used: what lies there may be NaN.
+// n is the number of the page's tokens that count (1..64). Lanes at and beyond n are never used: what lies there may be
+// NaN.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +25,8 @@ struct PageView {
 template <typename S>
 S* KeysOf(const PagedKv& kv, int32_t page, int64_t head) {
   const int64_t width = kv.layout.key_dim + (kv.layout.values_in_keys ? 0 : kv.layout.value_dim);
-  return reinterpret_cast<S*>(static_cast<char*>(kv.base) + static_cast<size_t>(page) * kv.page_stride) + head * width * kPageTokens;
+  return reinterpret_cast<S*>(static_cast<char*>(kv.base) + static_cast<size_t>(page) * kv.page_stride) +
+         head * width * kPageTokens;
 }
 
 template <typename S>
@@ -66,14 +68,22 @@ inline void ScoreRows(const T* const* q, const S* keys, int64_t dim, int64_t row
 template <typename T, typename S>
 void Scores(const T* const* q, const S* keys, int64_t dim, int64_t rows, int64_t vectors, T* const* scores) {
   switch (vectors) {
-    case 1: return ScoreRows<1>(q, keys, dim, rows, scores);
-    case 2: return ScoreRows<2>(q, keys, dim, rows, scores);
-    case 3: return ScoreRows<3>(q, keys, dim, rows, scores);
-    case 4: return ScoreRows<4>(q, keys, dim, rows, scores);
-    case 5: return ScoreRows<5>(q, keys, dim, rows, scores);
-    case 6: return ScoreRows<6>(q, keys, dim, rows, scores);
-    case 7: return ScoreRows<7>(q, keys, dim, rows, scores);
-    default: return ScoreRows<8>(q, keys, dim, rows, scores);
+    case 1:
+      return ScoreRows<1>(q, keys, dim, rows, scores);
+    case 2:
+      return ScoreRows<2>(q, keys, dim, rows, scores);
+    case 3:
+      return ScoreRows<3>(q, keys, dim, rows, scores);
+    case 4:
+      return ScoreRows<4>(q, keys, dim, rows, scores);
+    case 5:
+      return ScoreRows<5>(q, keys, dim, rows, scores);
+    case 6:
+      return ScoreRows<6>(q, keys, dim, rows, scores);
+    case 7:
+      return ScoreRows<7>(q, keys, dim, rows, scores);
+    default:
+      return ScoreRows<8>(q, keys, dim, rows, scores);
   }
 }
 
@@ -93,8 +103,8 @@ inline void ReduceAdd4(const Vec<double>* a, double* out) {
   for (int i = 0; i < 4; ++i) out[i] = ReduceAdd(a[i]);
 }
 
-// out[d] = sum_j p[j] * rows[d][j] over the first n tokens, lanes j mod 8 ascending, then the fixed tree; add: out[d] += that.
-// rows [dim][64]; p has zeros from n up to a multiple of 8.
+// out[d] = sum_j p[j] * rows[d][j] over the first n tokens, lanes j mod 8 ascending, then the fixed tree; add: out[d]
+// += that. rows [dim][64]; p has zeros from n up to a multiple of 8.
 template <typename T, typename S>
 void LaneDots(const T* p, const S* rows, int64_t dim, int64_t n, bool add, T* out) {
   const int64_t full = n / kLanes, rest = n % kLanes;
@@ -108,7 +118,8 @@ void LaneDots(const T* p, const S* rows, int64_t dim, int64_t n, bool add, T* ou
       for (int i = 0; i < 4; ++i) acc[i] = Fma(weight[v], Load(row + i * kPageTokens + v * kLanes), acc[i]);
     }
     if (rest > 0) {
-      for (int i = 0; i < 4; ++i) acc[i] = Fma(weight[full], LoadPartial(row + i * kPageTokens + full * kLanes, rest), acc[i]);
+      for (int i = 0; i < 4; ++i)
+        acc[i] = Fma(weight[full], LoadPartial(row + i * kPageTokens + full * kLanes, rest), acc[i]);
     }
     T sums[4];
     ReduceAdd4(acc, sums);
@@ -176,14 +187,22 @@ inline void OuterTile(const T* const* w, const T* const* x, int64_t rows, int64_
 template <typename T>
 void OuterProducts(const T* const* w, const T* const* x, int64_t rows, int64_t dim, int64_t vectors, T* acc) {
   switch (vectors) {
-    case 1: return OuterTile<1>(w, x, rows, dim, acc);
-    case 2: return OuterTile<2>(w, x, rows, dim, acc);
-    case 3: return OuterTile<3>(w, x, rows, dim, acc);
-    case 4: return OuterTile<4>(w, x, rows, dim, acc);
-    case 5: return OuterTile<5>(w, x, rows, dim, acc);
-    case 6: return OuterTile<6>(w, x, rows, dim, acc);
-    case 7: return OuterTile<7>(w, x, rows, dim, acc);
-    default: return OuterTile<8>(w, x, rows, dim, acc);
+    case 1:
+      return OuterTile<1>(w, x, rows, dim, acc);
+    case 2:
+      return OuterTile<2>(w, x, rows, dim, acc);
+    case 3:
+      return OuterTile<3>(w, x, rows, dim, acc);
+    case 4:
+      return OuterTile<4>(w, x, rows, dim, acc);
+    case 5:
+      return OuterTile<5>(w, x, rows, dim, acc);
+    case 6:
+      return OuterTile<6>(w, x, rows, dim, acc);
+    case 7:
+      return OuterTile<7>(w, x, rows, dim, acc);
+    default:
+      return OuterTile<8>(w, x, rows, dim, acc);
   }
 }
 

@@ -6,17 +6,17 @@ namespace grouper::kernels {
 
 namespace cpu {  // moe_cpu.cc
 template <typename T>
-void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, const Tensor& bias, const Tensor& expert_ids,
-           const Tensor& weights, const Tensor& scores);
+void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, const Tensor& bias,
+           const Tensor& expert_ids, const Tensor& weights, const Tensor& scores);
 template <typename T>
-void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids, const Tensor& dweights,
-                   const Tensor& dlogits);
+void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids,
+                   const Tensor& dweights, const Tensor& dlogits);
 template <typename S>
-void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights, const Tensor& y,
-                    bool accumulate);
+void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights,
+                    const Tensor& y, bool accumulate);
 template <typename S>
-void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out, const Tensor& weights,
-                            const Tensor& d_expert_out, const Tensor& dweights);
+void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
+                            const Tensor& weights, const Tensor& d_expert_out, const Tensor& dweights);
 template <typename S>
 void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx);
 }  // namespace cpu
@@ -31,13 +31,14 @@ void CheckShape(const Tensor& t, DType dtype, int64_t rows, int64_t columns, con
 void CheckRouter(const RouterConfig& config) {
   CHECK(config.num_experts > 0 && config.top_k > 0 && config.top_k <= config.num_experts);
   CHECK(config.num_groups > 0 && config.num_experts % config.num_groups == 0 && config.topk_groups > 0 &&
-        config.topk_groups <= config.num_groups && config.top_k <= config.topk_groups * (config.num_experts / config.num_groups));
+        config.topk_groups <= config.num_groups &&
+        config.top_k <= config.topk_groups * (config.num_experts / config.num_groups));
 }
 
 }  // namespace
 
-void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, const Tensor& bias, const Tensor& expert_ids,
-           const Tensor& weights, const Tensor& scores) {
+void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, const Tensor& bias,
+           const Tensor& expert_ids, const Tensor& weights, const Tensor& scores) {
   CheckRouter(config);
   const int64_t tokens = logits.dim(0);
   CheckShape(logits, logits.dtype(), tokens, config.num_experts, "logits");
@@ -46,17 +47,19 @@ void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, con
   CheckShape(weights, logits.dtype(), tokens, config.top_k, "weights");
   CheckShape(scores, logits.dtype(), tokens, config.num_experts, "scores");
   CHECK(bias.empty() || (bias.rank() == 1 && bias.dim(0) == config.num_experts && bias.dtype() == logits.dtype()));
-  if (logits.dtype() == DType::kF64) return cpu::Route<double>(stream, config, logits, bias, expert_ids, weights, scores);
+  if (logits.dtype() == DType::kF64)
+    return cpu::Route<double>(stream, config, logits, bias, expert_ids, weights, scores);
   cpu::Route<float>(stream, config, logits, bias, expert_ids, weights, scores);
 }
 
-void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids, const Tensor& dweights,
-                   const Tensor& dlogits) {
+void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids,
+                   const Tensor& dweights, const Tensor& dlogits) {
   CheckRouter(config);
   const int64_t tokens = scores.dim(0);
   CheckShape(dweights, scores.dtype(), tokens, config.top_k, "dweights");
   CheckShape(dlogits, scores.dtype(), tokens, config.num_experts, "dlogits");
-  if (scores.dtype() == DType::kF64) return cpu::RouteBackward<double>(stream, config, scores, expert_ids, dweights, dlogits);
+  if (scores.dtype() == DType::kF64)
+    return cpu::RouteBackward<double>(stream, config, scores, expert_ids, dweights, dlogits);
   cpu::RouteBackward<float>(stream, config, scores, expert_ids, dweights, dlogits);
 }
 
@@ -78,20 +81,22 @@ ExpertOrder SortByExpert(const Tensor& expert_ids, int num_experts) {
   return order;
 }
 
-void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights, const Tensor& y,
-                    bool accumulate) {
+void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights,
+                    const Tensor& y, bool accumulate) {
   CHECK_EQ(static_cast<int64_t>(order.row_of.size()), weights.size());
   CheckShape(expert_out, y.dtype(), weights.size(), y.dim(1), "expert_out");
   CheckShape(weights, AccumulatorOf(y.dtype()), y.dim(0), weights.dim(1), "weights");
   ByStorage(y, [&](auto s) { cpu::CombineExperts<decltype(s)>(stream, order, expert_out, weights, y, accumulate); });
 }
 
-void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out, const Tensor& weights,
-                            const Tensor& d_expert_out, const Tensor& dweights) {
+void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
+                            const Tensor& weights, const Tensor& d_expert_out, const Tensor& dweights) {
   CheckShape(expert_out, dy.dtype(), weights.size(), dy.dim(1), "expert_out");
   CheckShape(d_expert_out, dy.dtype(), weights.size(), dy.dim(1), "d_expert_out");
   CheckShape(dweights, weights.dtype(), weights.dim(0), weights.dim(1), "dweights");
-  ByStorage(dy, [&](auto s) { cpu::CombineExpertsBackward<decltype(s)>(stream, order, dy, expert_out, weights, d_expert_out, dweights); });
+  ByStorage(dy, [&](auto s) {
+    cpu::CombineExpertsBackward<decltype(s)>(stream, order, dy, expert_out, weights, d_expert_out, dweights);
+  });
 }
 
 void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {

@@ -75,8 +75,8 @@ void KeepBestGroups(const RouterConfig& config, std::vector<T>& choice, std::vec
 }  // namespace
 
 template <typename T>
-void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, const Tensor& bias, const Tensor& expert_ids,
-           const Tensor& weights, const Tensor& scores) {
+void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, const Tensor& bias,
+           const Tensor& expert_ids, const Tensor& weights, const Tensor& scores) {
   const T infinity = std::numeric_limits<T>::infinity();
   stream.threads.ParallelFor(logits.dim(0), kGrain, [&](int64_t begin, int64_t end) {
     std::vector<T> choice(static_cast<size_t>(config.num_experts)), group_scores;
@@ -89,7 +89,8 @@ void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, con
       T* weight = weights.row<T>(t);
       T sum = 0;
       for (int k = 0; k < config.top_k; ++k) {
-        // NaN scores lose every comparison: fall back to the lowest id that is left, so that ids are always valid and distinct.
+        // NaN scores lose every comparison: fall back to the lowest id that is left, so that ids are always valid and
+        // distinct.
         int best = -1;
         for (int e = 0; e < config.num_experts; ++e) {
           bool taken = false;
@@ -102,14 +103,15 @@ void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, con
         choice[best] = -infinity;
       }
       const T divisor = config.norm_topk_prob ? sum + static_cast<T>(1e-20) : 1;
-      for (int k = 0; k < config.top_k; ++k) weight[k] = weight[k] / divisor * static_cast<T>(config.routed_scaling_factor);
+      for (int k = 0; k < config.top_k; ++k)
+        weight[k] = weight[k] / divisor * static_cast<T>(config.routed_scaling_factor);
     }
   });
 }
 
 template <typename T>
-void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids, const Tensor& dweights,
-                   const Tensor& dlogits) {
+void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids,
+                   const Tensor& dweights, const Tensor& dlogits) {
   stream.threads.ParallelFor(scores.dim(0), kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const T* score = scores.row<T>(t);
@@ -142,8 +144,8 @@ void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& sco
 }
 
 template <typename S>
-void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights, const Tensor& y,
-                    bool accumulate) {
+void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights,
+                    const Tensor& y, bool accumulate) {
   using T = Compute<S>;
   const int64_t top_k = weights.dim(1), width = y.dim(1);
   stream.threads.ParallelFor(y.dim(0), kGrain, [&](int64_t begin, int64_t end) {
@@ -164,8 +166,8 @@ void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expe
 }
 
 template <typename S>
-void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out, const Tensor& weights,
-                            const Tensor& d_expert_out, const Tensor& dweights) {
+void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
+                            const Tensor& weights, const Tensor& d_expert_out, const Tensor& dweights) {
   using T = Compute<S>;
   const int64_t top_k = weights.dim(1), width = dy.dim(1);
   stream.threads.ParallelFor(dy.dim(0), kGrain, [&](int64_t begin, int64_t end) {
@@ -209,14 +211,18 @@ void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d
   });
 }
 
-template void Route<float>(Stream&, const RouterConfig&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
-template void Route<double>(Stream&, const RouterConfig&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
-template void RouteBackward<float>(Stream&, const RouterConfig&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
-template void RouteBackward<double>(Stream&, const RouterConfig&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
-#define GROUPER_INSTANTIATE(S)                                                                                                    \
-  template void CombineExperts<S>(Stream&, const ExpertOrder&, const Tensor&, const Tensor&, const Tensor&, bool);                \
-  template void CombineExpertsBackward<S>(Stream&, const ExpertOrder&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, \
-                                          const Tensor&);                                                                         \
+template void Route<float>(Stream&, const RouterConfig&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                           const Tensor&);
+template void Route<double>(Stream&, const RouterConfig&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                            const Tensor&);
+template void RouteBackward<float>(Stream&, const RouterConfig&, const Tensor&, const Tensor&, const Tensor&,
+                                   const Tensor&);
+template void RouteBackward<double>(Stream&, const RouterConfig&, const Tensor&, const Tensor&, const Tensor&,
+                                    const Tensor&);
+#define GROUPER_INSTANTIATE(S)                                                                                      \
+  template void CombineExperts<S>(Stream&, const ExpertOrder&, const Tensor&, const Tensor&, const Tensor&, bool);  \
+  template void CombineExpertsBackward<S>(Stream&, const ExpertOrder&, const Tensor&, const Tensor&, const Tensor&, \
+                                          const Tensor&, const Tensor&);                                            \
   template void ScatterExpertRows<S>(Stream&, const ExpertOrder&, const Tensor&, int, const Tensor&);
 GROUPER_INSTANTIATE(float)
 GROUPER_INSTANTIATE(double)

@@ -1,5 +1,5 @@
-// Philox4x32-10 for eight consecutive counters at once: lane l of word w is word w of Philox(key, {first + l, ...}). Same bits as
-// common/base/philox.h.
+// Philox4x32-10 for eight consecutive counters at once: lane l of word w is word w of Philox(key, {first + l, ...}).
+// Same bits as common/base/philox.h.
 #pragma once
 
 #include "common/base/philox.h"

@@ -6,13 +6,14 @@ namespace grouper::kernels {
 
 namespace cpu {  // sampling_cpu.cc
 template <typename S>
-void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests, std::vector<SampledToken>& tokens);
+void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests,
+            std::vector<SampledToken>& tokens);
 template <typename S>
-void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters, const int32_t* tokens,
-                   const Tensor& logprobs, const Tensor& entropies);
+void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
+                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies);
 template <typename S>
-void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters, const int32_t* tokens,
-                           const Tensor& dlogprobs, const Tensor& dlogits);
+void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
+                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits);
 }  // namespace cpu
 
 namespace {
@@ -42,30 +43,36 @@ PhiloxKey SamplingKey(uint64_t seed, uint32_t stage, uint64_t group_serial) {
   return {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)};
 }
 
-void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests, std::vector<SampledToken>& tokens) {
+void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests,
+            std::vector<SampledToken>& tokens) {
   CHECK(logits.rank() == 2) << logits.ShapeString();
   CHECK_EQ(static_cast<int64_t>(requests.size()), logits.dim(0));
-  for (const SampleRequest& r : requests) CHECK(r.filter.temperature >= 0 && r.filter.top_k >= 0 && r.filter.top_p > 0 && r.filter.top_p <= 1);
+  for (const SampleRequest& r : requests)
+    CHECK(r.filter.temperature >= 0 && r.filter.top_k >= 0 && r.filter.top_p > 0 && r.filter.top_p <= 1);
   tokens.resize(requests.size());
   ByStorage(logits, [&](auto s) { cpu::Sample<decltype(s)>(stream, logits, requests, tokens); });
 }
 
-void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters, const int32_t* tokens,
-                   const Tensor& logprobs, const Tensor& entropies) {
+void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
+                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies) {
   CHECK(logits.rank() == 2) << logits.ShapeString();
   CheckFilters(filters, logits.dim(0));
   CheckVector(logprobs, AccumulatorOf(logits.dtype()), logits.dim(0), "logprobs");
   if (!entropies.empty()) CheckVector(entropies, AccumulatorOf(logits.dtype()), logits.dim(0), "entropies");
-  ByStorage(logits, [&](auto s) { cpu::TokenLogprobs<decltype(s)>(stream, logits, filters, tokens, logprobs, entropies); });
+  ByStorage(logits,
+            [&](auto s) { cpu::TokenLogprobs<decltype(s)>(stream, logits, filters, tokens, logprobs, entropies); });
 }
 
-void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters, const int32_t* tokens,
-                           const Tensor& dlogprobs, const Tensor& dlogits) {
+void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
+                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits) {
   CHECK(logits.rank() == 2) << logits.ShapeString();
   CheckFilters(filters, logits.dim(0));
   CheckVector(dlogprobs, AccumulatorOf(logits.dtype()), logits.dim(0), "dlogprobs");
-  CHECK(dlogits.rank() == 2 && dlogits.dtype() == logits.dtype() && dlogits.dim(0) == logits.dim(0) && dlogits.dim(1) == logits.dim(1));
-  ByStorage(logits, [&](auto s) { cpu::TokenLogprobsBackward<decltype(s)>(stream, logits, filters, tokens, dlogprobs, dlogits); });
+  CHECK(dlogits.rank() == 2 && dlogits.dtype() == logits.dtype() && dlogits.dim(0) == logits.dim(0) &&
+        dlogits.dim(1) == logits.dim(1));
+  ByStorage(logits, [&](auto s) {
+    cpu::TokenLogprobsBackward<decltype(s)>(stream, logits, filters, tokens, dlogprobs, dlogits);
+  });
 }
 
 }  // namespace grouper::kernels

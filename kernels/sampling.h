@@ -1,12 +1,14 @@
 // From logits to a token, and to the log-probability of a given token, under one and the same filtered distribution.
 //
-// The filter, in this order: z = logits / temperature; top_k keeps the k largest (ties: lower ids); top_p keeps the shortest prefix, in
-// descending order of probability (ties: lower ids first), whose probability (among what top_k kept) reaches top_p; the rest is
-// renormalised: logprob(i) = z_i - log sum_{kept} exp(z_j). The sums run in a fixed order over ids (8 lanes, in blocks of 512 ids), so
-// that the sampler and the trainer get the same bits from the same logits.
+// The filter, in this order: z = logits / temperature; top_k keeps the k largest (ties: lower ids); top_p keeps the
+// shortest prefix, in descending order of probability (ties: lower ids first), whose probability (among what top_k
+// kept) reaches top_p; the rest is renormalised: logprob(i) = z_i - log sum_{kept} exp(z_j). The sums run in a fixed
+// order over ids (8 lanes, in blocks of 512 ids), so that the sampler and the trainer get the same bits from the same
+// logits.
 //
-// Noise is counter-based and per vocabulary id (Gumbel-max): token = argmax over kept ids of z_i + g_i, g_i = -log(-log1p(-u_i)),
-// u_i uniform on (0, 1) with 32 bits from Philox at counter (id / 4, position, sample_index, 0) under the group's key. No state.
+// Noise is counter-based and per vocabulary id (Gumbel-max): token = argmax over kept ids of z_i + g_i, g_i =
+// -log(-log1p(-u_i)), u_i uniform on (0, 1) with 32 bits from Philox at counter (id / 4, position, sample_index, 0)
+// under the group's key. No state.
 #pragma once
 
 #include <vector>
@@ -23,7 +25,8 @@ struct SamplingFilter {
   friend bool operator==(const SamplingFilter&, const SamplingFilter&) = default;
 };
 
-// The key of one group's noise: a mix of all three (SplitMix64 finalisers), so that no two groups of a run share a stream.
+// The key of one group's noise: a mix of all three (SplitMix64 finalisers), so that no two groups of a run share a
+// stream.
 PhiloxKey SamplingKey(uint64_t seed, uint32_t stage, uint64_t group_serial);
 
 struct SampleRequest {
@@ -39,16 +42,19 @@ struct SampledToken {
 };
 
 // logits [R, V] (F32 or BF16; BF16 is widened), one request a row. A row with NaN logits yields token -1.
-void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests, std::vector<SampledToken>& tokens);
+void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests,
+            std::vector<SampledToken>& tokens);
 
-// The same number that Sample records, for a given token: logprobs[r] and, of the filtered distribution, entropies[r] (nats).
-// logits [R, V] (F32, F64, BF16), tokens R values. A token outside the filter has -inf. logprobs/entropies: [R] float (double for F64).
-void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters, const int32_t* tokens,
-                   const Tensor& logprobs, const Tensor& entropies);
+// The same number that Sample records, for a given token: logprobs[r] and, of the filtered distribution, entropies[r]
+// (nats). logits [R, V] (F32, F64, BF16), tokens R values. A token outside the filter has -inf. logprobs/entropies: [R]
+// float (double for F64).
+void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
+                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies);
 
-// dlogits [R, V] (=; may alias logits) for dL/dlogprob [R]:  dL/dz_i = g * (1[i = token] - p_i) on kept ids, 0 elsewhere;
-// dlogits = dL/dz / temperature. The filter's set is taken as constant. Rows with g == 0 (or a -inf logprob) get exact zeros.
-void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters, const int32_t* tokens,
-                           const Tensor& dlogprobs, const Tensor& dlogits);
+// dlogits [R, V] (=; may alias logits) for dL/dlogprob [R]:  dL/dz_i = g * (1[i = token] - p_i) on kept ids, 0
+// elsewhere; dlogits = dL/dz / temperature. The filter's set is taken as constant. Rows with g == 0 (or a -inf logprob)
+// get exact zeros.
+void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
+                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits);
 
 }  // namespace grouper::kernels

@@ -1,5 +1,6 @@
-// Filtered distributions on the CPU. A row is one thread's work: widen and scale the logits, put -inf where a filter drops an id, then maximum
-// and sum of exponentials over all ids in one fixed order. Sampling, scoring and the gradient share that routine, so they share its bits.
+// Filtered distributions on the CPU. A row is one thread's work: widen and scale the logits, put -inf where a filter
+// drops an id, then maximum and sum of exponentials over all ids in one fixed order. Sampling, scoring and the gradient
+// share that routine, so they share its bits.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -23,7 +24,7 @@ template <typename T>
 struct Distribution {
   std::vector<T> z;
   T maximum = 0, sum = 0, log_sum = 0;
-  std::vector<T> values;       // scratch of the filters
+  std::vector<T> values;  // scratch of the filters
   std::vector<int32_t> order;
 
   T Logprob(int64_t i) const { return (z[i] - maximum) - log_sum; }
@@ -38,8 +39,8 @@ T Maximum(const T* z, int64_t n) {
   return ReduceMax(high);
 }
 
-// sum of term(i, m) over vectors of m ids at i, each with zeros beyond m: 8 lanes by id, blocks of 512 ids one after another (a single
-// chain over 150k ids would lose five bits), then the fixed tree.
+// sum of term(i, m) over vectors of m ids at i, each with zeros beyond m: 8 lanes by id, blocks of 512 ids one after
+// another (a single chain over 150k ids would lose five bits), then the fixed tree.
 template <typename T, typename F>
 T SumOverIds(int64_t n, F term) {
   constexpr int64_t kBlock = 512;
@@ -78,8 +79,8 @@ void DropBelow(T threshold, int64_t last, std::vector<T>& z) {
   });
 }
 
-// Keeps the k largest; among equals the lower ids. Only ids that reach the k-th largest of the maxima of 64-id blocks can be among them, and
-// those are few when k is small.
+// Keeps the k largest; among equals the lower ids. Only ids that reach the k-th largest of the maxima of 64-id blocks
+// can be among them, and those are few when k is small.
 template <typename T>
 void KeepTopK(int64_t k, Distribution<T>& d) {
   const int64_t n = static_cast<int64_t>(d.z.size());
@@ -105,8 +106,9 @@ void KeepTopK(int64_t k, Distribution<T>& d) {
   DropBelow(threshold, last, d.z);
 }
 
-// Keeps the shortest prefix in descending order (among equals lower ids first) whose probability reaches top_p. For large vocabularies, bins of 1/64 nat by
-// distance from the maximum find the bin in which that prefix ends; only that one is sorted, and only as far as needed.
+// Keeps the shortest prefix in descending order (among equals lower ids first) whose probability reaches top_p. For
+// large vocabularies, bins of 1/64 nat by distance from the maximum find the bin in which that prefix ends; only that
+// one is sorted, and only as far as needed.
 template <typename T>
 void KeepTopP(float top_p, Distribution<T>& d) {
   if (top_p >= 1) return;
@@ -117,7 +119,8 @@ void KeepTopP(float top_p, Distribution<T>& d) {
   const Vec<T> shift = Vec<T>::Broadcast(maximum);
   d.values.resize(static_cast<size_t>(n));
   d.order.resize(static_cast<size_t>(n));
-  ForEachVector(n, [&](int64_t i, int64_t m) { VecStore(d.values.data() + i, Exp(VecLoad(d.z.data() + i, m) - shift), m); });
+  ForEachVector(
+      n, [&](int64_t i, int64_t m) { VecStore(d.values.data() + i, Exp(VecLoad(d.z.data() + i, m) - shift), m); });
   const T farthest = static_cast<T>(bins - 1);
   for (int64_t i = 0; i < n; ++i) {
     const T distance = (maximum - d.z[i]) * 64;
@@ -190,22 +193,29 @@ bool Prepare(const S* logits, int64_t n, const SamplingFilter& filter, Distribut
   return true;
 }
 
-// Uniform on (0, 1) from 32 bits, then -log(-log1p(-u)). A u that rounds to 1 gives -inf and never wins; small u keep all their bits.
+// Uniform on (0, 1) from 32 bits, then -log(-log1p(-u)). A u that rounds to 1 gives -inf and never wins; small u keep
+// all their bits.
 Vec<float> Gumbel(U32x8 bits) {
   const Vec<float> high = {__builtin_convertvector((I32x8)(bits >> 16), F32x8)};
   const Vec<float> low = {__builtin_convertvector((I32x8)(bits & 0xffffu), F32x8)};
-  const Vec<float> u = Fma(high, Vec<float>::Broadcast(0x1p-16f), (low + Vec<float>::Broadcast(0.5f)) * Vec<float>::Broadcast(0x1p-32f));
+  const Vec<float> u =
+      Fma(high, Vec<float>::Broadcast(0x1p-16f), (low + Vec<float>::Broadcast(0.5f)) * Vec<float>::Broadcast(0x1p-32f));
   return -Log(-Log1p(-u));
 }
 
 // The noise of 32 ids, in order.
 void BlockNoise(const PhiloxLanes& random, float noise[32]) {
-  const F32x8 a = Gumbel(random.word[0]).v, b = Gumbel(random.word[1]).v, c = Gumbel(random.word[2]).v, d = Gumbel(random.word[3]).v;
+  const F32x8 a = Gumbel(random.word[0]).v, b = Gumbel(random.word[1]).v, c = Gumbel(random.word[2]).v,
+              d = Gumbel(random.word[3]).v;
   // Id 4 l + w is lane l of word w: a transposition.
-  const F32x8 ab0 = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13), ab1 = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
-  const F32x8 cd0 = __builtin_shufflevector(c, d, 0, 8, 1, 9, 4, 12, 5, 13), cd1 = __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
-  const F32x8 q0 = __builtin_shufflevector(ab0, cd0, 0, 1, 8, 9, 4, 5, 12, 13), q1 = __builtin_shufflevector(ab0, cd0, 2, 3, 10, 11, 6, 7, 14, 15);
-  const F32x8 q2 = __builtin_shufflevector(ab1, cd1, 0, 1, 8, 9, 4, 5, 12, 13), q3 = __builtin_shufflevector(ab1, cd1, 2, 3, 10, 11, 6, 7, 14, 15);
+  const F32x8 ab0 = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13),
+              ab1 = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+  const F32x8 cd0 = __builtin_shufflevector(c, d, 0, 8, 1, 9, 4, 12, 5, 13),
+              cd1 = __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
+  const F32x8 q0 = __builtin_shufflevector(ab0, cd0, 0, 1, 8, 9, 4, 5, 12, 13),
+              q1 = __builtin_shufflevector(ab0, cd0, 2, 3, 10, 11, 6, 7, 14, 15);
+  const F32x8 q2 = __builtin_shufflevector(ab1, cd1, 0, 1, 8, 9, 4, 5, 12, 13),
+              q3 = __builtin_shufflevector(ab1, cd1, 2, 3, 10, 11, 6, 7, 14, 15);
   Store(noise, {__builtin_shufflevector(q0, q1, 0, 1, 2, 3, 8, 9, 10, 11)});
   Store(noise + 8, {__builtin_shufflevector(q2, q3, 0, 1, 2, 3, 8, 9, 10, 11)});
   Store(noise + 16, {__builtin_shufflevector(q0, q1, 4, 5, 6, 7, 12, 13, 14, 15)});
@@ -230,8 +240,9 @@ uint32_t Smallest(const PhiloxLanes& random) {
   return smallest;
 }
 
-// argmax of z_i + g_i, the lowest id among equals. The block of 32 ids with the largest z goes first. Of the others most cannot win, and stop
-// early: where the best z is too far below the best sum so far for any noise, or for the block's smallest uniform number.
+// argmax of z_i + g_i, the lowest id among equals. The block of 32 ids with the largest z goes first. Of the others
+// most cannot win, and stop early: where the best z is too far below the best sum so far for any noise, or for the
+// block's smallest uniform number.
 template <typename T>
 int32_t GumbelArgmax(const Distribution<T>& d, const SampleRequest& request) {
   static const NoiseBounds bounds;
@@ -274,7 +285,8 @@ int32_t GumbelArgmax(const Distribution<T>& d, const SampleRequest& request) {
 }  // namespace
 
 template <typename S>
-void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests, std::vector<SampledToken>& tokens) {
+void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests,
+            std::vector<SampledToken>& tokens) {
   using T = Compute<S>;
   const int64_t n = logits.dim(1), grain = std::max<int64_t>(1, 256 / std::max<int64_t>(n, 1));
   stream.threads.ParallelFor(logits.dim(0), grain, [&](int64_t begin, int64_t end) {
@@ -294,8 +306,8 @@ void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleReques
 }
 
 template <typename S>
-void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters, const int32_t* tokens,
-                   const Tensor& logprobs, const Tensor& entropies) {
+void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
+                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies) {
   using T = Compute<S>;
   const int64_t n = logits.dim(1), grain = std::max<int64_t>(1, 256 / std::max<int64_t>(n, 1));
   stream.threads.ParallelFor(logits.dim(0), grain, [&](int64_t begin, int64_t end) {
@@ -327,8 +339,8 @@ void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<Sampl
 }
 
 template <typename S>
-void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters, const int32_t* tokens,
-                           const Tensor& dlogprobs, const Tensor& dlogits) {
+void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
+                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits) {
   using T = Compute<S>;
   const int64_t n = logits.dim(1), grain = std::max<int64_t>(1, 256 / std::max<int64_t>(n, 1));
   stream.threads.ParallelFor(logits.dim(0), grain, [&](int64_t begin, int64_t end) {
@@ -347,7 +359,8 @@ void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vect
       const T temperature = static_cast<T>(filter.temperature);
       const T slope = g / temperature;
       const Vec<T> shift = Vec<T>::Broadcast(d.maximum), scale = Vec<T>::Broadcast(-(slope / d.sum));
-      ForEachVector(n, [&](int64_t i, int64_t m) { VecStore(out + i, Exp(VecLoad(d.z.data() + i, m) - shift) * scale, m); });
+      ForEachVector(
+          n, [&](int64_t i, int64_t m) { VecStore(out + i, Exp(VecLoad(d.z.data() + i, m) - shift) * scale, m); });
       const T p_token = [&] {
         const Vec<T> x = Exp(Vec<T>::Broadcast(d.z[tokens[r]] - d.maximum));
         return x[0] / d.sum;
@@ -357,12 +370,12 @@ void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vect
   });
 }
 
-#define GROUPER_INSTANTIATE(S)                                                                                                 \
-  template void Sample<S>(Stream&, const Tensor&, const std::vector<SampleRequest>&, std::vector<SampledToken>&);              \
-  template void TokenLogprobs<S>(Stream&, const Tensor&, const std::vector<SamplingFilter>&, const int32_t*, const Tensor&,    \
-                                 const Tensor&);                                                                               \
-  template void TokenLogprobsBackward<S>(Stream&, const Tensor&, const std::vector<SamplingFilter>&, const int32_t*, const Tensor&, \
-                                         const Tensor&);
+#define GROUPER_INSTANTIATE(S)                                                                                       \
+  template void Sample<S>(Stream&, const Tensor&, const std::vector<SampleRequest>&, std::vector<SampledToken>&);    \
+  template void TokenLogprobs<S>(Stream&, const Tensor&, const std::vector<SamplingFilter>&, const int32_t*,         \
+                                 const Tensor&, const Tensor&);                                                      \
+  template void TokenLogprobsBackward<S>(Stream&, const Tensor&, const std::vector<SamplingFilter>&, const int32_t*, \
+                                         const Tensor&, const Tensor&);
 GROUPER_INSTANTIATE(float)
 GROUPER_INSTANTIATE(double)
 GROUPER_INSTANTIATE(bf16)

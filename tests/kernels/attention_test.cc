@@ -27,8 +27,9 @@ struct Heads {
 KvLayout LayoutOf(const Heads& h, DType dtype) { return {h.kv, h.key_dim, h.value_dim, h.values_in_keys, dtype}; }
 double ScaleOf(const Heads& h) { return 1 / std::sqrt(static_cast<double>(h.key_dim)); }
 
-// Ratios 1, 3 and 8 of query to kv heads, widths that fill no vector, the quickstart's MLA and a value as wide as its key.
-const Heads kShapes[] = {{1, 1, 16, 16},      {2, 2, 7, 5},         {9, 3, 64, 64},       {8, 1, 24, 44},
+// Ratios 1, 3 and 8 of query to kv heads, widths that fill no vector, the quickstart's MLA and a value as wide as its
+// key.
+const Heads kShapes[] = {{1, 1, 16, 16},       {2, 2, 7, 5},         {9, 3, 64, 64},       {8, 1, 24, 44},
                          {4, 1, 40, 32, true}, {3, 1, 13, 11, true}, {2, 2, 24, 24, true}, {4, 4, 80, 96}};
 
 // Whole sequences, one after another: q [T, Hq, key_dim], k, v.
@@ -89,13 +90,15 @@ int64_t PagesOf(const Batch& batch) {
   return pages;
 }
 
-// Feeds `chunk` tokens of every sequence a call (0: all at once); sequence i starts i % 3 calls late, so that calls are ragged.
+// Feeds `chunk` tokens of every sequence a call (0: all at once); sequence i starts i % 3 calls late, so that calls are
+// ragged.
 Result Feed(Memory& memory, const Batch& batch, int32_t chunk, int threads) {
   TestStream test(threads);
   const Heads& h = batch.heads;
   const DType dtype = batch.q.dtype(), wide = dtype == DType::kF64 ? DType::kF64 : DType::kF32;
   Pages pages(memory, LayoutOf(h, dtype), PagesOf(batch));
-  const Result result = {memory.New(dtype, {batch.tokens(), h.query, h.value_dim}), memory.New(wide, {batch.tokens(), h.query})};
+  const Result result = {memory.New(dtype, {batch.tokens(), h.query, h.value_dim}),
+                         memory.New(wide, {batch.tokens(), h.query})};
   std::vector<std::vector<int32_t>> tables;
   for (int32_t n : batch.lengths) tables.push_back(pages.Take(n));
   std::vector<int32_t> done(batch.lengths.size(), 0);
@@ -131,9 +134,11 @@ Result Feed(Memory& memory, const Batch& batch, int32_t chunk, int threads) {
 // The header's formula, in double, all scores of a query at once.
 Result Formula(Memory& memory, const Batch& batch) {
   const Heads& h = batch.heads;
-  const Result want = {memory.New(DType::kF64, {batch.tokens(), h.query, h.value_dim}), memory.New(DType::kF64, {batch.tokens(), h.query})};
+  const Result want = {memory.New(DType::kF64, {batch.tokens(), h.query, h.value_dim}),
+                       memory.New(DType::kF64, {batch.tokens(), h.query})};
   const auto value = [&](int64_t token, int64_t head, int64_t d) {
-    return h.values_in_keys ? Get(batch.k, (token * h.kv + head) * h.key_dim + d) : Get(batch.v, (token * h.kv + head) * h.value_dim + d);
+    return h.values_in_keys ? Get(batch.k, (token * h.kv + head) * h.key_dim + d)
+                            : Get(batch.v, (token * h.kv + head) * h.value_dim + d);
   };
   for (size_t s = 0; s < batch.lengths.size(); ++s) {
     for (int32_t t = 0; t < batch.lengths[s]; ++t) {
@@ -143,7 +148,8 @@ Result Formula(Memory& memory, const Batch& batch) {
         for (int32_t j = 0; j <= t; ++j) {
           double dot = 0;
           for (int d = 0; d < h.key_dim; ++d) {
-            dot += Get(batch.q, row * h.key_dim + d) * Get(batch.k, ((batch.begin[s] + j) * h.kv + kv_head) * h.key_dim + d);
+            dot += Get(batch.q, row * h.key_dim + d) *
+                   Get(batch.k, ((batch.begin[s] + j) * h.kv + kv_head) * h.key_dim + d);
           }
           p[j] = ScaleOf(h) * dot;
         }
@@ -241,7 +247,8 @@ TEST(AttentionTest, SharedPromptPagesGiveTheBitsOfOwnPages) {
       Pages pages(memory, LayoutOf(h, dtype), 8);
       const std::vector<int32_t> first = pages.Take(kTotal);
       const std::vector<int32_t> second = {first[0], pages.Take(1)[0], pages.Take(1)[0]};
-      WriteKv(test.stream, pages.kv, {{0, kPrompt, 0, first.data()}}, rows(batch.k, 0, kPrompt), rows(batch.v, 0, kPrompt));
+      WriteKv(test.stream, pages.kv, {{0, kPrompt, 0, first.data()}}, rows(batch.k, 0, kPrompt),
+              rows(batch.v, 0, kPrompt));
       CopyPage(test.stream, pages.kv, first[1], second[1], kPrompt - kPageTokens);
       for (const std::vector<int32_t>* table : {&first, &second}) {
         const std::vector<AttentionSequence> rest = {{0, kTotal - kPrompt, kPrompt, table->data()}};
@@ -283,9 +290,11 @@ TEST(AttentionTest, EmptyBatchesAndSequencesWithoutTokensDoNothing) {
   TestStream test(2);
   const Heads h = {4, 2, 8, 8};
   Pages pages(memory, LayoutOf(h, DType::kF32), 2);
-  const Tensor q = memory.New(DType::kF32, {0, 4, 8}), k = memory.New(DType::kF32, {0, 2, 8}), lse = memory.New(DType::kF32, {0, 4});
+  const Tensor q = memory.New(DType::kF32, {0, 4, 8}), k = memory.New(DType::kF32, {0, 2, 8}),
+               lse = memory.New(DType::kF32, {0, 4});
   const std::vector<int32_t> table = pages.Take(64);
-  for (const std::vector<AttentionSequence>& sequences : {std::vector<AttentionSequence>{}, {{0, 0, 0, table.data()}}}) {
+  for (const std::vector<AttentionSequence>& sequences :
+       {std::vector<AttentionSequence>{}, {{0, 0, 0, table.data()}}}) {
     WriteKv(test.stream, pages.kv, sequences, k, k);
     Attention(test.stream, pages.kv, sequences, q, 1, q, lse);
     AttentionBackward(test.stream, pages.kv, sequences, q, 1, q, lse, q, q, k, k);
@@ -320,20 +329,24 @@ Gradients Backward(Memory& memory, const Batch& batch, const Tensor& dout, int t
     sequences.push_back({batch.begin[i], batch.lengths[i], 0, tables.back().data()});
   }
   WriteKv(test.stream, pages.kv, sequences, batch.k, batch.v);
-  Result forward = {memory.New(dtype, {batch.tokens(), h.query, h.value_dim}), memory.New(wide, {batch.tokens(), h.query})};
+  Result forward = {memory.New(dtype, {batch.tokens(), h.query, h.value_dim}),
+                    memory.New(wide, {batch.tokens(), h.query})};
   if (given != nullptr) {
     forward = *given;
   } else {
     Attention(test.stream, pages.kv, sequences, batch.q, ScaleOf(h), forward.out, forward.lse);
   }
-  const Gradients g = {memory.New(dtype, {batch.tokens(), h.query, h.key_dim}), memory.New(dtype, {batch.tokens(), h.kv, h.key_dim}),
+  const Gradients g = {memory.New(dtype, {batch.tokens(), h.query, h.key_dim}),
+                       memory.New(dtype, {batch.tokens(), h.kv, h.key_dim}),
                        h.values_in_keys ? Tensor() : memory.New(dtype, {batch.tokens(), h.kv, h.value_dim})};
-  AttentionBackward(test.stream, pages.kv, sequences, batch.q, ScaleOf(h), forward.out, forward.lse, dout, g.dq, g.dk, g.dv);
+  AttentionBackward(test.stream, pages.kv, sequences, batch.q, ScaleOf(h), forward.out, forward.lse, dout, g.dq, g.dk,
+                    g.dv);
   return g;
 }
 
 TEST(AttentionBackwardTest, MatchesCentralDifferences) {
-  for (const Heads& h : {Heads{2, 2, 7, 5}, Heads{6, 2, 8, 12}, Heads{8, 1, 6, 4}, Heads{4, 1, 10, 8, true}, Heads{3, 1, 13, 11, true}}) {
+  for (const Heads& h : {Heads{2, 2, 7, 5}, Heads{6, 2, 8, 12}, Heads{8, 1, 6, 4}, Heads{4, 1, 10, 8, true},
+                         Heads{3, 1, 13, 11, true}}) {
     Memory memory;
     const Batch batch = MakeBatch(memory, h, DType::kF64, {1, 3, 70});
     const Tensor dout = memory.RandomStrided(DType::kF64, {batch.tokens(), h.query, h.value_dim}, 2, "dout");
@@ -356,9 +369,11 @@ TEST(AttentionBackwardTest, MatchesCentralDifferences) {
 TEST(AttentionBackwardTest, FloatFollowsDouble) {
   for (const Heads& h : kShapes) {
     Memory memory;
-    const Batch narrow = MakeBatch(memory, h, DType::kF32, {65, 1, 130}), wide = MakeBatch(memory, h, DType::kF64, {65, 1, 130});
+    const Batch narrow = MakeBatch(memory, h, DType::kF32, {65, 1, 130}),
+                wide = MakeBatch(memory, h, DType::kF64, {65, 1, 130});
     const Tensor dout = memory.Random(DType::kF32, {196, h.query, h.value_dim}, "dout");
-    const Gradients got = Backward(memory, narrow, dout, 2), want = Backward(memory, wide, memory.Convert(dout, DType::kF64), 2);
+    const Gradients got = Backward(memory, narrow, dout, 2),
+                    want = Backward(memory, wide, memory.Convert(dout, DType::kF64), 2);
     EXPECT_TRUE(Near(got.dq, want.dq, 3e-5, 1e-4));
     EXPECT_TRUE(Near(got.dk, want.dk, 3e-5, 1e-4));
     if (!h.values_in_keys) {

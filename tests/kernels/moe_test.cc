@@ -46,7 +46,8 @@ struct Routes {
 };
 
 Routes NewRoutes(Memory& memory, const RouterConfig& c, DType dtype, int64_t tokens) {
-  return {memory.New(DType::kI32, {tokens, c.top_k}), memory.New(dtype, {tokens, c.top_k}), memory.New(dtype, {tokens, c.num_experts})};
+  return {memory.New(DType::kI32, {tokens, c.top_k}), memory.New(dtype, {tokens, c.top_k}),
+          memory.New(dtype, {tokens, c.num_experts})};
 }
 
 Tensor BiasOf(Memory& memory, const Router& router, DType dtype) {
@@ -96,7 +97,8 @@ Choice Reference(const RouterConfig& c, const Tensor& logits, int64_t token, con
   r.ids.assign(order.begin(), order.begin() + c.top_k);
   double chosen = 0;
   for (int e : r.ids) chosen += r.scores[e];
-  for (int e : r.ids) r.weights.push_back(r.scores[e] / (c.norm_topk_prob ? chosen + 1e-20 : 1) * c.routed_scaling_factor);
+  for (int e : r.ids)
+    r.weights.push_back(r.scores[e] / (c.norm_topk_prob ? chosen + 1e-20 : 1) * c.routed_scaling_factor);
   return r;
 }
 
@@ -107,16 +109,19 @@ TEST(RouteTest, ChoosesAndWeighsAsTheModellingCodeDoes) {
     for (const DType dtype : {DType::kF32, DType::kF64}) {
       Memory memory;
       TestStream test(2);
-      const Tensor logits = memory.Random(dtype, {kTokens, c.num_experts}, "logits", 1.5), bias = BiasOf(memory, router, dtype);
+      const Tensor logits = memory.Random(dtype, {kTokens, c.num_experts}, "logits", 1.5),
+                   bias = BiasOf(memory, router, dtype);
       const Routes got = NewRoutes(memory, c, dtype, kTokens);
       Route(test.stream, c, logits, bias, got.ids, got.weights, got.scores);
       for (int64_t t = 0; t < kTokens; ++t) {
         const Choice want = Reference(c, logits, t, bias);
-        for (int e = 0; e < c.num_experts; ++e) ASSERT_NEAR(Get(got.scores, t * c.num_experts + e), want.scores[e], 1e-6) << router.name;
+        for (int e = 0; e < c.num_experts; ++e)
+          ASSERT_NEAR(Get(got.scores, t * c.num_experts + e), want.scores[e], 1e-6) << router.name;
         for (int k = 0; k < c.top_k; ++k) {
           // Logits of equal value give equal scores: the lower id comes first in both.
           ASSERT_EQ(Get(got.ids, t * c.top_k + k), want.ids[k]) << router.name << ", token " << t;
-          ASSERT_NEAR(Get(got.weights, t * c.top_k + k), want.weights[k], 1e-5 * c.routed_scaling_factor) << router.name << ", token " << t;
+          ASSERT_NEAR(Get(got.weights, t * c.top_k + k), want.weights[k], 1e-5 * c.routed_scaling_factor)
+              << router.name << ", token " << t;
         }
       }
     }
@@ -169,7 +174,8 @@ TEST(RouteTest, ExtremeAndNanLogitsStillGiveDistinctValidExperts) {
     for (const double fill : {nan, -infinity, infinity, 1e30, -1e30}) {
       Memory memory;
       TestStream test(1);
-      const Tensor logits = memory.Random(DType::kF32, {3, c.num_experts}, "logits"), bias = BiasOf(memory, router, DType::kF32);
+      const Tensor logits = memory.Random(DType::kF32, {3, c.num_experts}, "logits"),
+                   bias = BiasOf(memory, router, DType::kF32);
       for (int e = 0; e < c.num_experts; ++e) Set(logits, e, fill);
       Set(logits, 2 * c.num_experts - 1, fill);
       const Routes got = NewRoutes(memory, c, DType::kF32, 3);
@@ -190,11 +196,14 @@ TEST(RouteTest, IsRowInvariant) {
   for (const Router& router : kRouters) {
     const RouterConfig& c = router.config;
     Memory memory;
-    const Tensor logits = memory.Random(DType::kF32, {130, c.num_experts}, "logits"), bias = BiasOf(memory, router, DType::kF32);
-    EXPECT_TRUE(RowInvariant(130, memory.New(DType::kF32, {130, c.top_k}), [&](Stream& stream, int64_t begin, int64_t end, const Tensor& out) {
-      const Routes routes = NewRoutes(memory, c, DType::kF32, end - begin);
-      Route(stream, c, logits.Rows(begin, end), bias, routes.ids, out, routes.scores);
-    })) << router.name;
+    const Tensor logits = memory.Random(DType::kF32, {130, c.num_experts}, "logits"),
+                 bias = BiasOf(memory, router, DType::kF32);
+    EXPECT_TRUE(RowInvariant(130, memory.New(DType::kF32, {130, c.top_k}),
+                             [&](Stream& stream, int64_t begin, int64_t end, const Tensor& out) {
+                               const Routes routes = NewRoutes(memory, c, DType::kF32, end - begin);
+                               Route(stream, c, logits.Rows(begin, end), bias, routes.ids, out, routes.scores);
+                             }))
+        << router.name;
   }
 }
 
@@ -203,11 +212,14 @@ TEST(RouteBackwardTest, MatchesCentralDifferences) {
     const RouterConfig& c = router.config;
     Memory memory;
     TestStream test(2);
-    const Tensor logits = memory.Random(DType::kF64, {5, c.num_experts}, "logits"), bias = BiasOf(memory, router, DType::kF64);
-    const Tensor dweights = memory.Random(DType::kF64, {5, c.top_k}, "dweights"), dlogits = memory.New(DType::kF64, {5, c.num_experts});
+    const Tensor logits = memory.Random(DType::kF64, {5, c.num_experts}, "logits"),
+                 bias = BiasOf(memory, router, DType::kF64);
+    const Tensor dweights = memory.Random(DType::kF64, {5, c.top_k}, "dweights"),
+                 dlogits = memory.New(DType::kF64, {5, c.num_experts});
     const Routes routes = NewRoutes(memory, c, DType::kF64, 5);
     // No two logits alike: at a tie the choice jumps.
-    for (int64_t i = 0; i < logits.size(); ++i) Set(logits, i, Get(logits, i) + 1e-4 * static_cast<double>(i % c.num_experts));
+    for (int64_t i = 0; i < logits.size(); ++i)
+      Set(logits, i, Get(logits, i) + 1e-4 * static_cast<double>(i % c.num_experts));
     const auto loss = [&] {
       Route(test.stream, c, logits, bias, routes.ids, routes.weights, routes.scores);
       double sum = 0;
@@ -264,7 +276,8 @@ TEST(CombineExpertsTest, IsOneFusedChainOverSlots) {
     Memory memory;
     TestStream test(2);
     const ExpertOrder order = SortByExpert(SomeIds(memory), 6);
-    const Tensor rows = memory.Random(DType::kF32, {111, width}, "rows"), weights = memory.Random(DType::kF32, {37, 3}, "weights");
+    const Tensor rows = memory.Random(DType::kF32, {111, width}, "rows"),
+                 weights = memory.Random(DType::kF32, {37, 3}, "weights");
     const Tensor start = memory.Random(DType::kF32, {37, width}, "start"), want = memory.New(DType::kF32, {37, width});
     for (const bool accumulate : {false, true}) {
       const Tensor got = accumulate ? memory.Clone(start) : memory.New(DType::kF32, {37, width});
@@ -287,7 +300,8 @@ TEST(CombineExpertsBackwardTest, MatchesCentralDifferences) {
   Memory memory;
   TestStream test(2);
   const ExpertOrder order = SortByExpert(SomeIds(memory), 6);
-  const Tensor rows = memory.Random(DType::kF64, {111, 13}, "rows"), weights = memory.Random(DType::kF64, {37, 3}, "weights");
+  const Tensor rows = memory.Random(DType::kF64, {111, 13}, "rows"),
+               weights = memory.Random(DType::kF64, {37, 3}, "weights");
   const Tensor dy = memory.Random(DType::kF64, {37, 13}, "dy");
   const auto loss = [&] {
     const Tensor y = memory.New(DType::kF64, {37, 13});
@@ -307,7 +321,8 @@ TEST(ScatterExpertRowsTest, AddsSlotsAscendingToWhatIsThere) {
     Memory memory;
     TestStream test(3);
     const ExpertOrder order = SortByExpert(SomeIds(memory), 6);
-    const Tensor rows = memory.Random(dtype, {111, 19}, "rows"), got = memory.Random(dtype, {37, 19}, "start"), want = memory.Clone(got);
+    const Tensor rows = memory.Random(dtype, {111, 19}, "rows"), got = memory.Random(dtype, {37, 19}, "start"),
+                 want = memory.Clone(got);
     ScatterExpertRows(test.stream, order, rows, 3, got);
     for (int64_t i = 0; i < want.size(); ++i) {
       double wide = Get(want, i);
@@ -327,7 +342,8 @@ TEST(CombineExpertsTest, Bf16RoundsTheFloatResultOnce) {
   Memory memory;
   TestStream test(1);
   const ExpertOrder order = SortByExpert(SomeIds(memory), 6);
-  const Tensor rows = memory.Random(DType::kBF16, {111, 20}, "rows"), weights = memory.Random(DType::kF32, {37, 3}, "weights");
+  const Tensor rows = memory.Random(DType::kBF16, {111, 20}, "rows"),
+               weights = memory.Random(DType::kF32, {37, 3}, "weights");
   const Tensor got = memory.New(DType::kBF16, {37, 20}), want = memory.New(DType::kF32, {37, 20});
   CombineExperts(test.stream, order, rows, weights, got, false);
   CombineExperts(test.stream, order, memory.Convert(rows, DType::kF32), weights, want, false);

@@ -21,7 +21,8 @@ using grouper::testing::TestStream;
 const double kInfinity = std::numeric_limits<double>::infinity();
 const double kNan = std::numeric_limits<double>::quiet_NaN();
 
-const SamplingFilter kFilters[] = {{1, 0, 1}, {0.7f, 0, 1}, {1, 5, 1}, {1, 0, 0.9f}, {1.3f, 12, 0.8f}, {1, 1, 1}, {0.01f, 0, 1}, {100, 0, 0.5f}};
+const SamplingFilter kFilters[] = {{1, 0, 1},        {0.7f, 0, 1}, {1, 5, 1},     {1, 0, 0.9f},
+                                   {1.3f, 12, 0.8f}, {1, 1, 1},    {0.01f, 0, 1}, {100, 0, 0.5f}};
 
 // log p of one row's filtered distribution in double; -inf outside.
 std::vector<double> Formula(const std::vector<double>& logits, const SamplingFilter& f) {
@@ -35,7 +36,8 @@ std::vector<double> Formula(const std::vector<double>& logits, const SamplingFil
   double total = 0, reached = 0;
   for (size_t i : order) total += std::exp(z[i] - most);
   size_t kept = 0;
-  while (kept < order.size() && (f.top_p >= 1 || reached < static_cast<double>(f.top_p) * total)) reached += std::exp(z[order[kept++]] - most);
+  while (kept < order.size() && (f.top_p >= 1 || reached < static_cast<double>(f.top_p) * total))
+    reached += std::exp(z[order[kept++]] - most);
   std::vector<double> logprobs(z.size(), -kInfinity);
   for (size_t i = 0; i < kept; ++i) logprobs[order[i]] = z[order[i]] - most - std::log(reached);
   return logprobs;
@@ -57,7 +59,8 @@ Tensor Logprobs(Memory& memory, Stream& stream, const Tensor& logits, const std:
 std::vector<SampleRequest> Requests(int64_t rows, const SamplingFilter& filter, uint64_t group = 3) {
   std::vector<SampleRequest> requests;
   for (int64_t r = 0; r < rows; ++r) {
-    requests.push_back({filter, SamplingKey(11, 0, group), static_cast<uint32_t>(r % 16), static_cast<uint32_t>(r / 16)});
+    requests.push_back(
+        {filter, SamplingKey(11, 0, group), static_cast<uint32_t>(r % 16), static_cast<uint32_t>(r / 16)});
   }
   return requests;
 }
@@ -67,13 +70,15 @@ TEST(TokenLogprobsTest, MatchTheFormulaOfEveryFilter) {
     for (const SamplingFilter& filter : kFilters) {
       Memory memory;
       TestStream test(2);
-      const Tensor row = memory.Random(DType::kF32, {1, vocabulary}, "logits", 2), logits = memory.New(DType::kF32, {vocabulary, vocabulary});
+      const Tensor row = memory.Random(DType::kF32, {1, vocabulary}, "logits", 2),
+                   logits = memory.New(DType::kF32, {vocabulary, vocabulary});
       std::vector<int32_t> every(static_cast<size_t>(vocabulary));
       std::iota(every.begin(), every.end(), 0);
       for (int64_t i = 0; i < logits.size(); ++i) Set(logits, i, Get(row, i % vocabulary));
       const std::vector<double> want = Formula(Row(row, 0), filter);
       const Tensor entropies = memory.New(DType::kF32, {vocabulary});
-      const Tensor got = Logprobs(memory, test.stream, logits, std::vector<SamplingFilter>(every.size(), filter), every, entropies);
+      const Tensor got =
+          Logprobs(memory, test.stream, logits, std::vector<SamplingFilter>(every.size(), filter), every, entropies);
       double entropy = 0;
       for (double logprob : want) entropy -= logprob > -kInfinity ? std::exp(logprob) * logprob : 0;
       for (int64_t i = 0; i < vocabulary; ++i) {
@@ -95,7 +100,8 @@ TEST(TokenLogprobsTest, WithoutAFilterAreALogSoftmaxUpToLargeVocabularies) {
     const Tensor logits = memory.Random(DType::kF32, {2, vocabulary}, "logits", 3);
     const std::vector<int32_t> tokens = {0, static_cast<int32_t>(vocabulary - 1)};
     const Tensor got = Logprobs(memory, test.stream, logits, {SamplingFilter(), SamplingFilter()}, tokens);
-    for (int64_t r = 0; r < 2; ++r) EXPECT_NEAR(Get(got, r), Formula(Row(logits, r), SamplingFilter())[tokens[r]], 2e-6);
+    for (int64_t r = 0; r < 2; ++r)
+      EXPECT_NEAR(Get(got, r), Formula(Row(logits, r), SamplingFilter())[tokens[r]], 2e-6);
   }
 }
 
@@ -130,10 +136,11 @@ TEST(TokenLogprobsTest, ExtremesStayFinite) {
   Memory memory;
   TestStream test(1);
   const Tensor logits = memory.Zero(DType::kF32, {3, 40});
-  Set(logits, 40 + 7, 1e30);          // one huge
+  Set(logits, 40 + 7, 1e30);                                                  // one huge
   for (int i = 0; i < 40; ++i) Set(logits, 80 + i, i == 9 ? 5 : -kInfinity);  // one possible
   for (const float temperature : {0.01f, 1.0f, 100.0f}) {
-    const Tensor got = Logprobs(memory, test.stream, logits, std::vector<SamplingFilter>(3, {temperature, 0, 1}), {3, 7, 9});
+    const Tensor got =
+        Logprobs(memory, test.stream, logits, std::vector<SamplingFilter>(3, {temperature, 0, 1}), {3, 7, 9});
     EXPECT_NEAR(Get(got, 0), -std::log(40.0), 1e-6);
     EXPECT_EQ(Get(got, 1), 0);
     EXPECT_EQ(Get(got, 2), 0);
@@ -187,7 +194,8 @@ TEST(SampleTest, IsTheArgmaxOfLogitPlusGumbelNoise) {
       for (int64_t i = 0; i < vocabulary; ++i) {
         const SampleRequest& q = requests[r];
         const uint32_t bits = Philox(q.key, {static_cast<uint32_t>(i / 4), q.position, q.sample_index, 0})[i % 4];
-        const double value = Get(logits, r * vocabulary + i) - std::log(-std::log1p(-(static_cast<double>(bits) + 0.5) * 0x1p-32));
+        const double value =
+            Get(logits, r * vocabulary + i) - std::log(-std::log1p(-(static_cast<double>(bits) + 0.5) * 0x1p-32));
         if (value > best) {
           best = value;
           token = static_cast<int32_t>(i);
@@ -200,10 +208,12 @@ TEST(SampleTest, IsTheArgmaxOfLogitPlusGumbelNoise) {
 
 TEST(SampleTest, FrequenciesFollowTheFilteredDistribution) {
   constexpr int64_t kRows = 40000, kVocabulary = 13;
-  for (const SamplingFilter& filter : {SamplingFilter{1, 0, 1}, SamplingFilter{0.6f, 0, 1}, SamplingFilter{1, 6, 1}, SamplingFilter{1.5f, 0, 0.85f}}) {
+  for (const SamplingFilter& filter :
+       {SamplingFilter{1, 0, 1}, SamplingFilter{0.6f, 0, 1}, SamplingFilter{1, 6, 1}, SamplingFilter{1.5f, 0, 0.85f}}) {
     Memory memory;
     TestStream test(2);
-    const Tensor row = memory.Random(DType::kF32, {1, kVocabulary}, "logits"), logits = memory.New(DType::kF32, {kRows, kVocabulary});
+    const Tensor row = memory.Random(DType::kF32, {1, kVocabulary}, "logits"),
+                 logits = memory.New(DType::kF32, {kRows, kVocabulary});
     for (int64_t i = 0; i < logits.size(); ++i) Set(logits, i, Get(row, i % kVocabulary));
     std::vector<SampledToken> sampled;
     Sample(test.stream, logits, Requests(kRows, filter), sampled);
@@ -286,7 +296,8 @@ TEST(SampleTest, ImpossibleTokensAreNeverDrawn) {
   TestStream test(2);
   const Tensor logits = memory.New(DType::kF32, {2000, 37});
   for (int64_t i = 0; i < logits.size(); ++i) Set(logits, i, i % 37 % 5 == 2 ? 0 : -kInfinity);
-  for (const SamplingFilter& filter : {SamplingFilter{1, 0, 1}, SamplingFilter{100, 20, 1}, SamplingFilter{100, 0, 0.999f}}) {
+  for (const SamplingFilter& filter :
+       {SamplingFilter{1, 0, 1}, SamplingFilter{100, 20, 1}, SamplingFilter{100, 0, 0.999f}}) {
     std::vector<SampledToken> got;
     Sample(test.stream, logits, Requests(2000, filter), got);
     for (const SampledToken& t : got) ASSERT_EQ(t.token % 5, 2);
@@ -319,7 +330,8 @@ TEST(SampleTest, EmptyBatchesDoNothing) {
 }
 
 TEST(TokenLogprobsBackwardTest, MatchesCentralDifferences) {
-  for (const SamplingFilter& filter : {SamplingFilter{1, 0, 1}, SamplingFilter{0.7f, 0, 1}, SamplingFilter{1, 12, 1}, SamplingFilter{1.3f, 0, 0.8f}}) {
+  for (const SamplingFilter& filter :
+       {SamplingFilter{1, 0, 1}, SamplingFilter{0.7f, 0, 1}, SamplingFilter{1, 12, 1}, SamplingFilter{1.3f, 0, 0.8f}}) {
     Memory memory;
     TestStream test(2);
     const Tensor logits = memory.Random(DType::kF64, {4, 31}, "logits"), g = memory.Random(DType::kF64, {4}, "g");
@@ -348,7 +360,8 @@ TEST(TokenLogprobsBackwardTest, MatchesCentralDifferences) {
 TEST(TokenLogprobsBackwardTest, RowsWithoutGradientAreExactlyZero) {
   Memory memory;
   TestStream test(1);
-  const Tensor logits = memory.Random(DType::kF32, {3, 20}, "logits"), g = memory.New(DType::kF32, {3}), dlogits = memory.New(DType::kF32, {3, 20});
+  const Tensor logits = memory.Random(DType::kF32, {3, 20}, "logits"), g = memory.New(DType::kF32, {3}),
+               dlogits = memory.New(DType::kF32, {3, 20});
   for (int64_t r = 0; r < 3; ++r) Set(g, r, r == 0 ? 0 : 1);
   Set(logits, 20 + 4, -50);  // row 1: its token is outside the filter; row 2: greedy
   const std::vector<SamplingFilter> filters = {{1, 0, 1}, {1, 3, 1}, {0, 0, 1}};
@@ -364,13 +377,16 @@ TEST(TokenLogprobsTest, NeitherNeighboursNorThreadsChangeABit) {
     std::vector<int32_t> tokens;
     for (int32_t r = 0; r < 29; ++r) tokens.push_back(r * 11);
     const std::vector<SamplingFilter> filters(29, filter);
-    EXPECT_TRUE(grouper::testing::RowInvariant(29, memory.New(DType::kF32, {29}), [&](Stream& s, int64_t begin, int64_t end, const Tensor& out) {
-      TokenLogprobs(s, logits.Rows(begin, end), {filters.begin() + begin, filters.begin() + end}, tokens.data() + begin, out, Tensor());
-    }));
-    EXPECT_TRUE(grouper::testing::RowInvariant(29, memory.New(DType::kF32, {29, 333}), [&](Stream& s, int64_t begin, int64_t end, const Tensor& out) {
-      TokenLogprobsBackward(s, logits.Rows(begin, end), {filters.begin() + begin, filters.begin() + end}, tokens.data() + begin,
-                            g.Rows(begin, end), out);
-    }));
+    EXPECT_TRUE(grouper::testing::RowInvariant(
+        29, memory.New(DType::kF32, {29}), [&](Stream& s, int64_t begin, int64_t end, const Tensor& out) {
+          TokenLogprobs(s, logits.Rows(begin, end), {filters.begin() + begin, filters.begin() + end},
+                        tokens.data() + begin, out, Tensor());
+        }));
+    EXPECT_TRUE(grouper::testing::RowInvariant(
+        29, memory.New(DType::kF32, {29, 333}), [&](Stream& s, int64_t begin, int64_t end, const Tensor& out) {
+          TokenLogprobsBackward(s, logits.Rows(begin, end), {filters.begin() + begin, filters.begin() + end},
+                                tokens.data() + begin, g.Rows(begin, end), out);
+        }));
   }
 }
 
