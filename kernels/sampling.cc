@@ -29,6 +29,10 @@ void CheckFilters(const std::vector<SamplingFilter>& filters, int64_t rows) {
   for (const SamplingFilter& f : filters) CHECK(f.temperature >= 0 && f.top_k >= 0 && f.top_p > 0 && f.top_p <= 1);
 }
 
+void CheckTokens(const int32_t* tokens, const Tensor& logits) {
+  for (int64_t r = 0; r < logits.dim(0); ++r) CHECK(tokens[r] >= 0 && tokens[r] < logits.dim(1)) << tokens[r];
+}
+
 void CheckVector(const Tensor& t, DType dtype, int64_t n, const char* name) {
   CHECK(t.rank() == 1 && t.dtype() == dtype && t.dim(0) == n) << name << " is " << t.ShapeString();
 }
@@ -57,6 +61,7 @@ void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<Sampl
                    const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies) {
   CHECK(logits.rank() == 2) << logits.ShapeString();
   CheckFilters(filters, logits.dim(0));
+  CheckTokens(tokens, logits);
   CheckVector(logprobs, AccumulatorOf(logits.dtype()), logits.dim(0), "logprobs");
   if (!entropies.empty()) CheckVector(entropies, AccumulatorOf(logits.dtype()), logits.dim(0), "entropies");
   ByStorage(logits,
@@ -67,6 +72,7 @@ void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vect
                            const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits) {
   CHECK(logits.rank() == 2) << logits.ShapeString();
   CheckFilters(filters, logits.dim(0));
+  CheckTokens(tokens, logits);
   CheckVector(dlogprobs, AccumulatorOf(logits.dtype()), logits.dim(0), "dlogprobs");
   CHECK(dlogits.rank() == 2 && dlogits.dtype() == logits.dtype() && dlogits.dim(0) == logits.dim(0) &&
         dlogits.dim(1) == logits.dim(1));

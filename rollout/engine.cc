@@ -64,6 +64,10 @@ absl::Status CheckRequest(const v1::GenerateRequest& request, const Model& model
     if (stop.empty()) return absl::InvalidArgumentError("sampling.stop_strings: an empty string");
   }
   if (request.sample_indices_size() == 0) return absl::InvalidArgumentError("sample_indices: none");
+  std::vector<uint32_t> indices(request.sample_indices().begin(), request.sample_indices().end());
+  std::sort(indices.begin(), indices.end());
+  const auto doubled = std::adjacent_find(indices.begin(), indices.end());
+  if (doubled != indices.end()) return absl::InvalidArgumentError(absl::StrCat("sample_indices: ", *doubled, " twice"));
   return absl::OkStatus();
 }
 
@@ -96,7 +100,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model& model, std::
 
 int64_t Engine::max_context() const { return state_->model.config().max_position_embeddings; }
 
-absl::Status Engine::Add(const v1::GenerateRequest& request, uint64_t weight_version, OnFinished on_finished, OnToken on_token) {
+absl::Status Engine::Add(const v1::GenerateRequest& request, uint64_t weight_version, OnFinished on_finished, OnToken on_token,
+                         const void* owner) {
   RETURN_IF_ERROR(Annotate(CheckRequest(request, state_->model, state_->tokenizer != nullptr),
                            absl::StrCat("group ", request.group_serial())));
   auto group = std::make_shared<Group>();
@@ -106,6 +111,8 @@ absl::Status Engine::Add(const v1::GenerateRequest& request, uint64_t weight_ver
   group->filter = {request.sampling().temperature(), static_cast<int32_t>(request.sampling().top_k()), request.sampling().top_p()};
   group->on_finished = std::move(on_finished);
   group->on_token = std::move(on_token);
+  group->owner = owner;
+  for (const std::string& stop : request.sampling().stop_strings()) group->longest_stop = std::max(group->longest_stop, stop.size());
   group->prompt.assign(request.prompt_token_ids().begin(), request.prompt_token_ids().end());
   group->unstarted = request.sample_indices_size();
   for (uint32_t index : request.sample_indices()) {
@@ -130,9 +137,7 @@ v1::FinishReason FinishOf(Sequence& sequence, int64_t max_context) {
   }
   if (sequence.decoder) {
     // A stop string may begin in earlier text: look back by the longest one.
-    size_t longest = 0;
-    for (const std::string& stop : sampling.stop_strings()) longest = std::max(longest, stop.size());
-    const size_t from = sequence.text.size() - std::min(sequence.text.size(), longest);
+    const size_t from = sequence.text.size() - std::min(sequence.text.size(), sequence.group->longest_stop);
     sequence.text += sequence.decoder->Add(token);
     for (const std::string& stop : sampling.stop_strings()) {
       if (sequence.text.find(stop, from) != std::string::npos) return v1::FINISH_REASON_STOP_STRING;
@@ -237,10 +242,8 @@ void Engine::Abort() {
   state_->scheduler.DropIf([](const Group&) { return true; });
 }
 
-void Engine::AbortIf(const std::function<bool(uint32_t, uint64_t, uint32_t)>& drop) {
-  state_->scheduler.DropIf([&](const Group& group) {
-    return drop(group.request.stage(), group.request.group_serial(), group.request.attempt());
-  });
+void Engine::AbortOwner(const void* owner) {
+  state_->scheduler.DropIf([owner](const Group& group) { return group.owner == owner; });
 }
 
 Engine::Stats Engine::stats() const {

@@ -43,8 +43,10 @@ class Engine {
   using OnToken = std::function<void(const v1::SampleId& id, int32_t token)>;
 
   // Queues a group. InvalidArgument: empty prompt, unknown token id, prompt longer than the context leaves room for, bad sampling
-  // parameters (the message names the group and the field). `weight_version` is recorded on the samples.
-  absl::Status Add(const v1::GenerateRequest& request, uint64_t weight_version, OnFinished on_finished, OnToken on_token = {});
+  // parameters, doubled sample indices (the message names the group and the field). `weight_version` is recorded on the samples. `owner`: any
+  // address, for AbortOwner.
+  absl::Status Add(const v1::GenerateRequest& request, uint64_t weight_version, OnFinished on_finished, OnToken on_token = {},
+                   const void* owner = nullptr);
 
   // Runs one forward pass and samples. False when there was nothing to do. Internal: the model's logits are not numbers, or an injected
   // failure; the engine must be aborted then.
@@ -52,8 +54,8 @@ class Engine {
 
   // Drops everything queued and running without calling back.
   void Abort();
-  // Drops the groups for which `drop(stage, group_serial, attempt)` is true.
-  void AbortIf(const std::function<bool(uint32_t stage, uint64_t group_serial, uint32_t attempt)>& drop);
+  // Drops the groups that were added with this owner.
+  void AbortOwner(const void* owner);
 
   struct Stats {
     int32_t running = 0, waiting = 0, free_pages = 0, total_pages = 0;

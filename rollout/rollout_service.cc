@@ -12,26 +12,18 @@
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/rpc/status.h"
+#include "rollout/generate_call.h"
 #include "rollout/weight_receiver.h"
 
 namespace grouper {
 namespace {
 
-// One Generate call: what it waits for and what is ready to be sent.
-struct Call {
-  absl::Mutex mutex;
-  std::deque<v1::Sample> ready ABSL_GUARDED_BY(mutex);
-  int64_t expected ABSL_GUARDED_BY(mutex) = 0;  // samples asked for and not yet sent
-  bool no_more_groups ABSL_GUARDED_BY(mutex) = false;
-  absl::Status error ABSL_GUARDED_BY(mutex);  // ends the stream
-};
-
 struct QueuedGroup {
-  std::shared_ptr<Call> call;
+  std::shared_ptr<GenerateCall> call;
   v1::GenerateRequest request;
 };
 
-class RolloutServiceOverEngine : public v1::RolloutService::Service {
+class RolloutServiceOverEngine : public v1::RolloutService::WithCallbackMethod_Generate<v1::RolloutService::Service> {
  public:
   RolloutServiceOverEngine(Model& model, ThreadPool& threads, const RolloutServiceOptions& options, std::unique_ptr<Engine> engine)
       : model_(model),
@@ -49,65 +41,14 @@ class RolloutServiceOverEngine : public v1::RolloutService::Service {
     thread_.join();
   }
 
-  grpc::Status Generate(grpc::ServerContext* context,
-                        grpc::ServerReaderWriter<v1::GenerateResponse, v1::GenerateRequest>* stream) override {
-    auto call = std::make_shared<Call>();
-    // Groups are read on their own thread, so that finished samples go out while further groups come in.
-    std::thread reader([&] {
-      v1::GenerateRequest request;
-      while (stream->Read(&request)) {
-        const absl::Status status = Enqueue(call, request);
-        if (!status.ok()) {
-          Fail(*call, status);
-          break;
-        }
-      }
-      absl::MutexLock lock(&call->mutex);
-      call->no_more_groups = true;
-    });
-    grpc::Status result;
-    while (true) {
-      v1::GenerateResponse response;
-      {
-        absl::MutexLock lock(&call->mutex);
-        auto something = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(call->mutex) {
-          return !call->ready.empty() || !call->error.ok() || (call->no_more_groups && call->expected == 0);
-        };
-        call->mutex.AwaitWithTimeout(absl::Condition(&something), absl::Milliseconds(200));
-        if (!call->error.ok()) {
-          result = ToGrpc(call->error);
-          break;
-        }
-        if (call->ready.empty()) {
-          if (call->no_more_groups && call->expected == 0) break;
-          if (context->IsCancelled()) {
-            result = grpc::Status(grpc::StatusCode::CANCELLED, "the client went away");
-            break;
-          }
-          continue;
-        }
-        *response.mutable_sample() = std::move(call->ready.front());
-        call->ready.pop_front();
-        --call->expected;
-      }
-      if (!stream->Write(response)) {
-        result = grpc::Status(grpc::StatusCode::CANCELLED, "the client went away");
-        break;
-      }
-    }
-    if (!result.ok()) {
-      // The engine drops this call's work when it sees the error; the reader ends with the stream.
-      Fail(*call, absl::CancelledError(result.error_message()));
-      context->TryCancel();
-    }
-    reader.join();
-    return result;
+  grpc::ServerBidiReactor<v1::GenerateRequest, v1::GenerateResponse>* Generate(grpc::CallbackServerContext*) override {
+    return GenerateCall::Start(
+        [this](const std::shared_ptr<GenerateCall>& call, const v1::GenerateRequest& request) { return Enqueue(call, request); });
   }
 
   grpc::Status UpdateWeights(grpc::ServerContext*, grpc::ServerReader<v1::UpdateWeightsRequest>* reader,
                              v1::UpdateWeightsResponse* response) override {
     absl::MutexLock update_lock(&update_mutex_);  // one update at a time
-    PauseEngine();
     const absl::Status status = Update(reader, response);
     ResumeEngine();
     if (!status.ok()) LOG(WARNING) << "weight update refused: " << status.message();
@@ -133,17 +74,7 @@ class RolloutServiceOverEngine : public v1::RolloutService::Service {
   }
 
  private:
-  static void Fail(Call& call, const absl::Status& status) {
-    absl::MutexLock lock(&call.mutex);
-    if (call.error.ok()) call.error = status;
-  }
-
-  static bool Failed(Call& call) {
-    absl::MutexLock lock(&call.mutex);
-    return !call.error.ok();
-  }
-
-  absl::Status Enqueue(const std::shared_ptr<Call>& call, const v1::GenerateRequest& request) {
+  absl::Status Enqueue(const std::shared_ptr<GenerateCall>& call, const v1::GenerateRequest& request) {
     RETURN_IF_ERROR(failpoint::Hit("rollout.generate_received"));
     absl::MutexLock lock(&mutex_);
     if (version_ == 0) return absl::FailedPreconditionError("this worker has no weights yet: send UpdateWeights first");
@@ -151,15 +82,13 @@ class RolloutServiceOverEngine : public v1::RolloutService::Service {
       return absl::FailedPreconditionError(absl::StrCat("group ", request.group_serial(), " asks for weight version ", request.min_weight_version(),
                                                         ", this worker serves ", version_));
     }
-    queued_samples_ += request.sample_indices_size();
-    if (queued_samples_ > options_.max_queued_samples) {
-      queued_samples_ -= request.sample_indices_size();
-      return absl::ResourceExhaustedError(absl::StrCat("more than ", options_.max_queued_samples, " samples are queued; retry later"));
+    const int64_t samples = request.sample_indices_size();
+    if (queued_samples_ + stats_.running + stats_.waiting + samples > options_.max_queued_samples) {
+      return absl::ResourceExhaustedError(absl::StrCat("group ", request.group_serial(), ": more than ", options_.max_queued_samples,
+                                                       " samples would be queued; retry in a second"));
     }
-    {
-      absl::MutexLock call_lock(&call->mutex);
-      call->expected += request.sample_indices_size();
-    }
+    queued_samples_ += samples;
+    call->Expect(samples);
     queue_.push_back({call, request});
     return absl::OkStatus();
   }
@@ -174,10 +103,11 @@ class RolloutServiceOverEngine : public v1::RolloutService::Service {
       switch (request.part_case()) {
         case v1::UpdateWeightsRequest::kManifest: {
           RETURN_IF_ERROR(receiver.Begin(request.manifest()));
-          // From here on the old weights are gone: nothing is served until the commit.
           begun = true;
           absl::MutexLock lock(&mutex_);
           if (request.manifest().partial() && version_ == 0) return absl::FailedPreconditionError("a partial update before a full one");
+          // From here on the old weights are gone: what runs is dropped and nothing is served until the commit.
+          PauseEngine();
           version_ = 0;
           digest_.clear();
           break;
@@ -198,8 +128,7 @@ class RolloutServiceOverEngine : public v1::RolloutService::Service {
     return absl::DataLossError(begun ? "the update broke off before its commit" : "the update had no manifest");
   }
 
-  void PauseEngine() {
-    absl::MutexLock lock(&mutex_);
+  void PauseEngine() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     pause_wanted_ = true;
     mutex_.Await(absl::Condition(&paused_));  // the engine thread looks between two passes
   }
@@ -215,6 +144,7 @@ class RolloutServiceOverEngine : public v1::RolloutService::Service {
     while (true) {
       std::deque<QueuedGroup> groups;
       uint64_t version;
+      int64_t moved;  // samples that go from the queue to the engine
       {
         absl::MutexLock lock(&mutex_);
         stats_ = engine_->stats();
@@ -234,80 +164,57 @@ class RolloutServiceOverEngine : public v1::RolloutService::Service {
         if (pause_wanted_) continue;
         groups.swap(queue_);
         version = version_;
+        moved = queued_samples_;
       }
       for (QueuedGroup& group : groups) Begin(std::move(group), version);
       DropFailedCalls();
       const absl::StatusOr<bool> progress = engine_->Step();
-      if (!progress.ok()) {
-        absl::MutexLock lock(&mutex_);
+      absl::MutexLock lock(&mutex_);
+      if (progress.ok()) {
+        queued_samples_ -= moved;
+      } else {
         DropAll(progress.status());
       }
       const Engine::Stats stats = engine_->stats();
-      absl::MutexLock lock(&mutex_);
       stats_ = stats;
       busy_ = stats.running + stats.waiting > 0;
     }
   }
 
   void Begin(QueuedGroup group, uint64_t version) {
-    const std::shared_ptr<Call> call = group.call;
-    const int64_t count = group.request.sample_indices_size();
-    {
-      absl::MutexLock lock(&mutex_);
-      queued_samples_ -= count;
-    }
-    if (Failed(*call)) return;
-    if (version == 0) return Fail(*call, absl::FailedPreconditionError("this worker has no weights yet: send UpdateWeights first"));
-    const absl::Status status = engine_->Add(group.request, version, [call](v1::Sample sample) {
-      absl::MutexLock lock(&call->mutex);
-      call->ready.push_back(std::move(sample));
-    });
-    if (!status.ok()) return Fail(*call, status);
-    calls_.push_back({call, group.request.stage(), group.request.group_serial(), group.request.attempt()});
+    const std::shared_ptr<GenerateCall> call = std::move(group.call);
+    if (call->state() == GenerateCall::State::kFailed) return;
+    if (version == 0) return call->Fail(absl::FailedPreconditionError("this worker has no weights yet: send UpdateWeights first"));
+    const absl::Status status =
+        engine_->Add(group.request, version, [call](v1::Sample sample) { call->Deliver(std::move(sample)); }, {}, call.get());
+    if (!status.ok()) return call->Fail(status);
+    if (calls_.empty() || calls_.back() != call) calls_.push_back(call);
   }
 
-  // Work of calls whose client has gone is dropped.
+  // Work of calls whose client has gone is dropped; calls that are over are forgotten.
   void DropFailedCalls() {
-    bool any = false;
-    for (const ActiveGroup& group : calls_) any |= Failed(*group.call);
-    if (any) {
-      std::vector<ActiveGroup> dropped;
-      for (const ActiveGroup& group : calls_) {
-        if (Failed(*group.call)) dropped.push_back(group);
-      }
-      engine_->AbortIf([&](uint32_t stage, uint64_t serial, uint32_t attempt) {
-        for (const ActiveGroup& group : dropped) {
-          if (group.stage == stage && group.serial == serial && group.attempt == attempt) return true;
-        }
-        return false;
-      });
-    }
-    // Forget calls that are over: nobody but us holds them.
-    std::erase_if(calls_, [](const ActiveGroup& group) { return group.call.use_count() == 1 || Failed(*group.call); });
+    std::erase_if(calls_, [this](const std::shared_ptr<GenerateCall>& call) {
+      const GenerateCall::State state = call->state();
+      if (state == GenerateCall::State::kFailed) engine_->AbortOwner(call.get());
+      return state != GenerateCall::State::kOpen;
+    });
   }
 
   void DropAll(const absl::Status& reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    for (const QueuedGroup& group : queue_) Fail(*group.call, reason);
+    for (const QueuedGroup& group : queue_) group.call->Fail(reason);
     queue_.clear();
     queued_samples_ = 0;
-    for (const ActiveGroup& group : calls_) Fail(*group.call, reason);
+    for (const std::shared_ptr<GenerateCall>& call : calls_) call->Fail(reason);
     calls_.clear();
     engine_->Abort();
     busy_ = false;
   }
 
-  struct ActiveGroup {
-    std::shared_ptr<Call> call;
-    uint32_t stage;
-    uint64_t serial;
-    uint32_t attempt;
-  };
-
   Model& model_;
   ThreadPool& threads_;
   const RolloutServiceOptions options_;
   std::unique_ptr<Engine> engine_;         // engine thread only
-  std::vector<ActiveGroup> calls_;         // engine thread only
+  std::vector<std::shared_ptr<GenerateCall>> calls_;  // engine thread only; one may stand here more than once
   const std::string process_id_;
 
   absl::Mutex update_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);

@@ -16,7 +16,7 @@
 namespace grouper {
 
 struct RolloutServiceOptions {
-  EngineOptions engine;
+  EngineOptions engine = {};
   // The trainer in this process owns the model and changes it only between UpdateWeights calls; updates carry version and digest only. Off:
   // the worker owns the model and receives chunks.
   bool shared_weights = false;

@@ -51,39 +51,44 @@ void Scheduler::Preempt(std::list<std::shared_ptr<Sequence>>::iterator victim) {
   ++preemptions_;
 }
 
+bool Scheduler::ReleaseWaitingPrefixes() {
+  bool released = false;
+  for (const std::shared_ptr<Sequence>& waiting : waiting_) {
+    released |= !waiting->group->prefix_pages.empty();
+    ReleasePrefix(*waiting->group);
+  }
+  return released;
+}
+
 // Makes room for `sequence` by preempting younger ones, then by dropping prompt prefixes that are only kept for later samples.
 bool Scheduler::AllocateOrPreempt(Sequence& sequence, int32_t tokens) {
   while (!AllocatePages(sequence, tokens)) {
     auto youngest = std::prev(running_.end());
     if (youngest->get() != &sequence) {
       Preempt(youngest);
-      continue;
+    } else if (!ReleaseWaitingPrefixes()) {
+      return false;
     }
-    bool released = false;
-    for (const std::shared_ptr<Sequence>& other : waiting_) {
-      released |= !other->group->prefix_pages.empty();
-      ReleasePrefix(*other->group);
-    }
-    if (!released) return false;
   }
   return true;
 }
 
-bool Scheduler::Start(Sequence& sequence) {
+bool Scheduler::MayUsePrefix(const Sequence& sequence) const { return options_.share_prefix && sequence.computed == 0; }
+
+void Scheduler::Start(Sequence& sequence) {
   Group& group = *sequence.group;
-  if (!options_.share_prefix || sequence.computed > 0) return true;
-  const int32_t prompt = static_cast<int32_t>(group.prompt.size());
-  if (group.prefix == Group::Prefix::kComputing) return false;
+  if (!MayUsePrefix(sequence)) return;
   if (group.prefix == Group::Prefix::kNone) {
+    // Only worth it when another sample will take it.
     if (group.unstarted > (sequence.started ? 0 : 1)) {
       group.prefix = Group::Prefix::kComputing;
       sequence.computes_prefix = true;
     }
-    return true;
+    return;
   }
   // Share the pages before the one that holds the prompt's last token, copy that one, and feed the last token again for its logits.
+  const int32_t prompt = static_cast<int32_t>(group.prompt.size());
   const int32_t shared = (prompt - 1) / kPage, copied = prompt - 1 - shared * kPage;
-  if (kv_.free_pages() < 1) return false;
   for (int32_t i = 0; i < shared; ++i) {
     kv_.Retain(group.prefix_pages[i]);
     sequence.pages.push_back(group.prefix_pages[i]);
@@ -95,7 +100,42 @@ bool Scheduler::Start(Sequence& sequence) {
   sequence.pages.push_back(own);
   sequence.computed = prompt - 1;
   MarkStarted(sequence);
-  return true;
+}
+
+void Scheduler::Prefill(int32_t& budget) {
+  for (auto it = running_.begin(); it != running_.end() && budget > 0; ++it) {
+    Sequence& sequence = **it;
+    if (sequence.remaining() <= 1) continue;
+    const int32_t tokens = std::min(budget, sequence.remaining());
+    if (!AllocatePages(sequence, sequence.computed + tokens)) continue;
+    work_.push_back({&sequence, tokens});
+    budget -= tokens;
+  }
+}
+
+void Scheduler::Admit(int32_t& budget) {
+  for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && running() < options_.max_sequences;) {
+    Sequence& sequence = **it;
+    const Group& group = *sequence.group;
+    if (MayUsePrefix(sequence) && group.prefix == Group::Prefix::kComputing) {
+      ++it;  // waits for its group's prompt
+      continue;
+    }
+    // What it will start from and need, before anything is taken.
+    const bool takes_prefix = MayUsePrefix(sequence) && group.prefix == Group::Prefix::kReady;
+    const int32_t computed = takes_prefix ? static_cast<int32_t>(group.prompt.size()) - 1 : sequence.computed;
+    const int32_t tokens = std::min(budget, sequence.size() - computed);
+    const int32_t needed = PagesFor(computed + tokens) - (takes_prefix ? computed / kPage : 0);
+    // Leave a page for each running sequence's next one, so that admission does not preempt at once.
+    const int32_t reserve = std::min(running(), kv_.num_pages() / 8);
+    if (needed + reserve > kv_.free_pages()) return;
+    Start(sequence);
+    CHECK(AllocatePages(sequence, computed + tokens));
+    running_.push_back(std::move(*it));
+    it = waiting_.erase(it);
+    work_.push_back({&sequence, tokens});
+    budget -= tokens;
+  }
 }
 
 const std::vector<Scheduler::Work>& Scheduler::Schedule() {
@@ -109,52 +149,22 @@ const std::vector<Scheduler::Work>& Scheduler::Schedule() {
     work_.push_back({&sequence, 1});
     --budget;
   }
-  // Prefill that has begun.
-  for (auto it = running_.begin(); it != running_.end() && budget > 0; ++it) {
-    Sequence& sequence = **it;
-    if (sequence.remaining() <= 1) continue;
-    const int32_t tokens = std::min(budget, sequence.remaining());
-    if (!AllocatePages(sequence, sequence.computed + tokens)) continue;
-    work_.push_back({&sequence, tokens});
-    budget -= tokens;
-  }
-  // New ones, oldest first; samples that wait for their group's prompt are passed over.
-  for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && running() < options_.max_sequences;) {
-    Sequence& sequence = **it;
-    if (!Start(sequence)) {
-      ++it;
-      continue;
-    }
-    const int32_t tokens = std::min(budget, sequence.remaining());
-    // Leave a page for each running sequence's next one, so that admission does not preempt at once.
-    const int32_t reserve = std::min(running(), kv_.num_pages() / 8);
-    const int32_t needed = PagesFor(sequence.computed + tokens) - static_cast<int32_t>(sequence.pages.size());
-    if (!running_.empty() && needed + reserve > kv_.free_pages()) {
-      FreePages(sequence);
-      if (sequence.computes_prefix) {
-        sequence.computes_prefix = false;
-        sequence.group->prefix = Group::Prefix::kNone;
-      }
-      break;
-    }
-    std::shared_ptr<Sequence> admitted = *it;
-    it = waiting_.erase(it);
-    running_.push_back(std::move(admitted));
-    if (!AllocateOrPreempt(sequence, sequence.computed + tokens)) {
-      Preempt(std::prev(running_.end()));
-      break;
-    }
-    work_.push_back({&sequence, tokens});
-    budget -= tokens;
-  }
-  // Nothing fits: the oldest sequence goes alone, whatever it takes.
-  if (work_.empty() && !running_.empty()) {
-    Sequence& sequence = *running_.front();
+  Prefill(budget);
+  Admit(budget);
+  if (!work_.empty()) return work_;
+  // Nothing fits: prompts kept for later samples go, then all but the oldest sequence. One alone always fits.
+  if (running_.empty()) {
+    if (waiting_.empty()) return work_;
+    ReleaseWaitingPrefixes();
+    Admit(budget);
+  } else {
     while (running_.size() > 1) Preempt(std::prev(running_.end()));
+    Sequence& sequence = *running_.front();
     const int32_t tokens = std::min(options_.max_batch_tokens, sequence.remaining());
     CHECK(AllocateOrPreempt(sequence, sequence.computed + tokens)) << "the cache is too small for one sequence";
     work_.push_back({&sequence, tokens});
   }
+  CHECK(!work_.empty()) << "the cache is too small for one sequence";
   return work_;
 }
 

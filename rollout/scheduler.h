@@ -48,7 +48,11 @@ class Scheduler {
  private:
   bool AllocatePages(Sequence& sequence, int32_t tokens);  // so that positions [0, tokens) have pages
   bool AllocateOrPreempt(Sequence& sequence, int32_t tokens);
-  bool Start(Sequence& sequence);  // takes the group's prefix, or becomes the one that computes it; false: wait for it
+  bool MayUsePrefix(const Sequence& sequence) const;
+  void Start(Sequence& sequence);  // takes the group's prefix, or becomes the one that computes it
+  void Prefill(int32_t& budget);   // running sequences that lack more than one token
+  void Admit(int32_t& budget);     // waiting ones
+  bool ReleaseWaitingPrefixes();   // prompts kept only for samples that have not started; true when there were any
   void Preempt(std::list<std::shared_ptr<Sequence>>::iterator victim);
   void FreePages(Sequence& sequence);
   void MarkStarted(Sequence& sequence);

@@ -22,6 +22,8 @@ struct Group {
   kernels::SamplingFilter filter;
   Engine::OnFinished on_finished;
   Engine::OnToken on_token;
+  const void* owner = nullptr;
+  size_t longest_stop = 0;  // bytes of the longest stop string
   std::vector<int32_t> prompt;
 
   // The prompt's pages, held by the group from the moment that its first sample has computed the prompt until all samples have started.

@@ -1,6 +1,7 @@
 #include "trainer/reward_client.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
@@ -81,11 +82,14 @@ class RetryingRewardClient : public RewardClient {
   absl::Status CheckAnswer(const v1::ScoreRequest& request, const v1::ScoreResponse& response) const {
     bool fits = response.groups_size() == request.groups_size() && response.weights_size() == response.rule_names_size();
     for (int g = 0; fits && g < request.groups_size(); ++g) {
-      fits = response.groups(g).completions_size() == request.groups(g).completions_size();
-      for (const v1::CompletionScore& score : response.groups(g).completions()) fits &= score.rules_size() == response.rule_names_size();
+      fits = response.groups(g).completions_size() == request.groups(g).completions_size() &&
+             response.groups(g).group_serial() == request.groups(g).group_serial();
+      for (const v1::CompletionScore& score : response.groups(g).completions()) {
+        fits &= score.rules_size() == response.rule_names_size() && (!score.has_reward() || std::isfinite(score.reward()));
+      }
     }
     if (fits) return absl::OkStatus();
-    return absl::InternalError(absl::StrCat("reward service ", name_, ": the answer's shape is not the request's (groups, completions, rules)"));
+    return absl::InternalError(absl::StrCat("reward service ", name_, ": the answer's shape is not the request's (groups, completions, rules), or a reward is not a number"));
   }
 
   const std::string name_;

@@ -27,10 +27,20 @@ bool IsFinal(const absl::Status& status) {
          status.code() == absl::StatusCode::kUnauthenticated || status.code() == absl::StatusCode::kPermissionDenied;
 }
 
+// An error that passes by itself: the worker went away, is restarting or is full.
+bool Passes(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kCancelled ||
+         status.code() == absl::StatusCode::kAborted || status.code() == absl::StatusCode::kDeadlineExceeded ||
+         status.code() == absl::StatusCode::kResourceExhausted;
+}
+// A worker that fails in another way this often in one Generate (logits that are not numbers, say) gets no more of its work.
+constexpr int kMaxOwnFailures = 3;
+
 // One Generate call: which samples are open, who has them, what came.
 class Job {
  public:
-  Job(const std::vector<v1::GenerateRequest>& groups, uint64_t version) : groups_(groups), version_(version) {
+  Job(const std::vector<v1::GenerateRequest>& groups, uint64_t version, int64_t vocab_size)
+      : groups_(groups), version_(version), vocab_size_(vocab_size) {
     result_.resize(groups.size());
     for (size_t i = 0; i < groups.size(); ++i) {
       result_[i].resize(static_cast<size_t>(groups[i].sample_indices_size()));
@@ -49,6 +59,9 @@ class Job {
 
   bool Done() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return open_ == 0 || !error_.ok(); }
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return !queue_.empty(); }
+  int64_t open() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return open_; }
+  // One worker will take no more; true when it was the last of `workers`.
+  bool WorkerGivesUp(size_t workers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return ++given_up_ == workers; }
   const absl::Status& error() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return error_; }
   void Fail(const absl::Status& error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (error_.ok()) error_ = error;
@@ -81,11 +94,7 @@ class Job {
     if (id.stage() != task.request.stage() || id.group_serial() != task.request.group_serial() || id.attempt() != task.request.attempt()) return false;
     const int place = PlaceOf(task.group, id.sample_index());
     if (place < 0 || received_[task.group][static_cast<size_t>(place)]) return false;
-    for (const v1::WeightVersionSpan& span : sample.weight_versions()) {
-      if (span.weight_version() != version_) return false;
-    }
-    const int length = sample.token_ids_size(), prompt = task.request.prompt_token_ids_size();
-    if (sample.sampled_size() != length || sample.rollout_logprobs_size() != length || length <= prompt) return false;
+    if (!Fits(task.request, sample)) return false;
     received_[task.group][static_cast<size_t>(place)] = true;
     fresh_.push_back(sample);
     result_[task.group][static_cast<size_t>(place)] = std::move(sample);
@@ -97,6 +106,23 @@ class Job {
   std::vector<std::vector<v1::Sample>> TakeResult() { return std::move(result_); }
 
  private:
+  // The request's prompt, then sampled tokens of the vocabulary, all at the wanted version.
+  bool Fits(const v1::GenerateRequest& request, const v1::Sample& sample) const {
+    const int length = sample.token_ids_size(), prompt = request.prompt_token_ids_size();
+    if (sample.sampled_size() != length || sample.rollout_logprobs_size() != length || length <= prompt) return false;
+    for (int i = 0; i < length; ++i) {
+      const int32_t token = sample.token_ids(i);
+      if (sample.sampled(i) != (i >= prompt)) return false;
+      if (i < prompt ? token != request.prompt_token_ids(i) : token < 0 || token >= vocab_size_) return false;
+    }
+    int64_t covered = 0;
+    for (const v1::WeightVersionSpan& span : sample.weight_versions()) {
+      if (span.weight_version() != version_) return false;
+      covered += span.num_tokens();
+    }
+    return covered == length - prompt;
+  }
+
   int PlaceOf(size_t group, uint32_t sample_index) const {
     const auto& indices = groups_[group].sample_indices();
     const auto it = std::find(indices.begin(), indices.end(), sample_index);
@@ -105,11 +131,13 @@ class Job {
 
   const std::vector<v1::GenerateRequest>& groups_;
   const uint64_t version_;
+  const int64_t vocab_size_;
   std::deque<Task> queue_ ABSL_GUARDED_BY(mutex);
   std::vector<std::vector<v1::Sample>> result_;
   std::vector<std::vector<bool>> received_;
   std::vector<v1::Sample> fresh_ ABSL_GUARDED_BY(mutex);
   int64_t open_ ABSL_GUARDED_BY(mutex) = 0;
+  size_t given_up_ ABSL_GUARDED_BY(mutex) = 0;
   absl::Status error_ ABSL_GUARDED_BY(mutex);
 };
 
@@ -157,7 +185,7 @@ class PooledRolloutClient : public RolloutClient {
     if (weights_.model == nullptr) return absl::FailedPreconditionError("Generate before the first UpdateWeights");
     std::vector<v1::GenerateRequest> requests = groups;
     for (v1::GenerateRequest& request : requests) request.set_min_weight_version(weights_.version);
-    Job job(requests, weights_.version);
+    Job job(requests, weights_.version, weights_.model->config().vocab_size);
     {
       absl::MutexLock lock(&mutex_);
       last_alive_ = clock_.Now();
@@ -209,6 +237,7 @@ class PooledRolloutClient : public RolloutClient {
     absl::Time last_activity;
     bool has_work = false;
     bool timed_out = false;
+    bool receives_weights = false;
   };
 
   absl::Status NoWorker(const absl::Status& last) const {
@@ -238,7 +267,7 @@ class PooledRolloutClient : public RolloutClient {
         slot->stream_context->TryCancel();
       }
       bool streaming = false;
-      for (const std::unique_ptr<Slot>& slot : slots_) streaming |= slot->stream_context != nullptr;
+      for (const std::unique_ptr<Slot>& slot : slots_) streaming |= slot->stream_context != nullptr || slot->receives_weights;
       if (streaming) last_alive_ = now;
       if (now - last_alive_ >= options_.no_worker_timeout) dead = NoWorker(last_error_);
     }
@@ -249,6 +278,7 @@ class PooledRolloutClient : public RolloutClient {
 
   // One worker's thread during a Generate call: streams while there is work, reconnects after a loss.
   void Serve(Job& job, Slot& slot) {
+    int own_failures = 0;
     while (true) {
       {
         absl::MutexLock lock(&job.mutex);
@@ -258,7 +288,7 @@ class PooledRolloutClient : public RolloutClient {
         if (!job.HasWork()) continue;
       }
       absl::Status status;
-      if (!slot.connection.Has(weights_)) status = slot.connection.BringUpToDate(weights_);
+      if (!slot.connection.Has(weights_)) status = Refresh(slot);
       if (status.ok()) status = Stream(job, slot);
       if (status.ok()) continue;
       absl::MutexLock job_lock(&job.mutex);
@@ -272,16 +302,36 @@ class PooledRolloutClient : public RolloutClient {
         absl::MutexLock lock(&mutex_);
         last_error_ = Annotate(status, slot.connection.name());
       }
+      if (!Passes(status) && ++own_failures == kMaxOwnFailures) {
+        if (job.WorkerGivesUp(slots_.size())) job.Fail(Annotate(status, absl::StrCat("rollout worker ", slot.connection.name())));
+        return;
+      }
       auto done = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job.mutex) { return job.Done(); };
       job.mutex.AwaitWithTimeout(absl::Condition(&done), kRetryPause);
     }
   }
 
-  // Work that one worker holds at most: all of it when it is alone, else about half of its share at a time, so that a fast one can take more.
-  int64_t HoldAtMost(int64_t group_samples) const {
-    return slots_.size() == 1 ? INT64_MAX : std::max<int64_t>(group_samples, kHoldSamples);
+  // Sends a worker that has come back the weights. While they travel it counts as alive.
+  absl::Status Refresh(Slot& slot) {
+    ASSIGN_OR_RETURN(const bool up_to_date, slot.connection.IsUpToDate(weights_));
+    if (up_to_date) return absl::OkStatus();
+    auto receives = [&](bool value) {
+      absl::MutexLock lock(&mutex_);
+      slot.receives_weights = value;
+    };
+    receives(true);
+    const absl::Status status = slot.connection.Push(weights_);
+    receives(false);
+    return status;
   }
-  static constexpr int64_t kHoldSamples = 64;
+
+  // Samples that one worker holds at most: three quarters of its even share of what is open, so that whoever is faster finds more.
+  int64_t HoldAtMost(int64_t open) const {
+    if (slots_.size() == 1) return kMostHeld;
+    return std::clamp<int64_t>(open * 3 / (4 * static_cast<int64_t>(slots_.size())), kLeastHeld, kMostHeld);
+  }
+  static constexpr int64_t kLeastHeld = 8;
+  static constexpr int64_t kMostHeld = 8192;  // well below a worker's queue
 
   absl::Status Stream(Job& job, Slot& slot) {
     const auto context = MakeClientContext(kStreamDeadline);
@@ -302,7 +352,7 @@ class PooledRolloutClient : public RolloutClient {
       std::vector<size_t> fresh;
       {
         absl::MutexLock lock(&job.mutex);
-        while (writable && !job.Done() && job.HasWork() && held_samples < HoldAtMost(1)) {
+        while (writable && !job.Done() && job.HasWork() && held_samples < HoldAtMost(job.open())) {
           held.push_back(job.Take());
           held_samples += held.back().request.sample_indices_size();
           fresh.push_back(held.size() - 1);
@@ -316,9 +366,10 @@ class PooledRolloutClient : public RolloutClient {
       }
       for (size_t i : fresh) {
         injected = failpoint::Hit("client.generate_sent");
-        writable = writable && injected.ok() && stream->Write(held[i].request);
+        if (!injected.ok()) break;
+        writable = writable && stream->Write(held[i].request);
       }
-      if (finished || !writable) break;
+      if (finished || !writable || !injected.ok()) break;
       if (!stream->Read(&response)) {
         writable = false;
         break;
@@ -341,10 +392,11 @@ class PooledRolloutClient : public RolloutClient {
         ++faults_.late_answers;
       }
     }
-    if (finished && writable) {
-      stream->WritesDone();
+    if (!injected.ok() || held_samples > 0) {
+      // Given up by us, or already ended by the worker: then cancelling would hide the worker's own status.
+      if (writable) context->TryCancel();
     } else {
-      context->TryCancel();
+      stream->WritesDone();
     }
     while (stream->Read(&response)) {
     }

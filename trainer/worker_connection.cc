@@ -40,7 +40,7 @@ v1::WeightManifest MakeManifest(const PublishedWeights& weights, bool in_process
 WorkerConnection::WorkerConnection(RolloutClient::Worker worker)
     : worker_(std::move(worker)), stub_(v1::RolloutService::NewStub(worker_.channel)) {}
 
-absl::Status WorkerConnection::BringUpToDate(const PublishedWeights& weights) {
+absl::StatusOr<bool> WorkerConnection::IsUpToDate(const PublishedWeights& weights) {
   v1::RolloutStatus status;
   const auto context = MakeClientContext(kStatusTimeout);
   const absl::Status answer = FromGrpc(stub_->GetStatus(context.get(), {}, &status));
@@ -52,9 +52,14 @@ absl::Status WorkerConnection::BringUpToDate(const PublishedWeights& weights) {
   process_id_ = status.process_id();
   if (same_process && status.weight_version() == weights.version && status.weight_digest() == Bytes(weights.digest)) {
     version_ = weights.version;
-    return absl::OkStatus();
+    return true;
   }
-  return Push(weights);
+  return false;
+}
+
+absl::Status WorkerConnection::BringUpToDate(const PublishedWeights& weights) {
+  ASSIGN_OR_RETURN(const bool up_to_date, IsUpToDate(weights));
+  return up_to_date ? absl::OkStatus() : Push(weights);
 }
 
 absl::Status WorkerConnection::Push(const PublishedWeights& weights) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/model/model.h"
 #include "proto/rollout.grpc.pb.h"
@@ -31,8 +32,9 @@ class WorkerConnection {
   const std::string& name() const { return worker_.name; }
   v1::RolloutService::Stub& stub() { return *stub_; }
 
-  // Asks for the worker's status and, when its weights are not `weights` (another version or digest, or another process than the one that took
-  // them), sends them. Errors name the worker and the RPC.
+  // Asks for the worker's status. True when its weights are `weights` and it is the process that took them. Errors name the worker and the RPC.
+  absl::StatusOr<bool> IsUpToDate(const PublishedWeights& weights);
+  // IsUpToDate, and Push when it is not.
   absl::Status BringUpToDate(const PublishedWeights& weights);
   // Sends the weights without asking first.
   absl::Status Push(const PublishedWeights& weights);

@@ -25,7 +25,10 @@ bool IsLoopback(absl::string_view target) {
   for (absl::string_view prefix : {"dns:///", "ipv4:", "ipv6:"}) {
     if (absl::StartsWith(target, prefix)) target.remove_prefix(prefix.size());
   }
-  return absl::StartsWith(target, "127.") || absl::StartsWith(target, "localhost:") || absl::StartsWith(target, "[::1]:") ||
+  // "127." alone would take the host name 127.example.org too.
+  const absl::string_view host = target.substr(0, target.rfind(':'));
+  const bool ipv4_loopback = absl::StartsWith(host, "127.") && host.find_first_not_of("0123456789.") == host.npos;
+  return ipv4_loopback || absl::StartsWith(target, "localhost:") || absl::StartsWith(target, "[::1]:") ||
          absl::StartsWith(target, "unix:") || absl::StartsWith(target, "unix-abstract:");
 }
 
@@ -89,6 +92,10 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const std::string& l
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // A client that vanished or froze must not hold a stream (or a weight update) for ever.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on the port is an error, not a silent share
   int port = 0;
   if (!listen.empty()) {

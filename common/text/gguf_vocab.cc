@@ -61,6 +61,9 @@ std::optional<Pre> FindPre(const std::string& name) {
   } else if (one_of({"qwen35"})) {
     pre.normalizer = {{"type", "NFC"}};
     pre.pre_tokenizer = Sequence("pretokenizers", {Split(text::kQwen35Regex), ByteLevel(false)});
+  } else if (one_of({"deepseek-coder"})) {
+    pre.pre_tokenizer = Sequence("pretokenizers", {Split("[\r\n]"), Split("\\s?\\p{L}+"), Split("\\s?\\p{P}+"), Split("[一-龥ࠀ-一가-퟿]+"),
+                                                   {{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(false)});
   } else if (one_of({"deepseek-v3"})) {
     pre.pre_tokenizer = Sequence("pretokenizers", {Split("\\p{N}{1,3}"), Split(text::kDeepSeek3Cjk), Split(text::kDeepSeek3Regex), ByteLevel(false)});
   } else {

@@ -1,0 +1,259 @@
+#include "rollout/engine.h"
+
+#include <limits>
+
+#include "common/base/failpoint.h"
+#include "gmock/gmock.h"
+#include "kernels/sampling.h"
+#include "tests/rollout/rollout_world.h"
+
+namespace grouper {
+namespace {
+
+using testing::HasSubstr;
+
+class EngineFamilies : public testing::TestWithParam<std::tuple<std::string, DType>> {
+ protected:
+  EngineFamilies() : threads_(1), stream_(threads_), model_(TinyModel(std::get<0>(GetParam()), std::get<1>(GetParam()), stream_)) {}
+  ThreadPool threads_;
+  Stream stream_;
+  std::unique_ptr<Model> model_;
+};
+
+TEST_P(EngineFamilies, ASampleIsTheSameBitsHoweverItIsBatched) {
+  const std::vector<v1::GenerateRequest> groups = MixedGroups();
+  const Samples expected = BitsOf(RunAll(*MakeEngine(*model_, threads_), groups));
+  ASSERT_EQ(expected.size(), 18u);
+  ThreadPool two(2);
+  const struct {
+    const char* name;
+    EngineOptions options;
+    ThreadPool& threads;
+  } cases[] = {
+      {"small batches", {.max_batch_tokens = 7}, threads_},
+      {"one token a pass", {.max_batch_tokens = 1}, threads_},
+      {"64 tokens a pass", {.max_batch_tokens = 64}, threads_},
+      {"one sequence", {.max_sequences = 1}, threads_},
+      {"three sequences", {.max_sequences = 3}, threads_},
+      {"no shared prefix", {.share_prefix = false}, threads_},
+      {"fewest pages", {.cache_pages = 5}, threads_},
+      {"few pages", {.cache_pages = 9}, two},
+      {"few pages, own prefixes", {.cache_pages = 7, .share_prefix = false}, threads_},
+      {"few pages, small batches", {.max_batch_tokens = 33, .cache_pages = 6}, two},
+      {"two threads", {}, two},
+  };
+  for (const auto& c : cases) EXPECT_EQ(BitsOf(RunAll(*MakeEngine(*model_, c.threads, c.options), groups)), expected) << c.name;
+}
+
+TEST_P(EngineFamilies, ASampleDoesNotDependOnItsCompany) {
+  const std::vector<v1::GenerateRequest> groups = MixedGroups();
+  const Samples together = BitsOf(RunAll(*MakeEngine(*model_, threads_), groups));
+  Samples alone;
+  for (const v1::GenerateRequest& group : groups) {
+    for (uint32_t index : group.sample_indices()) {
+      v1::GenerateRequest one = group;
+      one.clear_sample_indices();
+      one.add_sample_indices(index);
+      one.set_attempt(7);
+      for (const v1::Sample& sample : RunAll(*MakeEngine(*model_, threads_), {one})) AddTo(alone, sample);
+    }
+  }
+  EXPECT_EQ(alone, together);
+}
+
+TEST_P(EngineFamilies, RecordedLogprobsEqualTeacherForcedScoring) {
+  int checked = 0;
+  const std::vector<v1::GenerateRequest> groups = MixedGroups();
+  for (const v1::Sample& sample : RunAll(*MakeEngine(*model_, threads_, {.cache_pages = 9}), groups)) {
+    const v1::SamplingParams& sampling = groups[sample.id().group_serial() - 100].sampling();
+    const int32_t n = sample.token_ids_size();
+    Batch batch;
+    batch.token_ids.assign(sample.token_ids().begin(), sample.token_ids().end());
+    const std::vector<int32_t> pages = {0, 1, 2, 3};
+    batch.sequences = {{0, n, 0, pages.data()}};
+    std::vector<int32_t> tokens;
+    for (int32_t i = 0; i + 1 < n; ++i) {
+      batch.output_rows.push_back(i);
+      tokens.push_back(batch.token_ids[static_cast<size_t>(i) + 1]);
+    }
+    const std::vector<kernels::SamplingFilter> filters(
+        tokens.size(), {sampling.temperature(), static_cast<int32_t>(sampling.top_k()), sampling.top_p()});
+    KvPool kv(model_->config(), model_->dtype(), 4);
+    Arena arena;
+    const Tensor hidden = arena.New(model_->dtype(), {n - 1, model_->config().hidden_size});
+    const Tensor logits = arena.New(model_->logits_dtype(), {n - 1, model_->config().vocab_size});
+    const Tensor logprobs = arena.New(DType::kF32, {n - 1}), entropies = arena.New(DType::kF32, {n - 1});
+    model_->Forward(stream_, batch, kv, hidden, nullptr);
+    model_->Logits(stream_, hidden, logits);
+    kernels::TokenLogprobs(stream_, logits, filters, tokens.data(), logprobs, entropies);
+    for (int32_t i = 1; i < n; ++i) {
+      if (!sample.sampled(i)) continue;
+      EXPECT_EQ(sample.rollout_logprobs(i), logprobs.data<float>()[i - 1]) << sample.id().ShortDebugString() << " position " << i;
+      ++checked;
+    }
+  }
+  EXPECT_GT(checked, 500);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, EngineFamilies,
+                         testing::Combine(testing::Values("llama", "qwen3_moe", "deepseek_v3"), testing::Values(DType::kF32, DType::kBF16)),
+                         [](const auto& info) { return std::get<0>(info.param) + "_" + Name(std::get<1>(info.param)); });
+
+class EngineTest : public testing::Test {
+ protected:
+  EngineTest() : threads_(1), stream_(threads_), model_(TinyModel("llama", DType::kF32, stream_)) {}
+  ~EngineTest() override { EXPECT_TRUE(failpoint::Arm("").ok()); }
+  std::unique_ptr<Engine> Make(const EngineOptions& options = {}) { return MakeEngine(*model_, threads_, options); }
+  ThreadPool threads_;
+  Stream stream_;
+  std::unique_ptr<Model> model_;
+};
+
+TEST_F(EngineTest, FewPagesPreemptAndAllPagesComeBack) {
+  const std::unique_ptr<Engine> engine = Make({.cache_pages = 6});
+  RunAll(*engine, MixedGroups());
+  EXPECT_GT(engine->stats().preemptions, 0u);
+  EXPECT_EQ(engine->stats().free_pages, 6);
+  EXPECT_EQ(engine->stats().running + engine->stats().waiting, 0);
+}
+
+TEST_F(EngineTest, ManyGroupsWithOneTokenEachDoNotStarveOnKeptPrompts) {
+  std::vector<v1::GenerateRequest> groups;
+  for (uint64_t i = 0; i < 20; ++i) groups.push_back(MakeGroup(i, 64, 4, 1));
+  const std::unique_ptr<Engine> engine = Make({.max_batch_tokens = 256, .cache_pages = 5});
+  EXPECT_EQ(RunAll(*engine, groups).size(), 80u);
+  EXPECT_EQ(engine->stats().free_pages, 5);
+}
+
+TEST_F(EngineTest, AGroupsPromptIsComputedOnce) {
+  const v1::GenerateRequest group = MakeGroup(1, 200, 8, 4);
+  const std::unique_ptr<Engine> shared = Make();
+  RunAll(*shared, {group});
+  EXPECT_LT(shared->stats().prefill_tokens, 210u);
+  const std::unique_ptr<Engine> own = Make({.share_prefix = false});
+  RunAll(*own, {group});
+  EXPECT_EQ(own->stats().prefill_tokens, 1600u);
+}
+
+TEST_F(EngineTest, TheContextEndsASampleAsTruncated) {
+  const std::vector<v1::Sample> samples = RunAll(*Make(), {MakeGroup(1, 250, 2, 100)});
+  ASSERT_EQ(samples.size(), 2u);
+  for (const v1::Sample& sample : samples) {
+    EXPECT_EQ(sample.token_ids_size(), 256);
+    EXPECT_EQ(sample.finish_reason(), v1::FINISH_REASON_LENGTH);
+    EXPECT_EQ(sample.weight_versions(0).num_tokens(), 6u);
+  }
+}
+
+TEST_F(EngineTest, AStopTokenIsKeptAsTheLastToken) {
+  v1::GenerateRequest group = MakeGroup(1, 5, 8, 200);
+  group.mutable_sampling()->add_stop_token_ids(7);
+  group.mutable_sampling()->add_stop_token_ids(9);
+  int stopped = 0;
+  for (const v1::Sample& sample : RunAll(*Make(), {group})) {
+    for (int i = 5; i + 1 < sample.token_ids_size(); ++i) EXPECT_THAT(sample.token_ids(i), testing::AllOf(testing::Ne(7), testing::Ne(9)));
+    if (sample.finish_reason() != v1::FINISH_REASON_STOP_TOKEN) continue;
+    ++stopped;
+    EXPECT_THAT(sample.token_ids(sample.token_ids_size() - 1), testing::AnyOf(7, 9));
+  }
+  EXPECT_GT(stopped, 4);
+}
+
+TEST_F(EngineTest, AStopStringIsFoundOverTokenBorders) {
+  const std::shared_ptr<const Tokenizer> tokenizer = TinyTokenizer();
+  v1::GenerateRequest group = MakeGroup(1, 5, 1, 200);
+  const v1::Sample free = RunAll(*Make(), {group})[0];
+  // Three characters somewhere in the middle, each a token of its own: the sample must end with them.
+  const std::vector<int32_t> tokens(free.token_ids().begin() + 5, free.token_ids().end());
+  size_t at = 40;
+  auto plain = [&](size_t i) { return tokens[i] >= 7 && tokens[i] <= 30; };
+  while (!(plain(at) && plain(at + 1) && plain(at + 2))) ASSERT_LT(++at + 3, tokens.size());
+  const std::string stop = tokenizer->Decode({tokens.data() + at, 3}, false);
+  const std::string text = tokenizer->Decode({tokens.data(), at + 3}, false);
+  ASSERT_EQ(stop.size(), 3u);
+  ASSERT_EQ(text.find(stop), text.size() - 3) << "the string comes earlier too; choose another seed";
+  group.mutable_sampling()->add_stop_strings("never to be seen");
+  group.mutable_sampling()->add_stop_strings(stop);
+  const v1::Sample stopped = RunAll(*Make(), {group})[0];
+  EXPECT_EQ(stopped.finish_reason(), v1::FINISH_REASON_STOP_STRING);
+  ASSERT_EQ(stopped.token_ids_size(), static_cast<int>(5 + at + 3));
+  for (int i = 0; i < stopped.token_ids_size(); ++i) EXPECT_EQ(stopped.token_ids(i), free.token_ids(i));
+}
+
+TEST_F(EngineTest, TokensAreSeenInOrderAsTheyAreSampled) {
+  std::vector<int32_t> seen;
+  v1::Sample finished;
+  const std::unique_ptr<Engine> engine = Make();
+  ASSERT_TRUE(engine->Add(MakeGroup(1, 5, 1, 30), 1, [&](v1::Sample sample) { finished = std::move(sample); },
+                          [&](const v1::SampleId&, int32_t token) { seen.push_back(token); }).ok());
+  while (*engine->Step()) {
+  }
+  EXPECT_THAT(seen, testing::ElementsAreArray(finished.token_ids().begin() + 5, finished.token_ids().end()));
+  EXPECT_EQ(seen.size(), 30u);
+}
+
+TEST_F(EngineTest, BadRequestsNameGroupAndField) {
+  const struct {
+    const char* field;
+    std::function<void(v1::GenerateRequest&)> spoil;
+  } cases[] = {
+      {"prompt_token_ids: empty", [](auto& r) { r.clear_prompt_token_ids(); }},
+      {"expected fewer than the context of 256", [](auto& r) { r.mutable_prompt_token_ids()->Resize(256, 1); }},
+      {"prompt_token_ids: id 41", [](auto& r) { r.set_prompt_token_ids(2, 41); }},
+      {"prompt_token_ids: id -1", [](auto& r) { r.set_prompt_token_ids(0, -1); }},
+      {"sampling.temperature", [](auto& r) { r.mutable_sampling()->set_temperature(-1); }},
+      {"sampling.temperature", [](auto& r) { r.mutable_sampling()->set_temperature(std::numeric_limits<float>::quiet_NaN()); }},
+      {"sampling.temperature", [](auto& r) { r.mutable_sampling()->set_temperature(std::numeric_limits<float>::infinity()); }},
+      {"sampling.top_p", [](auto& r) { r.mutable_sampling()->set_top_p(0); }},
+      {"sampling.top_p", [](auto& r) { r.mutable_sampling()->set_top_p(1.5f); }},
+      {"sampling.top_k", [](auto& r) { r.mutable_sampling()->set_top_k(3000000000u); }},
+      {"sampling.max_new_tokens", [](auto& r) { r.mutable_sampling()->set_max_new_tokens(0); }},
+      {"sampling.stop_strings", [](auto& r) { r.mutable_sampling()->add_stop_strings(""); }},
+      {"sample_indices: none", [](auto& r) { r.clear_sample_indices(); }},
+      {"sample_indices: 1 twice", [](auto& r) { r.add_sample_indices(1); }},
+  };
+  const std::unique_ptr<Engine> engine = Make();
+  for (const auto& c : cases) {
+    v1::GenerateRequest request = MakeGroup(77, 5, 2, 4);
+    c.spoil(request);
+    const absl::Status status = engine->Add(request, 1, [](v1::Sample) {});
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.field;
+    EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr(c.field), HasSubstr("group 77")));
+  }
+  EXPECT_FALSE(*engine->Step());
+}
+
+TEST_F(EngineTest, ACacheTooSmallForOneContextIsRefused) {
+  const auto engine = Engine::Create(*model_, nullptr, threads_, {.cache_pages = 4});
+  EXPECT_THAT(std::string(engine.status().message()), HasSubstr("rollout.cache_pages: 4, expected at least 5"));
+}
+
+TEST_F(EngineTest, AbortOwnerDropsOnlyItsWork) {
+  const Samples expected = BitsOf(RunAll(*Make(), {MakeGroup(1, 70, 4, 40)}));
+  const std::unique_ptr<Engine> engine = Make({.cache_pages = 8});
+  Samples samples;
+  int mine, other;
+  ASSERT_TRUE(engine->Add(MakeGroup(2, 70, 4, 40), 1, [](v1::Sample) { ADD_FAILURE(); }, {}, &other).ok());
+  ASSERT_TRUE(engine->Add(MakeGroup(1, 70, 4, 40), 1, [&](v1::Sample s) { AddTo(samples, s); }, {}, &mine).ok());
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(*engine->Step());
+  engine->AbortOwner(&other);
+  while (*engine->Step()) {
+  }
+  EXPECT_EQ(samples, expected);
+  EXPECT_EQ(engine->stats().free_pages, 8);
+}
+
+TEST_F(EngineTest, LogitsThatAreNotNumbersAreAnError) {
+  const Tensor& norm = model_->tensors()[static_cast<size_t>(model_->FindTensor("model.norm.weight"))].value;
+  norm.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+  model_->WeightsChanged(stream_);
+  const std::unique_ptr<Engine> engine = Make();
+  ASSERT_TRUE(engine->Add(MakeGroup(3, 5, 1, 4), 1, [](v1::Sample) {}).ok());
+  const absl::StatusOr<bool> step = engine->Step();
+  EXPECT_THAT(std::string(step.status().message()), HasSubstr("not finite at position 5 of group 3 sample 0"));
+  engine->Abort();
+  EXPECT_FALSE(*engine->Step());
+}
+
+}  // namespace
+}  // namespace grouper

@@ -1,0 +1,122 @@
+#include "trainer/reward_client.h"
+
+#include <functional>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "common/rpc/server.h"
+#include "gmock/gmock.h"
+#include "proto/reward.grpc.pb.h"
+
+namespace grouper {
+namespace {
+
+using testing::HasSubstr;
+
+// Scores a completion by the length of its text; `before` may spoil or refuse the n-th answer.
+class DoubleRewards : public v1::RewardService::Service {
+ public:
+  std::function<grpc::Status(int call, v1::ScoreResponse&)> before = [](int, v1::ScoreResponse&) { return grpc::Status::OK; };
+  int calls = 0;
+
+  grpc::Status Score(grpc::ServerContext*, const v1::ScoreRequest* request, v1::ScoreResponse* response) override {
+    response->set_request_id(request->request_id());
+    response->add_rule_names("length");
+    response->add_weights(1);
+    for (const v1::ScoreGroup& group : request->groups()) {
+      v1::GroupScore* scores = response->add_groups();
+      scores->set_group_serial(group.group_serial());
+      for (const v1::ScoreCompletion& completion : group.completions()) {
+        v1::CompletionScore* score = scores->add_completions();
+        score->set_has_reward(true);
+        score->set_reward(static_cast<double>(completion.text().size()));
+        score->add_rules()->set_status(v1::RULE_STATUS_SCORED);
+      }
+    }
+    return before(calls++, *response);
+  }
+};
+
+class RewardClientTest : public testing::Test {
+ protected:
+  RewardClientTest() : server_(*RpcServer::Start("", {}, {&service_})), clock_(absl::UnixEpoch()) {
+    RewardClient::Options options;
+    options.give_up = absl::Seconds(60);
+    client_ = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_);
+    request_.set_request_id(12);
+    for (uint64_t g = 0; g < 3; ++g) {
+      v1::ScoreGroup* group = request_.add_groups();
+      group->set_group_serial(g);
+      for (uint64_t i = 0; i <= g; ++i) group->add_completions()->set_text(std::string(10 * g + i, 'a'));
+    }
+  }
+  ~RewardClientTest() override { server_->Shutdown(0); }
+
+  void ExpectGood(const absl::StatusOr<v1::ScoreResponse>& response) {
+    ASSERT_TRUE(response.ok()) << response.status();
+    ASSERT_EQ(response->groups_size(), request_.groups_size());
+    for (int g = 0; g < request_.groups_size(); ++g) {
+      for (int i = 0; i < request_.groups(g).completions_size(); ++i) {
+        EXPECT_EQ(response->groups(g).completions(i).reward(), static_cast<double>(request_.groups(g).completions(i).text().size()));
+      }
+    }
+    EXPECT_EQ(response->rule_names_size(), 1);
+  }
+
+  DoubleRewards service_;
+  std::unique_ptr<RpcServer> server_;
+  FakeClock clock_;
+  std::unique_ptr<RewardClient> client_;
+  v1::ScoreRequest request_;
+};
+
+TEST_F(RewardClientTest, BigRequestsAreCutByGroupsAndKeepTheirOrder) {
+  request_.mutable_groups(0)->add_completions()->set_text(std::string(12 << 20, 'x'));
+  request_.mutable_groups(2)->add_completions()->set_text(std::string(12 << 20, 'y'));
+  ExpectGood(client_->Score(request_));
+  EXPECT_EQ(service_.calls, 2);
+}
+
+TEST_F(RewardClientTest, AServiceThatIsAwayIsWaitedFor) {
+  service_.before = [](int call, v1::ScoreResponse&) {
+    return call < 8 ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarting") : grpc::Status::OK;
+  };
+  ExpectGood(client_->Score(request_));
+  EXPECT_EQ(client_->retries(), 8);
+}
+
+TEST_F(RewardClientTest, AServiceThatStaysAwayIsNamedAtLast) {
+  service_.before = [](int, v1::ScoreResponse&) { return grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone"); };
+  const auto response = client_->Score(request_);
+  EXPECT_EQ(response.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(response.status().message()), testing::AllOf(HasSubstr("rewards:1"), HasSubstr("request 12"), HasSubstr("gone")));
+  EXPECT_LE(clock_.Now() - absl::UnixEpoch(), absl::Seconds(62));
+}
+
+TEST_F(RewardClientTest, AnErrorOfTheRequestIsNotRetried) {
+  service_.before = [](int, v1::ScoreResponse&) { return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "row_json"); };
+  EXPECT_EQ(client_->Score(request_).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(service_.calls, 1);
+}
+
+TEST_F(RewardClientTest, AnswersOfAnotherShapeAreErrorsNotRewards) {
+  const std::function<void(v1::ScoreResponse&)> damages[] = {
+      [](auto& r) { r.mutable_groups()->RemoveLast(); },
+      [](auto& r) { r.mutable_groups(1)->mutable_completions()->RemoveLast(); },
+      [](auto& r) { r.mutable_groups(1)->mutable_completions(0)->clear_rules(); },
+      [](auto& r) { r.clear_weights(); },
+      [](auto& r) { r.mutable_groups()->SwapElements(0, 1); },
+      [](auto& r) { r.mutable_groups(2)->mutable_completions(2)->set_reward(std::numeric_limits<double>::quiet_NaN()); },
+  };
+  for (const auto& damage : damages) {
+    service_.before = [&](int, v1::ScoreResponse& response) {
+      damage(response);
+      return grpc::Status::OK;
+    };
+    const auto response = client_->Score(request_);
+    EXPECT_THAT(std::string(response.status().message()), HasSubstr("reward service rewards:1"));
+  }
+}
+
+}  // namespace
+}  // namespace grouper

@@ -1,0 +1,284 @@
+// The client against real workers over TCP and in process, and against doubles that go silent, double, delay or forge their answers.
+#include "trainer/rollout_client.h"
+
+#include <atomic>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "common/base/failpoint.h"
+#include "common/rpc/server.h"
+#include "gmock/gmock.h"
+#include "rollout/rollout_service.h"
+#include "tests/rollout/rollout_world.h"
+
+namespace grouper {
+namespace {
+
+using testing::HasSubstr;
+
+// A rollout worker with its own model, on a TCP port.
+class RealWorker {
+ public:
+  explicit RealWorker(const std::string& listen = "127.0.0.1:0") : threads_(1) {
+    model_ = *Model::Create(TinyConfig("llama"), DType::kF32);
+    RolloutServiceOptions options;
+    options.engine.max_sequences = 8;
+    service_ = *MakeRolloutService(*model_, TinyTokenizer(), threads_, options);
+    server_ = *RpcServer::Start(listen, {}, {service_.get()});
+  }
+  ~RealWorker() { server_->Shutdown(0); }
+  std::string address() const { return absl::StrCat("127.0.0.1:", server_->port()); }
+  RolloutClient::Worker worker() const { return {address(), *OpenChannel(address(), {}), false}; }
+
+ private:
+  ThreadPool threads_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<v1::RolloutService::Service> service_;
+  std::unique_ptr<RpcServer> server_;
+};
+
+// Takes any weights; answers Generate as `answer` says.
+class DoubleWorker : public v1::RolloutService::Service {
+ public:
+  using Stream = grpc::ServerReaderWriter<v1::GenerateResponse, v1::GenerateRequest>;
+  using Answer = std::function<grpc::Status(grpc::ServerContext&, Stream&)>;
+  explicit DoubleWorker(Answer answer) : answer_(std::move(answer)), server_(*RpcServer::Start("127.0.0.1:0", {}, {this})) {}
+  ~DoubleWorker() override { server_->Shutdown(0); }
+  RolloutClient::Worker worker() const {
+    const std::string address = absl::StrCat("127.0.0.1:", server_->port());
+    return {address, *OpenChannel(address, {}), false};
+  }
+  int streams() const { return streams_; }
+
+  grpc::Status Generate(grpc::ServerContext* context, Stream* stream) override {
+    ++streams_;
+    return answer_(*context, *stream);
+  }
+  grpc::Status UpdateWeights(grpc::ServerContext*, grpc::ServerReader<v1::UpdateWeightsRequest>* reader,
+                             v1::UpdateWeightsResponse* response) override {
+    v1::UpdateWeightsRequest request;
+    while (reader->Read(&request)) {
+      if (!request.has_manifest()) continue;
+      response->set_version(request.manifest().version());
+      response->set_digest(request.manifest().digest());
+    }
+    return grpc::Status::OK;
+  }
+  grpc::Status GetStatus(grpc::ServerContext*, const v1::RolloutStatusRequest*, v1::RolloutStatus* status) override {
+    status->set_process_id("double");
+    return grpc::Status::OK;
+  }
+
+ private:
+  const Answer answer_;
+  std::atomic<int> streams_ = 0;
+  std::unique_ptr<RpcServer> server_;
+};
+
+class RolloutClientTest : public testing::Test {
+ protected:
+  RolloutClientTest() : threads_(1), stream_(threads_), model_(TinyModel("llama", DType::kF32, stream_)) {
+    for (uint64_t i = 0; i < 12; ++i) groups_.push_back(MakeGroup(i, 5 + 20 * static_cast<int64_t>(i % 4), 4, 40));
+    expected_ = BitsOf(RunAll(*MakeEngine(*model_, threads_), groups_));
+  }
+  ~RolloutClientTest() override { EXPECT_TRUE(failpoint::Arm("").ok()); }
+
+  static RolloutClient::Options Quick() {
+    RolloutClient::Options options;
+    options.timeout = absl::Seconds(1);
+    options.no_worker_timeout = absl::Seconds(2);
+    return options;
+  }
+
+  std::unique_ptr<RolloutClient> Connect(std::vector<RolloutClient::Worker> workers, RolloutClient::Options options = Quick()) {
+    std::unique_ptr<RolloutClient> client = *RolloutClient::Create(std::move(workers), options);
+    const absl::Status status = client->UpdateWeights(*model_, ++version_, threads_);
+    EXPECT_TRUE(status.ok()) << status;
+    return client;
+  }
+
+  // All samples came once, through the callback and in the result's order, with the bits that one engine makes.
+  void ExpectGood(RolloutClient& client, const std::function<void(int)>& after = {}) {
+    Samples seen;
+    int count = 0;
+    const std::thread::id caller = std::this_thread::get_id();
+    const auto result = client.Generate(groups_, [&](const v1::Sample& sample) {
+      EXPECT_EQ(std::this_thread::get_id(), caller);
+      AddTo(seen, sample);
+      if (after) after(++count);
+    });
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(seen, expected_);
+    ASSERT_EQ(result->size(), groups_.size());
+    for (size_t i = 0; i < groups_.size(); ++i) {
+      ASSERT_EQ((*result)[i].size(), 4u);
+      for (size_t j = 0; j < 4; ++j) {
+        EXPECT_EQ((*result)[i][j].id().group_serial(), i);
+        EXPECT_EQ((*result)[i][j].id().sample_index(), j);
+      }
+    }
+  }
+
+  ThreadPool threads_;
+  Stream stream_;
+  std::unique_ptr<Model> model_;
+  std::vector<v1::GenerateRequest> groups_;
+  Samples expected_;
+  uint64_t version_ = 0;
+};
+
+TEST_F(RolloutClientTest, OneWorkerTwoWorkersAndInProcessGiveTheSameBits) {
+  RealWorker a, b;
+  ExpectGood(*Connect({a.worker()}));
+  ExpectGood(*Connect({a.worker(), b.worker()}));
+  RolloutServiceOptions shared;
+  shared.shared_weights = true;
+  const auto service = *MakeRolloutService(*model_, TinyTokenizer(), threads_, shared);
+  const auto server = *RpcServer::Start("", {}, {service.get()});
+  {
+    const auto client = Connect({{"in process", server->InProcessChannel(), true}});
+    ExpectGood(*client);
+    EXPECT_EQ(client->faults().worker_losses, 0);
+  }
+  server->Shutdown(1);
+}
+
+TEST_F(RolloutClientTest, AWorkerThatDiesInTheMiddleCostsNoSample) {
+  auto a = std::make_unique<RealWorker>();
+  RealWorker b;
+  const auto client = Connect({a->worker(), b.worker()});
+  ASSERT_TRUE(failpoint::Arm("rollout.decode:1+:delay=2").ok());
+  ExpectGood(*client, [&](int count) {
+    if (count == 3) a.reset();
+  });
+  EXPECT_GE(client->faults().worker_losses, 1);
+  EXPECT_GE(client->faults().retried_samples, 1);
+}
+
+TEST_F(RolloutClientTest, TheOnlyWorkerRestartsAndGetsTheWeightsAgain) {
+  auto a = std::make_unique<RealWorker>();
+  const std::string address = a->address();
+  RolloutClient::Options options = Quick();
+  options.no_worker_timeout = absl::Seconds(20);
+  const auto client = Connect({a->worker()}, options);
+  ExpectGood(*client);
+  a.reset();
+  a = std::make_unique<RealWorker>(address);
+  ExpectGood(*client);
+  ASSERT_TRUE(failpoint::Arm("rollout.decode:1+:delay=2").ok());
+  ExpectGood(*client, [&](int count) {
+    if (count != 3) return;
+    a.reset();
+    a = std::make_unique<RealWorker>(address);
+  });
+}
+
+TEST_F(RolloutClientTest, ASilentWorkerLosesItsWork) {
+  DoubleWorker silent([](grpc::ServerContext& context, DoubleWorker::Stream&) {
+    while (!context.IsCancelled()) absl::SleepFor(absl::Milliseconds(10));
+    return grpc::Status::CANCELLED;
+  });
+  RealWorker b;
+  const auto client = Connect({silent.worker(), b.worker()});
+  const absl::Time start = absl::Now();
+  ExpectGood(*client);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(4));
+  EXPECT_GE(client->faults().timeouts, 1);
+}
+
+TEST_F(RolloutClientTest, ForgedAndDoubledAnswersAreDropped) {
+  // Answers each sample of each group with five wrong ones, then with the right one twice.
+  const std::vector<v1::Sample> good = RunAll(*MakeEngine(*model_, threads_), groups_);
+  DoubleWorker forger([&](grpc::ServerContext&, DoubleWorker::Stream& stream) {
+    v1::GenerateRequest request;
+    while (stream.Read(&request)) {
+      for (uint32_t index : request.sample_indices()) {
+        v1::GenerateResponse response;
+        for (const v1::Sample& sample : good) {
+          if (sample.id().group_serial() == request.group_serial() && sample.id().sample_index() == index) *response.mutable_sample() = sample;
+        }
+        v1::Sample& right = *response.mutable_sample();
+        right.mutable_id()->set_attempt(request.attempt());
+        right.mutable_weight_versions(0)->set_weight_version(request.min_weight_version());
+        const v1::Sample kept = right;
+        auto forge = [&](const std::function<void(v1::Sample&)>& change) {
+          right = kept;
+          change(right);
+          stream.Write(response);
+        };
+        forge([](v1::Sample& s) { s.mutable_id()->set_attempt(s.id().attempt() + 1); });
+        forge([](v1::Sample& s) { s.mutable_id()->set_stage(9); });
+        forge([](v1::Sample& s) { s.mutable_id()->set_sample_index(99); });
+        forge([](v1::Sample& s) { s.mutable_weight_versions(0)->set_weight_version(77); });
+        forge([](v1::Sample& s) { s.clear_rollout_logprobs(); });
+        forge([](v1::Sample& s) { s.set_token_ids(0, s.token_ids(0) ^ 1); });
+        forge([](v1::Sample& s) { s.set_token_ids(s.token_ids_size() - 1, 4000000); });
+        forge([](v1::Sample& s) { s.set_sampled(s.token_ids_size() - 1, false); });
+        forge([](v1::Sample& s) { s.clear_weight_versions(); });
+        forge([](v1::Sample&) {});
+        forge([](v1::Sample&) {});
+      }
+    }
+    return grpc::Status::OK;
+  });
+  const auto client = Connect({forger.worker()});
+  ExpectGood(*client);
+  EXPECT_GE(client->faults().late_answers, 9 * 48);
+}
+
+TEST_F(RolloutClientTest, APromptThatIsTooLongEndsTheCallNamingTheGroup) {
+  RealWorker a, b;
+  const auto client = Connect({a.worker(), b.worker()});
+  groups_[7] = MakeGroup(7, 256, 4, 4);
+  const auto result = client->Generate(groups_, {});
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument) << result.status();
+  EXPECT_THAT(std::string(result.status().message()), testing::AllOf(HasSubstr("group 7"), HasSubstr("127.0.0.1:")));
+}
+
+TEST_F(RolloutClientTest, AWorkerThatKeepsFailingEndsTheCall) {
+  DoubleWorker sick([](grpc::ServerContext&, DoubleWorker::Stream&) { return grpc::Status(grpc::StatusCode::INTERNAL, "logits are not finite"); });
+  const auto result = Connect({sick.worker()})->Generate(groups_, {});
+  EXPECT_THAT(std::string(result.status().message()), testing::AllOf(HasSubstr("not finite"), HasSubstr("127.0.0.1:")));
+  EXPECT_EQ(sick.streams(), 3);
+  RealWorker healthy;
+  ExpectGood(*Connect({sick.worker(), healthy.worker()}));
+}
+
+TEST_F(RolloutClientTest, NoWorkerLeftIsAnErrorThatNamesThem) {
+  auto a = std::make_unique<RealWorker>();
+  const std::string address = a->address();
+  const auto client = Connect({a->worker()});
+  a.reset();
+  const absl::Time start = absl::Now();
+  const auto result = client->Generate(groups_, {});
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(result.status().message()), HasSubstr(address));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(12));
+  EXPECT_THAT(std::string(client->UpdateWeights(*model_, 99, threads_).message()), HasSubstr(address));
+}
+
+TEST_F(RolloutClientTest, AFullWorkerIsAskedAgain) {
+  RealWorker a;
+  const auto client = Connect({a.worker()});
+  std::atomic<int> refused = 0;
+  DoubleWorker full([&](grpc::ServerContext&, DoubleWorker::Stream&) {
+    ++refused;
+    return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "full");
+  });
+  ExpectGood(*Connect({full.worker(), a.worker()}));
+  EXPECT_GE(refused, 1);
+}
+
+TEST_F(RolloutClientTest, FailuresOfTheClientsOwnCostNoSample) {
+  RealWorker a, b;
+  for (const char* place : {"client.generate_sent:1:error", "client.generate_sent:3:error", "client.sample_received:5:error"}) {
+    const auto client = Connect({a.worker(), b.worker()});
+    ASSERT_TRUE(failpoint::Arm(place).ok());
+    ExpectGood(*client);
+    EXPECT_EQ(client->faults().worker_losses, 1) << place;
+    ASSERT_TRUE(failpoint::Arm("").ok());
+  }
+}
+
+}  // namespace
+}  // namespace grouper
