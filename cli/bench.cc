@@ -100,8 +100,9 @@ absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const Shape&
   options.max_sequences = static_cast<int32_t>(shape.batch);
   std::vector<double> seconds;
   uint64_t first_hash = 0;
-  for (int round = 0; round < kRounds; ++round) {
-    ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(model, loaded.tokenizer, threads, options));
+  // One engine for all rounds, as a run has one for all steps. The first round warms it up and is not counted.
+  ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(model, loaded.tokenizer, threads, options));
+  for (int round = 0; round <= kRounds; ++round) {
     PhiloxStream random(MakePhiloxKey(1, "bench"));
     uint64_t hash = 0;
     const absl::Time start = absl::Now();
@@ -122,9 +123,12 @@ absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const Shape&
       ASSIGN_OR_RETURN(const bool more, engine->Step());
       if (!more) break;
     }
-    seconds.push_back(absl::ToDoubleSeconds(absl::Now() - start));
     // Check: every round samples the same tokens.
-    if (round == 0) first_hash = hash;
+    if (round == 0) {
+      first_hash = hash;
+    } else {
+      seconds.push_back(absl::ToDoubleSeconds(absl::Now() - start));
+    }
     if (hash != first_hash) return absl::InternalError("bench rollout: two rounds sampled different tokens");
   }
   const double rate = static_cast<double>(shape.batch * shape.new_tokens) / Median(seconds);
