@@ -1,5 +1,5 @@
-// Hopper's instructions that CUDA C++ has no names for: barriers in shared memory, bulk copies, wgmma's fences and descriptors.
-// One PTX instruction a function; device code only. The matrix instructions themselves: wgmma.cuh.
+// Hopper's instructions that CUDA C++ has no names for: barriers in shared memory, bulk copies, wgmma's fences and
+// descriptors. One PTX instruction a function; device code only. The matrix instructions themselves: wgmma.cuh.
 #pragma once
 
 #include <cuda.h>
@@ -9,20 +9,26 @@
 
 namespace grouper::kernels::cuda {
 
-__device__ __forceinline__ uint32_t SharedAddress(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
 
-// --- barriers (mbarrier): a phase ends when the expected arrivals and bytes have come ------------------------------------
+// --- barriers (mbarrier): a phase ends when the expected arrivals and bytes have come
+// ------------------------------------
 __device__ __forceinline__ void BarrierInit(uint64_t* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals));
 }
 // After the inits, before other threads or the copy engine use the barriers.
-__device__ __forceinline__ void BarrierInitFence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void BarrierInitFence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 __device__ __forceinline__ void BarrierArrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
 }
 // One arrival, and `bytes` more to come by bulk copies in this phase.
 __device__ __forceinline__ void BarrierExpect(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes) : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes)
+               : "memory");
 }
 // Waits until the phase of this parity is over (a fresh barrier is in phase 0; the phase before it, parity 1, is over).
 __device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t parity) {
@@ -39,8 +45,9 @@ __device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t parity) 
       : "memory");
 }
 
-// --- bulk copies to shared memory, completing on a barrier ----------------------------------------------------------------
-// Contiguous; 16-byte aligned, `bytes` a multiple of 16.
+// --- bulk copies to shared memory, completing on a barrier
+// ---------------------------------------------------------------- Contiguous; 16-byte aligned, `bytes` a multiple
+// of 16.
 __device__ __forceinline__ void CopyBulk(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    SharedAddress(to)),
@@ -48,20 +55,23 @@ __device__ __forceinline__ void CopyBulk(void* to, const void* from, uint32_t by
                : "memory");
 }
 // A box of a tensor map at (inner, outer, batch), in elements; zeros come from outside the tensor.
-__device__ __forceinline__ void CopyBox(void* to, const CUtensorMap* map, int inner, int outer, int batch, uint64_t* barrier) {
+__device__ __forceinline__ void CopyBox(void* to, const CUtensorMap* map, int inner, int outer, int batch,
+                                        uint64_t* barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(
-          SharedAddress(to)),
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
+      "[%5];" ::"r"(SharedAddress(to)),
       "l"(map), "r"(inner), "r"(outer), "r"(batch), "r"(SharedAddress(barrier))
       : "memory");
 }
 __device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
-// Makes this thread's ordinary writes to shared memory visible to wgmma and the copy engine (then a barrier for the others).
+// Makes this thread's ordinary writes to shared memory visible to wgmma and the copy engine (then a barrier for the
+// others).
 __device__ __forceinline__ void FenceAsyncShared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// --- wgmma ----------------------------------------------------------------------------------------------------------------
+// --- wgmma
+// ----------------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ void WgmmaFence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void WgmmaCommit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int kPending>
@@ -75,17 +85,20 @@ __device__ __forceinline__ void WgmmaTouch(float (&acc)[kN]) {
   for (int i = 0; i < kN; ++i) asm volatile("" : "+f"(acc[i])::"memory");
 }
 
-// Operands lie in shared memory as boxes of 64 bf16 (128 bytes, the contiguous direction) times some rows, 128-byte swizzled, 1024-byte
-// aligned: what a tensor map of that box writes, element (row, byte) at row * 128 + (byte ^ (row % 8 * 16)).
-__device__ __forceinline__ uint32_t SwizzledOffset(uint32_t row, uint32_t byte) { return row * 128 + (byte ^ ((row & 7) << 4)); }
+// Operands lie in shared memory as boxes of 64 bf16 (128 bytes, the contiguous direction) times some rows, 128-byte
+// swizzled, 1024-byte aligned: what a tensor map of that box writes, element (row, byte) at row * 128 + (byte ^ (row %
+// 8 * 16)).
+__device__ __forceinline__ uint32_t SwizzledOffset(uint32_t row, uint32_t byte) {
+  return row * 128 + (byte ^ ((row & 7) << 4));
+}
 
 // K-major: a box holds 64 of k in a row, rows are m or n. Step to the next 16 of k: 32 bytes.
 __device__ __forceinline__ uint64_t DescriptorKMajor(const void* box) {
   return (static_cast<uint64_t>(SharedAddress(box)) >> 4 & 0x3fff) | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 |
          uint64_t{1} << 62;
 }
-// MN-major: a box holds 64 of m (or n) in a row, rows are k; the next 64 of m lie `box_bytes` further. Step to the next 16 of k: 2048
-// bytes.
+// MN-major: a box holds 64 of m (or n) in a row, rows are k; the next 64 of m lie `box_bytes` further. Step to the next
+// 16 of k: 2048 bytes.
 __device__ __forceinline__ uint64_t DescriptorMnMajor(const void* box, uint32_t box_bytes) {
   return (static_cast<uint64_t>(SharedAddress(box)) >> 4 & 0x3fff) | static_cast<uint64_t>(box_bytes >> 4) << 16 |
          uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;

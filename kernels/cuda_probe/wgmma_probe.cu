@@ -1,8 +1,9 @@
-// Which tiles give bit-equal dot products? Y[T, N] = X[T, K] W[N, K]^T in bf16 with float sums, by every way of using the tensor
-// cores that a kernel here might choose, compared bit for bit with one of them. kernels/README.md has the answer; this program asks again on
-// another chip or compiler:
+// Which tiles give bit-equal dot products? Y[T, N] = X[T, K] W[N, K]^T in bf16 with float sums, by every way of using
+// the tensor cores that a kernel here might choose, compared bit for bit with one of them. kernels/README.md has the
+// answer; this program asks again on another chip or compiler:
 //
-//   nvcc -std=c++20 -O3 -DNDEBUG -gencode=arch=compute_90a,code=sm_90a -I. kernels/cuda_probe/wgmma_probe.cu -o wgmma_probe
+//   nvcc -std=c++20 -O3 -DNDEBUG -gencode=arch=compute_90a,code=sm_90a -I. kernels/cuda_probe/wgmma_probe.cu -o
+//   wgmma_probe
 #include <cuda_runtime.h>
 
 #include <cmath>
@@ -26,20 +27,22 @@ void Require(cudaError_t error, const char* what) {
   std::exit(1);
 }
 
-// Loads rows [first, first + rows) x k [k0, k0 + 64) of a row-major [.., kK] matrix as one K-major box, or as MN-major boxes of 64 rows.
+// Loads rows [first, first + rows) x k [k0, k0 + 64) of a row-major [.., kK] matrix as one K-major box, or as MN-major
+// boxes of 64 rows.
 __device__ void LoadTile(const __nv_bfloat16* source, int first, int rows, int k0, bool mn_major, char* box) {
   for (int i = threadIdx.x; i < rows * 64; i += blockDim.x) {
     const int row = i / 64, k = i % 64;
     const __nv_bfloat16 value = source[(first + row) * kK + k0 + k];
-    const uint32_t offset =
-        mn_major ? row / 64 * 8192 + SwizzledOffset(k, row % 64 * 2) : SwizzledOffset(row, static_cast<uint32_t>(k) * 2);
+    const uint32_t offset = mn_major ? row / 64 * 8192 + SwizzledOffset(k, row % 64 * 2)
+                                     : SwizzledOffset(row, static_cast<uint32_t>(k) * 2);
     *reinterpret_cast<__nv_bfloat16*>(box + offset) = value;
   }
 }
 
 enum class AFrom { kShared, kRegisters };
 
-// One warpgroup: a 64 x n tile at (m0, n0) of A[., K] B[., K]^T; swapped: A is W and B is X. `chain` groups of 16 of k are in flight together.
+// One warpgroup: a 64 x n tile at (m0, n0) of A[., K] B[., K]^T; swapped: A is W and B is X. `chain` groups of 16 of k
+// are in flight together.
 template <int kTileN, AFrom kFrom, int kMnA, int kMnB>
 __global__ void TileKernel(const __nv_bfloat16* a, const __nv_bfloat16* b, float* y, bool swapped, int chain) {
   extern __shared__ __align__(1024) char shared[];
@@ -99,12 +102,14 @@ __global__ void WarpMmaKernel(const __nv_bfloat16* x, const __nv_bfloat16* w, fl
   for (int k = 0; k < kK; k += 16) {
     uint32_t a[4], b[2];
     for (int c = 0; c < 2; ++c) {
-      for (int h = 0; h < 2; ++h) std::memcpy(&a[h + 2 * c], x + (t0 + lane / 4 + 8 * h) * kK + k + 8 * c + lane % 4 * 2, 4);
+      for (int h = 0; h < 2; ++h)
+        std::memcpy(&a[h + 2 * c], x + (t0 + lane / 4 + 8 * h) * kK + k + 8 * c + lane % 4 * 2, 4);
       std::memcpy(&b[c], w + (n0 + lane / 4) * kK + k + 8 * c + lane % 4 * 2, 4);
     }
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
   for (int i = 0; i < 4; ++i) y[(t0 + lane / 4 + 8 * (i / 2)) * kN + n0 + lane % 4 * 2 + i % 2] = d[i];
 }
@@ -143,12 +148,14 @@ class Probe {
     auto kernel = TileKernel<kTileN, kFrom, kMnA, kMnB>;
     const int bytes = 8192 + (kTileN < 64 ? 8192 : kTileN * 128);
     Require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attribute");
-    kernel<<<dim3(256 / 64, 256 / kTileN), 128, bytes>>>(swapped ? device_w_ : device_x_, swapped ? device_x_ : device_w_, device_y_,
-                                                         swapped, chain);
+    kernel<<<dim3(256 / 64, 256 / kTileN), 128, bytes>>>(swapped ? device_w_ : device_x_,
+                                                         swapped ? device_x_ : device_w_, device_y_, swapped, chain);
     char name[120];
     std::snprintf(name, sizeof name, "wgmma m64n%d, tokens on %s, A %s%s, B %s-major%s", kTileN, swapped ? "N" : "M",
-                  kFrom == AFrom::kRegisters ? "in registers" : kMnA ? "MN-major" : "K-major", "", kMnB ? "MN" : "K",
-                  chain == 1 ? ", one instruction at a time" : "");
+                  kFrom == AFrom::kRegisters ? "in registers"
+                  : kMnA                     ? "MN-major"
+                                             : "K-major",
+                  "", kMnB ? "MN" : "K", chain == 1 ? ", one instruction at a time" : "");
     Compare(name);
   }
 
@@ -170,11 +177,13 @@ class Probe {
         if (std::memcmp(&a, &b, 4) == 0) continue;
         ++different;
         row_differs = true;
-        worst = std::fmax(worst, std::isfinite(a) ? std::fabs(static_cast<double>(a) - b) / (std::fabs(b) + 1e-30) : INFINITY);
+        worst = std::fmax(worst,
+                          std::isfinite(a) ? std::fabs(static_cast<double>(a) - b) / (std::fabs(b) + 1e-30) : INFINITY);
       }
       rows += row_differs;
     }
-    std::printf("%-70s %6d of %d differ (rows %d, worst relative %.1e)\n", name, different, compared_rows_ * kN, rows, worst);
+    std::printf("%-70s %6d of %d differ (rows %d, worst relative %.1e)\n", name, different, compared_rows_ * kN, rows,
+                worst);
   }
 
   void Warp() {

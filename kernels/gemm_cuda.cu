@@ -1,0 +1,112 @@
+#include "kernels/gemm_cuda.h"
+
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/cuda_launch.h"
+#include "kernels/gemm_tiles_cuda.h"
+
+namespace grouper::kernels::cuda {
+namespace {
+
+// Tiles with the tokens on M: 128 rows, two warpgroups.
+constexpr int kTrainingTiles[] = {128, 192, 256};
+// Tiles with the tokens on N: 64 weight rows.
+constexpr int kDecodeTiles[] = {8, 16, 32, 64, 128};
+
+// Cycles of one tile's 64 of k, by what bounds it: the tensor cores, or the copies into shared memory.
+double StepCycles(int tile_m, int tile_n, int blocks) {
+  const double multiply = 4.0 * std::max(tile_n / 2, 20) * (tile_m / 64) * blocks;
+  const double copy = (tile_m + tile_n) * 128.0 * blocks / 42;
+  return std::max(multiply, copy);
+}
+
+double Cost(int64_t tiles, int64_t steps, int tile_m, int tile_n, int blocks) {
+  const int64_t slots = NumMultiprocessors() * blocks, waves = (tiles + slots - 1) / slots;
+  const double epilogue = 600 + tile_m * tile_n / 24.0;
+  return 1500 +
+         static_cast<double>(waves) * (static_cast<double>(steps) * StepCycles(tile_m, tile_n, blocks) + epilogue);
+}
+
+int64_t Tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+
+// Whether the rows, not k, are what is contiguous.
+bool RowsContiguous(const GemmOperand& x) { return x.k_stride != 1; }
+
+bool CopyEngineReads(const GemmOperand& x, bool mn_major, int64_t k, int64_t batch) {
+  if ((mn_major ? x.row_stride : x.k_stride) != 1) return false;
+  const int64_t outer = mn_major ? k : x.rows, outer_stride = mn_major ? x.k_stride : x.row_stride;
+  return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && (outer <= 1 || outer_stride % 8 == 0) &&
+         (batch <= 1 || x.batch_stride % 8 == 0);
+}
+
+// to[b][o][i] = from(b, o, i), i padded with zeros.
+__global__ void PackKernel(const uint16_t* from, int64_t inner_stride, int64_t outer_stride, int64_t batch_stride,
+                           int64_t inner, int64_t outer, int64_t batch, int64_t padded, uint16_t* to) {
+  const int64_t total = batch * outer * padded, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < total; e += step) {
+    const int64_t i = e % padded, o = e / padded % outer, b = e / padded / outer;
+    to[e] = i < inner ? from[b * batch_stride + o * outer_stride + i * inner_stride] : uint16_t{0};
+  }
+}
+
+// The operand in an orientation and with strides that the copy engine reads: itself, or a copy.
+GemmOperand Readable(Stream& stream, const GemmOperand& x, bool mn_major, int64_t k, int64_t batch) {
+  if (k == 0 || CopyEngineReads(x, mn_major, k, batch)) return x;
+  const int64_t inner = mn_major ? x.rows : k, outer = mn_major ? k : x.rows, padded = (inner + 7) / 8 * 8;
+  const int64_t total = batch * outer * padded;
+  auto* copy = static_cast<uint16_t*>(stream.scratch.Allocate(static_cast<size_t>(total) * 2));
+  PackKernel<<<static_cast<unsigned>(std::min<int64_t>((total + 255) / 256, 4096)), 256, 0, HandleOf(stream)>>>(
+      static_cast<const uint16_t*>(x.data), mn_major ? x.row_stride : x.k_stride, mn_major ? x.k_stride : x.row_stride,
+      x.batch_stride, inner, outer, batch, padded, copy);
+  GROUPER_CUDA_CHECK(cudaGetLastError());
+  return {copy, x.rows, mn_major ? 1 : padded, mn_major ? padded : 1, outer * padded};
+}
+
+}  // namespace
+
+void GemmBF16(Stream& stream, const GemmProblem& problem) {
+  GemmProblem p = problem;
+  if (p.x.rows == 0 || p.w.rows == 0 || p.batch == 0) return;
+  CHECK(p.groups == GemmGroups::kNone || (p.batch <= kMaxExperts && p.offsets != nullptr)) << p.batch << " experts";
+  CHECK(p.x.rows < std::numeric_limits<int>::max() - 4096 && p.w.rows < std::numeric_limits<int>::max() - 4096 &&
+        p.k < std::numeric_limits<int>::max() - 4096);
+  const Arena::Mark mark = stream.scratch.mark();
+  const int64_t batch_x = p.groups == GemmGroups::kNone ? p.batch : 1;
+  const int64_t batch_w = p.groups == GemmGroups::kReduction ? 1 : p.batch;
+  GemmVariant v;
+  // Sums over tokens read both operands by their rows: a group's tail is then rows of a tile, which are easily zeroed.
+  v.mn_x = p.y_float || RowsContiguous(p.x);
+  v.mn_w = p.y_float || RowsContiguous(p.w);
+  p.x = Readable(stream, p.x, v.mn_x, p.k, batch_x);
+  p.w = Readable(stream, p.w, v.mn_w, p.k, batch_w);
+  v.groups = p.groups;
+  v.y_float = p.y_float;
+  // With groups the tokens are spread over the experts; how, only the device knows.
+  const bool by_rows = p.groups == GemmGroups::kRows;
+  const int64_t group_tokens = by_rows ? Tiles(p.x.rows, p.batch) : p.x.rows;
+  const int64_t steps = p.groups == GemmGroups::kReduction ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
+  double best = std::numeric_limits<double>::infinity();
+  for (int tile : kTrainingTiles) {
+    const double cost =
+        Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1);
+    if (cost < best) best = cost, v.tokens_on_n = false, v.tile_n = tile;
+  }
+  if (!v.mn_x && !v.mn_w && !p.y_float && !p.accumulate && p.groups != GemmGroups::kReduction) {
+    for (int tile : kDecodeTiles) {
+      const double cost =
+          Cost(Tiles(group_tokens, tile) * Tiles(p.w.rows, 64) * p.batch, steps, 64, tile, /*blocks=*/2);
+      if (cost < best) best = cost, v.tokens_on_n = true, v.tile_n = tile;
+    }
+  }
+  if (problem.force_tile_n > 0) {
+    v.tile_n = problem.force_tile_n;
+    v.tokens_on_n = problem.force_tokens_on_n;
+  }
+  LaunchGemm(stream, v, p);
+  stream.scratch.Release(mark);
+}
+
+}  // namespace grouper::kernels::cuda

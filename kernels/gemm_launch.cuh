@@ -1,0 +1,68 @@
+// Arguments and launch of one compiled tile of gemm_wgmma.cuh.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/cuda_launch.h"
+#include "kernels/gemm_tiles_cuda.h"
+#include "kernels/gemm_wgmma.cuh"
+
+namespace grouper::kernels::cuda {
+
+inline CUtensorMap OperandMap(const GemmOperand& x, bool mn_major, int64_t k, int64_t batch, int tile) {
+  return mn_major ? MakeTensorMap(x.data, x.rows, k, batch, x.k_stride, x.batch_stride, 64)
+                  : MakeTensorMap(x.data, k, x.rows, batch, x.row_stride, x.batch_stride, tile);
+}
+
+template <typename Tile, bool kMnX, bool kMnW, Grouping kGrouping, bool kTokensOnN, typename Out>
+void LaunchTile(Stream& stream, const GemmProblem& p) {
+  const int64_t batch_x = kGrouping == Grouping::kNone ? p.batch : 1;
+  const int64_t batch_w = kGrouping == Grouping::kReduction ? 1 : p.batch;
+  GemmArguments args;
+  const CUtensorMap x = OperandMap(p.x, kMnX, p.k, batch_x, kTokensOnN ? Tile::kTileN : Tile::kTileM);
+  const CUtensorMap w = OperandMap(p.w, kMnW, p.k, batch_w, kTokensOnN ? Tile::kTileM : Tile::kTileN);
+  args.a = kTokensOnN ? w : x;
+  args.b = kTokensOnN ? x : w;
+  args.m = static_cast<int>(kTokensOnN ? p.w.rows : p.x.rows);
+  args.n = static_cast<int>(kTokensOnN ? p.x.rows : p.w.rows);
+  args.k = static_cast<int>(p.k);
+  args.batch = static_cast<int>(p.batch);
+  args.c = p.y;
+  args.c_stride = p.y_stride;
+  args.c_batch_stride = p.y_batch_stride;
+  args.accumulate = p.accumulate;
+  // Units of the widest store: 16 bytes; 4 when transposed, 8 for float.
+  const int64_t unit = std::is_same_v<Out, float> || kTokensOnN ? 2 : 8;
+  args.vector_store = reinterpret_cast<uintptr_t>(p.y) % (unit * sizeof(Out)) == 0 && p.y_stride % unit == 0 &&
+                      p.y_batch_stride % unit == 0 && p.w.rows % unit == 0;
+  args.bias = static_cast<const __nv_bfloat16*>(p.bias);
+  args.offsets = p.offsets;
+  args.groups = kGrouping == Grouping::kNone ? 0 : static_cast<int>(p.batch);
+
+  constexpr bool kMnA = kTokensOnN ? kMnW : kMnX, kMnB = kTokensOnN ? kMnX : kMnW;
+  auto* kernel = GemmKernel<Tile, kMnA, kMnB, kGrouping, kTokensOnN, Out>;
+  static uint64_t allowed = 0;
+  AllowSharedMemory(kernel, Tile::kSharedBytes, allowed);
+  const int64_t slots = NumMultiprocessors() * Tile::kBlocks;
+  int64_t tiles =
+      (args.m + Tile::kTileM - 1) / Tile::kTileM * int64_t{(args.n + Tile::kTileN - 1) / Tile::kTileN} * p.batch;
+  if (kGrouping == Grouping::kRows) tiles = slots;  // only the device knows
+  kernel<<<static_cast<unsigned>(std::min(tiles, slots)), Tile::kThreads, Tile::kSharedBytes, HandleOf(stream)>>>(args);
+  GROUPER_CUDA_CHECK(cudaGetLastError());
+}
+
+// Tiles with the tokens on M, by width.
+template <bool kMnX, bool kMnW, Grouping kGrouping, typename Out>
+void LaunchTrainingTile(Stream& stream, int tile_n, const GemmProblem& p) {
+  switch (tile_n) {
+    case 128:
+      return LaunchTile<GemmTile<128, 128, 6, 1>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
+    case 192:
+      return LaunchTile<GemmTile<128, 192, 5, 1>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
+    case 256:
+      return LaunchTile<GemmTile<128, 256, 4, 1>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
+  }
+  CHECK(false) << "no training tile of width " << tile_n;
+}
+
+}  // namespace grouper::kernels::cuda

@@ -1,0 +1,25 @@
+// The compiled tiles of gemm_wgmma.cuh, one file per family, so that they compile side by side.
+#pragma once
+
+#include "kernels/gemm_cuda.h"
+
+namespace grouper::kernels::cuda {
+
+inline constexpr int kMaxExperts = 1024;
+
+struct GemmVariant {
+  bool mn_x = false, mn_w = false;  // the operand's rows, not k, are contiguous
+  bool tokens_on_n = false, y_float = false;
+  int tile_n = 0;
+  GemmGroups groups = GemmGroups::kNone;
+};
+
+// REQUIRES: operands that the copy engine reads. Ends the process for a variant that no caller needs.
+void LaunchGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);
+
+void LaunchDecodeGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);   // gemm_decode_cuda.cu
+void LaunchForwardGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);  // gemm_forward_cuda.cu
+void LaunchInputGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);    // gemm_input_cuda.cu
+void LaunchWeightGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);   // gemm_weight_cuda.cu
+
+}  // namespace grouper::kernels::cuda

@@ -1,0 +1,394 @@
+// The bf16 matrix product of all linear layers on Hopper: C[m, n] = sum_k A[m, k] B[n, k], float sums in ascending k,
+// 16 at a time (wgmma's own order inside), starting from 0 or from C. Every tile shape gives the same bits
+// (kernels/README.md), so a shape may be chosen by the number of tokens.
+//
+// A block: one producer warp that fetches tiles of 64 of k into a ring of stages with the bulk copy engine, and kTileM
+// / 64 warpgroups that multiply, 64 rows each, accumulators in registers. Grid: as many blocks as fit, each takes tiles
+// with stride gridDim. Tokens may be on M (training: C row-major as computed) or on N (decode: weights fill M's 64
+// rows, C is stored transposed).
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <type_traits>
+
+#include "kernels/hopper.cuh"
+#include "kernels/wgmma.cuh"
+
+namespace grouper::kernels::cuda {
+
+enum class Grouping {
+  kNone,
+  kRows,       // tokens [offsets[e], offsets[e+1]) belong to expert e: weights and tiles by expert
+  kReduction,  // the sum over k runs over tokens [offsets[e], offsets[e+1]), one C per expert
+};
+
+inline constexpr int kMaxGroups = 1024;
+
+struct GemmArguments {
+  CUtensorMap a, b;  // boxes of 64 bf16 times 64 rows (MN-major) or times the tile's rows (K-major)
+  int m, n, k, batch;
+  void* c;  // element (m, n) at m * c_stride + n; transposed: n * c_stride + m
+  int64_t c_stride, c_batch_stride;
+  bool accumulate, vector_store;  // vector_store: c and its strides allow 16-byte accesses
+  const __nv_bfloat16* bias;      // of the weights' rows; may be null
+  const int32_t* offsets;         // [groups + 1], on the device
+  int groups;
+};
+
+template <int kTileM_, int kTileN_, int kStages_, int kBlocks_>
+struct GemmTile {
+  static constexpr int kTileM = kTileM_, kTileN = kTileN_, kStages = kStages_;
+  static constexpr int kBlocks = kBlocks_;  // a multiprocessor
+  static constexpr int kWarpgroups = kTileM / 64;
+  static constexpr int kThreads = 128 * (kWarpgroups + 1);
+  static constexpr int kBytesA = kTileM * 128, kBytesB = kTileN * 128;
+  static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + 16 * kStages;
+};
+
+// Where a tile lies. Rows of C beyond m_end (n_end) are not the tile's.
+struct TileSpot {
+  int m0, n0, m_end, n_end, batch_a, batch_b, batch_c, k_begin, k_end;
+};
+
+// The order of tiles: 16 tiles of tokens (of M unless they are on N), all tiles of the other side, so that what runs
+// together shares rows and columns in L2.
+struct TileOrder {
+  int tokens, others;  // counts
+  __device__ void Locate(int index, int* token, int* other) const {
+    const int group = index / (16 * others), rest = index - group * 16 * others;
+    const int size = min(16, tokens - group * 16);
+    *token = group * 16 + rest % size;
+    *other = rest / size;
+  }
+};
+
+template <typename Tile, Grouping kGrouping, bool kTokensOnN>
+class TileSchedule {
+ public:
+  // prefix: groups + 1 ints in shared memory, filled by FillPrefix.
+  __device__ TileSchedule(const GemmArguments& args, const int* prefix) : args_(args), prefix_(prefix) {
+    tiles_m_ = (args.m + Tile::kTileM - 1) / Tile::kTileM;
+    tiles_n_ = (args.n + Tile::kTileN - 1) / Tile::kTileN;
+    if constexpr (kGrouping == Grouping::kRows) {
+      total_ = prefix[args.groups];
+    } else {
+      total_ = tiles_m_ * tiles_n_ * (kGrouping == Grouping::kReduction ? args.groups : args.batch);
+    }
+  }
+
+  // One warp. prefix[e]: tiles of the experts before e.
+  static __device__ void FillPrefix(const GemmArguments& args, int* prefix) {
+    const int lane = threadIdx.x % 32;
+    const int tile = kTokensOnN ? Tile::kTileN : Tile::kTileM;
+    const int others =
+        kTokensOnN ? (args.m + Tile::kTileM - 1) / Tile::kTileM : (args.n + Tile::kTileN - 1) / Tile::kTileN;
+    int before = 0;
+    for (int first = 0; first < args.groups; first += 32) {
+      const int e = first + lane;
+      int sum = e < args.groups ? (args.offsets[e + 1] - args.offsets[e] + tile - 1) / tile * others : 0;
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(0xffffffff, sum, step);
+        if (lane >= step) sum += other;
+      }
+      if (e < args.groups) prefix[e + 1] = before + sum;
+      before += __shfl_sync(0xffffffff, sum, 31);
+    }
+    if (lane == 0) prefix[0] = 0;
+  }
+
+  __device__ int total() const { return total_; }
+
+  // Indices must not descend from call to call.
+  __device__ TileSpot Locate(int index) {
+    TileSpot spot;
+    spot.k_begin = 0;
+    spot.k_end = args_.k;
+    spot.m_end = args_.m;
+    spot.n_end = args_.n;
+    TileOrder order = {kTokensOnN ? tiles_n_ : tiles_m_, kTokensOnN ? tiles_m_ : tiles_n_};
+    int token, other, first_token = 0;
+    if constexpr (kGrouping == Grouping::kRows) {
+      while (index >= prefix_[group_ + 1]) ++group_;
+      first_token = args_.offsets[group_];
+      const int end = args_.offsets[group_ + 1];
+      order.tokens = (prefix_[group_ + 1] - prefix_[group_]) / order.others;
+      (kTokensOnN ? spot.n_end : spot.m_end) = end;
+      order.Locate(index - prefix_[group_], &token, &other);
+      spot.batch_a = kTokensOnN ? group_ : 0;
+      spot.batch_b = kTokensOnN ? 0 : group_;
+      spot.batch_c = 0;
+    } else {
+      const int per = tiles_m_ * tiles_n_, batch = index / per;
+      order.Locate(index - batch * per, &token, &other);
+      spot.batch_c = batch;
+      spot.batch_a = spot.batch_b = kGrouping == Grouping::kReduction ? 0 : batch;
+      if constexpr (kGrouping == Grouping::kReduction) {
+        spot.k_begin = args_.offsets[batch];
+        spot.k_end = args_.offsets[batch + 1];
+      }
+    }
+    spot.m0 = kTokensOnN ? other * Tile::kTileM : first_token + token * Tile::kTileM;
+    spot.n0 = kTokensOnN ? first_token + token * Tile::kTileN : other * Tile::kTileN;
+    return spot;
+  }
+
+ private:
+  const GemmArguments& args_;
+  const int* prefix_;
+  int tiles_m_, tiles_n_, total_, group_ = 0;
+};
+
+// Zeroes rows [valid, 64) of MN-major boxes.
+__device__ __forceinline__ void ZeroTail(char* boxes, int count, int valid, int thread, int threads) {
+  for (int i = thread; i < count * (64 - valid) * 8; i += threads) {
+    const int box = i / ((64 - valid) * 8), rest = i % ((64 - valid) * 8);
+    *reinterpret_cast<uint4*>(boxes + box * 8192 + valid * 128 + rest * 16) = make_uint4(0, 0, 0, 0);
+  }
+}
+
+// Lane q of each quad gives its register i to lane i and gets that lane's register q.
+__device__ __forceinline__ void TransposeQuad(uint32_t (&r)[4], int lane) {
+  const bool odd = lane & 1, high = lane & 2;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const uint32_t got = __shfl_xor_sync(0xffffffff, odd ? r[i] : r[i + 1], 1);
+    r[i] = odd ? got : r[i];
+    r[i + 1] = odd ? r[i + 1] : got;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t got = __shfl_xor_sync(0xffffffff, high ? r[i] : r[i + 2], 2);
+    r[i] = high ? got : r[i];
+    r[i + 2] = high ? r[i + 2] : got;
+  }
+}
+
+__device__ __forceinline__ uint32_t Transpose8x8(uint32_t r) {
+  uint32_t t;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(t) : "r"(r));
+  return t;
+}
+
+__device__ __forceinline__ float ToFloat(float x) { return x; }
+__device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+// One warpgroup's 64 x kTileN accumulators and its part of C; `m` and `thread` are this thread's row and index in the
+// warpgroup.
+template <int kTileN, bool kTransposed, typename Out>
+struct Fragment {
+  static constexpr int kCount = kTileN / 2;
+
+  static __device__ __forceinline__ int Row(int thread) { return thread / 32 * 16 + thread % 32 / 4; }
+
+  static __device__ __forceinline__ void Start(float (&acc)[kCount], const GemmArguments& args, const TileSpot& spot,
+                                               int m0, int thread) {
+    if (!args.accumulate) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) acc[i] = 0;
+      return;
+    }
+    const Out* c = static_cast<const Out*>(args.c) + spot.batch_c * args.c_batch_stride;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int m = m0 + Row(thread) + 8 * (i / 2 % 2), n = spot.n0 + i / 4 * 8 + 2 * (thread % 4) + i % 2;
+      const bool inside = m < spot.m_end && n < spot.n_end;
+      acc[i] = inside ? ToFloat(c[kTransposed ? n * args.c_stride + m : m * args.c_stride + n]) : 0.0f;
+    }
+  }
+
+  static __device__ __forceinline__ void AddBias(float (&acc)[kCount], const GemmArguments& args, const TileSpot& spot,
+                                                 int m0, int thread) {
+    if (args.bias == nullptr) return;
+    if constexpr (kTransposed) {
+      float bias[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int m = m0 + Row(thread) + 8 * h;
+        bias[h] = m < spot.m_end ? __bfloat162float(args.bias[m]) : 0.0f;
+      }
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) acc[i] += bias[i / 2 % 2];
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; i += 4) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int n = spot.n0 + i / 4 * 8 + 2 * (thread % 4) + e;
+          const float bias = n < spot.n_end ? __bfloat162float(args.bias[n]) : 0.0f;
+          acc[i + e] += bias;
+          acc[i + 2 + e] += bias;
+        }
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void Store(const float (&acc)[kCount], const GemmArguments& args,
+                                               const TileSpot& spot, int m0, int thread) {
+    Out* c = static_cast<Out*>(args.c) + spot.batch_c * args.c_batch_stride;
+    const int q = thread % 4, row = m0 + Row(thread);
+    if constexpr (std::is_same_v<Out, float>) {
+      static_assert(!kTransposed);
+#pragma unroll
+      for (int i = 0; i < kCount; i += 2) {
+        const int m = row + 8 * (i / 2 % 2), n = spot.n0 + i / 4 * 8 + 2 * q;
+        if (m >= spot.m_end) continue;
+        float* p = c + m * args.c_stride + n;
+        if (args.vector_store) {
+          if (n < spot.n_end) *reinterpret_cast<float2*>(p) = make_float2(acc[i], acc[i + 1]);
+        } else {
+          if (n < spot.n_end) p[0] = acc[i];
+          if (n + 1 < spot.n_end) p[1] = acc[i + 1];
+        }
+      }
+    } else if constexpr (kTransposed) {
+#pragma unroll
+      for (int i = 0; i < kCount; i += 2) {
+        const uint32_t pair = Transpose8x8(PackBF16(acc[i], acc[i + 1]));
+        const int n = spot.n0 + i / 4 * 8 + thread % 32 / 4, m = m0 + thread / 32 * 16 + 8 * (i / 2 % 2) + 2 * q;
+        if (n >= spot.n_end) continue;
+        __nv_bfloat16* p = c + n * args.c_stride + m;
+        if (args.vector_store) {
+          if (m < spot.m_end) *reinterpret_cast<uint32_t*>(p) = pair;
+        } else {
+          const __nv_bfloat162 two = *reinterpret_cast<const __nv_bfloat162*>(&pair);
+          if (m < spot.m_end) p[0] = two.x;
+          if (m + 1 < spot.m_end) p[1] = two.y;
+        }
+      }
+    } else if (args.vector_store && kTileN >= 32) {
+#pragma unroll
+      for (int j = 0; j < kTileN / 32; ++j) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          uint32_t r[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) r[i] = PackBF16(acc[16 * j + 4 * i + 2 * h], acc[16 * j + 4 * i + 2 * h + 1]);
+          TransposeQuad(r, thread);
+          const int m = row + 8 * h, n = spot.n0 + 32 * j + 8 * q;
+          if (m < spot.m_end && n < spot.n_end)
+            *reinterpret_cast<uint4*>(c + m * args.c_stride + n) = make_uint4(r[0], r[1], r[2], r[3]);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const int m = row + 8 * (i / 2 % 2), n = spot.n0 + i / 4 * 8 + 2 * q + i % 2;
+        if (m < spot.m_end && n < spot.n_end) c[m * args.c_stride + n] = __float2bfloat16_rn(acc[i]);
+      }
+    }
+  }
+};
+
+template <typename Tile, bool kMnA, bool kMnB, Grouping kGrouping, bool kTokensOnN, typename Out>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    GemmKernel(const __grid_constant__ GemmArguments args) {
+  extern __shared__ char shared_raw[];
+  __shared__ int prefix[kGrouping == Grouping::kRows ? kMaxGroups + 1 : 1];
+  char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
+  uint64_t* full = reinterpret_cast<uint64_t*>(shared + Tile::kStages * (Tile::kBytesA + Tile::kBytesB));
+  uint64_t* empty = full + Tile::kStages;
+  const auto stage_a = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB); };
+  const auto stage_b = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB) + Tile::kBytesA; };
+
+  const int warpgroup = threadIdx.x / 128;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Tile::kStages; ++s) {
+      BarrierInit(&full[s], 1);
+      BarrierInit(&empty[s], Tile::kWarpgroups * 4);
+    }
+    BarrierInitFence();
+    PrefetchMap(&args.a);
+    PrefetchMap(&args.b);
+  }
+  if constexpr (kGrouping == Grouping::kRows) {
+    if (threadIdx.x >= 32 && threadIdx.x < 64) TileSchedule<Tile, kGrouping, kTokensOnN>::FillPrefix(args, prefix);
+  }
+  __syncthreads();
+  TileSchedule<Tile, kGrouping, kTokensOnN> schedule(args, prefix);
+  int stage = 0;
+  uint32_t phase = 0;
+  const auto next = [&] {
+    if (++stage == Tile::kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  };
+
+  if (warpgroup == 0) {
+    if constexpr (Tile::kWarpgroups == 2) GiveRegisters<40>();
+    if (threadIdx.x != 0) return;
+    for (int index = blockIdx.x; index < schedule.total(); index += gridDim.x) {
+      const TileSpot spot = schedule.Locate(index);
+      for (int k = spot.k_begin; k < spot.k_end; k += 64) {
+        BarrierWait(&empty[stage], phase ^ 1);
+        BarrierExpect(&full[stage], Tile::kBytesA + Tile::kBytesB);
+        if constexpr (kMnA) {
+          for (int i = 0; i < Tile::kTileM / 64; ++i)
+            CopyBox(stage_a(stage) + i * 8192, &args.a, spot.m0 + i * 64, k, spot.batch_a, &full[stage]);
+        } else {
+          CopyBox(stage_a(stage), &args.a, k, spot.m0, spot.batch_a, &full[stage]);
+        }
+        if constexpr (kMnB) {
+          for (int i = 0; i < Tile::kTileN / 64; ++i)
+            CopyBox(stage_b(stage) + i * 8192, &args.b, spot.n0 + i * 64, k, spot.batch_b, &full[stage]);
+        } else {
+          CopyBox(stage_b(stage), &args.b, k, spot.n0, spot.batch_b, &full[stage]);
+        }
+        next();
+      }
+    }
+  } else {
+    if constexpr (Tile::kWarpgroups == 2) TakeRegisters<232>();
+    using Acc = Fragment<Tile::kTileN, kTokensOnN, Out>;
+    const int thread = threadIdx.x % 128, lane = threadIdx.x % 32, math = warpgroup - 1;
+    float acc[Acc::kCount];
+    for (int index = blockIdx.x; index < schedule.total(); index += gridDim.x) {
+      const TileSpot spot = schedule.Locate(index);
+      if (kGrouping == Grouping::kReduction && args.accumulate && spot.k_begin >= spot.k_end) continue;
+      const int m0 = spot.m0 + math * 64;
+      Acc::Start(acc, args, spot, m0, thread);
+      // One step of 64 of k, left in flight; returns its stage.
+      const auto step = [&](int k) {
+        BarrierWait(&full[stage], phase);
+        if (kGrouping == Grouping::kReduction && spot.k_end - k < 64) {
+          const int valid = spot.k_end - k;  // the rest are the next expert's tokens
+          ZeroTail(stage_a(stage), Tile::kTileM / 64 + Tile::kTileN / 64, valid, threadIdx.x - 128,
+                   Tile::kThreads - 128);
+          FenceAsyncShared();
+          NamedBarrier(1, Tile::kThreads - 128);
+        }
+        const char *box_a = stage_a(stage) + math * 8192, *box_b = stage_b(stage);
+        const uint64_t desc_a = kMnA ? DescriptorMnMajor(box_a, 8192) : DescriptorKMajor(box_a);
+        const uint64_t desc_b = kMnB ? DescriptorMnMajor(box_b, 8192) : DescriptorKMajor(box_b);
+        WgmmaFence();
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          WgmmaBF16<Tile::kTileN>::template Mma<kMnA, kMnB>(acc, Advance(desc_a, i * (kMnA ? 2048 : 32)),
+                                                            Advance(desc_b, i * (kMnB ? 2048 : 32)));
+        }
+        WgmmaCommit();
+        const int used = stage;
+        next();
+        return used;
+      };
+      if (spot.k_begin < spot.k_end) {
+        WgmmaTouch(acc);
+        int previous = step(spot.k_begin);
+        for (int k = spot.k_begin + 64; k < spot.k_end; k += 64) {
+          const int current = step(k);
+          WgmmaWait<1>();
+          if (lane == 0) BarrierArrive(&empty[previous]);
+          previous = current;
+        }
+        WgmmaWait<0>();
+        WgmmaTouch(acc);
+        if (lane == 0) BarrierArrive(&empty[previous]);
+      }
+      Acc::AddBias(acc, args, spot, m0, thread);
+      Acc::Store(acc, args, spot, m0, thread);
+    }
+  }
+}
+
+}  // namespace grouper::kernels::cuda

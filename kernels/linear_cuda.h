@@ -1,0 +1,43 @@
+// Linear layers on CUDA: linear.h's functions, and the grouped ones with the experts' offsets on the device, so that a
+// step with MoE layers can be captured as a graph.
+#pragma once
+
+#include <vector>
+
+#include "common/tensor/stream.h"
+#include "kernels/gemm.h"
+#include "kernels/linear.h"
+
+namespace grouper::kernels::cuda {
+
+// Device copies of linear.h's offsets [experts + 1] and gather [rows]; gather may be null. `rows` bounds
+// offsets[experts].
+struct DeviceGroups {
+  const int32_t* offsets = nullptr;
+  const int32_t* gather = nullptr;
+  int64_t rows = 0;
+};
+
+void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedMatrix* packed, const Tensor& bias,
+            const Tensor& y);
+void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
+void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight,
+                          const Tensor& dbias);
+
+void GroupedLinear(Stream& stream, const Tensor& x, const DeviceGroups& groups, const Tensor& weight, const Tensor& y);
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const DeviceGroups& groups, const Tensor& weight,
+                                const Tensor& dx);
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const DeviceGroups& groups,
+                                 const Tensor& dweight);
+
+void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets,
+                   const std::vector<int32_t>& gather, const Tensor& weight, const PackedMatrix* packed,
+                   const Tensor& y);
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets,
+                                const Tensor& weight, const Tensor& dx);
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
+                                 const std::vector<int32_t>& gather, const Tensor& dweight);
+
+void Gemm(Stream& stream, const GemmParams& params);
+
+}  // namespace grouper::kernels::cuda
