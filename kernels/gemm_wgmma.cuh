@@ -12,6 +12,7 @@
 
 #include <type_traits>
 
+#include "kernels/fragments.cuh"
 #include "kernels/hopper.cuh"
 #include "kernels/wgmma.cuh"
 
@@ -145,29 +146,6 @@ __device__ __forceinline__ void ZeroTail(char* boxes, int count, int valid, int 
     const int box = i / ((64 - valid) * 8), rest = i % ((64 - valid) * 8);
     *reinterpret_cast<uint4*>(boxes + box * 8192 + valid * 128 + rest * 16) = make_uint4(0, 0, 0, 0);
   }
-}
-
-// Lane q of each quad gives its register i to lane i and gets that lane's register q.
-__device__ __forceinline__ void TransposeQuad(uint32_t (&r)[4], int lane) {
-  const bool odd = lane & 1, high = lane & 2;
-#pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    const uint32_t got = __shfl_xor_sync(0xffffffff, odd ? r[i] : r[i + 1], 1);
-    r[i] = odd ? got : r[i];
-    r[i + 1] = odd ? r[i + 1] : got;
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint32_t got = __shfl_xor_sync(0xffffffff, high ? r[i] : r[i + 2], 2);
-    r[i] = high ? got : r[i];
-    r[i + 2] = high ? r[i + 2] : got;
-  }
-}
-
-__device__ __forceinline__ uint32_t Transpose8x8(uint32_t r) {
-  uint32_t t;
-  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(t) : "r"(r));
-  return t;
 }
 
 __device__ __forceinline__ float ToFloat(float x) { return x; }

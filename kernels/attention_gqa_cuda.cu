@@ -1,0 +1,185 @@
+// Grouped-query attention of widths 64 and 128 on the tensor cores.
+//
+// A block owns an item: up to 64 rows (token, query head of one kv head) a warpgroup, over the item's pages. One warp
+// fetches pages (keys and values, 64 tokens) into a ring by bulk copies; each math warpgroup computes S = Q K^T
+// (m64n64), the softmax step, and O += P V with P in registers. Decode (one warpgroup, few rows, two or more blocks a
+// multiprocessor) is bound by memory: 256 width bytes a page against 2 x 64 x 64 x width multiply-adds, of which most
+// rows are padding. Prefill is bound by exponentials and the tensor cores.
+#include <algorithm>
+
+#include "kernels/attention_kernels_cuda.h"
+#include "kernels/attention_rows.cuh"
+#include "kernels/cuda_launch.h"
+
+namespace grouper::kernels::cuda {
+namespace {
+
+template <int kDim, int kWarpgroups>
+struct GqaShape {
+  static constexpr int kBoxes = kDim / 64;
+  static constexpr int kStages = kWarpgroups == 1 ? (kDim == 64 ? 5 : 3) : (kDim == 64 ? 3 : 3);
+  static constexpr int kBlocks = kDim == 64 ? 2 : (kWarpgroups == 1 ? 2 : 1);
+  static constexpr int kThreads = kWarpgroups * 128 + 32;
+  static constexpr int kQueryBytes = kBoxes * 8192, kPageBytes = 2 * kBoxes * 8192;
+  static constexpr int kRunningBytes =
+      kWarpgroups == 1 ? 0 : 64 * kDim * 4;  // a warpgroup's; rows of one item's decode run apart
+  static constexpr int kSharedBytes =
+      1024 + kWarpgroups * (kQueryBytes + kRunningBytes) + kStages * kPageBytes + 16 * kStages;
+};
+
+template <int kDim, int kWarpgroups>
+__global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShape<kDim, kWarpgroups>::kBlocks)
+    GqaKernel(const __grid_constant__ AttentionArguments args) {
+  using Shape = GqaShape<kDim, kWarpgroups>;
+  constexpr int kAcc = kDim / 2;
+  extern __shared__ char shared_raw[];
+  if (blockIdx.x >= *args.prepared.num_items) return;
+  char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
+  char* stages = shared + kWarpgroups * Shape::kQueryBytes;
+  char* running_memory = stages + Shape::kStages * Shape::kPageBytes;
+  uint64_t* full = reinterpret_cast<uint64_t*>(running_memory + kWarpgroups * Shape::kRunningBytes);
+  uint64_t* empty = full + Shape::kStages;
+  const AttentionItem item = args.prepared.items[blockIdx.x];
+  const DeviceSequence sequence = args.prepared.batch.sequences[item.sequence];
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Shape::kStages; ++s) {
+      BarrierInit(&full[s], 1);
+      BarrierInit(&empty[s], kWarpgroups * 4);
+    }
+    BarrierInitFence();
+  }
+  __syncthreads();
+
+  const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
+  if (warpgroup == kWarpgroups) {  // the warp that fetches
+    if (lane != 0) return;
+    const int32_t* table = args.prepared.batch.pages + sequence.first_page;
+    int stage = 0;
+    uint32_t phase = 0;
+    for (int page = item.page_begin; page < item.page_end; ++page) {
+      const char* source = args.pages.Head(table[page], item.head);
+      BarrierWait(&empty[stage], phase ^ 1);
+      BarrierExpect(&full[stage], Shape::kPageBytes);
+      CopyBulk(stages + stage * Shape::kPageBytes, source, Shape::kPageBytes, &full[stage]);
+      if (++stage == Shape::kStages) stage = 0, phase ^= 1;
+    }
+    return;
+  }
+
+  char* queries = shared + warpgroup * Shape::kQueryBytes;
+  float* running = reinterpret_cast<float*>(running_memory + warpgroup * Shape::kRunningBytes) + thread;
+  const int first_row = item.row + warpgroup * 64, rows = min(64, item.rows - warpgroup * 64);
+  LoadRows(args.q, sequence, item.head, args.group, first_row, rows, kDim, queries, thread, 128);
+  FenceAsyncShared();
+  NamedBarrier(1 + warpgroup, 128);
+
+  const int row = thread / 32 * 16 + thread % 32 / 4, column = 2 * (thread % 4);
+  const int context_end = sequence.context + sequence.q_len;
+  int own[2];  // the rows' positions; rows that are missing see nothing
+  for (int h = 0; h < 2; ++h)
+    own[h] = row + 8 * h < rows ? sequence.context + (first_row + row + 8 * h) / args.group : -1;
+  // A warpgroup's last position: pages beyond it are skipped.
+  const int last = rows > 0 ? sequence.context + (first_row + rows - 1) / args.group : -1;
+
+  float acc[kAcc];
+  RowState state[2], joined[2];
+  const uint64_t desc_q = DescriptorKMajor(queries);
+  int stage = 0;
+  uint32_t phase = 0;
+  const bool several = kWarpgroups > 1 && item.partial < 0 && item.page_end > kSplitPages;
+  for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += kSplitPages) {
+    const int split_end = min(split_begin + kSplitPages, item.page_end);
+#pragma unroll
+    for (int i = 0; i < kAcc; ++i) acc[i] = 0;
+    for (int h = 0; h < 2; ++h) state[h] = {-INFINITY, 0};
+    for (int page = split_begin; page < split_end; ++page) {
+      BarrierWait(&full[stage], phase);
+      if (page * kPageTokens <= last) {
+        char* keys = stages + stage * Shape::kPageBytes;
+        char* values = keys + Shape::kBoxes * 8192;
+        const int valid = context_end - page * kPageTokens;
+        if (valid < kPageTokens) {
+          ZeroTokens(values, Shape::kBoxes, valid, thread, 128);
+          FenceAsyncShared();
+          NamedBarrier(1 + warpgroup, 128);
+        }
+        float s[32];
+#pragma unroll
+        for (int i = 0; i < 32; ++i) s[i] = 0;
+        const uint64_t desc_k = DescriptorKMajor(keys);
+        WgmmaTouch(s);
+        WgmmaFence();
+#pragma unroll
+        for (int k = 0; k < kDim / 16; ++k) {
+          const uint32_t step = k / 4 * 8192 + k % 4 * 32;
+          WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
+        }
+        WgmmaCommit();
+        WgmmaWait<0>();
+        WgmmaTouch(s);
+        const int position[2] = {own[0] - page * kPageTokens, own[1] - page * kPageTokens};
+        float decay[2];
+        SoftmaxStep(s, state, position, column, args.scale_log2, decay);
+        MultiplyRows(acc, decay);
+        uint32_t p[4][4];
+        PackWeights(s, p);
+        const uint64_t desc_v = DescriptorMnMajor(values, 8192);
+        WgmmaTouch(acc);
+        WgmmaFence();
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          WgmmaBF16<kDim>::template MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
+        WgmmaCommit();
+        WgmmaWait<0>();
+        WgmmaTouch(acc);
+      }
+      if (lane == 0) BarrierArrive(&empty[stage]);
+      if (++stage == Shape::kStages) stage = 0, phase ^= 1;
+    }
+    SumQuad(state);
+    if (several) {
+      if (split_begin == item.page_begin) {
+        for (int h = 0; h < 2; ++h) joined[h] = state[h];
+#pragma unroll
+        for (int i = 0; i < kAcc; ++i) running[i * 128] = acc[i];
+      } else {
+        const JoinWeights weights[2] = {Join(joined[0], state[0], args.scale_log2),
+                                        Join(joined[1], state[1], args.scale_log2)};
+#pragma unroll
+        for (int i = 0; i < kAcc; ++i) {
+          acc[i] = JoinValue(running[i * 128], acc[i], weights[i / 2 % 2]);
+          running[i * 128] = acc[i];
+        }
+      }
+    } else {
+      for (int h = 0; h < 2; ++h) joined[h] = state[h];
+    }
+  }
+
+  if (item.partial < 0) {
+    WriteRows<kDim>(args, sequence, item.head, first_row, rows, acc, joined, 0, thread);
+  } else {
+    WritePartials<kDim>(args, item.partial + warpgroup * 64, rows, acc, joined, kDim, 0, thread);
+  }
+}
+
+template <int kDim, int kWarpgroups>
+void Launch(Stream& stream, const AttentionArguments& args) {
+  using Shape = GqaShape<kDim, kWarpgroups>;
+  static uint64_t allowed = 0;
+  AllowSharedMemory(GqaKernel<kDim, kWarpgroups>, Shape::kSharedBytes, allowed);
+  GqaKernel<kDim, kWarpgroups>
+      <<<static_cast<unsigned>(args.prepared.max_items), Shape::kThreads, Shape::kSharedBytes, HandleOf(stream)>>>(
+          args);
+  GROUPER_CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace
+
+void GqaForward(Stream& stream, const AttentionArguments& args) {
+  const bool wide = args.pages.key_dim == 128;
+  if (args.prepared.rows_per_item == 64) return wide ? Launch<128, 1>(stream, args) : Launch<64, 1>(stream, args);
+  wide ? Launch<128, 2>(stream, args) : Launch<64, 2>(stream, args);
+}
+
+}  // namespace grouper::kernels::cuda

@@ -1,0 +1,239 @@
+// Absorbed multi-head latent attention on the tensor cores: one kv head whose keys are 576 wide and whose values are
+// the keys' first 512 numbers.
+//
+// A block, alone on its multiprocessor, owns an item: up to 64 rows (token, head) over the item's pages of 64 x 576
+// bf16, each fetched by one bulk copy of 73 728 bytes, two in shared memory. Warpgroup 0 computes S = Q K^T, the
+// softmax step and the first 256 columns of O += P V; it hands P over in shared memory to warpgroup 1, which computes
+// the other 256. A page is 36 x 32 + 4 x 128 + 4 x 128 cycles of the tensor cores at 64 x 64 x 1088 multiply-adds.
+// Decode with 16 heads fills 16 of the 64 rows and is bound by memory all the same.
+#include <algorithm>
+
+#include "kernels/attention_kernels_cuda.h"
+#include "kernels/attention_rows.cuh"
+#include "kernels/cuda_launch.h"
+
+namespace grouper::kernels::cuda {
+namespace {
+
+constexpr int kKeyBoxes = 9, kValueBoxes = 8, kWidth = 512, kHalf = 256, kStages = 2, kThreads = 384;
+constexpr int kMaxMultiprocessors = 256;  // ids of Hopper's are below
+constexpr int kPageBytes = kKeyBoxes * 8192;
+constexpr int kSharedBytes = 1024 + (1 + kStages) * kPageBytes + 8192 + 64 * 16 + 16 * kStages;
+
+// Barriers of the block (0 is __syncthreads).
+enum { kFirstGroup = 1, kWeightsReady, kWeightsTaken, kStatesReady, kStatesTaken };
+
+__device__ __forceinline__ void NamedArrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ int Multiprocessor() {
+  int id;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(id));
+  return id;
+}
+
+// Joins a split's result to those before it, which wait in `running` (this thread's own column of a table of 128 rows).
+__device__ __forceinline__ void JoinSplit(float (&acc)[kHalf / 2], RowState (&joined)[2], const RowState (&state)[2],
+                                          bool first, float scale_log2, float* running) {
+  if (first) {
+    for (int h = 0; h < 2; ++h) joined[h] = state[h];
+  } else {
+    const JoinWeights weights[2] = {Join(joined[0], state[0], scale_log2), Join(joined[1], state[1], scale_log2)};
+#pragma unroll
+    for (int i = 0; i < kHalf / 2; ++i) acc[i] = JoinValue(running[i * 128], acc[i], weights[i / 2 % 2]);
+  }
+#pragma unroll
+  for (int i = 0; i < kHalf / 2; ++i) running[i * 128] = acc[i];
+}
+
+__global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__ AttentionArguments args) {
+  extern __shared__ char shared_raw[];
+  if (blockIdx.x >= *args.prepared.num_items) return;
+  char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
+  char* stages = shared + kPageBytes;
+  char* weights = stages + kStages * kPageBytes;  // P, one box
+  float* decays = reinterpret_cast<float*>(weights + 8192);
+  float2* states = reinterpret_cast<float2*>(decays + 64);
+  uint64_t* full = reinterpret_cast<uint64_t*>(weights + 8192 + 64 * 16);
+  uint64_t* empty = full + kStages;
+  const AttentionItem item = args.prepared.items[blockIdx.x];
+  const DeviceSequence sequence = args.prepared.batch.sequences[item.sequence];
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < kStages; ++s) {
+      BarrierInit(&full[s], 1);
+      BarrierInit(&empty[s], 8);
+    }
+    BarrierInitFence();
+  }
+  __syncthreads();
+
+  const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
+  int stage = 0;
+  uint32_t phase = 0;
+  const auto next = [&] {
+    if (++stage == kStages) stage = 0, phase ^= 1;
+  };
+  if (warpgroup == 2) {  // one thread fetches
+    GiveRegisters<40>();
+    if (thread != 0) return;
+    const int32_t* table = args.prepared.batch.pages + sequence.first_page;
+    for (int page = item.page_begin; page < item.page_end; ++page) {
+      BarrierWait(&empty[stage], phase ^ 1);
+      BarrierExpect(&full[stage], kPageBytes);
+      CopyBulk(stages + stage * kPageBytes, args.pages.Head(table[page], 0), kPageBytes, &full[stage]);
+      next();
+    }
+    return;
+  }
+  TakeRegisters<232>();
+
+  const int row = thread / 32 * 16 + thread % 32 / 4, column = 2 * (thread % 4);
+  const bool several = item.partial < 0 && item.page_end > kSplitPages;
+  float* running = args.running + (Multiprocessor() * 2 + warpgroup) * (kHalf / 2 * 128) + thread;
+  float acc[kHalf / 2];
+  RowState state[2], joined[2];
+
+  if (warpgroup == 0) {
+    LoadRows(args.q, sequence, 0, args.group, item.row, item.rows, 576, shared, thread, 128);
+    FenceAsyncShared();
+    NamedBarrier(kFirstGroup, 128);
+    const int context_end = sequence.context + sequence.q_len;
+    int own[2];
+    for (int h = 0; h < 2; ++h)
+      own[h] = row + 8 * h < item.rows ? sequence.context + (item.row + row + 8 * h) / args.group : -1;
+    const uint64_t desc_q = DescriptorKMajor(shared);
+    bool handed = false;
+    for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += kSplitPages) {
+      const int split_end = min(split_begin + kSplitPages, item.page_end);
+#pragma unroll
+      for (int i = 0; i < kHalf / 2; ++i) acc[i] = 0;
+      for (int h = 0; h < 2; ++h) state[h] = {-INFINITY, 0};
+      for (int page = split_begin; page < split_end; ++page) {
+        BarrierWait(&full[stage], phase);
+        char* keys = stages + stage * kPageBytes;
+        const int valid = context_end - page * kPageTokens;
+        if (valid < kPageTokens) {
+          ZeroTokens(keys, kValueBoxes, valid, thread, 128);
+          FenceAsyncShared();
+          NamedBarrier(kFirstGroup, 128);
+        }
+        float s[32];
+#pragma unroll
+        for (int i = 0; i < 32; ++i) s[i] = 0;
+        const uint64_t desc_k = DescriptorKMajor(keys);
+        WgmmaTouch(s);
+        WgmmaFence();
+#pragma unroll
+        for (int k = 0; k < 36; ++k) {
+          const uint32_t step = k / 4 * 8192 + k % 4 * 32;
+          WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
+        }
+        WgmmaCommit();
+        WgmmaWait<0>();
+        WgmmaTouch(s);
+        const int position[2] = {own[0] - page * kPageTokens, own[1] - page * kPageTokens};
+        float decay[2];
+        SoftmaxStep(s, state, position, column, args.scale_log2, decay);
+        uint32_t p[4][4];
+        PackWeights(s, p);
+        if (handed) NamedBarrier(kWeightsTaken, 256);
+        handed = true;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+            *reinterpret_cast<uint32_t*>(weights + PageView::Box(row + 8 * (i % 2), 16 * k + 8 * (i / 2) + column)) =
+                p[k][i];
+        }
+        if (thread % 4 == 0) {
+          decays[row] = decay[0];
+          decays[row + 8] = decay[1];
+        }
+        FenceAsyncShared();
+        NamedArrive(kWeightsReady, 256);
+        MultiplyRows(acc, decay);
+        const uint64_t desc_v = DescriptorMnMajor(keys, 8192);
+        WgmmaTouch(acc);
+        WgmmaFence();
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          WgmmaBF16<kHalf>::MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
+        WgmmaCommit();
+        WgmmaWait<0>();
+        WgmmaTouch(acc);
+        if (lane == 0) BarrierArrive(&empty[stage]);
+        next();
+      }
+      SumQuad(state);
+      if (thread % 4 == 0) {
+        for (int h = 0; h < 2; ++h) states[row + 8 * h] = make_float2(state[h].maximum, state[h].sum);
+      }
+      NamedBarrier(kStatesReady, 256);
+      if (several) {
+        JoinSplit(acc, joined, state, split_begin == item.page_begin, args.scale_log2, running);
+      } else {
+        for (int h = 0; h < 2; ++h) joined[h] = state[h];
+      }
+      NamedBarrier(kStatesTaken, 256);
+    }
+    if (handed) NamedBarrier(kWeightsTaken, 256);
+  } else {
+    for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += kSplitPages) {
+      const int split_end = min(split_begin + kSplitPages, item.page_end);
+#pragma unroll
+      for (int i = 0; i < kHalf / 2; ++i) acc[i] = 0;
+      for (int page = split_begin; page < split_end; ++page) {
+        BarrierWait(&full[stage], phase);
+        NamedBarrier(kWeightsReady, 256);
+        const float decay[2] = {decays[row], decays[row + 8]};
+        MultiplyRows(acc, decay);
+        const uint64_t desc_p = DescriptorKMajor(weights);
+        const uint64_t desc_v = DescriptorMnMajor(stages + stage * kPageBytes + 4 * 8192, 8192);
+        WgmmaTouch(acc);
+        WgmmaFence();
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          WgmmaBF16<kHalf>::Mma<0, 1>(acc, Advance(desc_p, k * 32), Advance(desc_v, k * 2048));
+        WgmmaCommit();
+        WgmmaWait<0>();
+        WgmmaTouch(acc);
+        NamedArrive(kWeightsTaken, 256);
+        if (lane == 0) BarrierArrive(&empty[stage]);
+        next();
+      }
+      NamedBarrier(kStatesReady, 256);
+      for (int h = 0; h < 2; ++h) {
+        const float2 both = states[row + 8 * h];
+        state[h] = {both.x, both.y};
+      }
+      if (several) {
+        JoinSplit(acc, joined, state, split_begin == item.page_begin, args.scale_log2, running);
+      } else {
+        for (int h = 0; h < 2; ++h) joined[h] = state[h];
+      }
+      NamedBarrier(kStatesTaken, 256);
+    }
+  }
+  if (item.partial < 0) {
+    WriteRows<kHalf>(args, sequence, 0, item.row, item.rows, acc, joined, warpgroup * kHalf, thread);
+  } else {
+    WritePartials<kHalf>(args, item.partial, item.rows, acc, joined, kWidth, warpgroup * kHalf, thread);
+  }
+}
+
+}  // namespace
+
+void MlaForward(Stream& stream, const AttentionArguments& arguments) {
+  AttentionArguments args = arguments;
+  const Arena::Mark mark = stream.scratch.mark();
+  if (args.prepared.batch.max_context > kSplitPages * kPageTokens)
+    args.running = static_cast<float*>(stream.scratch.Allocate(size_t{kMaxMultiprocessors} * 64 * kWidth * 4));
+  static uint64_t allowed = 0;
+  AllowSharedMemory(MlaKernel, kSharedBytes, allowed);
+  MlaKernel<<<static_cast<unsigned>(args.prepared.max_items), kThreads, kSharedBytes, HandleOf(stream)>>>(args);
+  GROUPER_CUDA_CHECK(cudaGetLastError());
+  stream.scratch.Release(mark);
+}
+
+}  // namespace grouper::kernels::cuda

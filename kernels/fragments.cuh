@@ -1,0 +1,31 @@
+// Exchanges inside a warp that turn accumulator fragments into what memory wants.
+#pragma once
+
+#include <cstdint>
+
+namespace grouper::kernels::cuda {
+
+// Lane q of each quad gives its register i to lane i and gets that lane's register q.
+__device__ __forceinline__ void TransposeQuad(uint32_t (&r)[4], int lane) {
+  const bool odd = lane & 1, high = lane & 2;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const uint32_t got = __shfl_xor_sync(0xffffffff, odd ? r[i] : r[i + 1], 1);
+    r[i] = odd ? got : r[i];
+    r[i + 1] = odd ? r[i + 1] : got;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t got = __shfl_xor_sync(0xffffffff, high ? r[i] : r[i + 2], 2);
+    r[i] = high ? got : r[i];
+    r[i + 2] = high ? r[i + 2] : got;
+  }
+}
+
+__device__ __forceinline__ uint32_t Transpose8x8(uint32_t r) {
+  uint32_t t;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(t) : "r"(r));
+  return t;
+}
+
+}  // namespace grouper::kernels::cuda

@@ -1,0 +1,53 @@
+// math.h's functions on the device: the same bits as the CPU's, step by step (simd.h), with every operation spelled so
+// that the compiler fuses nothing.
+#pragma once
+
+namespace grouper::kernels::cuda {
+
+// exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 in two parts, 2^n in two factors.
+__device__ __forceinline__ float Exp(float x) {
+  x = 89.0f < x ? 89.0f : x;  // NaN passes through
+  x = -105.0f > x ? -105.0f : x;
+  const float shifted = __fmaf_rn(x, 1.44269504088896341f, 12582912.0f);
+  const float n = __fsub_rn(shifted, 12582912.0f);
+  float r = __fmaf_rn(n, -0.693359375f, x);
+  r = __fmaf_rn(n, 2.12194440e-4f, r);
+  float p = 1.9875691500e-4f;
+  p = __fmaf_rn(p, r, 1.3981999507e-3f);
+  p = __fmaf_rn(p, r, 8.3334519073e-3f);
+  p = __fmaf_rn(p, r, 4.1665795894e-2f);
+  p = __fmaf_rn(p, r, 1.6666665459e-1f);
+  p = __fmaf_rn(p, r, 5.0000001201e-1f);
+  p = __fadd_rn(__fmaf_rn(p, __fmul_rn(r, r), r), 1.0f);
+  const int exponent = static_cast<int>(__float_as_uint(shifted) - __float_as_uint(12582912.0f)), half = exponent >> 1;
+  return __fmul_rn(__fmul_rn(p, __int_as_float((half + 127) << 23)), __int_as_float((exponent - half + 127) << 23));
+}
+
+// log(x) = e ln 2 + log(1 + f), 1 + f in [sqrt(1/2), sqrt(2)).
+__device__ __forceinline__ float Log(float x) {
+  const bool tiny = x < 1.17549435e-38f;  // subnormal, zero or negative
+  const float scaled = tiny ? __fmul_rn(x, 33554432.0f) : x;
+  const int bits = __float_as_int(scaled);
+  const int e = static_cast<int>(static_cast<unsigned>(bits) - 0x3f3504f3u) >> 23;
+  const float f = __fsub_rn(__uint_as_float(static_cast<unsigned>(bits) - (static_cast<unsigned>(e) << 23)), 1.0f);
+  const float exponent = static_cast<float>(e - (tiny ? 25 : 0));
+  const float z = __fmul_rn(f, f);
+  float p = 7.0376836292e-2f;
+  p = __fmaf_rn(p, f, -1.1514610310e-1f);
+  p = __fmaf_rn(p, f, 1.1676998740e-1f);
+  p = __fmaf_rn(p, f, -1.2420140846e-1f);
+  p = __fmaf_rn(p, f, 1.4249322787e-1f);
+  p = __fmaf_rn(p, f, -1.6668057665e-1f);
+  p = __fmaf_rn(p, f, 2.0000714765e-1f);
+  p = __fmaf_rn(p, f, -2.4999993993e-1f);
+  p = __fmaf_rn(p, f, 3.3333331174e-1f);
+  float y = __fmul_rn(__fmul_rn(p, f), z);
+  y = __fmaf_rn(exponent, -2.12194440e-4f, y);
+  y = __fmaf_rn(z, -0.5f, y);
+  float result = __fmaf_rn(exponent, 0.693359375f, __fadd_rn(f, y));
+  result = x == __int_as_float(0x7f800000) ? x : result;
+  result = x == 0.0f ? __int_as_float(static_cast<int>(0xff800000)) : result;
+  return x >= 0.0f ? result : __int_as_float(0x7fc00000);
+}
+
+}  // namespace grouper::kernels::cuda
