@@ -23,11 +23,14 @@ double StepCycles(int tile_m, int tile_n, int blocks) {
   return std::max(multiply, copy);
 }
 
-double Cost(int64_t tiles, int64_t steps, int tile_m, int tile_n, int blocks) {
-  const int64_t slots = NumMultiprocessors() * blocks, waves = (tiles + slots - 1) / slots;
-  const double epilogue = 600 + tile_m * tile_n / 24.0;
+// `store`: how many times as much as bf16 a tile's results move.
+double Cost(int64_t tiles, int64_t steps, int tile_m, int tile_n, int blocks, int store) {
+  const int64_t processors = NumMultiprocessors();
+  const int together = static_cast<int>(std::min<int64_t>(blocks, (tiles + processors - 1) / processors));
+  const int64_t waves = (tiles + processors * together - 1) / (processors * together);
+  const double epilogue = 600 + store * tile_m * tile_n / 24.0;
   return 1500 +
-         static_cast<double>(waves) * (static_cast<double>(steps) * StepCycles(tile_m, tile_n, blocks) + epilogue);
+         static_cast<double>(waves) * (static_cast<double>(steps) * StepCycles(tile_m, tile_n, together) + epilogue);
 }
 
 int64_t Tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
@@ -70,7 +73,8 @@ GemmOperand Readable(Stream& stream, const GemmOperand& x, bool mn_major, int64_
 void GemmBF16(Stream& stream, const GemmProblem& problem) {
   GemmProblem p = problem;
   if (p.x.rows == 0 || p.w.rows == 0 || p.batch == 0) return;
-  CHECK(p.groups == GemmGroups::kNone || (p.batch <= kMaxExperts && p.offsets != nullptr)) << p.batch << " experts";
+  CHECK(p.groups == GemmGroups::kNone || (p.batch <= kMaxExperts && (p.offsets != nullptr || p.chunk > 0)))
+      << p.batch << " experts";
   CHECK(p.x.rows < std::numeric_limits<int>::max() - 4096 && p.w.rows < std::numeric_limits<int>::max() - 4096 &&
         p.k < std::numeric_limits<int>::max() - 4096);
   const Arena::Mark mark = stream.scratch.mark();
@@ -90,14 +94,16 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
   const int64_t steps = p.groups == GemmGroups::kReduction ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
   double best = std::numeric_limits<double>::infinity();
   for (int tile : kTrainingTiles) {
-    const double cost =
-        Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1);
+    const double cost = Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1,
+                             p.y_float ? (p.accumulate ? 4 : 2) : 1);
     if (cost < best) best = cost, v.tokens_on_n = false, v.tile_n = tile;
   }
+  // Short sums into float: reading and writing them is what takes long.
+  if (p.y_float && p.accumulate && steps <= 16) v.tile_n = kSharedTile;
   if (!v.mn_x && !v.mn_w && !p.y_float && !p.accumulate && p.groups != GemmGroups::kReduction) {
     for (int tile : kDecodeTiles) {
       const double cost =
-          Cost(Tiles(group_tokens, tile) * Tiles(p.w.rows, 64) * p.batch, steps, 64, tile, /*blocks=*/2);
+          Cost(Tiles(group_tokens, tile) * Tiles(p.w.rows, 64) * p.batch, steps, 64, tile, /*blocks=*/2, 1);
       if (cost < best) best = cost, v.tokens_on_n = true, v.tile_n = tile;
     }
   }

@@ -37,6 +37,7 @@ void LaunchTile(Stream& stream, const GemmProblem& p) {
                       p.y_batch_stride % unit == 0 && p.w.rows % unit == 0;
   args.bias = static_cast<const __nv_bfloat16*>(p.bias);
   args.offsets = p.offsets;
+  args.chunk = static_cast<int>(p.chunk);
   args.groups = kGrouping == Grouping::kNone ? 0 : static_cast<int>(p.batch);
 
   constexpr bool kMnA = kTokensOnN ? kMnW : kMnX, kMnB = kTokensOnN ? kMnX : kMnW;
@@ -51,7 +52,8 @@ void LaunchTile(Stream& stream, const GemmProblem& p) {
   GROUPER_CUDA_CHECK(cudaGetLastError());
 }
 
-// Tiles with the tokens on M, by width.
+// Tiles with the tokens on M, by width. kSharedTile: 128 wide, two blocks a multiprocessor, so that one multiplies
+// while the other reads and writes its float sums.
 template <bool kMnX, bool kMnW, Grouping kGrouping, typename Out>
 void LaunchTrainingTile(Stream& stream, int tile_n, const GemmProblem& p) {
   switch (tile_n) {
@@ -61,6 +63,10 @@ void LaunchTrainingTile(Stream& stream, int tile_n, const GemmProblem& p) {
       return LaunchTile<GemmTile<128, 192, 5, 1>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
     case 256:
       return LaunchTile<GemmTile<128, 256, 4, 1>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
+  }
+  if constexpr (std::is_same_v<Out, float>) {
+    if (tile_n == kSharedTile)
+      return LaunchTile<GemmTile<128, 128, 3, 2>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
   }
   CHECK(false) << "no training tile of width " << tile_n;
 }

@@ -21,7 +21,8 @@ namespace grouper::kernels::cuda {
 enum class Grouping {
   kNone,
   kRows,       // tokens [offsets[e], offsets[e+1]) belong to expert e: weights and tiles by expert
-  kReduction,  // the sum over k runs over tokens [offsets[e], offsets[e+1]), one C per expert
+  kReduction,  // the sum over k runs over tokens [offsets[e], offsets[e+1]), one C per expert; without offsets over
+               // pieces of `chunk` tokens, a multiple of 64
 };
 
 inline constexpr int kMaxGroups = 1024;
@@ -34,7 +35,7 @@ struct GemmArguments {
   bool accumulate, vector_store;  // vector_store: c and its strides allow 16-byte accesses
   const __nv_bfloat16* bias;      // of the weights' rows; may be null
   const int32_t* offsets;         // [groups + 1], on the device
-  int groups;
+  int groups, chunk;
 };
 
 template <int kTileM_, int kTileN_, int kStages_, int kBlocks_>
@@ -42,7 +43,9 @@ struct GemmTile {
   static constexpr int kTileM = kTileM_, kTileN = kTileN_, kStages = kStages_;
   static constexpr int kBlocks = kBlocks_;  // a multiprocessor
   static constexpr int kWarpgroups = kTileM / 64;
-  static constexpr int kThreads = 128 * (kWarpgroups + 1);
+  // One block a multiprocessor: a warpgroup fetches, so that it can give its registers away. Else a warp.
+  static constexpr bool kShareRegisters = kBlocks == 1;
+  static constexpr int kMathThreads = 128 * kWarpgroups, kThreads = kMathThreads + (kShareRegisters ? 128 : 32);
   static constexpr int kBytesA = kTileM * 128, kBytesB = kTileN * 128;
   static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + 16 * kStages;
 };
@@ -125,8 +128,8 @@ class TileSchedule {
       spot.batch_c = batch;
       spot.batch_a = spot.batch_b = kGrouping == Grouping::kReduction ? 0 : batch;
       if constexpr (kGrouping == Grouping::kReduction) {
-        spot.k_begin = args_.offsets[batch];
-        spot.k_end = args_.offsets[batch + 1];
+        spot.k_begin = args_.offsets != nullptr ? args_.offsets[batch] : batch * args_.chunk;
+        spot.k_end = args_.offsets != nullptr ? args_.offsets[batch + 1] : min(args_.k, (batch + 1) * args_.chunk);
       }
     }
     spot.m0 = kTokensOnN ? other * Tile::kTileM : first_token + token * Tile::kTileM;
@@ -293,9 +296,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
   };
 
-  if (warpgroup == 0) {
-    if constexpr (Tile::kWarpgroups == 2) GiveRegisters<40>();
-    if (threadIdx.x != 0) return;
+  if (warpgroup == Tile::kWarpgroups) {
+    if constexpr (Tile::kShareRegisters) GiveRegisters<40>();
+    if (threadIdx.x != Tile::kMathThreads) return;
     for (int index = blockIdx.x; index < schedule.total(); index += gridDim.x) {
       const TileSpot spot = schedule.Locate(index);
       for (int k = spot.k_begin; k < spot.k_end; k += 64) {
@@ -317,9 +320,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       }
     }
   } else {
-    if constexpr (Tile::kWarpgroups == 2) TakeRegisters<232>();
+    if constexpr (Tile::kShareRegisters) TakeRegisters<232>();
     using Acc = Fragment<Tile::kTileN, kTokensOnN, Out>;
-    const int thread = threadIdx.x % 128, lane = threadIdx.x % 32, math = warpgroup - 1;
+    const int thread = threadIdx.x % 128, lane = threadIdx.x % 32, math = warpgroup;
     float acc[Acc::kCount];
     for (int index = blockIdx.x; index < schedule.total(); index += gridDim.x) {
       const TileSpot spot = schedule.Locate(index);
@@ -331,10 +334,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         BarrierWait(&full[stage], phase);
         if (kGrouping == Grouping::kReduction && spot.k_end - k < 64) {
           const int valid = spot.k_end - k;  // the rest are the next expert's tokens
-          ZeroTail(stage_a(stage), Tile::kTileM / 64 + Tile::kTileN / 64, valid, threadIdx.x - 128,
-                   Tile::kThreads - 128);
+          ZeroTail(stage_a(stage), Tile::kTileM / 64 + Tile::kTileN / 64, valid, threadIdx.x, Tile::kMathThreads);
           FenceAsyncShared();
-          NamedBarrier(1, Tile::kThreads - 128);
+          NamedBarrier(1, Tile::kMathThreads);
         }
         const char *box_a = stage_a(stage) + math * 8192, *box_b = stage_b(stage);
         const uint64_t desc_a = kMnA ? DescriptorMnMajor(box_a, 8192) : DescriptorKMajor(box_a);

@@ -52,6 +52,25 @@ void AddColumnSums(Stream& stream, const Tensor& dy, const Tensor& dbias) {
   GROUPER_CUDA_CHECK(cudaGetLastError());
 }
 
+// A weight of few tiles keeps few multiprocessors busy with its sum over tokens. Then pieces of so many tokens are
+// summed side by side and added in order: the same bits for batches cut at multiples of this.
+constexpr int64_t kTokensOfPiece = 2048;
+
+// dweight += pieces[0] + ... , one after another.
+__global__ void AddPiecesKernel(const float* pieces, int64_t count, int64_t rows, int64_t columns, float* dweight,
+                                int64_t stride) {
+  const int64_t size = rows * columns, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += step) {
+    float* place = dweight + i / columns * stride + i % columns;
+    float sum = *place;
+    for (int64_t p = 0; p < count; ++p) sum = __fadd_rn(sum, pieces[p * size + i]);
+    *place = sum;
+  }
+}
+
+// By the weight alone: another rule would give other bits to a batch that is cut.
+bool SumInPieces(int64_t rows, int64_t columns) { return ((rows + 127) / 128) * ((columns + 191) / 192) <= 66; }
+
 // to[r] = from[gather[r]], rows of `units` units.
 template <typename Unit>
 __global__ void GatherKernel(const Unit* from, int64_t stride, const int32_t* gather, int64_t rows, int64_t units,
@@ -153,6 +172,29 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
                             .c = dweight.data<float>(),
                             .c_m = dweight.stride(0),
                             .accumulate = true});
+  }
+  if (dy.dim(0) == 0) return;
+  const int64_t rows = dy.dim(1), columns = x.dim(1);
+  if (SumInPieces(rows, columns)) {
+    const Arena::Mark mark = stream.scratch.mark();
+    const int64_t count = (dy.dim(0) + kTokensOfPiece - 1) / kTokensOfPiece;
+    auto* pieces = static_cast<float*>(stream.scratch.Allocate(static_cast<size_t>(count * rows * columns) * 4));
+    GemmBF16(stream, {.k = dy.dim(0),
+                      .batch = count,
+                      .x = AlongRows(dy),
+                      .w = AlongRows(x),
+                      .y = pieces,
+                      .y_stride = columns,
+                      .y_batch_stride = rows * columns,
+                      .y_float = true,
+                      .groups = GemmGroups::kReduction,
+                      .chunk = kTokensOfPiece});
+    const unsigned blocks = static_cast<unsigned>(std::clamp<int64_t>((rows * columns + 255) / 256, 1, 2048));
+    AddPiecesKernel<<<blocks, 256, 0, HandleOf(stream)>>>(pieces, count, rows, columns, dweight.data<float>(),
+                                                          dweight.stride(0));
+    GROUPER_CUDA_CHECK(cudaGetLastError());
+    stream.scratch.Release(mark);
+    return;
   }
   GemmBF16(stream, {.k = dy.dim(0),
                     .x = AlongRows(dy),
