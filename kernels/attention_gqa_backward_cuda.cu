@@ -2,12 +2,13 @@
 // between blocks.
 //
 //   p = exp(scale s - lse),  dp = dout V^T,  ds = p (dp - <dout, out>)
-//   KeyKernel   a block: two pages of keys of one sequence and kv head, one a warpgroup; over all rows from the first
-//   that sees them,
-//               64 at a time:  dV += P^T dout,  dK += dS^T Q  (then * scale)
-//   QueryKernel a block: 128 rows, 64 a warpgroup; over their pages:  dQ += dS K  (then * scale)
+//   KeyKernel   a block: one page of keys of one sequence and kv head; over all rows from the first that sees it, 64 at
+//   a
+//               time:  dV += P^T dout,  dK += dS^T Q  (then * scale)
+//   QueryKernel a block: 64 rows; over their pages:  dQ += dS K  (then * scale)
 //
-// Seven products instead of five, for sums that need no atomics. Bound by the tensor cores and exponentials.
+// Seven products instead of five, for sums that need no atomics. One warpgroup a block and two or three blocks a
+// multiprocessor, which hide each other's waiting. Bound by the tensor cores and exponentials.
 #include "kernels/attention_backward.cuh"
 #include "kernels/cuda_launch.h"
 
@@ -52,27 +53,28 @@ __device__ __forceinline__ void MultiplyTwo(float (&c)[32], const char* a, const
 
 template <int kDim>
 struct KeyShape {
-  static constexpr int kBoxes = kDim / 64, kTileBytes = kBoxes * 8192, kThreads = 256;
-  // Two pages of keys and values, two stages of (q, dout), and per stage lse, row_dot and the rows' tokens.
-  static constexpr int kSharedBytes = 1024 + 8 * kTileBytes + 2 * 3 * 64 * 4 + 16;
+  static constexpr int kBoxes = kDim / 64, kTileBytes = kBoxes * 8192, kThreads = 128;
+  static constexpr int kBlocks = kDim == 64 ? 3 : 2;
+  // A page of keys and values, two stages of (q, dout), and per stage lse, row_dot and the rows' tokens.
+  static constexpr int kSharedBytes = 1024 + 6 * kTileBytes + 2 * 3 * 64 * 4 + 16;
 };
 
 template <int kDim>
-__global__ void __launch_bounds__(KeyShape<kDim>::kThreads, 1)
+__global__ void __launch_bounds__(KeyShape<kDim>::kThreads, KeyShape<kDim>::kBlocks)
     KeyKernel(const __grid_constant__ BackwardArguments args) {
   using Shape = KeyShape<kDim>;
   extern __shared__ char shared_raw[];
   const DeviceSequence s = args.batch.sequences[blockIdx.x];
-  const int head = blockIdx.z, start = blockIdx.y * 128, rows = s.q_len * args.group;
+  const int head = blockIdx.z, start = blockIdx.y * 64, rows = s.q_len * args.group;
   if (start >= s.q_len) return;
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
-  char* tiles = shared + 4 * Shape::kTileBytes;  // [stage][q, dout]
+  char* tiles = shared + 2 * Shape::kTileBytes;  // [stage][q, dout]
   float* stats = reinterpret_cast<float*>(tiles + 4 * Shape::kTileBytes);
   uint64_t* full = reinterpret_cast<uint64_t*>(stats + 2 * 3 * 64);
-  const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128;
-  char* keys = shared + warpgroup * 2 * Shape::kTileBytes;
+  const int thread = threadIdx.x;
+  char* keys = shared;
   char* values = keys + Shape::kTileBytes;
-  const int first_key = start + warpgroup * 64, valid = min(64, s.q_len - first_key);
+  const int valid = min(64, s.q_len - start);
 
   const auto load = [&](int row0, int stage) {
     char* q = tiles + stage * 2 * Shape::kTileBytes;
@@ -106,18 +108,14 @@ __global__ void __launch_bounds__(KeyShape<kDim>::kThreads, 1)
   __syncthreads();
   const int32_t* table = args.batch.pages + s.first_page;
   if (threadIdx.x == 0) {
-    const int count = start + 64 < s.q_len ? 2 : 1;
-    BarrierExpect(full, static_cast<uint32_t>(count * 2 * Shape::kTileBytes));
-    for (int i = 0; i < count; ++i)
-      CopyBulk(shared + i * 2 * Shape::kTileBytes, args.pages.Head(table[start / 64 + i], head), 2 * Shape::kTileBytes,
-               full);
+    BarrierExpect(full, 2 * Shape::kTileBytes);
+    CopyBulk(keys, args.pages.Head(table[blockIdx.y], head), 2 * Shape::kTileBytes, full);
   }
   const int row_begin = start * args.group;
   load(row_begin, 0);
   BarrierWait(full, 0);
   if (valid < 64) {
-    // Both are one run of boxes; a page that does not exist is all zeros.
-    ZeroTokens(keys, 2 * Shape::kBoxes, max(valid, 0), thread, 128);
+    ZeroTokens(keys, 2 * Shape::kBoxes, valid, thread, 128);  // both are one run of boxes
     FenceAsyncShared();
   }
 
@@ -141,12 +139,12 @@ __global__ void __launch_bounds__(KeyShape<kDim>::kThreads, 1)
     const int* tokens = reinterpret_cast<const int*>(stat) + 128;
     float score[32], dp[32];
     MultiplyTwo<kDim>(score, keys, q, dp, values, dout);
-    const bool diagonal = row0 / args.group < first_key + 63;
+    const bool diagonal = row0 / args.group < start + 63;
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
       const int r = i / 4 * 8 + column + i % 2;
       float p = Exp2(__fmaf_rn(score[i], args.scale_log2, -stat[r]));
-      if (diagonal && first_key + row + 8 * (i / 2 % 2) > tokens[r]) p = 0;
+      if (diagonal && start + row + 8 * (i / 2 % 2) > tokens[r]) p = 0;
       score[i] = p;
       dp[i] = p * (dp[i] - stat[64 + r]);
     }
@@ -166,7 +164,7 @@ __global__ void __launch_bounds__(KeyShape<kDim>::kThreads, 1)
   }
   const auto row_of = [&](__nv_bfloat16* data, int64_t token_stride, int64_t head_stride) {
     return [=](int m) -> __nv_bfloat16* {
-      return m < valid ? data + (s.q_begin + first_key + m) * token_stride + head * head_stride : nullptr;
+      return m < valid ? data + (s.q_begin + start + m) * token_stride + head * head_stride : nullptr;
     };
   };
   StoreFragment<kDim>(dk, args.scale, thread, row_of(args.dk, args.dk_token, args.dk_head));
@@ -175,39 +173,40 @@ __global__ void __launch_bounds__(KeyShape<kDim>::kThreads, 1)
 
 template <int kDim>
 struct QueryShape {
-  static constexpr int kBoxes = kDim / 64, kTileBytes = kBoxes * 8192, kThreads = 288, kStages = 2;
-  static constexpr int kSharedBytes = 1024 + (4 + 2 * kStages) * kTileBytes + 16 * kStages;
+  static constexpr int kBoxes = kDim / 64, kTileBytes = kBoxes * 8192, kThreads = 160, kStages = 2;
+  static constexpr int kBlocks = kDim == 64 ? 3 : 2;
+  static constexpr int kSharedBytes = 1024 + (2 + 2 * kStages) * kTileBytes + 16 * kStages;
 };
 
 template <int kDim>
-__global__ void __launch_bounds__(QueryShape<kDim>::kThreads, 1)
+__global__ void __launch_bounds__(QueryShape<kDim>::kThreads, QueryShape<kDim>::kBlocks)
     QueryKernel(const __grid_constant__ BackwardArguments args) {
   using Shape = QueryShape<kDim>;
   extern __shared__ char shared_raw[];
   const DeviceSequence s = args.batch.sequences[blockIdx.x];
   const int head = blockIdx.z, rows = s.q_len * args.group;
-  const int block_row = static_cast<int>(gridDim.y - 1 - blockIdx.y) * 128;  // the longest first
-  if (block_row >= rows) return;
+  const int first_row = static_cast<int>(gridDim.y - 1 - blockIdx.y) * 64;  // the longest first
+  if (first_row >= rows) return;
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
-  char* stages = shared + 4 * Shape::kTileBytes;
+  char* stages = shared + 2 * Shape::kTileBytes;
   uint64_t* full = reinterpret_cast<uint64_t*>(stages + Shape::kStages * 2 * Shape::kTileBytes);
   uint64_t* empty = full + Shape::kStages;
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shape::kStages; ++i) {
       BarrierInit(&full[i], 1);
-      BarrierInit(&empty[i], 8);
+      BarrierInit(&empty[i], 4);
     }
     BarrierInitFence();
   }
   __syncthreads();
   const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
-  const int page_end = (min(block_row + 127, rows - 1) / args.group) / 64 + 1;
+  const int page_end = (min(first_row + 63, rows - 1) / args.group) / 64 + 1;
   int stage = 0;
   uint32_t phase = 0;
   const auto next = [&] {
     if (++stage == Shape::kStages) stage = 0, phase ^= 1;
   };
-  if (warpgroup == 2) {  // the warp that fetches
+  if (warpgroup == 1) {  // the warp that fetches
     if (lane != 0) return;
     const int32_t* table = args.batch.pages + s.first_page;
     for (int page = 0; page < page_end; ++page) {
@@ -220,13 +219,13 @@ __global__ void __launch_bounds__(QueryShape<kDim>::kThreads, 1)
     return;
   }
 
-  char* q = shared + warpgroup * 2 * Shape::kTileBytes;
+  char* q = shared;
   char* dout = q + Shape::kTileBytes;
-  const int first_row = block_row + warpgroup * 64, count = min(64, rows - first_row);
+  const int count = min(64, rows - first_row);
   LoadRows(args.q, s, head, args.group, first_row, count, kDim, q, thread, 128);
   LoadRows(args.dout, s, head, args.group, first_row, count, kDim, dout, thread, 128);
   FenceAsyncShared();
-  NamedBarrier(1 + warpgroup, 128);
+  NamedBarrier(1, 128);
   const int row = thread / 32 * 16 + thread % 32 / 4, column = 2 * (thread % 4);
   int own[2];
   float lse[2], row_dot[2];
@@ -250,7 +249,7 @@ __global__ void __launch_bounds__(QueryShape<kDim>::kThreads, 1)
       if (valid < 64) {
         ZeroTokens(keys, 2 * Shape::kBoxes, valid, thread, 128);
         FenceAsyncShared();
-        NamedBarrier(1 + warpgroup, 128);
+        NamedBarrier(1, 128);
       }
       float score[32], dp[32];
       MultiplyTwo<kDim>(score, q, keys, dp, dout, values);
@@ -283,17 +282,19 @@ __global__ void __launch_bounds__(QueryShape<kDim>::kThreads, 1)
 
 template <int kDim>
 void Launch(Stream& stream, const BackwardArguments& args) {
+  using Keys = KeyShape<kDim>;
+  using Queries = QueryShape<kDim>;
   static uint64_t allowed_keys = 0, allowed_queries = 0;
-  AllowSharedMemory(KeyKernel<kDim>, KeyShape<kDim>::kSharedBytes, allowed_keys);
-  AllowSharedMemory(QueryKernel<kDim>, QueryShape<kDim>::kSharedBytes, allowed_queries);
+  AllowSharedMemory(KeyKernel<kDim>, Keys::kSharedBytes, allowed_keys);
+  AllowSharedMemory(QueryKernel<kDim>, Queries::kSharedBytes, allowed_queries);
   const unsigned sequences = static_cast<unsigned>(args.batch.num_sequences);
   const unsigned heads = static_cast<unsigned>(args.pages.num_kv_heads);
   const int64_t rows = int64_t{args.batch.max_q_len} * args.group;
-  const dim3 key_grid(sequences, static_cast<unsigned>((args.batch.max_q_len + 127) / 128), heads);
-  KeyKernel<kDim><<<key_grid, KeyShape<kDim>::kThreads, KeyShape<kDim>::kSharedBytes, HandleOf(stream)>>>(args);
+  const dim3 key_grid(sequences, static_cast<unsigned>((args.batch.max_q_len + 63) / 64), heads);
+  KeyKernel<kDim><<<key_grid, Keys::kThreads, Keys::kSharedBytes, HandleOf(stream)>>>(args);
   GROUPER_CUDA_CHECK(cudaGetLastError());
-  const dim3 query_grid(sequences, static_cast<unsigned>((rows + 127) / 128), heads);
-  QueryKernel<kDim><<<query_grid, QueryShape<kDim>::kThreads, QueryShape<kDim>::kSharedBytes, HandleOf(stream)>>>(args);
+  const dim3 query_grid(sequences, static_cast<unsigned>((rows + 63) / 64), heads);
+  QueryKernel<kDim><<<query_grid, Queries::kThreads, Queries::kSharedBytes, HandleOf(stream)>>>(args);
   GROUPER_CUDA_CHECK(cudaGetLastError());
 }
 

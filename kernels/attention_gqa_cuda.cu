@@ -17,8 +17,8 @@ namespace {
 template <int kDim, int kWarpgroups>
 struct GqaShape {
   static constexpr int kBoxes = kDim / 64;
-  static constexpr int kStages = kWarpgroups == 1 ? (kDim == 64 ? 5 : 3) : (kDim == 64 ? 3 : 3);
-  static constexpr int kBlocks = kDim == 64 ? 2 : (kWarpgroups == 1 ? 2 : 1);
+  static constexpr int kStages = 3;
+  static constexpr int kBlocks = kDim == 64 ? (kWarpgroups == 1 ? 4 : 2) : (kWarpgroups == 1 ? 2 : 1);
   static constexpr int kThreads = kWarpgroups * 128 + 32;
   static constexpr int kQueryBytes = kBoxes * 8192, kPageBytes = 2 * kBoxes * 8192;
   static constexpr int kRunningBytes =
