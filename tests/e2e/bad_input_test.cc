@@ -9,7 +9,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
-#include "tests/e2e/process.h"
+#include "tests/testing/process.h"
 
 namespace grouper::testing {
 namespace {

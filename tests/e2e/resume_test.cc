@@ -15,7 +15,7 @@
 #include "absl/time/time.h"
 #include "common/base/file.h"
 #include "common/base/json.h"
-#include "tests/e2e/process.h"
+#include "tests/testing/process.h"
 
 namespace grouper::testing {
 namespace {

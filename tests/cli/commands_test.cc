@@ -1,0 +1,195 @@
+// Every subcommand as a user types it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "common/base/json.h"
+#include "tests/testing/process.h"
+
+namespace grouper::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+Outcome Grouper(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), GrouperBinary());
+  return RunProgram(arguments, 60);
+}
+
+std::string WriteFile(const std::string& name, const std::string& text) {
+  const std::string directory = FreshDirectory("cli");
+  std::filesystem::create_directories(directory);
+  std::ofstream(directory + "/" + name, std::ios::binary) << text;
+  return directory + "/" + name;
+}
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+std::string TinyRecipe() { return SourcePath("tests/e2e/tiny.textproto"); }
+
+// A finished run, made once.
+const std::string& FinishedRun() {
+  static const std::string directory = [] {
+    const std::string out = FreshDirectory("cli_run");
+    const Outcome outcome = Grouper({"run", TinyRecipe(), "--out", out});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return out;
+  }();
+  return directory;
+}
+
+TEST(CommandsTest, EachHasHelpFromOnePlace) {
+  const Outcome all = Grouper({"--help"});
+  EXPECT_EQ(all.exit_code, 0);
+  for (const char* command : {"run", "eval", "generate", "score", "serve", "convert", "inspect", "bench"}) {
+    EXPECT_THAT(all.output, HasSubstr(std::string("  ") + command));
+    const Outcome help = Grouper({command, "--help"});
+    EXPECT_EQ(help.exit_code, 0) << command;
+    EXPECT_THAT(help.output, HasSubstr(std::string("grouper ") + command));
+    EXPECT_EQ(help.output.find("options:") != std::string::npos, std::string(command) != "inspect") << help.output;
+  }
+  EXPECT_THAT(Grouper({"--version"}).output, HasSubstr("grouper "));
+}
+
+TEST(CommandsTest, WrongUseExitsWithTwoAndSaysWhereHelpIs) {
+  const struct {
+    std::vector<std::string> arguments;
+    std::string expected;
+  } cases[] = {
+      {{}, "usage: grouper COMMAND"},
+      {{"frobnicate"}, "unknown command \"frobnicate\" (see grouper --help)"},
+      {{"run"}, "expected RECIPE (see grouper run --help)"},
+      {{"run", "a", "b"}, "see grouper run --help"},
+      {{"run", "a", "--nope"}, "unknown option --nope"},
+      {{"run", "a", "--out"}, "--out"},
+      {{"generate", "--prompt", "x"}, "--model"},
+      {{"generate", "--model", "m"}, "--prompt"},
+      {{"eval", "--model", "m"}, "--data"},
+      {{"score", "--rules", "r"}, "--input"},
+      {{"convert", "--from", "m"}, "--to"},
+      {{"inspect"}, "expected PATH"},
+  };
+  for (const auto& c : cases) {
+    const Outcome outcome = Grouper(c.arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << c.expected << "\n" << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr(c.expected));
+  }
+}
+
+TEST(CommandsTest, WrongValuesExitWithOneAndNameTheOption) {
+  const std::string& run = FinishedRun();
+  const struct {
+    std::vector<std::string> arguments;
+    std::string expected;
+  } cases[] = {
+      {{"generate", "--model", "/nonexistent", "--prompt", "x"}, "/nonexistent"},
+      {{"generate", "--model", run, "--prompt", "1", "--temperature", "warm"}, "--temperature"},
+      {{"generate", "--model", run, "--prompt", "1", "--top-p", "7"}, "top-p"},
+      {{"generate", "--model", run, "--prompt", "1", "--max-new-tokens", "-4"}, "--max-new-tokens"},
+      {{"generate", "--model", run, "--prompt", "1", "--template", "nope"}, "nope"},
+      {{"convert", "--from", run, "--to", run + "/model"}, run + "/model"},
+      {{"convert", "--from", run, "--to", FreshDirectory("x"), "--dtype", "float7"}, "float7"},
+      {{"convert", "--from", run, "--to", FreshDirectory("x"), "--format", "onnx"}, "onnx"},
+      {{"inspect", "/nonexistent"}, "/nonexistent"},
+      {{"serve", "nothing", "--recipe", TinyRecipe(), "--listen", "127.0.0.1:0"}, "nothing"},
+      {{"serve", "reward", "--recipe", "/nonexistent", "--listen", "127.0.0.1:0"}, "/nonexistent"},
+      {{"bench", "nothing"}, "nothing"},
+      {{"run", "/nonexistent.textproto"}, "/nonexistent.textproto"},
+      {{"run", TinyRecipe(), "--set", "nonsense", "--out", FreshDirectory("x")}, "nonsense"},
+  };
+  for (const auto& c : cases) {
+    const Outcome outcome = Grouper(c.arguments);
+    EXPECT_EQ(outcome.exit_code, 1) << c.expected << "\n" << outcome.output;
+    EXPECT_FALSE(outcome.timed_out);
+    EXPECT_THAT(outcome.output, HasSubstr(c.expected));
+  }
+}
+
+TEST(CommandsTest, DryRunChecksEverythingPredictsMemoryAndTrainsNothing) {
+  const std::string out = FreshDirectory("dry");
+  const Outcome outcome = Grouper({"run", TinyRecipe(), "--out", out, "--dry-run"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr("MB"));
+  EXPECT_FALSE(std::filesystem::exists(out + "/metrics.jsonl"));
+  const Outcome wrong = Grouper({"run", TinyRecipe(), "--out", out, "--dry-run", "--set", "stages[rl].data.train=/nonexistent.jsonl"});
+  EXPECT_EQ(wrong.exit_code, 1) << wrong.output;
+}
+
+TEST(CommandsTest, AFinishedRunResumesToNothingAndExitsWithZero) {
+  const std::string before = Digests(FinishedRun());
+  const Outcome outcome = Grouper({"run", TinyRecipe(), "--out", FinishedRun(), "--resume"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(Digests(FinishedRun()), before);
+}
+
+TEST(CommandsTest, InspectTellsRunsCheckpointsAndModelsApart) {
+  const std::string& run = FinishedRun();
+  EXPECT_THAT(Grouper({"inspect", run}).output,
+              AllOf(HasSubstr("status: finished"), HasSubstr("weights_digest: "), HasSubstr("completions_digest: "), HasSubstr("verified")));
+  EXPECT_THAT(Grouper({"inspect", run + "/model"}).output, AllOf(HasSubstr("architecture: DeepseekV3ForCausalLM"), HasSubstr("kv_bytes_per_token")));
+  EXPECT_THAT(Grouper({"inspect", run + "/checkpoints/step_16"}).output, HasSubstr("weights_digest: "));
+}
+
+TEST(CommandsTest, GenerateIsTheSameForTheRunItsModelAndItsConversion) {
+  const std::string& run = FinishedRun();
+  const std::string converted = FreshDirectory("converted");
+  const Outcome convert = Grouper({"convert", "--from", run, "--to", converted});
+  ASSERT_EQ(convert.exit_code, 0) << convert.output;
+  std::string first;
+  for (const std::string& model : {run, run + "/model", converted}) {
+    const Outcome outcome = Grouper({"generate", "--model", model, "--prompt", "12+34=", "--add-bos", "--max-new-tokens", "12"});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    const size_t statistics = outcome.output.find("12 tokens, ");  // after the text, on stderr
+    ASSERT_NE(statistics, std::string::npos) << outcome.output;
+    const std::string text = outcome.output.substr(0, statistics);
+    if (first.empty()) first = text;
+    EXPECT_EQ(text, first) << model;
+  }
+  EXPECT_GT(first.size(), 3u);
+  const Outcome inspect = Grouper({"inspect", converted});
+  EXPECT_EQ(inspect.exit_code, 0) << inspect.output;
+}
+
+TEST(CommandsTest, EvalWritesALineAProblemAndItsInterval) {
+  const std::string data = WriteFile("data.jsonl", "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n{\"prompt\": \"2+2=\", \"answer\": \"4\"}\n");
+  const std::string rules = WriteFile("rules.textproto", "rules { name: \"right\" exact {} }\n");
+  const std::string output = FreshDirectory("eval") + ".jsonl";
+  const Outcome outcome = Grouper({"eval", "--model", FinishedRun(), "--data", data, "--rules", rules, "--samples", "3", "--max-new-tokens", "8",
+                                   "--add-bos", "--output", output});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("pass@1"), HasSubstr("pass@3"), HasSubstr("maj@3")));
+  std::istringstream lines(ReadFile(output));
+  int count = 0;
+  for (std::string line; std::getline(lines, line); ++count) EXPECT_TRUE(json::Parse(line).ok()) << line;
+  EXPECT_EQ(count, 2);
+  std::filesystem::remove(output);
+}
+
+TEST(CommandsTest, ScoreWritesALineACaseAndNamesABadLine) {
+  const std::string rules = WriteFile("rules.textproto", "rules { name: \"right\" exact {} }\n");
+  const std::string cases = WriteFile("cases.jsonl", "{\"completion\": \"<answer>7</answer>\", \"answer\": \"7\"}\n"
+                                                     "{\"completion\": \"<answer>8</answer>\", \"answer\": \"7\"}\n");
+  const std::string output = FreshDirectory("scores") + ".jsonl";
+  ASSERT_EQ(Grouper({"score", "--rules", rules, "--input", cases, "--output", output}).exit_code, 0);
+  std::istringstream lines(ReadFile(output));
+  std::vector<double> rewards;
+  for (std::string line; std::getline(lines, line);) rewards.push_back(json::Parse(line)->at("reward").get<double>());
+  EXPECT_EQ(rewards, (std::vector<double>{1, 0}));
+  const std::string bad = WriteFile("bad.jsonl", "{\"completion\": \"7\", \"answer\": \"7\"}\n{\"completion\": \n");
+  const Outcome outcome = Grouper({"score", "--rules", rules, "--input", bad, "--output", output});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.output, HasSubstr("bad.jsonl:2"));
+  std::filesystem::remove(output);
+}
+
+}  // namespace
+}  // namespace grouper::testing
