@@ -1,5 +1,6 @@
 #include "kernels/attention.h"
 
+#include "kernels/attention_cuda.h"
 #include "kernels/dispatch.h"
 
 namespace grouper::kernels {
@@ -48,12 +49,16 @@ void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSeque
   CheckHeads(k, layout, k.dim(0), layout.num_kv_heads, layout.key_dim, "k");
   CHECK_EQ(v.empty(), layout.values_in_keys);
   if (!v.empty()) CheckHeads(v, layout, k.dim(0), layout.num_kv_heads, layout.value_dim, "v");
-  ByStorage(k, [&](auto s) { cpu::WriteKv<decltype(s)>(stream, kv, sequences, k, v); });
+  ByStorage(
+      k, [&](auto s) { cpu::WriteKv<decltype(s)>(stream, kv, sequences, k, v); },
+      [&](auto) { cuda::WriteKv(stream, kv, sequences, k, v); });
 }
 
 void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int tokens) {
   CHECK(tokens >= 0 && tokens <= kPageTokens);
-  ByStorage(kv.layout.dtype, stream.device, [&](auto s) { cpu::CopyPage<decltype(s)>(kv, from, to, tokens); });
+  ByStorage(
+      kv.layout.dtype, stream.device, [&](auto s) { cpu::CopyPage<decltype(s)>(kv, from, to, tokens); },
+      [&](auto) { cuda::CopyPage(stream, kv, from, to, tokens); });
 }
 
 void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
@@ -63,7 +68,9 @@ void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSeq
   CheckHeads(q, layout, q.dim(0), q.dim(1), layout.key_dim, "q");
   CheckHeads(out, layout, q.dim(0), q.dim(1), layout.value_dim, "out");
   if (!lse.empty()) CheckLse(lse, layout, q.dim(0), q.dim(1));
-  ByStorage(q, [&](auto s) { cpu::Attention<decltype(s)>(stream, kv, sequences, q, scale, out, lse); });
+  ByStorage(
+      q, [&](auto s) { cpu::Attention<decltype(s)>(stream, kv, sequences, q, scale, out, lse); },
+      [&](auto) { cuda::Attention(stream, kv, sequences, q, scale, out, lse); });
 }
 
 void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,
@@ -81,9 +88,12 @@ void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<Atte
   if (!dv.empty()) CheckHeads(dv, layout, tokens, layout.num_kv_heads, layout.value_dim, "dv");
   CheckLse(lse, layout, tokens, heads);
   for (const AttentionSequence& s : sequences) CHECK_EQ(s.context, 0);
-  ByStorage(q, [&](auto s) {
-    cpu::AttentionBackward<decltype(s)>(stream, kv, sequences, q, scale, out, lse, dout, dq, dk, dv);
-  });
+  ByStorage(
+      q,
+      [&](auto s) {
+        cpu::AttentionBackward<decltype(s)>(stream, kv, sequences, q, scale, out, lse, dout, dq, dk, dv);
+      },
+      [&](auto) { cuda::AttentionBackward(stream, kv, sequences, q, scale, out, lse, dout, dq, dk, dv); });
 }
 
 }  // namespace grouper::kernels

@@ -1,6 +1,7 @@
 #include "kernels/gemm.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/linear_cuda.h"
 
 namespace grouper::kernels {
 
@@ -16,7 +17,9 @@ void Gemm(Stream& stream, const GemmParams& params) {
   CHECK(params.k == 0 || params.a.row_stride == 1 || params.a.col_stride == 1 || params.m == 1 || params.k == 1);
   CHECK(params.k == 0 || params.b.row_stride == 1 || params.b.col_stride == 1 || params.n == 1 || params.k == 1);
   CHECK(params.c.col_stride == 1 || params.n == 1);
-  ByStorage(params.dtype, stream.device, [&](auto s) { cpu::Gemm<decltype(s)>(stream, params); });
+  ByStorage(
+      params.dtype, stream.device, [&](auto s) { cpu::Gemm<decltype(s)>(stream, params); },
+      [&](auto) { cuda::Gemm(stream, params); });
 }
 
 }  // namespace grouper::kernels

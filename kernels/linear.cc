@@ -1,6 +1,7 @@
 #include "kernels/linear.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/linear_cuda.h"
 #include "kernels/packed_matrix.h"
 
 namespace grouper::kernels {
@@ -62,14 +63,16 @@ void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedM
   CheckMatrix(y, x.dtype(), x.dim(0), weight.dim(0), "y");
   if (!bias.empty()) CheckVector(bias, x.dtype(), weight.dim(0), "bias");
   CheckPacked(packed, weight);
-  ByStorage(x, [&](auto s) { cpu::Linear<decltype(s)>(stream, x, weight, packed, bias, y); });
+  ByStorage(x, [&](auto s) { cpu::Linear<decltype(s)>(stream, x, weight, packed, bias, y); },
+            [&](auto) { cuda::Linear(stream, x, weight, packed, bias, y); });
 }
 
 void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate) {
   CHECK(dy.rank() == 2 && weight.rank() == 2) << dy.ShapeString() << " " << weight.ShapeString();
   CheckMatrix(weight, dy.dtype(), dy.dim(1), weight.dim(1), "weight");
   CheckMatrix(dx, dy.dtype(), dy.dim(0), weight.dim(1), "dx");
-  ByStorage(dy, [&](auto s) { cpu::LinearBackwardInput<decltype(s)>(stream, dy, weight, dx, accumulate); });
+  ByStorage(dy, [&](auto s) { cpu::LinearBackwardInput<decltype(s)>(stream, dy, weight, dx, accumulate); },
+            [&](auto) { cuda::LinearBackwardInput(stream, dy, weight, dx, accumulate); });
 }
 
 void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias) {
@@ -77,7 +80,8 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
   CheckMatrix(x, dy.dtype(), dy.dim(0), x.dim(1), "x");
   CheckMatrix(dweight, AccumulatorOf(dy.dtype()), dy.dim(1), x.dim(1), "dweight");
   if (!dbias.empty()) CheckVector(dbias, AccumulatorOf(dy.dtype()), dy.dim(1), "dbias");
-  ByStorage(dy, [&](auto s) { cpu::LinearBackwardWeight<decltype(s)>(stream, dy, x, dweight, dbias); });
+  ByStorage(dy, [&](auto s) { cpu::LinearBackwardWeight<decltype(s)>(stream, dy, x, dweight, dbias); },
+            [&](auto) { cuda::LinearBackwardWeight(stream, dy, x, dweight, dbias); });
 }
 
 void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather,
@@ -87,7 +91,8 @@ void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& 
   CheckMatrix(y, weight.dtype(), offsets.back(), weight.dim(1), "y");
   for (int32_t row : gather) CHECK(row >= 0 && row < x.dim(0)) << "gather " << row;
   CheckPacked(packed, weight);
-  ByStorage(x, [&](auto s) { cpu::GroupedLinear<decltype(s)>(stream, x, offsets, gather, weight, packed, y); });
+  ByStorage(x, [&](auto s) { cpu::GroupedLinear<decltype(s)>(stream, x, offsets, gather, weight, packed, y); },
+            [&](auto) { cuda::GroupedLinear(stream, x, offsets, gather, weight, packed, y); });
 }
 
 void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets, const Tensor& weight,
@@ -95,7 +100,8 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vec
   CheckGroups(weight, offsets, {});
   CheckMatrix(dy, weight.dtype(), offsets.back(), weight.dim(1), "dy");
   CheckMatrix(dx, weight.dtype(), offsets.back(), weight.dim(2), "dx");
-  ByStorage(dy, [&](auto s) { cpu::GroupedLinearBackwardInput<decltype(s)>(stream, dy, offsets, weight, dx); });
+  ByStorage(dy, [&](auto s) { cpu::GroupedLinearBackwardInput<decltype(s)>(stream, dy, offsets, weight, dx); },
+            [&](auto) { cuda::GroupedLinearBackwardInput(stream, dy, offsets, weight, dx); });
 }
 
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
@@ -105,7 +111,8 @@ void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor&
   CheckMatrix(dy, dy.dtype(), offsets.back(), dweight.dim(1), "dy");
   CheckMatrix(x, dy.dtype(), gather.empty() ? offsets.back() : x.dim(0), dweight.dim(2), "x");
   for (int32_t row : gather) CHECK(row >= 0 && row < x.dim(0)) << "gather " << row;
-  ByStorage(dy, [&](auto s) { cpu::GroupedLinearBackwardWeight<decltype(s)>(stream, dy, x, offsets, gather, dweight); });
+  ByStorage(dy, [&](auto s) { cpu::GroupedLinearBackwardWeight<decltype(s)>(stream, dy, x, offsets, gather, dweight); },
+            [&](auto) { cuda::GroupedLinearBackwardWeight(stream, dy, x, offsets, gather, dweight); });
 }
 
 }  // namespace grouper::kernels

@@ -6,31 +6,47 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "common/tensor/cuda.h"
+
 namespace grouper {
 namespace {
 constexpr size_t kAlign = 64;
 constexpr size_t kBlock = size_t{8} << 20;
 constexpr size_t kHuge = size_t{2} << 20;
+constexpr size_t kCudaAlign = 256;
+constexpr size_t kCudaBlock = size_t{64} << 20;
 
 size_t RoundUp(size_t n, size_t to) { return (n + to - 1) / to * to; }
 }  // namespace
 
 Arena::~Arena() {
-  for (Block& block : blocks_) std::free(block.data);
+  for (Block& block : blocks_) {
+    if (device_.kind == Device::Kind::kCuda) {
+      cuda::Free(device_.index, block.data);
+    } else {
+      std::free(block.data);
+    }
+  }
 }
 
 void* Arena::Allocate(size_t bytes) {
-  CHECK(device_.kind == Device::Kind::kCpu) << "the CUDA backend allocates through its own arena";
-  bytes = std::max(RoundUp(bytes, kAlign), kAlign);
+  const bool on_cuda = device_.kind == Device::Kind::kCuda;
+  const size_t align = on_cuda ? kCudaAlign : kAlign;
+  bytes = std::max(RoundUp(bytes, align), align);
   while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
     ++block_;
     used_ = 0;
   }
   if (block_ == blocks_.size()) {
-    const size_t size = RoundUp(std::max(bytes, kBlock), kHuge);
-    char* data = static_cast<char*>(std::aligned_alloc(kHuge, size));
-    CHECK(data != nullptr) << "out of memory: " << size << " bytes";
-    madvise(data, size, MADV_HUGEPAGE);
+    const size_t size = RoundUp(std::max(bytes, on_cuda ? kCudaBlock : kBlock), kHuge);
+    char* data;
+    if (on_cuda) {
+      data = static_cast<char*>(cuda::Allocate(device_.index, size));
+    } else {
+      data = static_cast<char*>(std::aligned_alloc(kHuge, size));
+      CHECK(data != nullptr) << "out of memory: " << size << " bytes";
+      madvise(data, size, MADV_HUGEPAGE);
+    }
     blocks_.push_back({data, size});
     used_ = 0;
   }
@@ -49,7 +65,12 @@ Tensor Arena::New(DType dtype, std::initializer_list<int64_t> shape) {
 
 Tensor Arena::NewZero(DType dtype, std::initializer_list<int64_t> shape) {
   Tensor t = New(dtype, shape);
-  std::memset(t.raw(), 0, static_cast<size_t>(t.size()) * SizeOf(dtype));
+  const size_t bytes = static_cast<size_t>(t.size()) * SizeOf(dtype);
+  if (device_.kind == Device::Kind::kCuda) {
+    cuda::Zero(device_.index, t.raw(), bytes, stream_);
+  } else {
+    std::memset(t.raw(), 0, bytes);
+  }
   return t;
 }
 

@@ -1,10 +1,11 @@
 // Arena: bump allocation of tensors that die together (one forward/backward pass, one engine step).
 //
 //   Arena arena(device);
-//   Tensor x = arena.New(DType::kF32, {tokens, hidden});     // uninitialised, 64-byte aligned
+//   Tensor x = arena.New(DType::kF32, {tokens, hidden});     // uninitialised, 64-byte aligned (256 on CUDA)
 //   Arena::Mark mark = arena.mark();  ...  arena.Release(mark);   // gives back everything since
 //
-// Memory is taken in blocks and kept for reuse, so that after the first step no allocation happens. Not thread-safe.
+// Memory is taken in blocks and kept for reuse, so that after the first step no allocation happens. Not thread-safe. On CUDA what is
+// released may be handed out again while kernels still use it: all users must be on one stream (`stream`, which also zeroes).
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,7 @@ namespace grouper {
 
 class Arena {
  public:
-  explicit Arena(Device device = {}) : device_(device) {}
+  explicit Arena(Device device = {}, void* stream = nullptr) : device_(device), stream_(stream) {}
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -44,6 +45,7 @@ class Arena {
     size_t size;
   };
   Device device_;
+  void* stream_;  // cudaStream_t
   std::vector<Block> blocks_;
   size_t block_ = 0, used_ = 0;  // current block and bytes used in it
   size_t peak_ = 0;

@@ -1,7 +1,8 @@
 // Stream: where an op runs and what it may use while running. Ops take it first.
 //
-// CPU: the op has finished when it returns; `threads` does the work. CUDA (later): the op is enqueued on `handle`.
-// `scratch` is for temporaries of one op: it releases what it took before it returns. One thread uses a Stream at a time.
+// CPU: the op has finished when it returns; `threads` does the work. CUDA: the op is enqueued on `handle`, a stream of this object's own.
+// `scratch` is for temporaries of one op: it releases what it took before it returns (on CUDA the next op on the stream may have it at
+// once). One thread uses a Stream at a time.
 #pragma once
 
 #include "common/base/thread_pool.h"
@@ -11,12 +12,22 @@
 namespace grouper {
 
 struct Stream {
-  explicit Stream(ThreadPool& threads) : threads(threads), scratch(Device{}) {}
+  explicit Stream(ThreadPool& threads, Device device = {});
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
 
-  Device device;
+  // Waits until everything enqueued has run.
+  void Synchronize();
+
+  const Device device;
   ThreadPool& threads;
+  void* const handle;  // cudaStream_t, or null on the CPU
   Arena scratch;
-  void* handle = nullptr;  // cudaStream_t
 };
+
+// Copies contiguous tensors of one shape and type between the host and the stream's device, and waits for the copy.
+void Upload(Stream& stream, const Tensor& host, const Tensor& device);
+void Download(Stream& stream, const Tensor& device, const Tensor& host);
 
 }  // namespace grouper

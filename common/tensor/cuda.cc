@@ -1,0 +1,88 @@
+#include "common/tensor/cuda.h"
+
+#include <cuda_runtime_api.h>
+
+namespace grouper {
+
+namespace {
+void Require(cudaError_t error, const char* call) {
+  CHECK(error == cudaSuccess) << call << ": " << cudaGetErrorString(error);
+}
+}  // namespace
+
+#define REQUIRE_CUDA(call) Require(call, #call)
+
+int NumCudaDevices() {
+  static const int count = [] {
+    int devices = 0;
+    if (cudaGetDeviceCount(&devices) != cudaSuccess) {
+      cudaGetLastError();
+      return 0;
+    }
+    int usable = 0;
+    for (; usable < devices; ++usable) {
+      int major = 0, minor = 0;
+      REQUIRE_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, usable));
+      REQUIRE_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, usable));
+      if (major != 9 || minor != 0) break;  // sm_90a code runs on 9.0 alone
+    }
+    return usable;
+  }();
+  return count;
+}
+
+namespace cuda {
+
+void* Allocate(int device, size_t bytes) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    size_t free = 0, total = 0;
+    REQUIRE_CUDA(cudaMemGetInfo(&free, &total));
+    CHECK(false) << "out of memory on cuda:" << device << ": " << bytes << " bytes wanted, " << free << " of " << total
+                 << " free";
+  }
+  Require(error, "cudaMalloc");
+  return data;
+}
+
+void Free(int device, void* data) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaFree(data));
+}
+
+void* NewStream(int device) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  cudaStream_t stream = nullptr;
+  REQUIRE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return stream;
+}
+
+void DeleteStream(int device, void* handle) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaStreamDestroy(static_cast<cudaStream_t>(handle)));
+}
+
+void Zero(int device, void* data, size_t bytes, void* handle) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaMemsetAsync(data, 0, bytes, static_cast<cudaStream_t>(handle)));
+}
+
+void CopyToDevice(int device, void* to, const void* host, size_t bytes, void* handle) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(handle)));
+}
+
+void CopyToHost(int device, void* host, const void* from, size_t bytes, void* handle) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, static_cast<cudaStream_t>(handle)));
+}
+
+void Synchronize(int device, void* handle) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaStreamSynchronize(static_cast<cudaStream_t>(handle)));
+}
+
+}  // namespace cuda
+}  // namespace grouper

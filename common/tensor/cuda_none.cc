@@ -1,0 +1,23 @@
+#include "common/tensor/cuda.h"
+
+namespace grouper {
+namespace {
+[[noreturn]] void NoCuda() {
+  CHECK(false) << "this build has no CUDA";
+  __builtin_unreachable();
+}
+}  // namespace
+
+int NumCudaDevices() { return 0; }
+
+namespace cuda {
+void* Allocate(int, size_t) { NoCuda(); }
+void Free(int, void*) { NoCuda(); }
+void* NewStream(int) { NoCuda(); }
+void DeleteStream(int, void*) { NoCuda(); }
+void Zero(int, void*, size_t, void*) { NoCuda(); }
+void CopyToDevice(int, void*, const void*, size_t, void*) { NoCuda(); }
+void CopyToHost(int, void*, const void*, size_t, void*) { NoCuda(); }
+void Synchronize(int, void*) { NoCuda(); }
+}  // namespace cuda
+}  // namespace grouper

@@ -1,0 +1,46 @@
+#include "common/tensor/stream.h"
+
+#include "common/tensor/cuda.h"
+
+namespace grouper {
+namespace {
+
+bool OnCuda(Device device) { return device.kind == Device::Kind::kCuda; }
+
+size_t CheckedBytes(const Tensor& a, const Tensor& b) {
+  CHECK(a.ShapeString() == b.ShapeString() && a.contiguous() && b.contiguous())
+      << a.ShapeString() << " " << b.ShapeString();
+  return static_cast<size_t>(a.size()) * SizeOf(a.dtype());
+}
+
+}  // namespace
+
+Stream::Stream(ThreadPool& threads, Device device)
+    : device(device),
+      threads(threads),
+      handle(OnCuda(device) ? cuda::NewStream(device.index) : nullptr),
+      scratch(device, handle) {}
+
+Stream::~Stream() {
+  if (handle == nullptr) return;
+  cuda::Synchronize(device.index, handle);
+  cuda::DeleteStream(device.index, handle);
+}
+
+void Stream::Synchronize() {
+  if (handle != nullptr) cuda::Synchronize(device.index, handle);
+}
+
+void Upload(Stream& stream, const Tensor& host, const Tensor& device) {
+  CHECK(OnCuda(stream.device) && device.device() == stream.device && !OnCuda(host.device()));
+  cuda::CopyToDevice(stream.device.index, device.raw(), host.raw(), CheckedBytes(host, device), stream.handle);
+  stream.Synchronize();
+}
+
+void Download(Stream& stream, const Tensor& device, const Tensor& host) {
+  CHECK(OnCuda(stream.device) && device.device() == stream.device && !OnCuda(host.device()));
+  cuda::CopyToHost(stream.device.index, host.raw(), device.raw(), CheckedBytes(device, host), stream.handle);
+  stream.Synchronize();
+}
+
+}  // namespace grouper
