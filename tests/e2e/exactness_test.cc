@@ -144,6 +144,39 @@ TEST(ExactnessTest, AWorkerKilledInMidRunAndRestartedChangesNothing) {
   }
 }
 
+TEST(ExactnessTest, AWorkerThatFreezesLosesItsWorkToTheOther) {
+  Service steady("rollout", 0, {{"GROUPER_FAIL", "rollout.decode:1+:delay=5"}});
+  Service frozen("rollout", 0, {{"GROUPER_FAIL", "rollout.decode:30:stop"}});
+  const std::string out = FreshDirectory("frozen_worker");
+  const Outcome outcome = RunProgram(
+      RunCommand(out, {"rollout.addresses=" + steady.address() + "," + frozen.address(), "rollout.timeout_seconds=2"}), kRunSeconds);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, ::testing::HasSubstr(frozen.address())) << "the culprit is named";
+  EXPECT_EQ(Digests(out), Reference());
+}
+
+TEST(ExactnessTest, TheRewardServiceKilledInMidRunAndRestartedChangesNothing) {
+  auto victim = std::make_unique<Service>("reward", 0);
+  const int port = victim->port();
+  const std::string out = FreshDirectory("killed_reward");
+  // Slowed, so that the kill comes in the middle of the second stage.
+  Process run(RunCommand(out, {"reward.address=" + victim->address()}), {{"GROUPER_FAIL", "trainer.score_received:1+:delay=150"}});
+  for (int i = 0; i < 3000 && run.Running(); ++i) {
+    std::ifstream metrics(out + "/metrics.jsonl");
+    int rows = 0;
+    for (std::string line; std::getline(metrics, line);) ++rows;
+    if (rows >= 10) break;
+    usleep(10000);
+  }
+  ASSERT_TRUE(run.Running());
+  victim->process().Signal(SIGKILL);
+  usleep(300000);
+  victim = std::make_unique<Service>("reward", port);
+  const Outcome outcome = run.Wait(kRunSeconds);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(Digests(out), Reference());
+}
+
 TEST(ExactnessTest, TheLastWorkerGoneEndsTheRunAndNamesIt) {
   auto worker = std::make_unique<Service>("rollout", 0, std::map<std::string, std::string>{{"GROUPER_FAIL", "rollout.decode:20:kill"}});
   const std::string out = FreshDirectory("no_worker");
