@@ -23,7 +23,7 @@ namespace {
 constexpr int kRounds = 7;
 
 struct Shape {
-  int64_t batch, length, prompt, new_tokens;
+  int64_t batch, length, group, prompt, new_tokens;
 };
 
 // A config.json gives random weights, everything else is a model to load.
@@ -106,17 +106,17 @@ absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const Shape&
     PhiloxStream random(MakePhiloxKey(1, "bench"));
     uint64_t hash = 0;
     const absl::Time start = absl::Now();
-    for (int64_t i = 0; i < shape.batch; ++i) {
+    for (int64_t i = 0; i < shape.batch; i += shape.group) {
       v1::GenerateRequest request;
       request.set_seed(1);
       request.set_group_serial(static_cast<uint64_t>(i));
-      request.add_sample_indices(0);
+      for (int64_t sample = 0; sample < std::min(shape.group, shape.batch - i); ++sample) request.add_sample_indices(static_cast<uint32_t>(sample));
       for (int64_t t = 0; t < shape.prompt; ++t) request.add_prompt_token_ids(RandomToken(random, model));
       request.mutable_sampling()->set_temperature(1);
       request.mutable_sampling()->set_top_p(1);
       request.mutable_sampling()->set_max_new_tokens(static_cast<uint32_t>(shape.new_tokens));
       RETURN_IF_ERROR(engine->Add(request, 1, [&hash](v1::Sample sample) {
-        for (int32_t id : sample.token_ids()) hash += (static_cast<uint64_t>(id) + 1) * (sample.id().group_serial() * 2 + 0x9e3779b97f4a7c15ull);
+        for (int32_t id : sample.token_ids()) hash += (static_cast<uint64_t>(id) + 1) * ((sample.id().group_serial() + sample.id().sample_index()) * 2 + 0x9e3779b97f4a7c15ull);
       }));
     }
     while (true) {
@@ -132,7 +132,8 @@ absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const Shape&
     if (hash != first_hash) return absl::InternalError("bench rollout: two rounds sampled different tokens");
   }
   const double rate = static_cast<double>(shape.batch * shape.new_tokens) / Median(seconds);
-  std::printf("rollout %s batch %ld, %ld + %ld, %d threads: %.0f tok/s, %.1f ms\n", model.config().architecture.c_str(), static_cast<long>(shape.batch),
+  std::printf("rollout %s batch %ld, %ld a prompt, %ld + %ld, %d threads: %.0f tok/s, %.1f ms\n", model.config().architecture.c_str(),
+              static_cast<long>(shape.batch), static_cast<long>(shape.group),
               static_cast<long>(shape.prompt), static_cast<long>(shape.new_tokens), threads.num_threads(), rate, 1e3 * Median(seconds));
   return absl::OkStatus();
 }
@@ -150,6 +151,7 @@ absl::Status Run(const Arguments& arguments) {
   Shape shape;
   ASSIGN_OR_RETURN(shape.batch, arguments.GetInt("batch", 1, 1 << 20));
   ASSIGN_OR_RETURN(shape.length, arguments.GetInt("length", 2, 1 << 20));
+  ASSIGN_OR_RETURN(shape.group, arguments.GetInt("group", 1, 1 << 20));
   ASSIGN_OR_RETURN(shape.prompt, arguments.GetInt("prompt", 1, 1 << 20));
   ASSIGN_OR_RETURN(shape.new_tokens, arguments.GetInt("new-tokens", 1, 1 << 20));
   ThreadPool threads(static_cast<int>(num_threads));
@@ -168,6 +170,7 @@ const Command kBench = {
         {.name = "model", .placeholder = "MODEL", .help = "for train and rollout: a config.json (random weights), a directory or a GGUF file", .default_text = ""},
         {.name = "batch", .placeholder = "N", .help = "sequences", .default_text = "96"},
         {.name = "length", .placeholder = "N", .help = "train: tokens a sequence", .default_text = "34"},
+        {.name = "group", .placeholder = "N", .help = "rollout: samples a prompt", .default_text = "1"},
         {.name = "prompt", .placeholder = "N", .help = "rollout: prompt tokens", .default_text = "9"},
         {.name = "new-tokens", .placeholder = "N", .help = "rollout: sampled tokens", .default_text = "32"},
         {.name = "filter", .placeholder = "TEXT", .help = "kernels: only lines whose name contains this", .default_text = ""},

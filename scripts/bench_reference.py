@@ -147,10 +147,11 @@ def torch_quickstart_train(model, steps=12, batch=96, length=34):
 
 
 @torch.inference_mode()
-def torch_quickstart_generate(model, batch=256, prompt=9, new=32):
+def torch_quickstart_generate(model, batch=256, group=8, prompt=9, new=32):
+    """Samples `group` completions of each of batch / group prompts, as a GRPO step does."""
     c = model.c
     width = c["kv_lora_rank"] + c["qk_rope_head_dim"]
-    ids = torch.randint(0, 31, (batch, prompt))
+    ids = torch.randint(0, 31, (batch // group, prompt)).repeat_interleave(group, 0)
     start = time.perf_counter()
     cache = [torch.zeros(batch, prompt + new, width) for _ in model.layers]
     logits = model(ids, torch.arange(prompt), torch.ones(prompt, prompt, dtype=torch.bool).triu(1), cache, 0)[:, -1]
@@ -188,8 +189,8 @@ def quickstart():
     compare([
         ("quickstart training, 96 x 34", lambda: torch_quickstart_train(model),
          lambda: ours("train", "--model", config, "--batch", "96", "--length", "34")),
-        ("quickstart generation, batch 256, 9 + 32", lambda: torch_quickstart_generate(model),
-         lambda: ours("rollout", "--model", config, "--batch", "256", "--prompt", "9", "--new-tokens", "32")),
+        ("quickstart generation, 32 x 8, 9 + 32", lambda: torch_quickstart_generate(model),
+         lambda: ours("rollout", "--model", config, "--batch", "256", "--group", "8", "--prompt", "9", "--new-tokens", "32")),
     ])
 
 
