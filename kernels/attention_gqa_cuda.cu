@@ -14,6 +14,8 @@
 namespace grouper::kernels::cuda {
 namespace {
 
+constexpr int kTailBarrier = 3;  // of all that multiply; 1 and 2 are the warpgroups' own
+
 template <int kDim, int kWarpgroups>
 struct GqaShape {
   static constexpr int kBoxes = kDim / 64;
@@ -94,15 +96,15 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
     for (int h = 0; h < 2; ++h) state[h] = {-INFINITY, 0};
     for (int page = split_begin; page < split_end; ++page) {
       BarrierWait(&full[stage], phase);
+      char* keys = stages + stage * Shape::kPageBytes;
+      char* values = keys + Shape::kBoxes * 8192;
+      const int valid = context_end - page * kPageTokens;
+      if (valid < kPageTokens) {
+        ZeroTokens(values, Shape::kBoxes, valid, threadIdx.x, kWarpgroups * 128);
+        FenceAsyncShared();
+        NamedBarrier(kTailBarrier, kWarpgroups * 128);
+      }
       if (page * kPageTokens <= last) {
-        char* keys = stages + stage * Shape::kPageBytes;
-        char* values = keys + Shape::kBoxes * 8192;
-        const int valid = context_end - page * kPageTokens;
-        if (valid < kPageTokens) {
-          ZeroTokens(values, Shape::kBoxes, valid, thread, 128);
-          FenceAsyncShared();
-          NamedBarrier(1 + warpgroup, 128);
-        }
         float s[32];
 #pragma unroll
         for (int i = 0; i < 32; ++i) s[i] = 0;

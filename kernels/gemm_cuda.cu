@@ -68,11 +68,35 @@ GemmOperand Readable(Stream& stream, const GemmOperand& x, bool mn_major, int64_
   return {copy, x.rows, mn_major ? 1 : padded, mn_major ? padded : 1, outer * padded};
 }
 
+// An empty sum: y = bias or 0.
+template <typename Out>
+__global__ void EmptySumKernel(Out* y, int64_t stride, int64_t batch_stride, int64_t columns,
+                               const __nv_bfloat16* bias) {
+  Out* row = y + blockIdx.y * batch_stride + blockIdx.x * stride;
+  for (int64_t n = threadIdx.x; n < columns; n += blockDim.x)
+    row[n] = bias != nullptr ? static_cast<Out>(bias[n]) : Out(0.0f);
+}
+
+void WriteEmptySum(Stream& stream, const GemmProblem& p) {
+  if (p.accumulate) return;
+  const dim3 grid(static_cast<unsigned>(p.x.rows), p.groups == GemmGroups::kRows ? 1 : static_cast<unsigned>(p.batch));
+  const auto* bias = static_cast<const __nv_bfloat16*>(p.bias);
+  if (p.y_float) {
+    EmptySumKernel<<<grid, 128, 0, HandleOf(stream)>>>(static_cast<float*>(p.y), p.y_stride, p.y_batch_stride, p.w.rows,
+                                                       bias);
+  } else {
+    EmptySumKernel<<<grid, 128, 0, HandleOf(stream)>>>(static_cast<__nv_bfloat16*>(p.y), p.y_stride, p.y_batch_stride,
+                                                       p.w.rows, bias);
+  }
+  GROUPER_CUDA_CHECK(cudaGetLastError());
+}
+
 }  // namespace
 
 void GemmBF16(Stream& stream, const GemmProblem& problem) {
   GemmProblem p = problem;
   if (p.x.rows == 0 || p.w.rows == 0 || p.batch == 0) return;
+  if (p.k == 0) return WriteEmptySum(stream, p);
   CHECK(p.groups == GemmGroups::kNone || (p.batch <= kMaxExperts && (p.offsets != nullptr || p.chunk > 0)))
       << p.batch << " experts";
   CHECK(p.x.rows < std::numeric_limits<int>::max() - 4096 && p.w.rows < std::numeric_limits<int>::max() - 4096 &&

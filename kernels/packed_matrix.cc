@@ -21,6 +21,7 @@ bool PackedMatrix::empty() const { return layout_ == nullptr; }
 size_t PackedMatrix::bytes() const { return layout_ == nullptr ? 0 : layout_->bytes; }
 
 void PackedMatrix::Pack(Stream& stream, const Tensor& weight) {
+  if (weight.device().kind == Device::Kind::kCuda) return;
   CHECK(weight.rank() == 2 || weight.rank() == 3) << weight.ShapeString();
   const int64_t experts = weight.rank() == 3 ? weight.dim(0) : 1;
   const int64_t n = weight.dim(-2), k = weight.dim(-1), row_stride = weight.stride(-2);

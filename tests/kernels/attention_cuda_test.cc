@@ -1,0 +1,223 @@
+// Paged attention on the GPU: the CPU's bits where it keeps the CPU's order, near float where the tensor cores compute,
+// and decode equal to prefill. Pages begin full of NaN, and lie in random order.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <random>
+
+#include "kernels/attention.h"
+#include "tests/testing/cuda_world.h"
+
+namespace grouper::kernels {
+namespace {
+
+using grouper::testing::CudaWorld;
+using grouper::testing::Get;
+using grouper::testing::Near;
+using grouper::testing::Same;
+
+struct Heads {
+  int query, kv, key_dim, value_dim;
+  bool mla;
+};
+
+std::string Text(const Heads& h) {
+  return std::to_string(h.query) + "/" + std::to_string(h.kv) + " heads of " + std::to_string(h.key_dim) + "/" +
+         std::to_string(h.value_dim);
+}
+
+// Whole sequences, one after another in the batch.
+struct Batch {
+  explicit Batch(const std::vector<int32_t>& lengths) {
+    std::mt19937 random(11);
+    for (int32_t n : lengths) num_pages += (n + kPageTokens - 1) / kPageTokens;
+    std::vector<int32_t> ids(static_cast<size_t>(num_pages));
+    for (int32_t i = 0; i < num_pages; ++i) ids[static_cast<size_t>(i)] = i;
+    std::shuffle(ids.begin(), ids.end(), random);
+    pages = ids;
+    int32_t used = 0;
+    for (int32_t n : lengths) {
+      sequences.push_back({static_cast<int32_t>(tokens), n, 0, pages.data() + used});
+      used += (n + kPageTokens - 1) / kPageTokens;
+      tokens += n;
+    }
+  }
+  int64_t tokens = 0;
+  int32_t num_pages = 0;
+  std::vector<int32_t> pages;
+  std::vector<AttentionSequence> sequences;
+};
+
+struct Result {
+  Tensor q, k, v, dout, out, lse, dq, dk, dv;
+  PagedKv kv;
+};
+
+// Everything on one device, from tensors of the host.
+Result Everything(Stream& stream, const Heads& h, const Batch& batch, const std::function<Tensor(const Tensor&)>& place,
+                  testing::Memory& m, DType dtype, bool backward) {
+  Result r;
+  const int64_t t = batch.tokens;
+  const KvLayout layout = {h.kv, h.key_dim, h.value_dim, h.mla, dtype};
+  const auto make = [&](int64_t heads, int64_t width, const char* label) {
+    return place(m.Convert(m.Random(DType::kBF16, {t, heads, width}, label), dtype));
+  };
+  r.q = make(h.query, h.key_dim, "q");
+  r.k = make(h.kv, h.key_dim, "k");
+  if (!h.mla) r.v = make(h.kv, h.value_dim, "v");
+  r.dout = make(h.query, h.value_dim, "dout");
+  r.out = place(m.New(dtype, {t, h.query, h.value_dim}));
+  r.lse = place(m.New(DType::kF32, {t, h.query}));
+  r.dq = place(m.New(dtype, {t, h.query, h.key_dim}));
+  r.dk = place(m.New(dtype, {t, h.kv, h.key_dim}));
+  if (!h.mla) r.dv = place(m.New(dtype, {t, h.kv, h.value_dim}));
+  const int64_t page_numbers = static_cast<int64_t>(layout.PageBytes()) / 4;
+  r.kv = {place(m.New(DType::kF32, {batch.num_pages, page_numbers})).raw(), layout.PageBytes(), layout};
+  const double scale = 1 / std::sqrt(static_cast<double>(h.key_dim));
+  WriteKv(stream, r.kv, batch.sequences, r.k, r.v);
+  Attention(stream, r.kv, batch.sequences, r.q, scale, r.out, r.lse);
+  if (backward) AttentionBackward(stream, r.kv, batch.sequences, r.q, scale, r.out, r.lse, r.dout, r.dq, r.dk, r.dv);
+  return r;
+}
+
+TEST(AttentionCudaTest, EveryWidthInFloatAndUnusualOnesInBf16HaveTheCpusBits) {
+  GROUPER_NEEDS_CUDA();
+  for (const auto& [h, dtype] : {std::pair<Heads, DType>{{4, 2, 16, 16, false}, DType::kF32},
+                                 {{9, 3, 64, 64, false}, DType::kF32},
+                                 {{4, 4, 24, 40, false}, DType::kF32},
+                                 {{3, 1, 13, 9, true}, DType::kF32},
+                                 {{2, 1, 576, 512, true}, DType::kF32},
+                                 {{8, 2, 32, 32, false}, DType::kBF16},
+                                 {{4, 1, 40, 32, true}, DType::kBF16}}) {
+    SCOPED_TRACE(Text(h));
+    CudaWorld world;
+    const Batch batch({1, 70, 200, 64, 129});
+    const Result want = Everything(
+        world.cpu, h, batch, [](const Tensor& t) { return t; }, world.memory, dtype, true);
+    const Result got = Everything(
+        world.gpu, h, batch, [&](const Tensor& t) { return world.Put(t); }, world.memory, dtype, true);
+    EXPECT_TRUE(Same(world.Get(got.out), want.out));
+    EXPECT_TRUE(Same(world.Get(got.lse), want.lse));
+    EXPECT_TRUE(Same(world.Get(got.dq), want.dq));
+    EXPECT_TRUE(Same(world.Get(got.dk), want.dk));
+    if (!h.mla) {
+      EXPECT_TRUE(Same(world.Get(got.dv), want.dv));
+    }
+  }
+}
+
+const Heads kTensorCoreHeads[] = {{9, 3, 64, 64, false},
+                                  {2, 2, 64, 64, false},
+                                  {7, 1, 128, 128, false},
+                                  {5, 1, 576, 512, true},
+                                  {128, 1, 576, 512, true}};
+
+// |got - want| of all elements over |want| of all elements, as Euclidean norms.
+double RelativeError(const Tensor& got, const Tensor& want) {
+  double error = 0, norm = 0;
+  for (int64_t i = 0; i < want.size(); ++i) {
+    const double d = Get(got, i) - Get(want, i);
+    error += d * d;
+    norm += Get(want, i) * Get(want, i);
+  }
+  return std::sqrt(error / norm);
+}
+
+TEST(AttentionCudaTest, TensorCoresAreNearFloat) {
+  GROUPER_NEEDS_CUDA();
+  for (const Heads& h : kTensorCoreHeads) {
+    SCOPED_TRACE(Text(h));
+    CudaWorld world;
+    const Batch batch(h.query > 100 ? std::vector<int32_t>{70} : std::vector<int32_t>{1, 150, 64, 17});
+    const auto place = [&](const Tensor& t) { return world.Put(t); };
+    const Result want = Everything(world.gpu, h, batch, place, world.memory, DType::kF32, true);
+    const Result got = Everything(world.gpu, h, batch, place, world.memory, DType::kBF16, true);
+    EXPECT_LT(RelativeError(world.Get(got.out), world.Get(want.out)), 4e-3);
+    EXPECT_TRUE(Near(world.Get(got.lse), world.Get(want.lse), 1e-4, 1e-5));
+    EXPECT_LT(RelativeError(world.Get(got.dq), world.Get(want.dq)), 6e-3);
+    EXPECT_LT(RelativeError(world.Get(got.dk), world.Get(want.dk)), 6e-3);
+    if (!h.mla) {
+      EXPECT_LT(RelativeError(world.Get(got.dv), world.Get(want.dv)), 6e-3);
+    }
+  }
+}
+
+TEST(AttentionCudaTest, DecodeAndAnyChunkHavePrefillsBits) {
+  GROUPER_NEEDS_CUDA();
+  std::mt19937 random(3);
+  for (const Heads& h : kTensorCoreHeads) {
+    SCOPED_TRACE(Text(h));
+    CudaWorld world;
+    const std::vector<int32_t> lengths =
+        h.query > 100 ? std::vector<int32_t>{70, 3} : std::vector<int32_t>{1, 300, 64, 1100};
+    const Batch batch(lengths);
+    const Result whole = Everything(
+        world.gpu, h, batch, [&](const Tensor& t) { return world.Put(t); }, world.memory, DType::kBF16, false);
+    const Tensor out = world.Get(whole.out), lse = world.Get(whole.lse), q = world.Get(whole.q);
+    const double scale = 1 / std::sqrt(static_cast<double>(h.key_dim));
+    for (int round = 0; round < 8; ++round) {
+      // Tokens of any sequences at any positions, alone (even rounds) or in runs; around the pages' and the splits'
+      // edges too.
+      std::vector<AttentionSequence> pieces;
+      std::vector<int64_t> rows;
+      for (int i = 0; i < 1 + 3 * round; ++i) {
+        const AttentionSequence& s = batch.sequences[random() % batch.sequences.size()];
+        const int32_t edges[] = {0, 63, 64, 1023, 1024, s.q_len - 1, static_cast<int32_t>(random() % 4096)};
+        const int32_t position = std::min(edges[random() % 7], s.q_len - 1);
+        const int32_t length = round % 2 == 0 ? 1 : std::min<int32_t>(s.q_len - position, 1 + random() % 150);
+        pieces.push_back({static_cast<int32_t>(rows.size()), length, position, s.pages});
+        for (int32_t t = 0; t < length; ++t) rows.push_back(s.q_begin + position + t);
+      }
+      const int64_t n = static_cast<int64_t>(rows.size());
+      const Tensor part_q = world.memory.New(DType::kBF16, {n, h.query, h.key_dim});
+      const Tensor want_out = world.memory.New(DType::kBF16, {n, h.query, h.value_dim});
+      const Tensor want_lse = world.memory.New(DType::kF32, {n, h.query});
+      const auto copy_row = [](const Tensor& from, int64_t i, const Tensor& to, int64_t j) {
+        const size_t bytes = static_cast<size_t>(from.stride(0)) * SizeOf(from.dtype());
+        std::memcpy(static_cast<char*>(to.raw()) + static_cast<size_t>(j) * bytes,
+                    static_cast<const char*>(from.raw()) + static_cast<size_t>(i) * bytes, bytes);
+      };
+      for (int64_t i = 0; i < n; ++i) {
+        copy_row(q, rows[static_cast<size_t>(i)], part_q, i);
+        copy_row(out, rows[static_cast<size_t>(i)], want_out, i);
+        copy_row(lse, rows[static_cast<size_t>(i)], want_lse, i);
+      }
+      const Tensor got = world.New(DType::kBF16, {n, h.query, h.value_dim}),
+                   got_lse = world.New(DType::kF32, {n, h.query});
+      Attention(world.gpu, whole.kv, pieces, world.Put(part_q), scale, got, got_lse);
+      EXPECT_TRUE(Same(world.Get(got), want_out)) << "round " << round;
+      EXPECT_TRUE(Same(world.Get(got_lse), want_lse)) << "round " << round;
+    }
+  }
+}
+
+TEST(AttentionCudaTest, GradientsRepeatAndDoNotDependOnOtherSequences) {
+  GROUPER_NEEDS_CUDA();
+  for (const Heads& h : kTensorCoreHeads) {
+    SCOPED_TRACE(Text(h));
+    CudaWorld world;
+    const Batch batch(h.query > 100 ? std::vector<int32_t>{7, 70} : std::vector<int32_t>{70, 190, 5});
+    const auto place = [&](const Tensor& t) { return world.Put(t); };
+    const Result all = Everything(world.gpu, h, batch, place, world.memory, DType::kBF16, true);
+    const Tensor dq = world.Get(all.dq), dk = world.Get(all.dk);
+    const double scale = 1 / std::sqrt(static_cast<double>(h.key_dim));
+    AttentionSequence second = batch.sequences[1];
+    const int64_t begin = second.q_begin, end = begin + second.q_len;
+    second.q_begin = 0;
+    const auto rows = [&](const Tensor& t) { return t.empty() ? t : t.Rows(begin, end); };
+    const Tensor dq1 = world.New(DType::kBF16, {end - begin, h.query, h.key_dim});
+    const Tensor dk1 = world.New(DType::kBF16, {end - begin, h.kv, h.key_dim});
+    const Tensor dv1 = h.mla ? Tensor() : world.New(DType::kBF16, {end - begin, h.kv, h.value_dim});
+    AttentionBackward(world.gpu, all.kv, {second}, rows(all.q), scale, rows(all.out), rows(all.lse), rows(all.dout),
+                      dq1, dk1, dv1);
+    EXPECT_TRUE(Same(world.Get(dq1), dq.Rows(begin, end)));
+    EXPECT_TRUE(Same(world.Get(dk1), dk.Rows(begin, end)));
+    if (!h.mla) {
+      EXPECT_TRUE(Same(world.Get(dv1), world.Get(all.dv).Rows(begin, end)));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace grouper::kernels

@@ -1,0 +1,208 @@
+// Linear layers and matrix products on the GPU: float against the CPU with ==, bf16 against double, and the two
+// invariances.
+#include <array>
+#include <cmath>
+#include <random>
+
+#include "kernels/gemm.h"
+#include "kernels/linear.h"
+#include "tests/testing/cuda_world.h"
+
+namespace grouper::kernels {
+namespace {
+
+using grouper::testing::CudaWorld;
+using grouper::testing::Get;
+using grouper::testing::Near;
+using grouper::testing::Same;
+
+struct Shape {
+  int64_t t, k, n;
+};
+const Shape kShapes[] = {{1, 1, 1},     {1, 96, 96},   {2, 17, 33},   {3, 40, 31},   {5, 0, 4},
+                         {7, 96, 17},   {63, 64, 65},  {64, 576, 96}, {65, 13, 100}, {129, 192, 129},
+                         {300, 8, 264}, {513, 72, 40}, {40, 1536, 24}};
+
+std::string Text(const Shape& s) {
+  return std::to_string(s.t) + " x " + std::to_string(s.k) + " x " + std::to_string(s.n);
+}
+
+// bf16 rounds once: relative 2^-8, and the float sum's own error.
+::testing::AssertionResult NearDouble(const Tensor& got, const Tensor& want) {
+  return Near(got, want, 2e-3, 1.0 / 255);
+}
+
+TEST(LinearCudaTest, FloatEqualsTheCpu) {
+  GROUPER_NEEDS_CUDA();
+  for (const Shape& s : kShapes) {
+    SCOPED_TRACE(Text(s));
+    CudaWorld world;
+    auto& m = world.memory;
+    const Tensor x = m.Random(DType::kF32, {s.t, s.k}, "x"), w = m.Random(DType::kF32, {s.n, s.k}, "w");
+    const Tensor bias = m.Random(DType::kF32, {s.n}, "bias"), dy = m.Random(DType::kF32, {s.t, s.n}, "dy");
+    const Tensor y = m.New(DType::kF32, {s.t, s.n}), dx = m.Random(DType::kF32, {s.t, s.k}, "dx");
+    const Tensor dw = m.Random(DType::kF32, {s.n, s.k}, "dw"), db = m.Random(DType::kF32, {s.n}, "db");
+    const Tensor gy = world.Put(y), gdx = world.Put(dx), gdw = world.Put(dw), gdb = world.Put(db);
+    Linear(world.gpu, world.Put(x), world.Put(w), nullptr, world.Put(bias), gy);
+    LinearBackwardInput(world.gpu, world.Put(dy), world.Put(w), gdx, true);
+    LinearBackwardWeight(world.gpu, world.Put(dy), world.Put(x), gdw, gdb);
+    Linear(world.cpu, x, w, nullptr, bias, y);
+    LinearBackwardInput(world.cpu, dy, w, dx, true);
+    LinearBackwardWeight(world.cpu, dy, x, dw, db);
+    EXPECT_TRUE(Same(world.Get(gy), y));
+    EXPECT_TRUE(Same(world.Get(gdx), dx));
+    EXPECT_TRUE(Same(world.Get(gdw), dw));
+    EXPECT_TRUE(Same(world.Get(gdb), db));
+  }
+}
+
+TEST(LinearCudaTest, Bf16IsNearDoubleForOddShapesAndStrides) {
+  GROUPER_NEEDS_CUDA();
+  for (const Shape& s : kShapes) {
+    SCOPED_TRACE(Text(s));
+    CudaWorld world;
+    auto& m = world.memory;
+    const Tensor x = m.Random(DType::kBF16, {s.t, s.k}, "x"), w = m.Random(DType::kBF16, {s.n, s.k}, "w", 0.2);
+    const Tensor bias = m.Random(DType::kBF16, {s.n}, "bias"), dy = m.Random(DType::kBF16, {s.t, s.n}, "dy", 0.2);
+    const Tensor dw = m.Random(DType::kF32, {s.n, s.k}, "dw"), db = m.Random(DType::kF32, {s.n}, "db");
+    // Rows inside wider rows, at an odd place.
+    const Tensor wide = world.New(DType::kBF16, {s.t, s.n + 3}), gy = wide.Columns(1, s.n + 1);
+    const Tensor gdx = world.New(DType::kBF16, {s.t, s.k}), gdw = world.Put(dw), gdb = world.Put(db);
+    Linear(world.gpu, world.Put(x), world.Put(w), nullptr, world.Put(bias), gy);
+    LinearBackwardInput(world.gpu, world.Put(dy), world.Put(w), gdx, false);
+    LinearBackwardWeight(world.gpu, world.Put(dy), world.Put(x), gdw, gdb);
+
+    const auto wider = [&](const Tensor& t) { return m.Convert(t, DType::kF64); };
+    const Tensor y = m.New(DType::kF64, {s.t, s.n}), dx = m.New(DType::kF64, {s.t, s.k});
+    const Tensor dw64 = wider(dw), db64 = wider(db);
+    Linear(world.cpu, wider(x), wider(w), nullptr, wider(bias), y);
+    LinearBackwardInput(world.cpu, wider(dy), wider(w), dx, false);
+    LinearBackwardWeight(world.cpu, wider(dy), wider(x), dw64, db64);
+    const Tensor got = world.Get(wide);
+    EXPECT_TRUE(NearDouble(got.Columns(1, s.n + 1), y));
+    for (int64_t t = 0; t < s.t; ++t) EXPECT_TRUE(std::isnan(Get(got, t * (s.n + 3)))) << "wrote beside its columns";
+    EXPECT_TRUE(NearDouble(world.Get(gdx), dx));
+    EXPECT_TRUE(Near(world.Get(gdw), dw64, 1e-3, 1e-4));
+    EXPECT_TRUE(Near(world.Get(gdb), db64, 1e-3, 1e-4));
+  }
+}
+
+TEST(LinearCudaTest, ARowIsTheSameBitsInEveryBatch) {
+  GROUPER_NEEDS_CUDA();
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{576, 576}, {3072, 64}, {31, 40}, {96, 1536}}) {
+    CudaWorld world;
+    auto& m = world.memory;
+    const int64_t tokens = 700;
+    const Tensor x = world.Put(m.Random(DType::kBF16, {tokens, k}, "x")),
+                 w = world.Put(m.Random(DType::kBF16, {n, k}, "w"));
+    const Tensor all = world.New(DType::kBF16, {tokens, n});
+    Linear(world.gpu, x, w, nullptr, {}, all);
+    const Tensor want = world.Get(all);
+    for (const auto& [begin, end] :
+         {std::pair<int64_t, int64_t>{0, 1}, {5, 6}, {3, 10}, {0, 33}, {1, 65}, {100, 229}, {40, 340}}) {
+      const Tensor part = world.New(DType::kBF16, {end - begin, n});
+      Linear(world.gpu, x.Rows(begin, end), w, nullptr, {}, part);
+      EXPECT_TRUE(Same(world.Get(part), want.Rows(begin, end)))
+          << n << " x " << k << ", rows " << begin << " to " << end;
+    }
+  }
+}
+
+TEST(LinearCudaTest, WeightGradientsContinueFromTheRunningSum) {
+  GROUPER_NEEDS_CUDA();
+  CudaWorld world;
+  auto& m = world.memory;
+  // Many tiles: any cut at 16 tokens. Few: at 2048.
+  for (const auto& [n, k, tokens, cut] : {std::array<int64_t, 4>{4096, 512, 300, 16}, {96, 40, 5000, 4096}}) {
+    const Tensor dy = world.Put(m.Random(DType::kBF16, {tokens, n}, "dy")),
+                 x = world.Put(m.Random(DType::kBF16, {tokens, k}, "x"));
+    const Tensor start = m.Random(DType::kF32, {n, k}, "dw"), whole = world.Put(start), parts = world.Put(start);
+    LinearBackwardWeight(world.gpu, dy, x, whole, {});
+    LinearBackwardWeight(world.gpu, dy.Rows(0, cut), x.Rows(0, cut), parts, {});
+    LinearBackwardWeight(world.gpu, dy.Rows(cut, tokens), x.Rows(cut, tokens), parts, {});
+    EXPECT_TRUE(Same(world.Get(parts), world.Get(whole))) << n << " x " << k;
+  }
+}
+
+TEST(LinearCudaTest, GroupsEqualTheirExpertsAlone) {
+  GROUPER_NEEDS_CUDA();
+  std::mt19937 random(5);
+  for (const auto& [experts, n, k, rows] :
+       {std::array<int64_t, 4>{4, 96, 40, 50}, {16, 100, 64, 900}, {3, 33, 20, 7}}) {
+    SCOPED_TRACE(experts);
+    CudaWorld world;
+    auto& m = world.memory;
+    std::vector<int32_t> offsets(static_cast<size_t>(experts) + 1), gather(static_cast<size_t>(rows));
+    const int64_t tokens = rows / 2 + 1;
+    for (int32_t& g : gather) g = static_cast<int32_t>(random() % static_cast<uint32_t>(tokens));
+    for (int64_t r = 0; r < rows; ++r) {
+      const uint32_t e = random() % 3 == 0 ? 0 : random() % static_cast<uint32_t>(experts);
+      ++offsets[(e == 1 ? 2 : e) + 1];  // expert 1 gets nothing
+    }
+    for (int64_t e = 0; e < experts; ++e) offsets[static_cast<size_t>(e) + 1] += offsets[static_cast<size_t>(e)];
+    for (DType dtype : {DType::kBF16, DType::kF32}) {
+      const Tensor host_x = m.Random(dtype, {tokens, k}, "x"), x = world.Put(host_x);
+      const Tensor sorted = m.New(dtype, {rows, k});
+      for (int64_t i = 0; i < rows * k; ++i)
+        grouper::testing::Set(sorted, i, Get(host_x, gather[static_cast<size_t>(i / k)] * k + i % k));
+      const Tensor w = world.Put(m.Random(dtype, {experts, n, k}, "w")),
+                   dy = world.Put(m.Random(dtype, {rows, n}, "dy"));
+      const Tensor y = world.New(dtype, {rows, n}), dx = world.New(dtype, {rows, k});
+      const Tensor start = m.Random(DType::kF32, {experts, n, k}, "dw"), dw = world.Put(start),
+                   alone_dw = world.Put(start);
+      GroupedLinear(world.gpu, x, offsets, gather, w, nullptr, y);
+      GroupedLinearBackwardInput(world.gpu, dy, offsets, w, dx);
+      GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, gather, dw);
+      const Tensor alone_y = world.New(dtype, {rows, n}), alone_dx = world.New(dtype, {rows, k}),
+                   xs = world.Put(sorted);
+      for (int64_t e = 0; e < experts; ++e) {
+        const int64_t begin = offsets[static_cast<size_t>(e)], end = offsets[static_cast<size_t>(e) + 1];
+        if (begin == end) continue;
+        Linear(world.gpu, xs.Rows(begin, end), w[e], nullptr, {}, alone_y.Rows(begin, end));
+        LinearBackwardInput(world.gpu, dy.Rows(begin, end), w[e], alone_dx.Rows(begin, end), false);
+        LinearBackwardWeight(world.gpu, dy.Rows(begin, end), xs.Rows(begin, end), alone_dw[e], {});
+      }
+      EXPECT_TRUE(Same(world.Get(y), world.Get(alone_y)));
+      EXPECT_TRUE(Same(world.Get(dx), world.Get(alone_dx)));
+      EXPECT_TRUE(Near(world.Get(dw), world.Get(alone_dw), 1e-3, 1e-4));
+    }
+  }
+}
+
+TEST(GemmCudaTest, EveryOrientationOfABatchIsNearDouble) {
+  GROUPER_NEEDS_CUDA();
+  const int64_t batch = 3, rows = 70, columns = 72, depth = 40;
+  for (int orientation = 0; orientation < 8; ++orientation) {
+    SCOPED_TRACE(orientation);
+    const bool a_turned = orientation & 1, b_turned = orientation & 2, accumulate = orientation & 4;
+    CudaWorld world;
+    auto& m = world.memory;
+    const Tensor a = m.Random(DType::kBF16, {batch, rows, depth}, "a", 0.3),
+                 b = m.Random(DType::kBF16, {batch, depth, columns}, "b");
+    const Tensor c = m.Random(DType::kBF16, {batch, rows, columns}, "c");
+    const auto product = [&](Stream& stream, const Tensor& x, const Tensor& y, const Tensor& z) {
+      // The same memory read as its own transpose.
+      const GemmParams p = {.batch = batch,
+                            .m = rows,
+                            .n = columns,
+                            .k = depth,
+                            .a = {x.raw(), a_turned ? 1 : depth, a_turned ? rows : 1, rows * depth},
+                            .b = {y.raw(), b_turned ? 1 : columns, b_turned ? depth : 1, depth * columns},
+                            .c = {z.raw(), columns, 1, rows * columns},
+                            .dtype = z.dtype(),
+                            .accumulate = accumulate};
+      Gemm(stream, p);
+    };
+    const Tensor got = world.Put(c), want = m.Convert(c, DType::kF64);
+    product(world.gpu, world.Put(a), world.Put(b), got);
+    product(world.cpu, m.Convert(a, DType::kF64), m.Convert(b, DType::kF64), want);
+    EXPECT_TRUE(NearDouble(world.Get(got), want));
+    const Tensor got32 = world.Put(m.Convert(c, DType::kF32)), want32 = m.Convert(c, DType::kF32);
+    product(world.gpu, world.Put(m.Convert(a, DType::kF32)), world.Put(m.Convert(b, DType::kF32)), got32);
+    product(world.cpu, m.Convert(a, DType::kF32), m.Convert(b, DType::kF32), want32);
+    EXPECT_TRUE(Same(world.Get(got32), want32));
+  }
+}
+
+}  // namespace
+}  // namespace grouper::kernels
