@@ -12,7 +12,7 @@ namespace {
 absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
   ThreadPool threads(static_cast<int>(num_threads));
-  ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, LoadRuleSet(arguments.Get("rules")));
+  ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, LoadRuleSet(arguments.Get("rules"), arguments.GetAll("rules-library")));
   ASSIGN_OR_RETURN(const ScoreSummary summary, ScoreFile(*rules, arguments.Get("input"), arguments.Get("output"), &threads));
   std::printf("%llu lines, mean reward %.4f over %llu with a reward\n", static_cast<unsigned long long>(summary.lines),
               summary.rewarded > 0 ? summary.reward_sum / static_cast<double>(summary.rewarded) : 0.0,
@@ -39,6 +39,7 @@ const Command kScore = {
         {.name = "rules", .placeholder = "RULES", .help = "rules as protobuf text", .default_text = "", .required = true},
         {.name = "input", .placeholder = "FILE", .help = "cases as JSON lines", .default_text = "", .required = true},
         {.name = "output", .placeholder = "FILE", .help = "scores as JSON lines", .default_text = "", .required = true},
+        {.name = "rules-library", .placeholder = "FILE", .help = "shared library for library rules without a path", .default_text = "", .repeated = true},
         {.name = "threads", .placeholder = "N", .help = "CPU threads; 0: one per core", .default_text = "0"},
     },
     Run,

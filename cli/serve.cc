@@ -29,7 +29,7 @@ absl::Status Run(const Arguments& arguments) {
   const std::string listen = arguments.Get("listen"), what = arguments.positional(0);
   ThreadPool threads(recipe.threads());
   if (what == "reward") {
-    ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, RuleSet::Create(recipe.reward(), ""));
+    ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, RuleSet::Create(recipe.reward(), "", arguments.GetAll("rules-library")));
     const auto service = CreateRewardService(rules.get(), &threads);
     return ServeUntilStopped(what, listen, recipe.reward().tls(), service.get());
   }
@@ -58,6 +58,7 @@ const Command kServe = {
         {.name = "recipe", .placeholder = "RECIPE", .help = "the run's recipe", .default_text = "", .required = true},
         {.name = "listen", .placeholder = "HOST:PORT", .help = "address to listen on; port 0: any free one", .default_text = "", .required = true},
         {.name = "set", .placeholder = "FIELD=VALUE", .help = "override a field of the recipe", .default_text = "", .repeated = true},
+        {.name = "rules-library", .placeholder = "FILE", .help = "shared library for library rules without a path", .default_text = "", .repeated = true},
     },
     Run,
 };

@@ -77,8 +77,9 @@ class Rule {
 class RuleSet {
  public:
   // Validates everything; an error names the field ("reward.rules[1].regex.pattern: ..."). `base_dir`: relative paths
-  // in the config.
-  static absl::StatusOr<std::unique_ptr<RuleSet>> Create(const v1::Reward& config, const std::string& base_dir);
+  // in the config. `libraries`: shared libraries (--rules-library) for library rules without a path.
+  static absl::StatusOr<std::unique_ptr<RuleSet>> Create(const v1::Reward& config, const std::string& base_dir,
+                                                         const std::vector<std::string>& libraries = {});
   ~RuleSet();
   RuleSet(const RuleSet&) = delete;
   RuleSet& operator=(const RuleSet&) = delete;

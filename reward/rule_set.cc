@@ -97,7 +97,7 @@ std::string CanonicalText(const google::protobuf::Message& message) {
 }
 
 RuleOr CreateRule(const v1::Rule& config, const std::vector<std::string>& earlier, absl::Duration timeout,
-                  const std::string& base_dir) {
+                  const std::string& base_dir, const std::vector<std::string>& libraries) {
   switch (config.kind_case()) {
     case v1::Rule::kFormat: return CreateFormatRule(config.format());
     case v1::Rule::kExact: return CreateExactRule(config.exact());
@@ -114,7 +114,8 @@ RuleOr CreateRule(const v1::Rule& config, const std::vector<std::string>& earlie
     case v1::Rule::kGroupLength: return CreateGroupLengthRule(config.group_length(), earlier);
     case v1::Rule::kLanguage: return CreateLanguageRule(config.language());
     case v1::Rule::kMath: return CreateMathRule(config.math());
-    case v1::Rule::kLibrary: return CreateLibraryRule(config.library(), timeout, base_dir);
+    case v1::Rule::kLibrary: return CreateLibraryRule(config.library(), timeout, base_dir, libraries);
+    case v1::Rule::kCode: return CreateCodeRule(config.code(), base_dir);
     case v1::Rule::KIND_NOT_SET: break;
   }
   return absl::InvalidArgumentError(
@@ -157,7 +158,8 @@ struct RuleSet::Entry {
 RuleSet::RuleSet() = default;
 RuleSet::~RuleSet() = default;
 
-absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& config, const std::string& base_dir) {
+absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& config, const std::string& base_dir,
+                                                          const std::vector<std::string>& libraries) {
   if (config.rules().empty()) return absl::InvalidArgumentError("reward.rules: at least one rule is required");
   if (config.rules_size() > kMaxRules)
     return absl::InvalidArgumentError(absl::StrCat("reward.rules: more than ", kMaxRules));
@@ -194,7 +196,7 @@ absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& confi
     } else if (!rule.truncated().empty() && rule.truncated() != "score") {
       return error(absl::StrCat("truncated: \"", rule.truncated(), "\", expected score, not_applicable or zero"));
     }
-    RuleOr created = CreateRule(rule, set->names_, timeout, base_dir);
+    RuleOr created = CreateRule(rule, set->names_, timeout, base_dir, libraries);
     if (!created.ok()) {
       return absl::Status(
           created.status().code(),

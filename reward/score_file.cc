@@ -159,7 +159,7 @@ std::string OutputLine(const json::Json& id, const v1::CompletionScore& score, c
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path) {
+absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path, const std::vector<std::string>& libraries) {
   v1::Reward config;
   const absl::Status as_reward = ParseTextProtoFile(rules_path, &config);
   if (!as_reward.ok()) {
@@ -168,7 +168,7 @@ absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_pa
     if (!ParseTextProtoFile(rules_path, &recipe).ok() || !recipe.has_reward()) return as_reward;
     config = recipe.reward();
   }
-  return Annotate(RuleSet::Create(config, Dirname(rules_path)), rules_path);
+  return Annotate(RuleSet::Create(config, Dirname(rules_path), libraries), rules_path);
 }
 
 absl::StatusOr<ScoreSummary> ScoreFile(const RuleSet& rules, const std::string& input_path,

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/base/thread_pool.h"
@@ -34,7 +35,8 @@ struct ScoreSummary {
 inline constexpr size_t kMaxScoreLineBytes = 16 << 20;
 
 // Reads `rules_path` (a text file of the Reward message, or of a recipe's `reward { ... }` block) and makes its rules.
-absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path);
+absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path,
+                                                     const std::vector<std::string>& libraries = {});
 
 // An input line that is malformed ends the work with an error "cases.jsonl:12: ..."; what was scored before it has been
 // written.

@@ -26,28 +26,41 @@ std::string FindHost() {
   return GROUPER_RULE_HOST_PATH;  // the build folder
 }
 
-}  // namespace
-
-RuleOr CreateLibraryRule(const v1::LibraryRule& config, absl::Duration timeout, const std::string& base_dir) {
-  if (config.path().empty()) return absl::InvalidArgumentError("path: required");
-  const std::string path = JoinPath(base_dir, config.path());
+// The rule's process, once the library has loaded there and exports the function: said now, with the loader's words, and not at the first
+// completion.
+absl::StatusOr<v1::ProcessRule> Load(const v1::LibraryRule& config, const std::string& path) {
   struct stat info;
   if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode))
     return absl::NotFoundError(absl::StrCat("path: ", path, " is not a file"));
-  // dlopen searches elsewhere for a name without a slash.
-  const std::string function = config.function().empty() ? "grouper_rule" : config.function();
   v1::ProcessRule process;
   process.add_command(FindHost());
-  process.add_command(path.find('/') == std::string::npos ? absl::StrCat("./", path) : path);
-  process.add_command(function);
+  process.add_command(path.find('/') == std::string::npos ? absl::StrCat("./", path) : path);  // dlopen searches elsewhere for a bare name
+  process.add_command(config.function().empty() ? "grouper_rule" : config.function());
   process.set_processes(config.processes());
   process.set_memory_mb(config.memory_mb());
-  // Does it load? Said now, with the loader's words, and not at the first completion.
   ChildProcess::Options options;
   options.command.assign(process.command().begin(), process.command().end());
   ASSIGN_OR_RETURN(const std::unique_ptr<ChildProcess> child, ChildProcess::Start(options));
   RETURN_IF_ERROR(Annotate(child->Ask(R"({"id":0})", absl::Seconds(30)).status(), absl::StrCat("path: ", path)));
-  return CreateProcessRule(process, timeout, "");
+  return process;
+}
+
+}  // namespace
+
+RuleOr CreateLibraryRule(const v1::LibraryRule& config, absl::Duration timeout, const std::string& base_dir,
+                         const std::vector<std::string>& libraries) {
+  if (!config.path().empty()) {
+    ASSIGN_OR_RETURN(const v1::ProcessRule process, Load(config, JoinPath(base_dir, config.path())));
+    return CreateProcessRule(process, timeout, "");
+  }
+  if (libraries.empty()) return absl::InvalidArgumentError("path: required where no --rules-library is given");
+  std::string complaints;
+  for (const std::string& library : libraries) {
+    const absl::StatusOr<v1::ProcessRule> process = Load(config, library);
+    if (process.ok()) return CreateProcessRule(*process, timeout, "");
+    absl::StrAppend(&complaints, complaints.empty() ? "" : "; ", process.status().message());
+  }
+  return absl::NotFoundError(absl::StrCat("no --rules-library has this rule: ", complaints));
 }
 
 }  // namespace grouper

@@ -33,9 +33,13 @@ RuleOr CreateLanguageRule(const v1::LanguageRule& config);
 RuleOr CreateCosineLengthRule(const v1::CosineLengthRule& config, const std::vector<std::string>& earlier);
 RuleOr CreateGroupLengthRule(const v1::GroupLengthRule& config, const std::vector<std::string>& earlier);
 
-// Rules that run in processes of their own (process_rule.cc).
+// Rules that run in processes of their own (process_rule.cc). `libraries`: where a rule without a path is looked for, in order.
 RuleOr CreateProcessRule(const v1::ProcessRule& config, absl::Duration timeout, const std::string& base_dir);
-RuleOr CreateLibraryRule(const v1::LibraryRule& config, absl::Duration timeout, const std::string& base_dir);
+RuleOr CreateLibraryRule(const v1::LibraryRule& config, absl::Duration timeout, const std::string& base_dir,
+                         const std::vector<std::string>& libraries);
+
+// FailedPrecondition where no sandbox can be made (reward/code/sandbox.h).
+RuleOr CreateCodeRule(const v1::CodeRule& config, const std::string& base_dir);
 
 // A column as text: a string as it is, a number or boolean as JSON writes it. `answer` is found under its aliases
 // label, gold, solution too. Missing, null, array or object: InvalidArgument naming the column.
