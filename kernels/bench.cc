@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "common/base/status.h"
+#include "kernels/dispatch.h"
 
 namespace grouper::kernels {
 namespace {
@@ -72,6 +73,7 @@ absl::Status BenchKernels(const BenchOptions& options) {
   RETURN_IF_ERROR(BenchRowOps(bench));
   RETURN_IF_ERROR(BenchAttention(bench));
   RETURN_IF_ERROR(BenchSampling(bench));
+  if constexpr (kWithCuda) return BenchCuda(options);
   return absl::OkStatus();
 }
 

@@ -25,6 +25,9 @@ struct BenchOptions {
 // All benchmarks below. INTERNAL when a result is wrong, with the line's name.
 absl::Status BenchKernels(const BenchOptions& options);
 
+// The CUDA lines (their names begin with "cuda"), when there is a GPU: cuda_bench.cc.
+absl::Status BenchCuda(const BenchOptions& options);
+
 // What a benchmark file uses.
 class Bench {
  public:

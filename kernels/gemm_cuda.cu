@@ -122,8 +122,6 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
                              p.y_float ? (p.accumulate ? 4 : 2) : 1);
     if (cost < best) best = cost, v.tokens_on_n = false, v.tile_n = tile;
   }
-  // Short sums into float: reading and writing them is what takes long.
-  if (p.y_float && p.accumulate && steps <= 16) v.tile_n = kSharedTile;
   if (!v.mn_x && !v.mn_w && !p.y_float && !p.accumulate && p.groups != GemmGroups::kReduction) {
     for (int tile : kDecodeTiles) {
       const double cost =

@@ -52,8 +52,7 @@ void LaunchTile(Stream& stream, const GemmProblem& p) {
   GROUPER_CUDA_CHECK(cudaGetLastError());
 }
 
-// Tiles with the tokens on M, by width. kSharedTile: 128 wide, two blocks a multiprocessor, so that one multiplies
-// while the other reads and writes its float sums.
+// Tiles with the tokens on M, by width.
 template <bool kMnX, bool kMnW, Grouping kGrouping, typename Out>
 void LaunchTrainingTile(Stream& stream, int tile_n, const GemmProblem& p) {
   switch (tile_n) {
@@ -63,10 +62,6 @@ void LaunchTrainingTile(Stream& stream, int tile_n, const GemmProblem& p) {
       return LaunchTile<GemmTile<128, 192, 5, 1>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
     case 256:
       return LaunchTile<GemmTile<128, 256, 4, 1>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
-  }
-  if constexpr (std::is_same_v<Out, float>) {
-    if (tile_n == kSharedTile)
-      return LaunchTile<GemmTile<128, 128, 3, 2>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
   }
   CHECK(false) << "no training tile of width " << tile_n;
 }

@@ -6,7 +6,6 @@
 namespace grouper::kernels::cuda {
 
 inline constexpr int kMaxExperts = 1024;
-inline constexpr int kSharedTile = 129;  // names the 128-wide tile of which two run on a multiprocessor
 
 struct GemmVariant {
   bool mn_x = false, mn_w = false;  // the operand's rows, not k, are contiguous

@@ -170,6 +170,24 @@ struct Fragment {
       return;
     }
     const Out* c = static_cast<const Out*>(args.c) + spot.batch_c * args.c_batch_stride;
+    if constexpr (std::is_same_v<Out, float>) {
+      if (args.vector_store) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + 2 * (thread % 4);
+          const bool row_inside = m < spot.m_end;
+          const float* row = c + m * args.c_stride + n;
+#pragma unroll
+          for (int j = 0; j < kTileN / 8; ++j) {
+            float2 two = make_float2(0, 0);
+            if (row_inside && n + 8 * j < spot.n_end) two = __ldcs(reinterpret_cast<const float2*>(row + 8 * j));
+            acc[4 * j + 2 * h] = two.x;
+            acc[4 * j + 2 * h + 1] = two.y;
+          }
+        }
+        return;
+      }
+    }
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const int m = m0 + Row(thread) + 8 * (i / 2 % 2), n = spot.n0 + i / 4 * 8 + 2 * (thread % 4) + i % 2;
@@ -211,15 +229,19 @@ struct Fragment {
     if constexpr (std::is_same_v<Out, float>) {
       static_assert(!kTransposed);
 #pragma unroll
-      for (int i = 0; i < kCount; i += 2) {
-        const int m = row + 8 * (i / 2 % 2), n = spot.n0 + i / 4 * 8 + 2 * q;
+      for (int h = 0; h < 2; ++h) {
+        const int m = row + 8 * h, n = spot.n0 + 2 * q;
         if (m >= spot.m_end) continue;
         float* p = c + m * args.c_stride + n;
-        if (args.vector_store) {
-          if (n < spot.n_end) *reinterpret_cast<float2*>(p) = make_float2(acc[i], acc[i + 1]);
-        } else {
-          if (n < spot.n_end) p[0] = acc[i];
-          if (n + 1 < spot.n_end) p[1] = acc[i + 1];
+#pragma unroll
+        for (int j = 0; j < kTileN / 8; ++j) {
+          const float2 two = make_float2(acc[4 * j + 2 * h], acc[4 * j + 2 * h + 1]);
+          if (args.vector_store) {
+            if (n + 8 * j < spot.n_end) __stcs(reinterpret_cast<float2*>(p + 8 * j), two);
+          } else {
+            if (n + 8 * j < spot.n_end) p[8 * j] = two.x;
+            if (n + 8 * j + 1 < spot.n_end) p[8 * j + 1] = two.y;
+          }
         }
       }
     } else if constexpr (kTransposed) {

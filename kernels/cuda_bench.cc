@@ -1,0 +1,352 @@
+// Benchmarks of the CUDA kernels, for `grouper bench kernels`: samples of every result are checked against sums in
+// double first. Times are medians of single launches between events, inputs are random and rotate through more memory
+// than L2 holds; percentages are of what this card did on the first two lines.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/base/bf16.h"
+#include "common/base/status.h"
+#include "common/tensor/cuda.h"
+#include "kernels/attention.h"
+#include "kernels/bench.h"
+#include "kernels/linear.h"
+
+namespace grouper::kernels {
+namespace {
+
+constexpr Device kDevice = {Device::Kind::kCuda, 0};
+constexpr int64_t kPeriod = (1 << 20) - 3;  // of the random numbers; a prime, so that no row repeats its neighbour
+constexpr size_t kRotation = size_t{256} << 20;
+
+void Require(cudaError_t error) { CHECK(error == cudaSuccess) << cudaGetErrorString(error); }
+
+class CudaBench {
+ public:
+  explicit CudaBench(const BenchOptions& options)
+      : options_(options), pool_(options.threads), stream_(pool_, kDevice), storage_(kDevice, stream_.handle) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    numbers_.resize(kPeriod);
+    for (bf16& x : numbers_) x = bf16(normal(random));
+    for (cudaEvent_t& e : events_) Require(cudaEventCreate(&e));
+  }
+  ~CudaBench() {
+    stream_.Synchronize();
+    for (cudaEvent_t e : events_) cudaEventDestroy(e);
+  }
+
+  Stream& stream() { return stream_; }
+  bool Wants(const std::string& name) const { return name.find(options_.filter) != std::string::npos; }
+  void Reset() {
+    stream_.Synchronize();
+    storage_.Reset();
+  }
+
+  // Element i of a random tensor is Number(i).
+  Tensor Random(std::initializer_list<int64_t> shape) {
+    const Tensor t = storage_.New(DType::kBF16, shape);
+    for (int64_t i = 0; i < t.size(); i += kPeriod) {
+      cuda::CopyToDevice(0, t.data<bf16>() + i, numbers_.data(),
+                         static_cast<size_t>(std::min(kPeriod, t.size() - i)) * 2, stream_.handle);
+    }
+    return t;
+  }
+  double Number(int64_t i) const {
+    return static_cast<double>(static_cast<float>(numbers_[static_cast<size_t>(i % kPeriod)]));
+  }
+  Tensor New(DType dtype, std::initializer_list<int64_t> shape) { return storage_.New(dtype, shape); }
+  Tensor Zero(DType dtype, std::initializer_list<int64_t> shape) { return storage_.NewZero(dtype, shape); }
+
+  double Read(const Tensor& t, int64_t i) {
+    bf16 narrow;
+    float wide;
+    const bool half = t.dtype() == DType::kBF16;
+    cuda::CopyToHost(0, half ? static_cast<void*>(&narrow) : &wide,
+                     static_cast<char*>(t.raw()) + static_cast<size_t>(i) * SizeOf(t.dtype()), SizeOf(t.dtype()),
+                     stream_.handle);
+    stream_.Synchronize();
+    return static_cast<double>(half ? static_cast<float>(narrow) : wide);
+  }
+
+  // `got` is a rounding of a sum whose terms' absolute values add up to `magnitude`.
+  absl::Status Check(const std::string& name, double got, double want, double magnitude) {
+    if (std::fabs(got - want) <= std::fabs(want) / 200 + magnitude * 3e-3) return absl::OkStatus();
+    return absl::InternalError(absl::StrCat(name, ": ", got, ", expected ", want));
+  }
+
+  // Microseconds of run(i), i counting up; the median.
+  double Time(const std::function<void(int)>& run) {
+    for (int i = 0; i < 3; ++i) run(i);
+    const cudaStream_t stream = static_cast<cudaStream_t>(stream_.handle);
+    Require(cudaEventRecord(events_[0], stream));
+    for (int i = 0; i < kRuns; ++i) {
+      run(i + 3);
+      Require(cudaEventRecord(events_[i + 1], stream));
+    }
+    stream_.Synchronize();
+    float times[kRuns];
+    for (int i = 0; i < kRuns; ++i) Require(cudaEventElapsedTime(&times[i], events_[i], events_[i + 1]));
+    std::sort(times, times + kRuns);
+    return static_cast<double>(times[kRuns / 2]) * 1e3;
+  }
+
+  void Line(const std::string& name, double flops, double bytes, const std::function<void(int)>& run) {
+    const double us = Time(run), tflops = flops / us / 1e6, gbs = bytes / us / 1e3;
+    std::string text = absl::StrFormat("%-56s %10.1f us", name, us);
+    if (flops > 0) absl::StrAppendFormat(&text, " %7.1f TFLOP/s", tflops);
+    if (flops > 0 && product_ > 0) absl::StrAppendFormat(&text, " %3.0f%%", 100 * tflops / product_);
+    if (bytes > 0) absl::StrAppendFormat(&text, " %7.0f GB/s", gbs);
+    if (bytes > 0 && copy_ > 0) absl::StrAppendFormat(&text, " %3.0f%%", 100 * gbs / copy_);
+    std::fprintf(options_.out, "%s\n", text.c_str());
+    std::fflush(options_.out);
+    if (copy_ == 0)
+      copy_ = gbs;
+    else if (product_ == 0)
+      product_ = tflops;
+  }
+
+ private:
+  static constexpr int kRuns = 20;
+  BenchOptions options_;
+  ThreadPool pool_;
+  Stream stream_;
+  Arena storage_;
+  std::vector<bf16> numbers_;
+  cudaEvent_t events_[kRuns + 1];
+  double copy_ = 0, product_ = 0;
+};
+
+// sum_k x[xi + k * xs] w[wi + k * ws] of random tensors, and of the absolute values.
+struct Sum {
+  double value = 0, magnitude = 0;
+};
+Sum Dot(const CudaBench& bench, int64_t xi, int64_t xs, int64_t wi, int64_t ws, int64_t count) {
+  Sum sum;
+  for (int64_t k = 0; k < count; ++k) {
+    const double term = bench.Number(xi + k * xs) * bench.Number(wi + k * ws);
+    sum.value += term;
+    sum.magnitude += std::fabs(term);
+  }
+  sum.magnitude *= 1e-3;  // float sums err far less than their terms
+  return sum;
+}
+
+absl::Status Ceilings(CudaBench& bench) {
+  const size_t bytes = size_t{1} << 30;
+  const Tensor a = bench.Zero(DType::kF32, {static_cast<int64_t>(bytes / 4)}),
+               b = bench.Zero(DType::kF32, {static_cast<int64_t>(bytes / 4)});
+  bench.Line("cuda copy of 1 GiB, device to device", 0, 2.0 * static_cast<double>(bytes), [&](int) {
+    Require(cudaMemcpyAsync(b.raw(), a.raw(), bytes, cudaMemcpyDeviceToDevice,
+                            static_cast<cudaStream_t>(bench.stream().handle)));
+  });
+  bench.Reset();
+  const int64_t n = 8192;
+  const Tensor x = bench.Random({n, n}), w = bench.Random({n, n}), y = bench.New(DType::kBF16, {n, n});
+  bench.Line("cuda forward 8192 x 8192 x 8192", 2.0 * n * n * n, 0,
+             [&](int) { Linear(bench.stream(), x, w, nullptr, {}, y); });
+  bench.Reset();
+  return absl::OkStatus();
+}
+
+absl::Status DenseLines(CudaBench& bench, int64_t t, int64_t n, int64_t k, bool training) {
+  const std::string shape = absl::StrCat(t, " x ", n, " x ", k),
+                    name = absl::StrCat("cuda ", training ? "forward " : "decode ", shape);
+  if (!bench.Wants(name) && !bench.Wants("cuda dx " + shape) && !bench.Wants("cuda dw " + shape))
+    return absl::OkStatus();
+  const int64_t sets = training ? 1 : std::clamp<int64_t>(static_cast<int64_t>(kRotation) / (n * k * 2), 1, 64);
+  const Tensor weights = bench.Random({sets, n, k}), x = bench.Random({t, k}), y = bench.New(DType::kBF16, {t, n});
+  Linear(bench.stream(), x, weights[0], nullptr, {}, y);
+  for (int64_t i = 0; i < 32; ++i) {
+    const int64_t row = i * 7919 % t, column = i * 104729 % n;
+    const Sum want = Dot(bench, row * k, 1, column * k, 1, k);
+    RETURN_IF_ERROR(bench.Check(name, bench.Read(y, row * n + column), want.value, want.magnitude));
+  }
+  const double flops = 2.0 * static_cast<double>(t * n * k), bytes = 2.0 * static_cast<double>(n * k + t * (n + k));
+  if (bench.Wants(name))
+    bench.Line(name, training ? flops : 0, training ? 0 : bytes,
+               [&](int i) { Linear(bench.stream(), x, weights[i % sets], nullptr, {}, y); });
+  if (training && (bench.Wants("cuda dx " + shape) || bench.Wants("cuda dw " + shape))) {
+    const Tensor dy = bench.Random({t, n}), dx = bench.New(DType::kBF16, {t, k}), dw = bench.Zero(DType::kF32, {n, k});
+    LinearBackwardInput(bench.stream(), dy, weights[0], dx, false);
+    LinearBackwardWeight(bench.stream(), dy, x, dw, {});
+    for (int64_t i = 0; i < 16; ++i) {
+      const int64_t row = i * 7919 % t, column = i * 104729 % k, out = i * 7919 % n;
+      const Sum dx_want = Dot(bench, row * n, 1, column, k, n), dw_want = Dot(bench, out, n, column, k, t);
+      RETURN_IF_ERROR(
+          bench.Check("cuda dx " + shape, bench.Read(dx, row * k + column), dx_want.value, dx_want.magnitude));
+      RETURN_IF_ERROR(
+          bench.Check("cuda dw " + shape, bench.Read(dw, out * k + column), dw_want.value, dw_want.magnitude));
+    }
+    bench.Line("cuda dx " + shape, flops, 0,
+               [&](int) { LinearBackwardInput(bench.stream(), dy, weights[0], dx, false); });
+    bench.Line("cuda dw " + shape, flops, 0, [&](int) { LinearBackwardWeight(bench.stream(), dy, x, dw, {}); });
+  }
+  bench.Reset();
+  return absl::OkStatus();
+}
+
+absl::Status GroupedLines(CudaBench& bench, int64_t experts, int64_t rows, int64_t n, int64_t k, bool training) {
+  const std::string shape = absl::StrCat(experts, " experts, ", rows, " rows, ", n, " x ", k);
+  const std::string name = absl::StrCat("cuda grouped ", training ? "forward " : "decode ", shape);
+  if (!bench.Wants(name)) return absl::OkStatus();
+  std::mt19937 random(3);
+  std::vector<int32_t> offsets(static_cast<size_t>(experts) + 1);
+  for (int64_t r = 0; r < rows; ++r) ++offsets[random() % static_cast<uint32_t>(experts) + 1];
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  const Tensor w = bench.Random({experts, n, k}), x = bench.Random({rows, k}), y = bench.New(DType::kBF16, {rows, n});
+  GroupedLinear(bench.stream(), x, offsets, {}, w, nullptr, y);
+  for (int64_t i = 0; i < 32; ++i) {
+    const int64_t row = i * 7919 % rows, column = i * 104729 % n;
+    const int64_t expert = std::upper_bound(offsets.begin(), offsets.end(), row) - offsets.begin() - 1;
+    const Sum want = Dot(bench, row * k, 1, (expert * n + column) * k, 1, k);
+    RETURN_IF_ERROR(bench.Check(name, bench.Read(y, row * n + column), want.value, want.magnitude));
+  }
+  const double flops = 2.0 * static_cast<double>(rows * n * k),
+               bytes = 2.0 * static_cast<double>(experts * n * k + rows * (n + k));
+  bench.Line(name, training ? flops : 0, training ? 0 : bytes,
+             [&](int) { GroupedLinear(bench.stream(), x, offsets, {}, w, nullptr, y); });
+  if (training) {
+    const Tensor dx = bench.New(DType::kBF16, {rows, k}), dw = bench.Zero(DType::kF32, {experts, n, k});
+    bench.Line("cuda grouped dx " + shape, flops, 0,
+               [&](int) { GroupedLinearBackwardInput(bench.stream(), y, offsets, w, dx); });
+    bench.Line("cuda grouped dw " + shape, flops, 0,
+               [&](int) { GroupedLinearBackwardWeight(bench.stream(), y, x, offsets, {}, dw); });
+  }
+  bench.Reset();
+  return absl::OkStatus();
+}
+
+struct Heads {
+  const char* name;
+  int64_t query, kv, key_dim, value_dim;
+  bool mla;
+};
+
+// `sequences` of `context` cached tokens and `queries` new ones each.
+absl::Status AttentionLines(CudaBench& bench, const Heads& h, int64_t sequences, int64_t context, int64_t queries) {
+  const bool training = queries > 1;
+  const std::string shape = absl::StrCat(h.name, ", ", sequences, " x ", training ? queries : context + 1);
+  const std::string name = absl::StrCat("cuda attention ", training ? "training " : "decode ", shape);
+  if (!bench.Wants(name)) return absl::OkStatus();
+  const KvLayout layout = {static_cast<int>(h.kv), static_cast<int>(h.key_dim), static_cast<int>(h.value_dim), h.mla,
+                           DType::kBF16};
+  const int64_t tokens = context + queries, pages = (tokens + kPageTokens - 1) / kPageTokens;
+  const int64_t pool_bytes = static_cast<int64_t>(layout.PageBytes()) * pages * sequences;
+  const int64_t sets = training ? 1 : std::clamp<int64_t>(static_cast<int64_t>(kRotation) / pool_bytes, 1, 16);
+  std::vector<int32_t> table(static_cast<size_t>(pages * sequences));
+  std::iota(table.begin(), table.end(), 0);
+  std::shuffle(table.begin(), table.end(), std::mt19937(5));
+  std::vector<AttentionSequence> cached, batch;
+  for (int64_t s = 0; s < sequences; ++s) {
+    const int32_t* own = table.data() + s * pages;
+    cached.push_back({static_cast<int32_t>(s * tokens), static_cast<int32_t>(tokens), 0, own});
+    batch.push_back(
+        {static_cast<int32_t>(s * queries), static_cast<int32_t>(queries), static_cast<int32_t>(context), own});
+  }
+  const Tensor k = bench.Random({sequences * tokens, h.kv, h.key_dim});
+  const Tensor v = h.mla ? Tensor() : bench.Random({sequences * tokens, h.kv, h.value_dim});
+  std::vector<PagedKv> kvs;
+  for (int64_t i = 0; i < sets; ++i) {
+    kvs.push_back({bench.New(DType::kBF16, {pool_bytes / 2}).raw(), layout.PageBytes(), layout});
+    WriteKv(bench.stream(), kvs.back(), cached, k, v);
+  }
+  const int64_t rows = sequences * queries;
+  const Tensor q = bench.Random({rows, h.query, h.key_dim}),
+               out = bench.New(DType::kBF16, {rows, h.query, h.value_dim});
+  const Tensor lse = bench.New(DType::kF32, {rows, h.query});
+  const double scale = 1 / std::sqrt(static_cast<double>(h.key_dim));
+  Attention(bench.stream(), kvs[0], batch, q, scale, out, lse);
+  for (int64_t i = 0; i < 4; ++i) {
+    const int64_t row = i * 7919 % rows, head = i * 31 % h.query, sequence = row / queries,
+                  position = context + row % queries;
+    const int64_t kv_head = head / (h.query / h.kv);
+    std::vector<double> scores(static_cast<size_t>(position) + 1);
+    for (int64_t j = 0; j <= position; ++j) {
+      const int64_t key = ((sequence * tokens + j) * h.kv + kv_head) * h.key_dim;
+      scores[static_cast<size_t>(j)] =
+          scale * Dot(bench, (row * h.query + head) * h.key_dim, 1, key, 1, h.key_dim).value;
+    }
+    const double high = *std::max_element(scores.begin(), scores.end());
+    double total = 0, value = 0, magnitude = 0;
+    const int64_t d = i * 17 % h.value_dim;
+    for (int64_t j = 0; j <= position; ++j) {
+      const double p = std::exp(scores[static_cast<size_t>(j)] - high);
+      const double x = bench.Number(((sequence * tokens + j) * h.kv + kv_head) * (h.mla ? h.key_dim : h.value_dim) + d);
+      total += p;
+      value += p * x;
+      magnitude += p * std::fabs(x);
+    }
+    RETURN_IF_ERROR(
+        bench.Check(name, bench.Read(out, (row * h.query + head) * h.value_dim + d), value / total, magnitude / total));
+  }
+  const double pairs =
+      static_cast<double>(rows) * (static_cast<double>(context) + static_cast<double>(queries + 1) / 2);
+  const double flops = 2 * pairs * static_cast<double>(h.query * (h.key_dim + h.value_dim));
+  const double kv_width = static_cast<double>(h.kv * (h.key_dim + (h.mla ? 0 : h.value_dim)));
+  const double bytes = 2 * (static_cast<double>(sequences * tokens) * kv_width +
+                            static_cast<double>(rows * h.query * (h.key_dim + h.value_dim)));
+  bench.Line(name, training ? flops : 0, training ? 0 : bytes,
+             [&](int i) { Attention(bench.stream(), kvs[static_cast<size_t>(i % sets)], batch, q, scale, out, lse); });
+  if (training) {
+    const Tensor dout = bench.Random({rows, h.query, h.value_dim}),
+                 dq = bench.New(DType::kBF16, {rows, h.query, h.key_dim});
+    const Tensor dk = bench.New(DType::kBF16, {rows, h.kv, h.key_dim});
+    const Tensor dv = h.mla ? Tensor() : bench.New(DType::kBF16, {rows, h.kv, h.value_dim});
+    bench.Line("cuda attention gradients " + shape, 2.5 * flops, 0,
+               [&](int) { AttentionBackward(bench.stream(), kvs[0], batch, q, scale, out, lse, dout, dq, dk, dv); });
+  }
+  bench.Reset();
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status BenchCuda(const BenchOptions& options) {
+  if (NumCudaDevices() == 0) return absl::OkStatus();
+  CudaBench bench(options);
+  RETURN_IF_ERROR(Ceilings(bench));
+  // SmolLM2's layers, DeepSeek-V2-Lite's, a square.
+  const int64_t layers[][3] = {{16384, 960, 576},  {16384, 576, 576},   {16384, 3072, 576},
+                               {16384, 576, 1536}, {32768, 2816, 2048}, {4096, 4096, 4096}};
+  for (const auto& l : layers) RETURN_IF_ERROR(DenseLines(bench, l[0], l[1], l[2], true));
+  const int64_t decode[][3] = {
+      {64, 3072, 576}, {1024, 3072, 576}, {64, 49152, 576}, {8, 102400, 2048}, {256, 102400, 2048}};
+  for (const auto& l : decode) RETURN_IF_ERROR(DenseLines(bench, l[0], l[1], l[2], false));
+  const int64_t grouped_decode[][4] = {{64, 384, 2816, 2048}, {64, 1536, 2816, 2048}, {64, 1536, 2048, 1408}};
+  for (const auto& l : grouped_decode) RETURN_IF_ERROR(GroupedLines(bench, l[0], l[1], l[2], l[3], false));
+  const int64_t grouped[][4] = {{64, 32768, 2816, 2048}, {64, 32768, 2048, 1408}, {16, 32768, 768, 2048}};
+  for (const auto& l : grouped) RETURN_IF_ERROR(GroupedLines(bench, l[0], l[1], l[2], l[3], true));
+  const Heads smollm2 = {"9/3 x 64", 9, 3, 64, 64, false}, mha64 = {"16 x 64", 16, 16, 64, 64, false};
+  const Heads mha128 = {"16 x 128", 16, 16, 128, 128, false}, gqa128 = {"32/8 x 128", 32, 8, 128, 128, false};
+  const Heads mla = {"MLA 16 heads", 16, 1, 576, 512, true}, mla128 = {"MLA 128 heads", 128, 1, 576, 512, true};
+  for (const auto& [h, sequences, context] : {std::tuple<Heads, int, int>{mla, 128, 4095},
+                                              {mla, 256, 1023},
+                                              {mla, 64, 1023},
+                                              {mla, 1024, 1023},
+                                              {mla128, 64, 4095},
+                                              {smollm2, 1024, 256},
+                                              {smollm2, 64, 256},
+                                              {gqa128, 256, 1023},
+                                              {gqa128, 8, 8191}}) {
+    RETURN_IF_ERROR(AttentionLines(bench, h, sequences, context, 1));
+  }
+  for (const auto& [h, sequences, queries] : {std::tuple<Heads, int, int>{smollm2, 32, 512},
+                                              {mha64, 16, 1024},
+                                              {mha128, 16, 1024},
+                                              {mha128, 4, 4096},
+                                              {mla, 16, 1024},
+                                              {mla, 4, 4096}}) {
+    RETURN_IF_ERROR(AttentionLines(bench, h, sequences, 0, queries));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace grouper::kernels
