@@ -37,6 +37,8 @@ void ForEachPath(v1::Recipe& recipe, F&& visit) {
     visit(stage.mutable_data()->mutable_eval());
   }
   for (v1::Rule& rule : *recipe.mutable_reward()->mutable_rules()) {
+    if (rule.has_library()) visit(rule.mutable_library()->mutable_path());
+    if (rule.has_code()) visit(rule.mutable_code()->mutable_checker());
     if (!rule.has_process() || rule.process().command_size() == 0) continue;
     // A program without a slash is looked up in PATH.
     std::string* program = rule.mutable_process()->mutable_command(0);
@@ -146,8 +148,9 @@ constexpr double kMany = 1 << 30;
 void CheckSampling(Checker& check, const std::string& field, const v1::Sampling& sampling) {
   check.Range(field + ".temperature", sampling.temperature(), 0, 100);
   check.Range(field + ".top_k", sampling.top_k(), 0, kMany);
-  check.Require(sampling.top_p() > 0 && sampling.top_p() <= 1, field + ".top_p", "more than 0 and at most 1");
+  check.Require(sampling.top_p() >= 1e-9 && sampling.top_p() <= 1, field + ".top_p", "at least 1e-9 and at most 1");
   check.Range(field + ".max_new_tokens", sampling.max_new_tokens(), 1, kMany);
+  for (const std::string& stop : sampling.stop_strings()) check.Require(!stop.empty(), field + ".stop_strings", "no empty string");
 }
 
 absl::Status CheckStage(const v1::Stage& stage, const std::string& prefix) {
@@ -215,6 +218,8 @@ absl::Status CheckStage(const v1::Stage& stage, const std::string& prefix) {
 
 absl::Status CheckRecipe(const v1::Recipe& recipe) {
   Checker check("");
+  // The run directory's default name is made of it.
+  check.Require(!absl::StrContains(recipe.name(), '/') && recipe.name() != "." && recipe.name() != "..", "name", "a name without /");
   check.Range("threads", recipe.threads(), 0, 4096);
   check.Require(recipe.model().path().empty() != recipe.model().config().empty(), "model", "one of: path (a model), config (random weights)");
   check.OneOf("model.dtype", recipe.model().dtype(), {"float32", "bfloat16"});
