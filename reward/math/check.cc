@@ -76,9 +76,10 @@ string_view Undecorated(string_view text) {
       if (absl::ConsumePrefix(&text, mark)) changed = true;
       if (absl::ConsumeSuffix(&text, mark)) changed = true;
     }
-    for (const string_view mark : {".", ",", ";", ":"}) {
-      if (text.size() > 1 && absl::ConsumeSuffix(&text, mark)) changed = true;
+    for (const string_view mark : {".", ",", ";", ":", "\\\\"}) {
+      if (text.size() > mark.size() && absl::ConsumeSuffix(&text, mark)) changed = true;
     }
+    if (text.size() > 1 && absl::ConsumePrefix(&text, "=")) changed = true;
     text = absl::StripAsciiWhitespace(text);
   }
   return text;
@@ -208,10 +209,23 @@ Value ListOf(std::vector<Value> items) {
   return list;
 }
 
+// Words that stand for a symbol.
+string_view InSymbols(string_view text) {
+  if (text.size() > 40 || text.empty() || text.find_first_of("0123456789^_=<>") != string_view::npos) return text;
+  const std::string form = absl::AsciiStrToLower(TextForm(text));
+  for (const char* words : {"allrealnumbers", "allreals", "realnumbers", "therealnumbers"}) {
+    if (form == words) return "\\mathbb{R}";
+  }
+  for (const char* words : {"nosolution", "nosolutions", "emptyset", "theemptyset"}) {
+    if (form == words) return "\\emptyset";
+  }
+  return text;
+}
+
 std::optional<Value> ParseCandidate(const Candidate& candidate, bool join_commas, Algebra* algebra, bool* ambiguous) {
   std::vector<Value> items;
   for (const string_view part : candidate.parts) {
-    Parsed parsed = Parse(Undecorated(part), join_commas, algebra);
+    Parsed parsed = Parse(InSymbols(Undecorated(part)), join_commas, algebra);
     *ambiguous |= parsed.ambiguous_comma;
     if (!parsed.value) return std::nullopt;
     items.push_back(std::move(*parsed.value));
@@ -243,6 +257,8 @@ bool IsDecimal(string_view form, char mark) {
 }
 
 Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percent percent) {
+  // "~4" is about 4.
+  if (answer.parts.size() == 1 && absl::StartsWith(Undecorated(answer.parts[0]), "~")) return Verdict::kDifferent;
   const std::string gold_form = TextForm(gold.Text()), answer_form = TextForm(answer.Text());
   if (!gold_form.empty() && gold_form == answer_form) return Verdict::kEqual;
   if (gold_form.size() > 2 && LooksLikeWords(gold_form) && absl::EqualsIgnoreCase(gold_form, answer_form)) {

@@ -105,6 +105,28 @@ bool Comparison::PlainList(const Value& list, std::vector<Value>* items, bool* o
   return assigned == list.items.size() || (assigned == 1 && Assigned(list.items[0], false) != nullptr);
 }
 
+// "x > 1 and x < 2", in either order: one lower and one upper bound of one variable.
+bool Comparison::Between(const Value& list, std::vector<Value>* intervals) const {
+  if (list.items.size() != 2) return false;
+  std::vector<Value> halves;
+  std::string names[2];
+  for (size_t i = 0; i < 2; ++i) {
+    const Value& part = list.items[i];
+    if (part.kind != Kind::kRelation || part.items.size() != 2 || !IsInequality(part.ops[0]) || !AsIntervals(part, &halves)) return false;
+    for (const Value& side : part.items) {
+      std::string name;
+      if (algebra_.IsVariable(side.scalar, &name) && name != "\\infty") names[i] = name;
+    }
+  }
+  if (halves.size() != 2 || names[0].empty() || names[0] != names[1]) return false;
+  std::string infinity;
+  if (!algebra_.IsVariable(halves[0].items[1].scalar, &infinity)) std::swap(halves[0], halves[1]);  // the lower bound first
+  long double low, high;
+  if (!algebra_.ToReal(halves[0].items[0].scalar, &low) || !algebra_.ToReal(halves[1].items[1].scalar, &high) || !(low < high)) return false;
+  intervals->push_back(Interval(halves[0].open, halves[0].items[0], halves[1].items[1], halves[1].close));
+  return true;
+}
+
 bool Comparison::AsIntervals(const Value& value, std::vector<Value>* intervals) const {
   const auto infinity = [&](bool negative) {
     Value end;
@@ -128,7 +150,7 @@ bool Comparison::AsIntervals(const Value& value, std::vector<Value>* intervals) 
       }
       return true;
     case Kind::kList:
-      if (!value.alternatives) return false;
+      if (!value.alternatives) return Between(value, intervals);
       for (const Value& part : value.items) {
         if (part.kind != Kind::kRelation || !AsIntervals(part, intervals)) return false;
       }
@@ -281,10 +303,13 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
   const auto interval_kind = [](const Value& v) {
     return v.kind == Kind::kUnion || v.kind == Kind::kReals ||
            (v.kind == Kind::kRelation && (IsInequality(v.ops[0]) || v.ops[0] == Tok::kNotEqual)) ||
-           (v.kind == Kind::kList && v.alternatives && !v.items.empty() && v.items[0].kind == Kind::kRelation &&
+           (v.kind == Kind::kList && !v.items.empty() && v.items[0].kind == Kind::kRelation &&
             IsInequality(v.items[0].ops[0]));
   };
-  if (interval_kind(gold) || interval_kind(answer)) return Intervals(gold, answer);
+  if (interval_kind(gold) || interval_kind(answer)) {
+    const Verdict verdict = Intervals(gold, answer);
+    if (verdict != Verdict::kDifferent || gold.kind != Kind::kList || answer.kind != Kind::kList) return verdict;
+  }
 
   if (IsListLike(gold) && IsListLike(answer)) {
     std::vector<Value> a, b;

@@ -37,6 +37,7 @@ class Comparison {
   // "x = 1, 2" and "x = 1, x = 2" as the plain list; "p=5, q=2" as a list in the order of writing, *ordered then true.
   bool PlainList(const Value& list, std::vector<Value>* items, bool* ordered) const;
   // Intervals of a tuple, union, inequality in one variable, list of such by "or", or the reals.
+  bool Between(const Value& list, std::vector<Value>* intervals) const;
   bool AsIntervals(const Value& value, std::vector<Value>* intervals) const;
 
   Algebra& algebra_;

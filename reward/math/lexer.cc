@@ -88,6 +88,8 @@ constexpr Symbol kCommands[] = {
     {"pounds", Tok::kCurrency},
     {"euro", Tok::kCurrency},
     {"colon", Tok::kColon},
+    {"over", Tok::kOver},
+    {"choose", Tok::kChoose},
 };
 
 // Commands without meaning for the value.
@@ -320,7 +322,7 @@ Token Lexer::Number() {
   } else if (at_ < text_.size() && text_[at_] == '.' && !digits.empty()) {
     // "17." at the end, or before something that is not a digit: a full stop, or TeX's "0.\overline{3}".
     const string_view rest = text_.substr(at_ + 1);
-    if (absl::StartsWith(rest, "\\overline{") || absl::StartsWith(rest, "\\bar{")) {
+    if (absl::StartsWith(rest, "\\overline{") || absl::StartsWith(rest, "\\bar{") || absl::StartsWith(rest, "\\dot{")) {
       ++at_;
       plain = false;
     }
@@ -329,7 +331,7 @@ Token Lexer::Number() {
   // A repeating tail: \overline{03} stands for 03/99, shifted.
   Rational repeating;
   if (!plain || scale > 0) {
-    for (const string_view command : {"\\overline{", "\\bar{"}) {
+    for (const string_view command : {"\\overline{", "\\bar{", "\\dot{"}) {
       string_view rest = text_.substr(at_);
       if (!absl::ConsumePrefix(&rest, command)) continue;
       const size_t close = rest.find('}');
@@ -400,9 +402,44 @@ std::optional<Token> Lexer::BaseLiteral() {
   return token;
 }
 
+// (1011)_2, (2BC)_{16}: the brackets belong to the number.
+std::optional<Token> Lexer::BracketedBaseLiteral() {
+  constexpr size_t kMaxBaseDigits = 64;
+  const size_t close = text_.substr(0, std::min(text_.size(), at_ + kMaxBaseDigits + 2)).find(')', at_);
+  if (close == string_view::npos || close == at_ + 1 || close + 2 >= text_.size() || text_[close + 1] != '_') return std::nullopt;
+  const string_view digits = absl::StripAsciiWhitespace(text_.substr(at_ + 1, close - at_ - 1));
+  string_view rest = text_.substr(close + 2);
+  const size_t before = rest.size();
+  const bool brace = absl::ConsumePrefix(&rest, "{");
+  int base = 0;
+  size_t base_digits = 0;
+  while (base_digits < 2 && base_digits < rest.size() && absl::ascii_isdigit(static_cast<unsigned char>(rest[base_digits]))) {
+    base = base * 10 + (rest[base_digits++] - '0');
+    if (!brace) break;  // TeX's "_16" is _1 and 6
+  }
+  rest.remove_prefix(base_digits);
+  if (base < 2 || base > 36 || (brace && !absl::ConsumePrefix(&rest, "}")) || digits.empty()) return std::nullopt;
+  if (!brace && !rest.empty() && absl::ascii_isdigit(static_cast<unsigned char>(rest[0]))) return std::nullopt;
+  BigInt value = 0;
+  for (const char c : digits) {
+    const int digit = absl::ascii_isdigit(static_cast<unsigned char>(c)) ? c - '0' : absl::ascii_isupper(static_cast<unsigned char>(c)) ? c - 'A' + 10 : 99;
+    if (digit >= base) return std::nullopt;
+    value = value * BigInt(base) + BigInt(digit);
+  }
+  Token token = Make(Tok::kNumber, close + 2 - at_ + (before - rest.size()));
+  token.value = Rational(std::move(value));
+  return token;
+}
+
 Token Lexer::NextDigit() {
   Lexer probe = *this;
   const bool space = probe.SkipSpace();
+  if (probe.at_ < text_.size() && absl::ascii_isalpha(static_cast<unsigned char>(text_[probe.at_]))) {
+    at_ = probe.at_;
+    Token token = Make(Tok::kName, 1, text_.substr(at_, 1));  // \frac ab
+    token.space_before = space;
+    return token;
+  }
   if (probe.at_ < text_.size() && absl::ascii_isdigit(static_cast<unsigned char>(text_[probe.at_]))) {
     at_ = probe.at_;
     Token token = Make(Tok::kNumber, 1);
@@ -461,6 +498,10 @@ bool Lexer::Wrapper(string_view command, Token* token) {
     *token = Make(Tok::kOr, group->end - at_);
     return true;
   }
+  if (absl::EqualsIgnoreCase(content, "infinity")) {
+    *token = Make(Tok::kName, group->end - at_, "\\infty");
+    return true;
+  }
   const bool letters = std::all_of(content.begin(), content.end(), [](unsigned char c) {
     return absl::ascii_isalpha(c) || c == ' ' || c == '-' || c == '\'' || c == '.' || c == '/';
   });
@@ -487,7 +528,10 @@ bool Lexer::Wrapper(string_view command, Token* token) {
 
 Token Lexer::Command() {
   const string_view rest = text_.substr(at_ + 1);
-  if (rest.empty()) return Make(Tok::kBad, 1);
+  if (rest.empty()) {  // "4\ ", whose space was trimmed
+    ++at_;
+    return Next();
+  }
   switch (rest[0]) {
     case '{': return Make(Tok::kOpenSet, 2);
     case '}': return Make(Tok::kCloseSet, 2);
@@ -554,6 +598,7 @@ Token Lexer::Letters() {
   if (length == 1) return Make(Tok::kName, 1, word);
   if (absl::EqualsIgnoreCase(word, "and")) return Make(Tok::kAnd, length);
   if (absl::EqualsIgnoreCase(word, "or")) return Make(Tok::kOr, length);
+  if (word == "USD") return Make(Tok::kCurrency, length);
   if (word == "pi" || word == "Pi" || word == "PI") return Make(Tok::kName, length, "pi");
   if (absl::EqualsIgnoreCase(word, "sqrt")) return Make(Tok::kSqrt, length);
   if (absl::EqualsIgnoreCase(word, "inf") || absl::EqualsIgnoreCase(word, "infinity") || word == "infty" ||
@@ -602,6 +647,8 @@ Token Lexer::Next() {
       (absl::ascii_isdigit(static_cast<unsigned char>(c)) || absl::ascii_isupper(static_cast<unsigned char>(c))) &&
       (literal = BaseLiteral())) {
     token = std::move(*literal);
+  } else if (std::optional<Token> bracketed; c == '(' && (bracketed = BracketedBaseLiteral())) {
+    token = std::move(*bracketed);
   } else if (absl::ascii_isdigit(static_cast<unsigned char>(c)) ||
              (c == '.' && absl::ascii_isdigit(static_cast<unsigned char>(next)))) {
     token = Number();

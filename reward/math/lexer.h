@@ -82,6 +82,8 @@ enum class Tok : uint8_t {
   kCurrency,  // $ before a number, pounds, euros
   kOverline,
   kBoxed,
+  kOver,
+  kChoose,  // TeX's infix {a \over b}, {n \choose k}
 };
 
 struct Token {
@@ -118,6 +120,7 @@ class Lexer {
   Token Number();
   Token Letters();
   std::optional<Token> BaseLiteral();
+  std::optional<Token> BracketedBaseLiteral();
   Token Unicode();
   bool Wrapper(absl::string_view command, Token* token);
   std::optional<size_t> GroupSeparator(size_t at, bool* comma) const;

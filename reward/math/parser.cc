@@ -51,6 +51,7 @@ std::optional<Value> Parser::Parse() {
   if (lexer_.text().size() > kMaxAnswerBytes) return std::nullopt;
   Advance();
   Result value = Sequence();
+  if (value && (At(Tok::kOver) || At(Tok::kChoose))) value = Infix(std::move(*value));  // TeX gives it the whole formula
   if (!value) return std::nullopt;
   while (At(Tok::kBad) && token_.name == ".") Advance();  // a full stop
   if (!At(Tok::kEnd) || algebra_.undefined()) return std::nullopt;
@@ -367,6 +368,7 @@ std::optional<Value> Parser::Term() {
   bool integer = number && token_.integer;
   Result product = FactorWithPowers();
   if (!product) return std::nullopt;
+  if (closed_factor_) number = integer = false;
   if (currency && product->unit.empty()) product->unit = "dollar";
   bool has_value = product->kind == Kind::kScalar;
   while (true) {
@@ -444,8 +446,8 @@ std::optional<Value> Parser::Term() {
       product->scalar = algebra_.Divide(product->scalar, factor->scalar);
       product->percent |= factor->percent;
     }
-    number = next_number;
-    integer = next_integer && !implicit && op == Tok::kTimes;
+    number = next_number && !closed_factor_;
+    integer = next_integer && !implicit && op == Tok::kTimes && !closed_factor_;
   }
 }
 
@@ -491,10 +493,14 @@ std::optional<Value> Parser::FactorWithPowers() {
     ~Leave() { --depth; }
   } leave{depth_};
   Result base = Base();
+  bool closed = false;
   while (base) {
     if (algebra_.exhausted() || algebra_.undefined()) return std::nullopt;
     bool degree = false;
+    closed_factor_ = closed;
     if (At(Tok::kPower)) {
+      Lexer ahead = lexer_;
+      closed = token_.name != "superscript" && ahead.Next().kind == Tok::kOpenBrace;
       Result exponent = Exponent(&degree);
       if (!exponent || exponent->kind != Kind::kScalar) return std::nullopt;
       if (!degree) {
@@ -503,10 +509,12 @@ std::optional<Value> Parser::FactorWithPowers() {
       }
     } else if (At(Tok::kFactorial)) {
       Advance();
+      closed = true;
       if (base->kind != Kind::kScalar) return std::nullopt;
       base->scalar = algebra_.Function("factorial", base->scalar);
     } else if (At(Tok::kPercent)) {
       Advance();
+      closed = false;
       if (base->kind != Kind::kScalar) return std::nullopt;
       base->percent = true;
     } else if (At(Tok::kDegree)) {

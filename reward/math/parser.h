@@ -56,10 +56,13 @@ class Parser {
   Result Name();
   Result Fraction();
   Result Binomial();
+  Result Infix(Value top);
+  Result Choose(const Scalar& top, const Scalar& bottom);
   Result SquareRoot();
   Result FunctionCall();
   Result Bracketed();
   Result Matrix();
+  Result Determinant(const Value& matrix);
   Result TexArgument();  // {..} or one digit or one token
   Result Exponent(bool* degree);
   std::string SubscriptText();
@@ -79,6 +82,7 @@ class Parser {
   int bars_ = 0;
   int in_angle_ = 0;  // inside the argument of a trigonometric function
   bool saw_plus_minus_ = false;
+  bool closed_factor_ = false;  // the last factor ended in '!' or '^{..}', so that digits may follow: 2^{3}5^{2}, 2!3!
 };
 
 }  // namespace grouper::math

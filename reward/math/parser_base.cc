@@ -201,11 +201,34 @@ std::optional<Value> Parser::Binomial() {
   if (!top) return std::nullopt;
   Result bottom = TexArgument();
   if (!bottom) return std::nullopt;
+  return Choose(top->scalar, bottom->scalar);
+}
+
+// {a \over b}, {n \choose k}: the second half, up to the closing brace.
+std::optional<Value> Parser::Infix(Value top) {
+  const bool choose = At(Tok::kChoose);
+  Advance();
+  Result bottom = Sum();
+  if (!bottom || top.kind != Kind::kScalar || bottom->kind != Kind::kScalar) return std::nullopt;
+  if (choose) return Choose(top.scalar, bottom->scalar);
+  return FromScalar(algebra_.Divide(top.scalar, bottom->scalar));
+}
+
+std::optional<Value> Parser::Choose(const Scalar& top, const Scalar& bottom) {
+  constexpr int64_t kMaxPolynomial = 12;
   Rational n, k;
   int64_t a, b;
-  if (!Algebra::IsRational(top->scalar, &n) || !Algebra::IsRational(bottom->scalar, &k)) {
-    return FromScalar(algebra_.Opaque("binomial", {top->scalar, bottom->scalar}));
+  const bool constant_k = Algebra::IsRational(bottom, &k) && k.IsInteger() && k.numerator().ToInt64(&b);
+  if (!Algebra::IsRational(top, &n)) {
+    if (!constant_k || b < 0 || b > kMaxPolynomial) return FromScalar(algebra_.Opaque("binomial", {top, bottom}));
+    Scalar product = Algebra::FromRational(1);  // n (n - 1) ... / k!
+    for (int64_t i = 0; i < b; ++i) {
+      product = algebra_.Multiply(product, algebra_.Add(top, Algebra::FromRational(Rational(-i))));
+      product = algebra_.Divide(product, Algebra::FromRational(Rational(i + 1)));
+    }
+    return FromScalar(std::move(product));
   }
+  if (!Algebra::IsRational(bottom, &k)) return FromScalar(algebra_.Opaque("binomial", {top, bottom}));
   if (!n.IsInteger() || !k.IsInteger() || !n.numerator().ToInt64(&a) || !k.numerator().ToInt64(&b) || a < 0 ||
       a > kMaxBinomial || b < 0) {
     return std::nullopt;
@@ -344,6 +367,10 @@ std::optional<Value> Parser::Bracketed() {
   if (!inner) return std::nullopt;
   char close = 0;
   if (open == Tok::kOpenBrace) {
+    if (At(Tok::kOver) || At(Tok::kChoose)) {
+      inner = Infix(std::move(*inner));
+      if (!inner) return std::nullopt;
+    }
     if (!Take(Tok::kCloseBrace)) return std::nullopt;
     if (inner->kind == Kind::kList) inner->kind = Kind::kBraced;
     return inner;
@@ -400,8 +427,31 @@ std::optional<Value> Parser::Matrix() {
     break;
   }
   bars_ = bars;
-  if (matrix.rows == 0 || columns != 0) return std::nullopt;
+  if (matrix.rows == 0 || columns != 0 || name == "Vmatrix") return std::nullopt;
+  if (name == "vmatrix") return Determinant(matrix);
   return matrix;
+}
+
+// |a b; c d| is a number. By Laplace's rule along the first row, up to 4 x 4.
+std::optional<Value> Parser::Determinant(const Value& matrix) {
+  const size_t n = matrix.rows;
+  if (n != matrix.columns || n > 4) return std::nullopt;
+  if (n == 1) return matrix.items[0];
+  Scalar sum;
+  for (size_t skip = 0; skip < n; ++skip) {
+    Value minor;
+    minor.rows = minor.columns = n - 1;
+    for (size_t r = 1; r < n; ++r) {
+      for (size_t c = 0; c < n; ++c) {
+        if (c != skip) minor.items.push_back(matrix.items[r * n + c]);
+      }
+    }
+    const Result part = Determinant(minor);
+    if (!part || algebra_.exhausted()) return std::nullopt;
+    const Scalar term = algebra_.Multiply(matrix.items[skip].scalar, part->scalar);
+    sum = skip % 2 == 0 ? algebra_.Add(sum, term) : algebra_.Subtract(sum, term);
+  }
+  return FromScalar(std::move(sum));
 }
 
 }  // namespace grouper::math
