@@ -18,14 +18,9 @@ namespace {
 constexpr int kKeyBoxes = 9, kValueBoxes = 8, kWidth = 512, kHalf = 256, kStages = 2, kThreads = 384;
 constexpr int kMaxMultiprocessors = 256;  // ids of Hopper's are below
 constexpr int kPageBytes = kKeyBoxes * 8192;
-constexpr int kSharedBytes = 1024 + (1 + kStages) * kPageBytes + 8192 + 64 * 16 + 16 * kStages;
+constexpr int kSharedBytes = 1024 + (1 + kStages) * kPageBytes + 8192 + 64 * 16 + 16 * kStages + 32;
 
-// Barriers of the block (0 is __syncthreads).
-enum { kFirstGroup = 1, kWeightsReady, kWeightsTaken, kStatesReady, kStatesTaken };
-
-__device__ __forceinline__ void NamedArrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
+constexpr int kFirstGroup = 1;  // the barrier of the first warpgroup
 
 __device__ __forceinline__ int Multiprocessor() {
   int id;
@@ -57,6 +52,9 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
   float2* states = reinterpret_cast<float2*>(decays + 64);
   uint64_t* full = reinterpret_cast<uint64_t*>(weights + 8192 + 64 * 16);
   uint64_t* empty = full + kStages;
+  // Handed from the first warpgroup to the second: P and the decays page by page, the rows' states split by split.
+  uint64_t *weights_ready = empty + kStages, *weights_taken = weights_ready + 1;
+  uint64_t *states_ready = weights_ready + 2, *states_taken = weights_ready + 3;
   const AttentionItem item = args.prepared.items[blockIdx.x];
   const DeviceSequence sequence = args.prepared.batch.sequences[item.sequence];
   if (threadIdx.x == 0) {
@@ -64,6 +62,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
       BarrierInit(&full[s], 1);
       BarrierInit(&empty[s], 8);
     }
+    for (uint64_t* barrier : {weights_ready, weights_taken, states_ready, states_taken}) BarrierInit(barrier, 128);
     BarrierInitFence();
   }
   __syncthreads();
@@ -103,7 +102,6 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
     for (int h = 0; h < 2; ++h)
       own[h] = row + 8 * h < item.rows ? sequence.context + (item.row + row + 8 * h) / args.group : -1;
     const uint64_t desc_q = DescriptorKMajor(shared);
-    bool handed = false;
     for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += kSplitPages) {
       const int split_end = min(split_begin + kSplitPages, item.page_end);
 #pragma unroll
@@ -137,8 +135,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
         SoftmaxStep(s, state, position, column, args.scale_log2, decay);
         uint32_t p[4][4];
         PackWeights(s, p);
-        if (handed) NamedBarrier(kWeightsTaken, 256);
-        handed = true;
+        if (page > item.page_begin) BarrierWait(weights_taken, (page - item.page_begin - 1) & 1);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
 #pragma unroll
@@ -151,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
           decays[row + 8] = decay[1];
         }
         FenceAsyncShared();
-        NamedArrive(kWeightsReady, 256);
+        BarrierArrive(weights_ready);
         MultiplyRows(acc, decay);
         const uint64_t desc_v = DescriptorMnMajor(keys, 8192);
         WgmmaTouch(acc);
@@ -166,18 +163,18 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
         next();
       }
       SumQuad(state);
+      const int split = (split_begin - item.page_begin) / kSplitPages;
+      if (split > 0) BarrierWait(states_taken, (split - 1) & 1);
       if (thread % 4 == 0) {
         for (int h = 0; h < 2; ++h) states[row + 8 * h] = make_float2(state[h].maximum, state[h].sum);
       }
-      NamedBarrier(kStatesReady, 256);
+      BarrierArrive(states_ready);
       if (several) {
         JoinSplit(acc, joined, state, split_begin == item.page_begin, args.scale_log2, running);
       } else {
         for (int h = 0; h < 2; ++h) joined[h] = state[h];
       }
-      NamedBarrier(kStatesTaken, 256);
     }
-    if (handed) NamedBarrier(kWeightsTaken, 256);
   } else {
     for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += kSplitPages) {
       const int split_end = min(split_begin + kSplitPages, item.page_end);
@@ -185,7 +182,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
       for (int i = 0; i < kHalf / 2; ++i) acc[i] = 0;
       for (int page = split_begin; page < split_end; ++page) {
         BarrierWait(&full[stage], phase);
-        NamedBarrier(kWeightsReady, 256);
+        BarrierWait(weights_ready, (page - item.page_begin) & 1);
         const float decay[2] = {decays[row], decays[row + 8]};
         MultiplyRows(acc, decay);
         const uint64_t desc_p = DescriptorKMajor(weights);
@@ -198,21 +195,21 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
         WgmmaCommit();
         WgmmaWait<0>();
         WgmmaTouch(acc);
-        NamedArrive(kWeightsTaken, 256);
+        BarrierArrive(weights_taken);
         if (lane == 0) BarrierArrive(&empty[stage]);
         next();
       }
-      NamedBarrier(kStatesReady, 256);
+      BarrierWait(states_ready, (split_begin - item.page_begin) / kSplitPages & 1);
       for (int h = 0; h < 2; ++h) {
         const float2 both = states[row + 8 * h];
         state[h] = {both.x, both.y};
       }
+      BarrierArrive(states_taken);
       if (several) {
         JoinSplit(acc, joined, state, split_begin == item.page_begin, args.scale_log2, running);
       } else {
         for (int h = 0; h < 2; ++h) joined[h] = state[h];
       }
-      NamedBarrier(kStatesTaken, 256);
     }
   }
   if (item.partial < 0) {
