@@ -18,11 +18,11 @@ absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool
   return LoadModel(source.path(), options, threads);
 }
 
-absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recipe& recipe) {
+absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recipe& recipe, const std::string& rules_folder,
+                                                                 const std::vector<std::string>& rules_libraries) {
   std::unique_ptr<Composition> parts(new Composition);
   parts->threads_ = std::make_unique<ThreadPool>(recipe.threads());
-  // Paths in the rules are absolute already (LoadRecipe).
-  ASSIGN_OR_RETURN(parts->rules_, RuleSet::Create(recipe.reward(), ""));
+  ASSIGN_OR_RETURN(parts->rules_, RuleSet::Create(recipe.reward(), rules_folder, rules_libraries));
   ASSIGN_OR_RETURN(parts->loaded_, LoadRecipeModel(recipe, *parts->threads_));
 
   std::vector<grpc::Service*> local;

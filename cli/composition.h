@@ -25,11 +25,13 @@ namespace grouper::cli {
 // The recipe's model, from its path or at random from its config.
 absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool& threads);
 
-
 class Composition {
  public:
   // Loads everything and connects. Rules are made (and thereby checked) in any case; a remote reward service must have the same rules.
-  static absl::StatusOr<std::unique_ptr<Composition>> Create(const v1::Recipe& recipe);
+  // rules_folder: where relative paths in the rules begin (LoadRecipe has made a recipe's absolute).
+  // rules_libraries: --rules-library.
+  static absl::StatusOr<std::unique_ptr<Composition>> Create(const v1::Recipe& recipe, const std::string& rules_folder = "",
+                                                             const std::vector<std::string>& rules_libraries = {});
   ~Composition();
 
   ThreadPool& threads() { return *threads_; }

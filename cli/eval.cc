@@ -83,13 +83,14 @@ absl::Status Run(const Arguments& arguments) {
   recipe.mutable_rollout()->set_timeout_seconds(600);
   recipe.mutable_reward()->set_timeout_seconds(60);
 
-  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe, Dirname(arguments.Get("rules"))));
   ASSIGN_OR_RETURN(const std::unique_ptr<Dataset> data, Dataset::Open(stage->data(), recipe.seed(), 0, ""));
   ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(recipe.prompt(), parts->loaded().tokenizer));
   Stream stream(parts->threads());
   WeightPublisher publisher(*parts->loaded().model, parts->rollout(), parts->threads());
   StageContext context{recipe,    0,       parts->loaded(), stream,      parts->rollout(), parts->reward(),
                        publisher, *data, encoder,         RealClock(), {}};
+  RETURN_IF_ERROR(CheckEvaluation(context, data->eval_rows(), *eval, [&](const json::Json& row) { return parts->rules().CheckRow(row); }));
   ASSIGN_OR_RETURN(const EvaluationResult result, Evaluate(context, data->eval_rows(), *eval));
   std::printf("problems %d", static_cast<int>(result.problems));
   if (result.unscored > 0) std::printf(" (%d more could not be scored)", static_cast<int>(result.unscored));

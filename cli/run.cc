@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/composition.h"
 #include "cli/memory_plan.h"
+#include "cli/run_lock.h"
 #include "cli/stop_signal.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
@@ -77,9 +78,14 @@ class TerminalView {
 absl::Status Run(const Arguments& arguments) {
   const absl::Time start = absl::Now();
   ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(arguments.positional(0), arguments.GetAll("set")));
-  RunControl control(&StopFlag());
-  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe));
   const std::string out = arguments.Has("out") ? arguments.Get("out") : "runs/" + recipe.name();
+  if (out.empty()) return absl::InvalidArgumentError("--out: empty, expected a directory");
+  RunControl control(&StopFlag());
+  std::unique_ptr<RunLock> lock;
+  if (!arguments.Has("dry-run")) {
+    ASSIGN_OR_RETURN(lock, RunLock::Acquire(out));
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe, "", arguments.GetAll("rules-library")));
   TerminalView view;
   RunParts run{recipe,
                out,
@@ -129,6 +135,7 @@ const Command kRun = {
     {
         {.name = "set", .placeholder = "FIELD=VALUE", .help = "override a field: stages[rl].steps=5", .default_text = "", .repeated = true},
         {.name = "out", .placeholder = "DIR", .help = "run directory (default: runs/NAME)", .default_text = ""},
+        {.name = "rules-library", .placeholder = "FILE", .help = "shared library for library rules without a path", .default_text = "", .repeated = true},
         {.name = "resume", .placeholder = "", .help = "go on from the newest checkpoint of DIR, to the same bits", .default_text = ""},
         {.name = "dry-run", .placeholder = "", .help = "load and check everything, predict memory, train nothing", .default_text = ""},
     },

@@ -14,6 +14,10 @@ namespace {
 // Evaluation noise never meets training noise: the upper half of the stage numbers is evaluation's.
 constexpr uint32_t kEvaluationStage = 0x80000000u;
 
+size_t CountTaken(const std::vector<DataRow>& rows, const v1::Evaluation& config) {
+  return config.max_problems() > 0 ? std::min<size_t>(rows.size(), static_cast<size_t>(config.max_problems())) : rows.size();
+}
+
 }  // namespace
 
 Interval WilsonInterval(double right, int64_t n) {
@@ -41,12 +45,31 @@ absl::StatusOr<int> DecidingRule(const v1::Reward& reward, const std::string& na
   return best;
 }
 
+absl::Status CheckEvaluation(const StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config,
+                             const std::function<absl::Status(const json::Json&)>& check_row) {
+  RETURN_IF_ERROR(DecidingRule(context.recipe.reward(), config.rule()).status());
+  RETURN_IF_ERROR(Annotate(StopTokenIds(context.loaded, config.sampling()).status(), "eval"));
+  const size_t count = CountTaken(rows, config);
+  int64_t unscorable = 0;
+  absl::Status first;
+  for (size_t i = 0; i < count; ++i) {
+    RETURN_IF_ERROR(context.encoder.EncodePrompt(rows[i]).status());
+    const absl::Status scorable = Annotate(check_row(rows[i].columns), rows[i].source);
+    if (scorable.ok()) continue;
+    if (first.ok()) first = scorable;
+    ++unscorable;
+  }
+  if (unscorable > 0 && unscorable == static_cast<int64_t>(count)) return Annotate(first, "no held-out row can be scored");
+  if (unscorable > 0) LOG(WARNING) << unscorable << " of " << count << " held-out rows cannot be scored by some rule, the first: " << first.message();
+  return absl::OkStatus();
+}
+
 absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config) {
   EvaluationResult result;
   result.samples = config.samples();
   ASSIGN_OR_RETURN(result.rule, DecidingRule(context.recipe.reward(), config.rule()));
   std::vector<PromptRequest> prompts;
-  const size_t count = config.max_problems() > 0 ? std::min<size_t>(rows.size(), static_cast<size_t>(config.max_problems())) : rows.size();
+  const size_t count = CountTaken(rows, config);
   for (size_t i = 0; i < count; ++i) {
     PromptRequest prompt;
     prompt.row = rows[i];

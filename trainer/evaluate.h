@@ -8,6 +8,7 @@
 // scored completion is counted in `unscored` only.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,11 @@ struct EvaluationResult {
 
 // The rule that decides: by name, or the one with the greatest weight (the last of equals).
 absl::StatusOr<int> DecidingRule(const v1::Reward& reward, const std::string& name);
+
+// Whether Evaluate would find what it needs: the deciding rule, the stop tokens, a prompt in each row that it would take. `check_row` is the rules'
+// opinion of a row; rows that they cannot score are reported.
+absl::Status CheckEvaluation(const StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config,
+                             const std::function<absl::Status(const json::Json&)>& check_row);
 
 absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config);
 

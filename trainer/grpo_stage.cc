@@ -18,6 +18,12 @@
 namespace grouper {
 namespace {
 
+constexpr char kPrompt[] = "a prompt";
+constexpr int64_t kProbedRows = 16;  // of a generator
+
+// One token less than the context: a completion needs room.
+int64_t MostPromptTokens(const StageContext& context) { return context.loaded.model->config().max_position_embeddings - 1; }
+
 // One sample on its way into the loss.
 struct Trajectory {
   const v1::Sample* sample = nullptr;
@@ -138,12 +144,17 @@ class GrpoStage : public Stage {
   // The next prompts that fit the context.
   absl::StatusOr<std::vector<PromptRequest>> TakePrompts(StageState& state, int count) {
     std::vector<PromptRequest> prompts;
+    int64_t skipped = 0;
     while (static_cast<int>(prompts.size()) < count) {
       RETURN_IF_ERROR(failpoint::Hit("trainer.prompt_taken"));
       PromptRequest prompt;
       prompt.row = c_.data.TrainRow(state.data_position++);
       ASSIGN_OR_RETURN(prompt.prompt, c_.encoder.EncodePrompt(prompt.row));
-      if (static_cast<int64_t>(prompt.prompt.token_ids.size()) >= c_.loaded.model->config().max_position_embeddings) continue;
+      if (const int64_t tokens = static_cast<int64_t>(prompt.prompt.token_ids.size()); tokens > MostPromptTokens(c_)) {
+        RETURN_IF_ERROR(SkipTooLong(c_.config(), prompt.row, kPrompt, tokens, MostPromptTokens(c_), &skipped));
+        continue;
+      }
+      skipped = 0;
       prompt.serial = state.group_serial++;
       prompts.push_back(std::move(prompt));
     }
@@ -222,6 +233,7 @@ class GrpoStage : public Stage {
     const PolicyLossOptions options{ParsePolicyLoss(g_.policy_loss()), g_.clip_low(), g_.clip_high(), g_.kl_coef()};
     absl::Status mismatch;
     LossSums loss;
+    std::vector<std::vector<int64_t>> expert_load;  // of this update
     gradients_.Zero(c_.stream);
     pass_.Run(sequences,
               [&](size_t begin, size_t end, int64_t, absl::Span<const float> logprobs, absl::Span<const float> entropies, absl::Span<float> slopes) {
@@ -236,8 +248,9 @@ class GrpoStage : public Stage {
                 }
                 for (float entropy : entropies) sums.entropy += static_cast<double>(entropy);
               },
-              gradients_, &sums.expert_load);
+              gradients_, &expert_load);
     if (!mismatch.ok()) return mismatch;
+    AddExpertLoad(expert_load, sums.expert_load);
     RETURN_IF_ERROR(failpoint::Hit("trainer.backward"));
     if (failpoint::HitNan("trainer.loss")) loss.loss = std::numeric_limits<double>::quiet_NaN();
     if (failpoint::HitNan("trainer.gradient")) *gradients_.tensor(0).data<float>() = std::numeric_limits<float>::infinity();
@@ -250,7 +263,7 @@ class GrpoStage : public Stage {
     if (std::isfinite(loss.loss)) outcome = optimizer.Step(c_.stream, config, LearningRate(config, step, steps_), gradients_);
     sums.grad_norm += outcome.grad_norm;
     if (outcome.applied) {
-      UpdateExpertBiases(*c_.loaded.model, sums.expert_load, g_.expert_bias_rate());
+      UpdateExpertBiases(*c_.loaded.model, expert_load, g_.expert_bias_rate());
       c_.loaded.model->WeightsChanged(c_.stream);
       c_.publisher.MarkChanged();
     }
@@ -399,37 +412,43 @@ class GrpoStage : public Stage {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Stage>> MakeGrpoStage(StageContext& context, const std::function<absl::Status(const json::Json&)>& check_row) {
+absl::StatusOr<int64_t> CheckGrpoData(const StageContext& context, const std::function<absl::Status(const json::Json&)>& check_row) {
   constexpr int kShown = 5;
   const v1::Stage& config = context.config();
-  const int64_t limit = context.loaded.model->config().max_position_embeddings;
+  const int64_t most = MostPromptTokens(context), generated = context.data.epoch_size() == 0 ? kProbedRows : 0;
   RETURN_IF_ERROR(StopTokenIds(context.loaded, config.grpo().sampling()).status());
+  if (config.grpo().group_size() == 1 && config.grpo().kl_coef() == 0) {
+    LOG(WARNING) << "stages[" << config.name() << "].grpo.group_size: 1: a completion without others to compare with has advantage 0, nothing will be learned";
+  }
   int64_t fitting = 0, skipped = 0, unscorable = 0;
   absl::Status first_unscorable;
-  for (const DataRow& row : context.data.file_rows()) {
+  auto check = [&](const DataRow& row) -> absl::Status {
     ASSIGN_OR_RETURN(const PromptEncoder::Prompt prompt, context.encoder.EncodePrompt(row));
-    if (static_cast<int64_t>(prompt.token_ids.size()) >= limit) {
-      if (config.data().too_long() == "error") {
-        return absl::InvalidArgumentError(absl::StrCat(row.source, ": a prompt of ", prompt.token_ids.size(), " tokens, expected fewer than ", limit,
-                                                       " (model.max_context; or data.too_long: \"skip\")"));
-      }
+    if (const int64_t tokens = static_cast<int64_t>(prompt.token_ids.size()); tokens > most) {
       ++skipped;
-      continue;
+      int64_t here = 0;
+      return SkipTooLong(config, row, kPrompt, tokens, most, &here);
     }
     ++fitting;
     const absl::Status scorable = Annotate(check_row(row.columns), row.source);
-    if (scorable.ok()) continue;
+    if (scorable.ok()) return absl::OkStatus();
     if (first_unscorable.ok()) first_unscorable = scorable;
     if (unscorable++ < kShown) LOG(WARNING) << scorable.message();
-  }
+    return absl::OkStatus();
+  };
+  for (const DataRow& row : context.data.file_rows()) RETURN_IF_ERROR(check(row));
+  for (int64_t i = 0; i < generated; ++i) RETURN_IF_ERROR(check(context.data.TrainRow(i)));
+  if (fitting == 0 && generated == 0) return absl::InvalidArgumentError(absl::StrCat(config.data().train(), ": no prompt fits the context"));
+  if (fitting > 0 && unscorable == fitting) return Annotate(first_unscorable, "no row can be scored");
   if (context.data.epoch_size() > 0) {
-    if (fitting == 0) return absl::InvalidArgumentError(absl::StrCat(config.data().train(), ": no prompt fits the context"));
-    if (unscorable == fitting) return Annotate(first_unscorable, "no row can be scored");
     if (unscorable > 0) LOG(WARNING) << unscorable << " of " << fitting << " rows cannot be scored by some rule; their completions have no score from it";
-    if (skipped > 0) LOG(WARNING) << config.data().train() << ": " << skipped << " prompts leave no room in the context of " << limit << " tokens and are skipped";
+    if (skipped > 0) LOG(WARNING) << config.data().train() << ": " << skipped << " prompts are longer than " << most << " tokens and are skipped";
   }
   const int64_t per_step = config.grpo().prompts_per_step();
-  const int64_t steps = config.steps() > 0 ? config.steps() : (fitting + per_step - 1) / per_step;
+  return config.steps() > 0 ? config.steps() : (fitting + per_step - 1) / per_step;
+}
+
+absl::StatusOr<std::unique_ptr<Stage>> MakeGrpoStage(StageContext& context, int64_t steps) {
   auto stage = std::make_unique<GrpoStage>(context, steps);
   RETURN_IF_ERROR(stage->MakeReference());
   return stage;

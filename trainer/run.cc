@@ -30,9 +30,10 @@ class Run {
   }
 
   absl::Status Execute() {
-    ASSIGN_OR_RETURN(encoder_, PromptEncoder::Create(p_.recipe.prompt(), p_.loaded.tokenizer));
-    ASSIGN_OR_RETURN(const bool finished, Begin());
+    ASSIGN_OR_RETURN(const bool finished, Look());
     if (finished) return absl::OkStatus();
+    RETURN_IF_ERROR(PrepareStages());
+    RETURN_IF_ERROR(Begin());
     for (; state_.stage_index < p_.recipe.stages_size(); ++state_.stage_index, state_.stage = {}) {
       ASSIGN_OR_RETURN(const bool stopped, RunStage(static_cast<int>(state_.stage_index)));
       if (stopped) return absl::OkStatus();
@@ -41,25 +42,27 @@ class Run {
   }
 
   absl::StatusOr<std::string> Check() {
-    ASSIGN_OR_RETURN(encoder_, PromptEncoder::Create(p_.recipe.prompt(), p_.loaded.tokenizer));
+    RETURN_IF_ERROR(PrepareStages());
     std::string report;
     for (int i = 0; i < p_.recipe.stages_size(); ++i) {
-      StageParts parts;
-      RETURN_IF_ERROR(Annotate(OpenStage(i, parts), absl::StrCat("stages[", p_.recipe.stages(i).name(), "]")));
-      absl::StrAppend(&report, "stage ", p_.recipe.stages(i).name(), ": ",
-                      parts.stage == nullptr ? "evaluate" : absl::StrCat(parts.stage->type(), ", ", parts.stage->steps(), " steps"), ", ",
-                      parts.data->has_train() ? (parts.data->epoch_size() > 0 ? absl::StrCat(parts.data->epoch_size(), " training rows") : "generated rows")
-                                              : "no training rows",
-                      ", ", parts.data->eval_rows().size(), " held-out rows\n");
+      const v1::Stage& config = p_.recipe.stages(i);
+      const Dataset& data = *stages_[static_cast<size_t>(i)].data;
+      const char* type = config.has_sft() ? "sft" : "grpo";
+      absl::StrAppend(&report, "stage ", config.name(), ": ",
+                      config.has_evaluate() ? "evaluate" : absl::StrCat(type, ", ", stages_[static_cast<size_t>(i)].steps, " steps"), ", ",
+                      data.has_train() ? (data.epoch_size() > 0 ? absl::StrCat(data.epoch_size(), " training rows") : "generated rows")
+                                       : "no training rows",
+                      ", ", data.eval_rows().size(), " held-out rows\n");
     }
     return report;
   }
 
  private:
-  struct StageParts {
+  // A stage's data, read and checked, before anything is made for training.
+  struct PreparedStage {
     std::unique_ptr<Dataset> data;
     std::unique_ptr<StageContext> context;
-    std::unique_ptr<Stage> stage;  // null: evaluation only
+    int64_t steps = 0;
   };
 
   void Say(const std::string& text) {
@@ -68,27 +71,72 @@ class Run {
 
   // --- beginning -----------------------------------------------------------------------------------------------------------
 
-  // A fresh directory, or the newest checkpoint of an old one. True: nothing is left to do.
-  absl::StatusOr<bool> Begin() {
+  // Whether RUN may be used: by a fresh run when it holds nothing of a run, by --resume when it holds this one. True: that has finished.
+  absl::StatusOr<bool> Look() {
     FileSystem& fs = p_.fs;
     const std::string recipe_path = JoinPath(p_.directory, "recipe.textproto");
-    const bool exists = fs.Exists(recipe_path);
-    if (exists && !p_.resume) {
+    if (!fs.Exists(recipe_path)) {
+      // Whatever these are, they are not ours to truncate or to go on from.
+      for (const char* name : {"checkpoints", "metrics.jsonl", "completions.jsonl", "model", "run.json"}) {
+        const std::string path = JoinPath(p_.directory, name);
+        if (fs.Exists(path)) return absl::AlreadyExistsError(absl::StrCat(path, " is there, but no recipe.textproto beside it; choose another --out"));
+      }
+      return false;
+    }
+    if (!p_.resume) {
       return absl::AlreadyExistsError(absl::StrCat(p_.directory, ": a run is there already; go on with --resume, or choose another --out"));
     }
-    if (exists) {
-      v1::Recipe old_recipe;
-      RETURN_IF_ERROR(ParseTextProtoFile(recipe_path, &old_recipe));
-      const std::string difference = RecipeDifference(old_recipe, p_.recipe);
-      if (!difference.empty()) {
-        return absl::FailedPreconditionError(
-            absl::StrCat("--resume with a changed recipe (only placement and speed may change):\n", difference));
+    v1::Recipe old_recipe;
+    RETURN_IF_ERROR(ParseTextProtoFile(recipe_path, &old_recipe));
+    const std::string difference = RecipeDifference(old_recipe, p_.recipe);
+    if (!difference.empty()) {
+      return absl::FailedPreconditionError(absl::StrCat("--resume with a changed recipe (only placement and speed may change):\n", difference));
+    }
+    if (!fs.Exists(JoinPath(p_.directory, "run.json"))) return false;
+    Say(absl::StrCat(p_.directory, ": the run has finished already"));
+    return true;
+  }
+
+  // Opens and checks all stages' data, so that what is wrong in the last stage is said before the first has run.
+  absl::Status PrepareStages() {
+    ASSIGN_OR_RETURN(encoder_, PromptEncoder::Create(p_.recipe.prompt(), p_.loaded.tokenizer));
+    Sha256Stream digest;
+    digest.Update(p_.loaded.tokenizer->ToJson());
+    for (int i = 0; i < p_.recipe.stages_size(); ++i) {
+      RETURN_IF_ERROR(Annotate(PrepareStage(i), absl::StrCat("stages[", p_.recipe.stages(i).name(), "]")));
+      const Dataset& data = *stages_.back().data;
+      for (const std::vector<DataRow>* rows : {&data.file_rows(), &data.eval_rows()}) {
+        digest.Update(absl::StrCat("\n", rows->size(), "\n"));
+        for (const DataRow& row : *rows) digest.Update(json::Dump(row.columns));
       }
-      if (fs.Exists(JoinPath(p_.directory, "run.json"))) {
-        Say(absl::StrCat(p_.directory, ": the run has finished already"));
-        return true;
-      }
-    } else {
+    }
+    state_.inputs_digest = Hex(digest.Finish());
+    return absl::OkStatus();
+  }
+
+  absl::Status PrepareStage(int index) {
+    const v1::Stage& config = p_.recipe.stages(index);
+    PreparedStage& stage = stages_.emplace_back();
+    ASSIGN_OR_RETURN(stage.data, Dataset::Open(config.data(), p_.recipe.seed(), static_cast<uint32_t>(index), ""));
+    stage.context.reset(new StageContext{p_.recipe, index, p_.loaded, stream_, p_.rollout, p_.reward, publisher_, *stage.data, *encoder_, p_.clock,
+                                         p_.observer.sampling});
+    if (config.has_sft()) {
+      ASSIGN_OR_RETURN(stage.steps, CheckSftData(*stage.context));
+    } else if (config.has_grpo()) {
+      ASSIGN_OR_RETURN(stage.steps, CheckGrpoData(*stage.context, p_.check_row));
+    }
+    const v1::Evaluation& eval = config.eval();
+    if (config.has_evaluate() || eval.every() > 0 || eval.at_start() || eval.at_end()) {
+      RETURN_IF_ERROR(CheckEvaluation(*stage.context, stage.data->eval_rows(), eval, p_.check_row));
+    }
+    return absl::OkStatus();
+  }
+
+  // A fresh directory, or the newest checkpoint of an old one.
+  absl::Status Begin() {
+    FileSystem& fs = p_.fs;
+    const std::string recipe_path = JoinPath(p_.directory, "recipe.textproto");
+    if (!fs.Exists(recipe_path)) {
       RETURN_IF_ERROR(fs.CreateDirectories(p_.directory));
       RETURN_IF_ERROR(WriteFileAtomically(fs, recipe_path, RecipeText(p_.recipe)));
     }
@@ -107,12 +155,16 @@ class Run {
       ASSIGN_OR_RETURN(tensorboard_, OpenTensorBoardSink(fs, JoinPath(p_.directory, "tensorboard"),
                                                          absl::ToDoubleSeconds(p_.clock.Now() - absl::UnixEpoch())));
     }
-    return false;
+    return absl::OkStatus();
   }
 
   absl::Status Restore(const CheckpointReader& checkpoint) {
-    const std::string own = state_.numerics_id;
+    const std::string own = state_.numerics_id, inputs = state_.inputs_digest;
     ASSIGN_OR_RETURN(state_, ReadRunState(checkpoint));
+    if (state_.inputs_digest != inputs) {
+      return absl::FailedPreconditionError(absl::StrCat(checkpoint.directory(), ": made with other data or another tokenizer than the recipe's files hold now; "
+                                                        "--resume needs the same"));
+    }
     if (state_.numerics_id != own && p_.recipe.exact_on_policy()) {
       return absl::FailedPreconditionError(absl::StrCat(checkpoint.directory(), ": made with numerics \"", state_.numerics_id, "\", this program has \"", own,
                                                         "\": the bits would differ (exact_on_policy)"));
@@ -131,34 +183,27 @@ class Run {
 
   // --- a stage ---------------------------------------------------------------------------------------------------------------
 
-  absl::Status OpenStage(int index, StageParts& parts) {
-    const v1::Stage& config = p_.recipe.stages(index);
-    ASSIGN_OR_RETURN(parts.data, Dataset::Open(config.data(), p_.recipe.seed(), static_cast<uint32_t>(index), ""));
-    parts.context.reset(new StageContext{p_.recipe, index, p_.loaded, stream_, p_.rollout, p_.reward, publisher_, *parts.data, *encoder_, p_.clock,
-                                         p_.observer.sampling});
-    if (config.has_sft()) {
-      ASSIGN_OR_RETURN(parts.stage, MakeSftStage(*parts.context));
-    } else if (config.has_grpo()) {
-      ASSIGN_OR_RETURN(parts.stage, MakeGrpoStage(*parts.context, p_.check_row));
-    }
-    return absl::OkStatus();
-  }
-
   // True: a stop was requested and the state is saved.
   absl::StatusOr<bool> RunStage(int index) {
     const v1::Stage& config = p_.recipe.stages(index);
-    StageParts parts;
-    RETURN_IF_ERROR(Annotate(OpenStage(index, parts), absl::StrCat("stages[", config.name(), "]")));
-    if (parts.stage == nullptr) {
+    PreparedStage& prepared = stages_[static_cast<size_t>(index)];
+    StageContext& context = *prepared.context;
+    if (config.has_evaluate()) {
       MetricsRow row;
       row.Set("step", state_.step);
       row.Set("stage", std::string("evaluate"));
-      ASSIGN_OR_RETURN(const bool best, EvaluateInto(*parts.context, row));
+      ASSIGN_OR_RETURN(const bool best, EvaluateInto(context, row));
       static_cast<void>(best);
       RETURN_IF_ERROR(WriteRow(row));
       return false;
     }
-    Stage& stage = *parts.stage;
+    std::unique_ptr<Stage> made;
+    if (config.has_sft()) {
+      made = MakeSftStage(context, prepared.steps);
+    } else {
+      ASSIGN_OR_RETURN(made, MakeGrpoStage(context, prepared.steps));
+    }
+    Stage& stage = *made;
     OptimizerState optimizer(*p_.loaded.model, stream_);
     if (restored_) {
       RETURN_IF_ERROR(ReadOptimizer(*restored_, optimizer));
@@ -174,7 +219,7 @@ class Run {
       MetricsRow row;
       row.Set("step", state_.step);
       row.Set("stage", std::string(stage.type()));
-      ASSIGN_OR_RETURN(const bool best, EvaluateInto(*parts.context, row));
+      ASSIGN_OR_RETURN(const bool best, EvaluateInto(context, row));
       static_cast<void>(best);
       RETURN_IF_ERROR(WriteRow(row));
     }
@@ -194,7 +239,7 @@ class Run {
       row.Set("num_tokens", state_.num_tokens);
       bool best = false;
       if ((config.eval().every() > 0 && state_.stage.step % config.eval().every() == 0) || (last && config.eval().at_end())) {
-        ASSIGN_OR_RETURN(best, EvaluateInto(*parts.context, row));
+        ASSIGN_OR_RETURN(best, EvaluateInto(context, row));
       }
       RETURN_IF_ERROR(WriteCompletions(result));
       RETURN_IF_ERROR(WriteRow(row));
@@ -283,7 +328,7 @@ class Run {
     RETURN_IF_ERROR(metrics_->Sync());
     if (completions_ != nullptr) RETURN_IF_ERROR(completions_->Sync());
     state_.metrics_bytes = metrics_->size();
-    state_.completions_bytes = completions_ == nullptr ? 0 : completions_->size();
+    if (completions_ != nullptr) state_.completions_bytes = completions_->size();
     state_.weight_version = publisher_.version();
     state_.weights_digest = Hex(WeightsDigest(*p_.loaded.model, p_.threads));
     const std::string directory = CheckpointsOf(p_.directory);
@@ -316,6 +361,7 @@ class Run {
   Stream stream_;
   WeightPublisher publisher_;
   std::optional<PromptEncoder> encoder_;
+  std::vector<PreparedStage> stages_;
   RunState state_;
   std::optional<CheckpointReader> restored_;  // to be taken by the stage that it was saved in
   int64_t saved_step_ = -1;

@@ -51,11 +51,12 @@ struct RunParts {
   RunObserver observer;
 };
 
-// Runs to the end, or to a requested stop (OK; a checkpoint was saved). AlreadyExists: RUN has a run and resume is off. FailedPrecondition: the recipe
-// differs from the one that RUN was started with (the difference is in the message). DataLoss: a damaged checkpoint.
+// Runs to the end, or to a requested stop (OK; a checkpoint was saved). Every stage's data is read and checked before the first stage begins and before
+// RUN is touched. AlreadyExists: RUN has a run and resume is off, or files of a run without its recipe. FailedPrecondition: the recipe, the data or the
+// tokenizer differ from those that RUN was started with. DataLoss: a damaged checkpoint. The caller makes sure that nobody else runs in RUN.
 absl::Status RunRecipe(RunParts& parts);
 
-// Opens every dataset, makes every stage and encodes every row, without training: what --dry-run checks. Returns a text about the stages.
+// Opens every dataset and encodes every row, without training: what --dry-run checks. Returns a text about the stages.
 absl::StatusOr<std::string> CheckRun(RunParts& parts);
 
 // The digests of a run directory, finished or not: from run.json, else from its newest checkpoint. NotFound without either.

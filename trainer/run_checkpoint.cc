@@ -84,6 +84,7 @@ std::string RunState::ToJson() const {
   j["best_accuracy"] = best_accuracy;
   j["best_step"] = best_step;
   j["numerics_id"] = numerics_id;
+  j["inputs_digest"] = inputs_digest;
   return j.dump(1) + "\n";
 }
 
@@ -107,6 +108,7 @@ absl::StatusOr<RunState> RunState::FromJson(const std::string& text) {
   ASSIGN_OR_RETURN(s.best_accuracy, json::GetNumber(j, "best_accuracy"));
   ASSIGN_OR_RETURN(s.best_step, json::GetInt(j, "best_step", -1, kMax));
   ASSIGN_OR_RETURN(s.numerics_id, json::GetString(j, "numerics_id"));
+  ASSIGN_OR_RETURN(s.inputs_digest, json::GetString(j, "inputs_digest"));
   return s;
 }
 

@@ -34,6 +34,7 @@ struct RunState {
   double best_accuracy = -1;
   int64_t best_step = -1;
   std::string numerics_id;
+  std::string inputs_digest;  // of the tokenizer and of every row of the stages' files and held-out sets
 
   std::string ToJson() const;
   static absl::StatusOr<RunState> FromJson(const std::string& text);

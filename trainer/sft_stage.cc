@@ -12,6 +12,11 @@
 namespace grouper {
 namespace {
 
+constexpr char kExample[] = "an example";
+constexpr int64_t kProbedRows = 16;  // of a generator
+
+int64_t MaxTokens(const StageContext& context) { return context.loaded.model->config().max_position_embeddings; }
+
 class SftStage : public Stage {
  public:
   SftStage(StageContext& context, int64_t steps)
@@ -29,11 +34,16 @@ class SftStage : public Stage {
     const absl::Time start = c_.clock.Now();
     StageState next = state;
     std::vector<TrainSequence> batch;
-    int64_t trained = 0;
+    int64_t trained = 0, skipped = 0;
     while (static_cast<int>(batch.size()) < config.sft().batch_size()) {
       RETURN_IF_ERROR(failpoint::Hit("trainer.prompt_taken"));
-      ASSIGN_OR_RETURN(TrainSequence example, c_.encoder.EncodeExample(c_.data.TrainRow(next.data_position++), config.sft().train_on_prompt()));
-      if (static_cast<int64_t>(example.token_ids.size()) > MaxTokens()) continue;  // too_long: "skip", checked at the start
+      const DataRow row = c_.data.TrainRow(next.data_position++);
+      ASSIGN_OR_RETURN(TrainSequence example, c_.encoder.EncodeExample(row, config.sft().train_on_prompt()));
+      if (static_cast<int64_t>(example.token_ids.size()) > MaxTokens(c_)) {
+        RETURN_IF_ERROR(SkipTooLong(config, row, kExample, static_cast<int64_t>(example.token_ids.size()), MaxTokens(c_), &skipped));
+        continue;
+      }
+      skipped = 0;
       trained += example.num_trained();
       result.tokens += static_cast<int64_t>(example.token_ids.size());
       batch.push_back(std::move(example));
@@ -85,8 +95,6 @@ class SftStage : public Stage {
   }
 
  private:
-  int64_t MaxTokens() const { return c_.loaded.model->config().max_position_embeddings; }
-
   StageContext& c_;
   int64_t steps_;
   TrainingPass pass_;
@@ -95,29 +103,34 @@ class SftStage : public Stage {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Stage>> MakeSftStage(StageContext& context) {
+absl::StatusOr<int64_t> CheckSftData(const StageContext& context) {
   const v1::Stage& config = context.config();
-  const int64_t limit = context.loaded.model->config().max_position_embeddings;
+  const int64_t limit = MaxTokens(context), generated = context.data.epoch_size() == 0 ? kProbedRows : 0;
   int64_t fitting = 0, skipped = 0;
-  for (const DataRow& row : context.data.file_rows()) {
+  auto check = [&](const DataRow& row) -> absl::Status {
     if (!row.HasCompletion()) {
       return absl::InvalidArgumentError(absl::StrCat(row.source, ": expected an SFT row: prompt and completion, messages that end with the assistant, or text"));
     }
     ASSIGN_OR_RETURN(const TrainSequence example, context.encoder.EncodeExample(row, config.sft().train_on_prompt()));
-    if (static_cast<int64_t>(example.token_ids.size()) <= limit) {
+    const int64_t tokens = static_cast<int64_t>(example.token_ids.size());
+    if (tokens <= limit) {
       ++fitting;
-    } else if (config.data().too_long() == "error") {
-      return absl::InvalidArgumentError(absl::StrCat(row.source, ": ", example.token_ids.size(), " tokens, expected at most ", limit,
-                                                     " (model.max_context; or data.too_long: \"skip\")"));
-    } else {
-      ++skipped;
+      return absl::OkStatus();
     }
+    ++skipped;
+    int64_t here = 0;
+    return SkipTooLong(config, row, kExample, tokens, limit, &here);
+  };
+  for (const DataRow& row : context.data.file_rows()) RETURN_IF_ERROR(check(row));
+  for (int64_t i = 0; i < generated; ++i) RETURN_IF_ERROR(check(context.data.TrainRow(i)));
+  if (context.data.epoch_size() > 0) {
+    if (fitting == 0) return absl::InvalidArgumentError(absl::StrCat(config.data().train(), ": no row fits the context"));
+    if (skipped > 0) LOG(WARNING) << config.data().train() << ": " << skipped << " rows are longer than " << limit << " tokens and are skipped";
   }
-  if (context.data.epoch_size() > 0 && fitting == 0) return absl::InvalidArgumentError(absl::StrCat(config.data().train(), ": no row fits the context"));
-  if (skipped > 0) LOG(WARNING) << config.data().train() << ": " << skipped << " rows are longer than " << limit << " tokens and are skipped";
   const int64_t batch = config.sft().batch_size();
-  const int64_t steps = config.steps() > 0 ? config.steps() : (fitting + batch - 1) / batch;
-  return std::make_unique<SftStage>(context, steps);
+  return config.steps() > 0 ? config.steps() : (fitting + batch - 1) / batch;
 }
+
+std::unique_ptr<Stage> MakeSftStage(StageContext& context, int64_t steps) { return std::make_unique<SftStage>(context, steps); }
 
 }  // namespace grouper

@@ -18,6 +18,16 @@ absl::Status WeightPublisher::Publish() {
   return failpoint::Hit("trainer.weights_pushed");
 }
 
+absl::Status SkipTooLong(const v1::Stage& stage, const DataRow& row, const char* what, int64_t tokens, int64_t most, int64_t* skipped) {
+  if (stage.data().too_long() == "error") {
+    return absl::InvalidArgumentError(absl::StrCat(row.source, ": ", what, " of ", tokens, " tokens, expected at most ", most,
+                                                   " (model.max_context; or data.too_long: \"skip\")"));
+  }
+  if (++*skipped < kMostSkipped) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(row.source, ": none of ", *skipped, " rows in a row fits: ", what, " of ", tokens,
+                                                 " tokens, expected at most ", most, " (model.max_context)"));
+}
+
 absl::Status CountSkipped(const v1::Optimizer& config, bool applied, StageState& state, MetricsRow& metrics) {
   metrics.Set("fault/skipped_steps", applied ? 0 : 1);
   if (applied) {

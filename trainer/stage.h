@@ -83,6 +83,11 @@ class Stage {
   virtual Model* reference() { return nullptr; }
 };
 
+// What becomes of a training row of `tokens` tokens that does not fit the context: an error that names it (data.too_long: "error"), or OK: it is
+// skipped. kMostSkipped in a row are an error too, since a generator's rows never end. *skipped counts; the caller sets it to 0 at a row that fits.
+inline constexpr int64_t kMostSkipped = 10000;
+absl::Status SkipTooLong(const v1::Stage& stage, const DataRow& row, const char* what, int64_t tokens, int64_t most, int64_t* skipped);
+
 // Skips a step whose loss or gradient is not finite, counts it, and ends the run when it happens too often in a row.
 absl::Status CountSkipped(const v1::Optimizer& config, bool applied, StageState& state, MetricsRow& metrics);
 

@@ -6,18 +6,13 @@
 #include "kernels/attention.h"
 
 namespace grouper {
-namespace {
-
-// sums[layer][expert] += load[layer][expert].
-void AddLoad(const std::vector<std::vector<int64_t>>& load, std::vector<std::vector<int64_t>>& sums) {
-  sums.resize(load.size());
+void AddExpertLoad(const std::vector<std::vector<int64_t>>& load, std::vector<std::vector<int64_t>>& sums) {
+  if (sums.size() < load.size()) sums.resize(load.size());
   for (size_t layer = 0; layer < load.size(); ++layer) {
     sums[layer].resize(load[layer].size(), 0);
     for (size_t e = 0; e < load[layer].size(); ++e) sums[layer][e] += load[layer][e];
   }
 }
-
-}  // namespace
 
 int64_t TrainSequence::num_trained() const { return std::count(trained.begin(), trained.end(), uint8_t{1}); }
 
@@ -103,7 +98,7 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     const size_t count = static_cast<size_t>(rows);
     loss(begin, end, first, {logprobs.data<float>(), count}, {entropies.data<float>(), count}, {slopes.data<float>(), count});
     first += rows;
-    if (expert_load != nullptr) AddLoad(saved.expert_load, *expert_load);
+    if (expert_load != nullptr) AddExpertLoad(saved.expert_load, *expert_load);
     if (rows == 0) continue;
     const Tensor dhidden = arena_.New(model_.dtype(), {rows, width});
     for (int64_t r = 0; r < rows; r += chunk) {

@@ -21,6 +21,9 @@ struct TrainSequence {
   int64_t num_trained() const;
 };
 
+// sums[layer][expert] += load[layer][expert].
+void AddExpertLoad(const std::vector<std::vector<int64_t>>& load, std::vector<std::vector<int64_t>>& sums);
+
 class TrainingPass {
  public:
   struct Options {

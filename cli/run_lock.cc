@@ -1,0 +1,37 @@
+#include "cli/run_lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+
+namespace grouper::cli {
+
+absl::StatusOr<std::unique_ptr<RunLock>> RunLock::Acquire(const std::string& directory) {
+  RETURN_IF_ERROR(DefaultFileSystem().CreateDirectories(directory));
+  const std::string path = JoinPath(directory, ".lock");
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot open for writing"));
+  std::unique_ptr<RunLock> lock(new RunLock(fd));
+  struct flock region = {};
+  region.l_type = F_WRLCK;
+  region.l_whence = SEEK_SET;
+  if (fcntl(fd, F_SETLK, &region) == 0) return lock;
+  if (errno != EACCES && errno != EAGAIN) {
+    LOG(WARNING) << path << ": cannot lock (" << strerror(errno) << "); make sure that no other process runs in " << directory;
+    return lock;
+  }
+  struct flock holder = region;
+  const bool known = fcntl(fd, F_GETLK, &holder) == 0 && holder.l_type != F_UNLCK && holder.l_pid > 0;
+  return absl::FailedPreconditionError(
+      absl::StrCat(directory, ": another process", known ? absl::StrCat(" (pid ", holder.l_pid, ")") : "", " is running there"));
+}
+
+RunLock::~RunLock() { close(fd_); }
+
+}  // namespace grouper::cli

@@ -1,0 +1,27 @@
+// RunLock: one process at a time works in a run directory.
+//
+// A record lock (fcntl) on RUN/.lock: it ends with the process however that ends, and no child inherits it. The file stays.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace grouper::cli {
+
+class RunLock {
+ public:
+  // Makes the directory when it is absent. FailedPrecondition, naming the other's process id, when another process holds it. On a file system
+  // without locks it warns and holds nothing.
+  static absl::StatusOr<std::unique_ptr<RunLock>> Acquire(const std::string& directory);
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+ private:
+  explicit RunLock(int fd) : fd_(fd) {}
+  const int fd_;
+};
+
+}  // namespace grouper::cli
