@@ -266,7 +266,8 @@ Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percen
     Algebra algebra;
     bool ambiguous = false;
     const std::optional<Value> value = ParseCandidate(gold, true, &algebra, &ambiguous);
-    if (!value || value->kind == Value::Kind::kText) return Verdict::kEqual;
+    const bool clock = value && value->kind == Value::Kind::kTuple && value->open == ':';  // 6:30 PM
+    if (!value || clock || value->kind == Value::Kind::kText) return Verdict::kEqual;
   }
   // A decimal comma, where the gold is a decimal fraction: "4,5" for 4.5.
   if (IsDecimal(gold_form, '.') && IsDecimal(answer_form, ',')) {

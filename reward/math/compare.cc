@@ -203,6 +203,8 @@ bool Comparison::AsIntervals(const Value& value, std::vector<Value>* intervals) 
 Verdict Comparison::Scalars(const Value& gold, const Value& answer) {
   if (!UnitsAgree(gold.unit, answer.unit)) return Verdict::kDifferent;
   const bool mixed = gold.percent != answer.percent;
+  const std::string& other_unit = (gold.percent ? answer : gold).unit;
+  if (mixed && !other_unit.empty() && other_unit != "percent") return Verdict::kDifferent;  // 12 dollars and 12%
   if (mixed && percent_ != Percent::kUnit) {
     // One side carries the sign: X% = X / 100.
     const Scalar hundredth = Algebra::FromRational(Rational(1, 100));

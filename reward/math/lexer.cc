@@ -328,6 +328,8 @@ Token Lexer::Number() {
     }
   }
   if (digits.size() > kMaxDigits) return Make(Tok::kBad, 0);
+  // "1,000" is never the list 1, 0.
+  if (!join_commas_ && plain && digits.size() > 1 && digits[0] == '0' && begin > 0 && text_[begin - 1] == ',') return Make(Tok::kBad, 0);
   // A repeating tail: \overline{03} stands for 03/99, shifted.
   Rational repeating;
   if (!plain || scale > 0) {

@@ -43,6 +43,22 @@ TEST(LibraryRule, ItsOutputCannotForgeAnAnswer) {
   EXPECT_EQ(world.Score("print"), "5");
 }
 
+TEST(LibraryRule, AnEmptyPathMeansTheLibraryOfTheCommandLine) {
+  v1::Reward config;
+  v1::LibraryRule* rule = config.add_rules()->mutable_library();
+  rule->set_function("misbehave");
+  EXPECT_TRUE(absl::StrContains(RuleSet::Create(config, ".").status().message(), "--rules-library"));
+  const auto rules = RuleSet::Create(config, ".", {"/no/such.so", GROUPER_HOSTILE_PLUGIN});
+  ASSERT_TRUE(rules.ok()) << rules.status();
+  v1::ScoreRequest request;
+  request.add_groups()->add_completions()->set_text("abc");
+  const auto response = (*rules)->Score(request, nullptr);
+  ASSERT_TRUE(response.ok());
+  EXPECT_EQ(response->groups(0).completions(0).reward(), 3);
+  rule->set_function("nothing");
+  EXPECT_TRUE(absl::StrContains(RuleSet::Create(config, ".", {GROUPER_HOSTILE_PLUGIN}).status().message(), "no --rules-library has this rule"));
+}
+
 TEST(LibraryRule, WhatDoesNotLoadIsRefusedAtOnce) {
   const auto absent = MakeRules("rules { library { path: '/no/such.so' } }");
   EXPECT_TRUE(absl::StrContains(absent.status().message(), "reward.rules[0].library.path: /no/such.so"))
