@@ -1,10 +1,14 @@
-// reward_bench [CASES.jsonl]: what the tables of docs/rewards.md were measured with. Each benchmark checks its result
+// reward_bench [--million] [CASES.jsonl ...]: what the tables of docs/rewards.md were measured with. Each benchmark checks its result
 // first, then prints one line.
 //
 //   math CASES   checks a second on one core, slowest check (CASES: gold, prediction or response, expect)
+//   hostile      the slowest check over texts that are made to be slow
 //   format       bytes a second of strict format on one core
 //   service      completions a second through RewardService over TCP with format + math, then the latency at half that
 //   load
+//   memory       resident memory before and after a million requests (only with --million)
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -29,6 +33,13 @@ namespace grouper {
 namespace {
 
 double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Of this thread: what one core did, whatever else the machine does.
+double CpuNow() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 double Quantile(std::vector<double> values, double q) {
   std::sort(values.begin(), values.end());
@@ -66,19 +77,73 @@ void BenchMath(const std::string& path) {
     false_positives += right && !c.expect;
   }
   std::vector<double> times;
-  const double start = Now();
-  while (Now() - start < 2) {
+  const double start = CpuNow();
+  while (CpuNow() - start < 2) {
     for (const Case& c : cases) {
-      const double begin = Now();
+      const double begin = CpuNow();
       math::Check(c.gold, c.text, {});
-      times.push_back(Now() - begin);
+      times.push_back(CpuNow() - begin);
     }
   }
   double total = 0;
   for (const double t : times) total += t;
-  std::printf("math     %s: recall %zu/%zu, false positives %zu/%zu, %.0f checks/s, p99.9 %.3f ms\n", path.c_str(),
+  std::printf("math     %s: recall %zu/%zu, false positives %zu/%zu, %.0f checks/s, p99.9 %.3f ms of processor time\n", path.c_str(),
               accepted, true_pairs, false_positives, cases.size() - true_pairs,
               static_cast<double>(times.size()) / total, 1e3 * Quantile(times, 0.999));
+}
+
+void BenchHostile() {
+  const auto repeat = [](const char* piece, size_t n) {
+    std::string text;
+    for (size_t i = 0; i < n; ++i) text += piece;
+    return text;
+  };
+  const std::string texts[] = {"9**9**9**9", "9^{9^{9^{9}}}", repeat("{", 100000), repeat("\\boxed{", 20000), repeat("7", 1 << 20), repeat("\\frac", 20000),
+                               repeat("\\frac{1}{", 400), repeat("\xff\xfe", 50000), std::string(100000, '\0'), repeat("\\sqrt{", 600), repeat("(x+y+z)", 500),
+                               "(a+b+c+d+e+f)^{200}", "1000000000!", repeat("\\sin(", 600), repeat("<answer>", 20000), repeat("$", 100000), repeat("1,", 2000), "10^{1000000000}",
+                               repeat("answer is ", 20000), repeat("```", 50000), "\\binom{1000}{500}^{999}", repeat("\\pm 1", 500), repeat("x^{", 600)};
+  double slowest = 0;
+  std::string which;
+  for (const std::string& text : texts) {
+    for (const bool as_gold : {false, true}) {
+      for (const bool boxed : {false, true}) {
+        const std::string hostile = boxed ? absl::StrCat("\\boxed{", text, "}") : text;
+        double best = 1e9;  // of three: what the machine does beside is not the check's
+        for (int i = 0; i < 3; ++i) {
+          const double begin = CpuNow();
+          math::Check(as_gold ? hostile : "\\frac{14}{3}", as_gold ? "7" : hostile, {});
+          best = std::min(best, CpuNow() - begin);
+        }
+        if (best > slowest) which = absl::StrCat(hostile.substr(0, 24), as_gold ? " as gold" : "");
+        slowest = std::max(slowest, best);
+      }
+    }
+  }
+  std::printf("hostile  slowest check %.2f ms over %zu texts (%s...)\n", 1e3 * slowest, 4 * std::size(texts), which.c_str());
+}
+
+// Resident memory in MB.
+double Resident() {
+  std::ifstream in("/proc/self/statm");
+  double total = 0, resident = 0;
+  in >> total >> resident;
+  return resident * 4096e-6;
+}
+
+void BenchMemory() {
+  const auto rules = Rules("rules { weight: 0.1 format {} } rules { math {} } rules { language {} } rules { repetition {} }");
+  const auto service = CreateRewardService(rules.get(), nullptr);
+  double at_100000 = 0;
+  for (int i = 1; i <= 1000000; ++i) {
+    v1::ScoreRequest request;
+    v1::ScoreGroup* group = request.add_groups();
+    group->set_row_json(absl::StrCat(R"({"answer": ")", i % 1000, R"("})"));
+    group->add_completions()->set_text(absl::StrCat("<think>We count to ", i, ".</think><answer>", i % 997, "</answer>"));
+    v1::ScoreResponse response;
+    CHECK(service->Score(nullptr, &request, &response).ok());
+    if (i == 100000) at_100000 = Resident();
+  }
+  std::printf("memory   %.1f MB after 100,000 requests, %.1f MB after 1,000,000\n", at_100000, Resident());
 }
 
 void BenchFormat() {
@@ -92,9 +157,9 @@ void BenchFormat() {
   const auto checked = rules->Score(request, nullptr);
   CHECK(checked.ok() && checked->groups(0).completions(0).reward() == 1);
   int rounds = 0;
-  const double start = Now();
-  for (; Now() - start < 1; ++rounds) CHECK(rules->Score(request, nullptr).ok());
-  std::printf("format   %.2f GB/s\n", 16e-9 * rounds * static_cast<double>(text.size()) / (Now() - start));
+  const double start = CpuNow();
+  for (; CpuNow() - start < 1; ++rounds) CHECK(rules->Score(request, nullptr).ok());
+  std::printf("format   %.2f GB/s\n", 16e-9 * rounds * static_cast<double>(text.size()) / (CpuNow() - start));
 }
 
 // `clients` threads send requests of one group of 8 until the time is up; pause > 0 spaces them. Returns completions a
@@ -159,8 +224,17 @@ void BenchService() {
 }  // namespace grouper
 
 int main(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) grouper::BenchMath(argv[i]);
+  bool million = false;
+  for (int i = 1; i < argc; ++i) {
+    if (std::string(argv[i]) == "--million") {
+      million = true;
+    } else {
+      grouper::BenchMath(argv[i]);
+    }
+  }
+  grouper::BenchHostile();
   grouper::BenchFormat();
   grouper::BenchService();
+  if (million) grouper::BenchMemory();
   return 0;
 }
