@@ -38,6 +38,8 @@ TEST(BadInputTest, EveryMistakeIsNamedAndEndsWithOne) {
   const std::string no_answer = WriteFile("no_answer.jsonl", "{\"prompt\": \"1+1=\"}\n");
   const std::string long_prompt = WriteFile("long.jsonl", "{\"prompt\": \"" + std::string(100, '1') + "\", \"answer\": \"2\"}\n");
   const std::string no_completion = WriteFile("no_completion.jsonl", "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n");
+  const std::string no_prompt = WriteFile("no_prompt.jsonl", "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n{\"answer\": \"2\"}\n");
+  const std::string rows_of_good = WriteFile("good.jsonl", "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n");
   const std::string config = WriteFile("config.json", "{\"architectures\": [\"MambaForCausalLM\"]}");
   const std::string tokenizer = WriteFile("tokenizer.json", "{\"model\": {}}");
   const struct {
@@ -55,6 +57,18 @@ TEST(BadInputTest, EveryMistakeIsNamedAndEndsWithOne) {
       {{"rollout.addresses=8.8.8.8:1"}, "not loopback"},
       {{"rollout.cache_pages=1"}, "cache_pages"},
       {{"stages[sft].eval.rule=nope"}, "nope"},
+      {{"name=../elsewhere"}, "name"},
+      {{"model.max_context=4"}, "addition:0"},  // no generated row fits
+      {{"model.max_context=4", "stages[sft].data.too_long=skip"}, "stages[rl]"},  // said before the first stage runs
+      {{"stages[rl].eval.sampling.stop_tokens=<nope>"}, "<nope>"},
+      {{"stages[rl].grpo.sampling.stop_strings=,"}, "stop_strings"},
+      {{"stages[rl].grpo.sampling.top_p=1e-300"}, "top_p"},
+      {{"stages[rl].grpo.sampling.temperature=nan"}, "temperature"},
+      {{"stages[rl].steps=2147483647"}, "steps"},
+      {{"stages[rl].grpo.group_size=-1"}, "group_size"},
+      {{"stages[rl].grpo.updates_per_batch=5"}, "updates_per_batch"},
+      {{"checkpoint.keep_last=-1"}, "keep_last"},
+      {{"threads=-1"}, "threads"},
   };
   for (const auto& c : cases) {
     const Outcome outcome = RunTiny(c.sets);
@@ -71,6 +85,9 @@ TEST(BadInputTest, EveryMistakeIsNamedAndEndsWithOne) {
       {"grpo { prompts_per_step: 1 group_size: 2 }", long_prompt, "long.jsonl:1"},
       {"sft { batch_size: 1 }", no_completion, "no_completion.jsonl:1"},
       {"sft { batch_size: 1 }", "/nonexistent.jsonl", "/nonexistent.jsonl"},
+      {"grpo { prompts_per_step: 1 group_size: 2 }", "/dev/zero", "expected a regular file"},
+      // A held-out row that would fail after the last step.
+      {"grpo { prompts_per_step: 1 group_size: 2 } eval { at_end: true }", rows_of_good + "\" eval: \"" + no_prompt, "no_prompt.jsonl:2"},
   };
   for (const auto& f : files) {
     const std::string recipe = WriteFile(

@@ -177,6 +177,20 @@ TEST(ExactnessTest, TheRewardServiceKilledInMidRunAndRestartedChangesNothing) {
   EXPECT_EQ(Digests(out), Reference());
 }
 
+TEST(ExactnessTest, ServicesThatOutliveAKilledTrainerServeItsResumption) {
+  Service worker("rollout", 0), reward("reward", 0);
+  // At each of these the worker has newer weights, under a higher version, than the checkpoint that the trainer goes on from.
+  for (const char* where : {"trainer.weights_pushed:6:kill", "trainer.group_finished:12:kill"}) {
+    const std::string out = FreshDirectory("outlived");
+    std::vector<std::string> command = RunCommand(out, {"rollout.addresses=" + worker.address(), "reward.address=" + reward.address()});
+    ASSERT_EQ(RunProgram(command, kRunSeconds, {{"GROUPER_FAIL", where}}).exit_code, 128 + SIGKILL) << where << " never fired";
+    command.push_back("--resume");
+    const Outcome outcome = RunProgram(command, kRunSeconds);
+    ASSERT_EQ(outcome.exit_code, 0) << where << "\n" << outcome.output;
+    EXPECT_EQ(Digests(out), Reference()) << where;
+  }
+}
+
 TEST(ExactnessTest, TheLastWorkerGoneEndsTheRunAndNamesIt) {
   auto worker = std::make_unique<Service>("rollout", 0, std::map<std::string, std::string>{{"GROUPER_FAIL", "rollout.decode:20:kill"}});
   const std::string out = FreshDirectory("no_worker");

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <random>
 #include <sstream>
@@ -184,6 +185,56 @@ TEST(ResumeTest, ADamagedCheckpointStopsTheRunAndNamesTheFile) {
     EXPECT_THAT(outcome.output, HasSubstr(file));
     std::ofstream(folder + "/" + file, std::ios::binary) << data;
   }
+}
+
+TEST(ResumeTest, TwoProcessesNeverWorkInOneFolder) {
+  const std::string out = FreshDirectory("two_at_once");
+  // Slow enough that the second one comes in the middle.
+  Process first(RunCommand(out, false), {{"GROUPER_FAIL", "trainer.step_end:1+:delay=200"}});
+  for (int i = 0; i < 1000 && !DefaultFileSystem().Exists(out + "/metrics.jsonl"); ++i) absl::SleepFor(absl::Milliseconds(10));
+  for (bool resume : {false, true}) {
+    const Outcome second = RunProgram(RunCommand(out, resume), 60);
+    EXPECT_EQ(second.exit_code, 1) << second.output;
+    EXPECT_THAT(second.output, HasSubstr(absl::StrCat("another process (pid ", first.pid(), ") is running there")));
+  }
+  EXPECT_EQ(first.Wait(120).exit_code, 0);
+  ExpectSame(out, "the first of two");
+}
+
+TEST(ResumeTest, FilesThatAreNotThisRunsAreLeftAlone) {
+  for (const char* name : {"metrics.jsonl", "completions.jsonl", "run.json"}) {
+    const std::string out = FreshDirectory("foreign");
+    ASSERT_TRUE(DefaultFileSystem().CreateDirectories(out).ok());
+    std::ofstream(out + "/" + name) << "precious\n";
+    for (bool resume : {false, true}) {
+      const Outcome outcome = RunProgram(RunCommand(out, resume), 60);
+      EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+      EXPECT_THAT(outcome.output, HasSubstr(name));
+    }
+    EXPECT_EQ(*DefaultFileSystem().ReadFile(out + "/" + name, 100), "precious\n");
+  }
+}
+
+TEST(ResumeTest, DataThatChangedInTheMeantimeIsRefused) {
+  const std::string data = FreshDirectory("rows") + ".jsonl", out = FreshDirectory("changed_data"), recipe = FreshDirectory("recipe") + ".textproto";
+  std::ofstream(data) << "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n";
+  std::ofstream(recipe) << "model { config: \"" << SourcePath("recipes/quickstart/config.json") << "\" tokenizer: \""
+                        << SourcePath("recipes/quickstart/tokenizer.json") << "\" }\nstages { name: \"s\" steps: 3 data { train: \"" << data
+                        << "\" } optimizer { lr: 1e-3 } grpo { prompts_per_step: 1 group_size: 2 sampling { max_new_tokens: 4 } } }\n"
+                        << "reward { rules { name: \"right\" exact {} } }\ncheckpoint { every: 1 }\n";
+  const std::vector<std::string> command = {GrouperBinary(), "run", recipe, "--out", out};
+  std::vector<std::string> resume = command;
+  resume.push_back("--resume");
+  ASSERT_EQ(RunProgram(command, 60, {{"GROUPER_FAIL", "trainer.step_end:2:kill"}}).exit_code, 128 + SIGKILL);
+  std::ofstream(data) << "{\"prompt\": \"1+1=\", \"answer\": \"3\"}\n";
+  const Outcome changed = RunProgram(resume, 60);
+  EXPECT_EQ(changed.exit_code, 1) << changed.output;
+  EXPECT_THAT(changed.output, HasSubstr("other data"));
+  std::ofstream(data) << "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n";
+  const Outcome same = RunProgram(resume, 60);
+  EXPECT_EQ(same.exit_code, 0) << same.output;
+  std::filesystem::remove(data);
+  std::filesystem::remove(recipe);
 }
 
 TEST(NonFiniteTest, AStepWithANanLossIsSkippedCountedAndTheRunGoesOn) {
