@@ -258,7 +258,10 @@ bool IsDecimal(string_view form, char mark) {
 
 Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percent percent) {
   // "~4" is about 4.
-  if (answer.parts.size() == 1 && absl::StartsWith(Undecorated(answer.parts[0]), "~")) return Verdict::kDifferent;
+  if (answer.parts.size() == 1 && absl::StartsWith(Undecorated(answer.parts[0]), "~") &&
+      (gold.parts.size() != 1 || !absl::StartsWith(Undecorated(gold.parts[0]), "~"))) {
+    return Verdict::kDifferent;
+  }
   const std::string gold_form = TextForm(gold.Text()), answer_form = TextForm(answer.Text());
   if (!gold_form.empty() && gold_form == answer_form) return Verdict::kEqual;
   if (gold_form.size() > 2 && LooksLikeWords(gold_form) && absl::EqualsIgnoreCase(gold_form, answer_form)) {
