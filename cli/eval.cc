@@ -14,10 +14,7 @@ namespace grouper::cli {
 namespace {
 
 // One line a problem.
-absl::Status WriteProblems(const EvaluationResult& result, const std::string& path) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<JsonLinesFile> file, [&]() -> absl::StatusOr<std::unique_ptr<JsonLinesFile>> {
-    return JsonLinesFile::Open(DefaultFileSystem(), path, 0);
-  }());
+absl::Status WriteProblems(const EvaluationResult& result, JsonLinesFile* file) {
   for (const ScoredGroup& group : result.groups.groups) {
     json::OrderedJson line;
     line["source"] = group.row.source;
@@ -83,6 +80,11 @@ absl::Status Run(const Arguments& arguments) {
   recipe.mutable_rollout()->set_timeout_seconds(600);
   recipe.mutable_reward()->set_timeout_seconds(60);
 
+  // Opened first: a path that cannot be written should not cost an evaluation.
+  std::unique_ptr<JsonLinesFile> output;
+  if (arguments.Has("output")) {
+    ASSIGN_OR_RETURN(output, JsonLinesFile::Open(DefaultFileSystem(), arguments.Get("output"), 0));
+  }
   ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe, Dirname(arguments.Get("rules"))));
   ASSIGN_OR_RETURN(const std::unique_ptr<Dataset> data, Dataset::Open(stage->data(), recipe.seed(), 0, ""));
   ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(recipe.prompt(), parts->loaded().tokenizer));
@@ -96,8 +98,7 @@ absl::Status Run(const Arguments& arguments) {
   if (result.unscored > 0) std::printf(" (%d more could not be scored)", static_cast<int>(result.unscored));
   std::printf("\npass@1 %.4f  95%% interval [%.4f, %.4f]\n", result.accuracy, result.interval.low, result.interval.high);
   if (samples > 1) std::printf("pass@%d %.4f\nmaj@%d %.4f\n", result.samples, result.pass_at_k, result.samples, result.majority);
-  if (arguments.Has("output")) RETURN_IF_ERROR(WriteProblems(result, arguments.Get("output")));
-  return absl::OkStatus();
+  return output == nullptr ? absl::OkStatus() : WriteProblems(result, output.get());
 }
 
 }  // namespace

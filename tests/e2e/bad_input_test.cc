@@ -189,6 +189,11 @@ TEST(BadInputTest, AFullDiskKeepsTheOldCheckpointAndSaysWhere) {
   EXPECT_THAT(outcome.output, HasSubstr(mount));
   // What was saved before is whole.
   EXPECT_EQ(RunProgram({GrouperBinary(), "inspect", mount + "/run"}, 30).exit_code, 0);
+  // With space again the run goes on from there.
+  ASSERT_EQ(RunProgram({"mount", "-o", "remount,size=200m", mount}, 10).exit_code, 0);
+  const Outcome resumed = RunProgram({GrouperBinary(), "run", SourcePath("tests/e2e/tiny.textproto"), "--out", mount + "/run", "--resume"}, 60);
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.output;
+  EXPECT_THAT(resumed.output, HasSubstr("resuming after step"));
   RunProgram({"umount", mount}, 10);
 }
 
