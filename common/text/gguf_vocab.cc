@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/json.h"
 #include "common/base/status.h"
-#include "common/text/scanners.h"
+#include "common/text/gguf_pre.h"
 #include "common/text/tokenizer.h"
 #include "common/text/utf8.h"
 
@@ -19,6 +19,8 @@ namespace grouper {
 namespace {
 
 using json::OrderedJson;
+using text::ByteLevel;
+using text::Sequence;
 
 constexpr int32_t kNormal = 1;
 constexpr int32_t kControl = 3;
@@ -26,50 +28,6 @@ constexpr int32_t kUserDefined = 4;
 
 absl::Status Invalid(const std::string& name, absl::string_view key, absl::string_view message) {
   return absl::InvalidArgumentError(absl::StrCat(name, ": tokenizer.ggml.", key, ": ", message));
-}
-
-OrderedJson ByteLevel(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
-}
-
-OrderedJson Split(absl::string_view regex) {
-  return {{"type", "Split"}, {"pattern", {{"Regex", std::string(regex)}}}, {"behavior", "Isolated"}, {"invert", false}};
-}
-
-OrderedJson Sequence(const char* key, std::vector<OrderedJson> items) { return {{"type", "Sequence"}, {key, std::move(items)}}; }
-
-// What tokenizer.ggml.pre stands for.
-struct Pre {
-  OrderedJson normalizer;
-  OrderedJson pre_tokenizer;
-  bool ignore_merges = false;
-};
-
-std::optional<Pre> FindPre(const std::string& name) {
-  const auto one_of = [&](std::initializer_list<absl::string_view> names) { return std::find(names.begin(), names.end(), name) != names.end(); };
-  Pre pre;
-  if (one_of({"gpt-2", "gpt2", "phi-2", "olmo", "jina-es", "jina-de", "mpt"})) {
-    pre.pre_tokenizer = ByteLevel(true);
-  } else if (one_of({"smollm", "starcoder", "refact", "codeshell", "command-r", "exaone", "minerva-7b"})) {
-    pre.pre_tokenizer = Sequence("pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(true)});
-  } else if (one_of({"llama3", "llama-v3", "llama-bpe"})) {
-    pre.pre_tokenizer = Sequence("pretokenizers", {Split(text::kLlama3Regex), ByteLevel(false)});
-    pre.ignore_merges = true;
-  } else if (one_of({"qwen2", "deepseek-r1-qwen"})) {
-    pre.normalizer = {{"type", "NFC"}};
-    pre.pre_tokenizer = Sequence("pretokenizers", {Split(text::kQwen2Regex), ByteLevel(false)});
-  } else if (one_of({"qwen35"})) {
-    pre.normalizer = {{"type", "NFC"}};
-    pre.pre_tokenizer = Sequence("pretokenizers", {Split(text::kQwen35Regex), ByteLevel(false)});
-  } else if (one_of({"deepseek-coder"})) {
-    pre.pre_tokenizer = Sequence("pretokenizers", {Split("[\r\n]"), Split("\\s?\\p{L}+"), Split("\\s?\\p{P}+"), Split("[一-龥ࠀ-一가-퟿]+"),
-                                                   {{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(false)});
-  } else if (one_of({"deepseek-v3"})) {
-    pre.pre_tokenizer = Sequence("pretokenizers", {Split("\\p{N}{1,3}"), Split(text::kDeepSeek3Cjk), Split(text::kDeepSeek3Regex), ByteLevel(false)});
-  } else {
-    return std::nullopt;
-  }
-  return pre;
 }
 
 // SentencePiece BPE has no list of merges: two pieces merge when their concatenation is a piece, the best score first (transformers'
@@ -210,7 +168,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromGgufVocab(const 
   OrderedJson root = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", AddedTokens(vocab)}};
   OrderedJson decoder;
   if (vocab.model == "gpt2") {
-    const std::optional<Pre> pre = FindPre(vocab.pre);
+    const std::optional<text::GgufPre> pre = text::FindGgufPre(vocab.pre);
     if (!pre) return Invalid(name, "pre", absl::StrCat("\"", vocab.pre, "\" is not supported; give a tokenizer.json beside the model"));
     root["normalizer"] = pre->normalizer;
     root["pre_tokenizer"] = pre->pre_tokenizer;
