@@ -2,6 +2,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "cli/commands.h"
 #include "common/base/file.h"
 #include "common/base/hash.h"
@@ -10,6 +11,7 @@
 #include "common/metrics/progress.h"
 #include "common/model/kv_pool.h"
 #include "common/model/model_directory.h"
+#include "common/text/jinja.h"
 #include "trainer/run.h"
 #include "trainer/run_checkpoint.h"
 
@@ -50,6 +52,14 @@ absl::Status InspectCheckpoint(const std::string& path) {
   return absl::OkStatus();
 }
 
+// "none", how long it is, or why it cannot be rendered (another can be given in the recipe).
+std::string TemplateText(const Tokenizer& tokenizer) {
+  const std::string& text = tokenizer.chat_template();
+  if (text.empty()) return "none";
+  const absl::StatusOr<std::shared_ptr<const JinjaTemplate>> parsed = JinjaTemplate::Parse(text);
+  return parsed.ok() ? absl::StrCat("yes, ", text.size(), " bytes") : absl::StrCat("not supported: ", parsed.status().message());
+}
+
 absl::Status InspectModel(const std::string& path) {
   ThreadPool threads(0);
   ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(path, {}, threads));
@@ -66,7 +76,9 @@ absl::Status InspectModel(const std::string& path) {
   }
   Row("context", absl::StrCat(c.max_position_embeddings));
   Row("vocabulary", absl::StrCat(c.vocab_size, " (tokenizer ", loaded.tokenizer->vocab_size(), ")"));
-  Row("chat_template", loaded.tokenizer->chat_template().empty() ? "none" : "yes");
+  Row("dtype", absl::StrCat(Name(model.dtype()), " in memory"));
+  Row("stop_tokens", absl::StrJoin(loaded.stop_token_ids, ", "));
+  Row("chat_template", TemplateText(*loaded.tokenizer));
   Row("kv_bytes_per_token", absl::StrFormat("%.0f", kv));
   Row("memory_to_roll_out", absl::StrFormat("%.1f MB and %.3f MB per 1000 cached tokens", 2 * weights / 1e6, kv * 1000 / 1e6));
   Row("memory_to_train", absl::StrFormat("%.1f MB and activations", (2 * weights + 12.0 * static_cast<double>(c.NumParameters())) / 1e6));

@@ -149,8 +149,9 @@ absl::Status ModelConfig::Validate() const {
     positive("rope_scaling.beta_slow", rope_scaling.beta_slow);
     if (rope_theta == 1) problems.push_back("rope_theta is 1, which YaRN cannot scale");
     if (rope_scaling.attention_factor) positive("rope_scaling.attention_factor", *rope_scaling.attention_factor);
-    if (rope_scaling.mscale < 0 || rope_scaling.mscale_all_dim < 0)
-      problems.push_back("rope_scaling.mscale is negative");
+    for (const auto& [field, value] : {std::pair("rope_scaling.mscale", rope_scaling.mscale), std::pair("rope_scaling.mscale_all_dim", rope_scaling.mscale_all_dim)}) {
+      if (!(value >= 0 && value <= 1000)) problems.push_back(absl::StrCat(field, " is ", value, ", expected 0 to 1000"));
+    }
   }
   for (int32_t id : eos_token_ids) range("eos_token_id", id, 0, vocab_size - 1);
   // 2^42 parameters: every product of sizes below fits 64 bits.

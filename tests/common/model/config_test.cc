@@ -1,5 +1,7 @@
 #include "common/model/config.h"
 
+#include <cmath>
+
 #include "common/base/file.h"
 #include "gmock/gmock.h"
 #include "tests/common/model/model_world.h"
@@ -136,6 +138,65 @@ TEST_P(Families, CountTheirParameters) {
   for (const LogicalTensor& tensor : model->tensors()) sum += tensor.value.size();
   EXPECT_EQ(config.NumParameters(), sum);
   EXPECT_LE(config.NumActiveParameters(), config.NumParameters());
+}
+
+// Every field of every family told every lie: an error that names file and field, or a configuration that is safe to compute with.
+TEST_P(Families, EveryLieInEveryFieldIsNamedOrHarmless) {
+  const json::Json lies = *json::Parse(R"([null, true, false, -1, 0, 1, 3, 1.5, -1e300, 1e300, 1e-300, 2147483648, 9223372036854775807,
+      18446744073709551615, "", "x", "NaN", "\u0000", [], [[]], [-1], [1, 1e300], ["x"], {}, {"a": {}}, {"rope_type": 3}, {"rope_type": "yarn"}])");
+  const json::Json valid = *json::Parse(TinyConfigText(GetParam()));
+  int refused = 0;
+  auto judge = [&](const json::Json& config, const std::string& field) {
+    const absl::StatusOr<ModelConfig> result = ModelConfig::FromHuggingFace(config, "dir/config.json");
+    if (!result.ok()) {
+      ++refused;
+      const std::string error(result.status().message());
+      EXPECT_THAT(error, HasSubstr("dir/config.json")) << field;
+      EXPECT_LT(error.size(), 4096u) << field;
+      return;
+    }
+    EXPECT_GT(result->NumParameters(), 0) << field;
+    EXPECT_TRUE(std::isfinite(result->AttentionScale())) << field;
+    EXPECT_TRUE(ModelConfig::FromHuggingFace(*json::Parse(json::Dump(result->ToHuggingFace("float32"))), "again").ok()) << field << config.dump();
+  };
+  for (const auto& [key, value] : valid.items()) {
+    for (const json::Json& lie : lies) {
+      json::Json config = valid;
+      config[key] = lie;
+      judge(config, key);
+      if (!value.is_object()) continue;
+      for (const auto& [inner, unused] : value.items()) {
+        json::Json nested = valid;
+        nested[key][inner] = lie;
+        judge(nested, key + "." + inner);
+      }
+    }
+  }
+  EXPECT_GE(refused, 100);
+}
+
+// Cut at every byte, and each byte overwritten: what still is JSON is judged, the rest is refused by the parser.
+TEST_P(Families, TextCutAndOverwrittenAnywhereNeverCrashes) {
+  const std::string text = TinyConfigText(GetParam());
+  int parsed = 0;
+  auto judge = [&](const std::string& changed) {
+    const absl::StatusOr<json::Json> config = json::Parse(changed);
+    if (!config.ok()) return;
+    ++parsed;
+    const absl::StatusOr<ModelConfig> result = ModelConfig::FromHuggingFace(*config, "config.json");
+    if (result.ok()) {
+      EXPECT_GT(result->NumParameters(), 0);
+    }
+  };
+  for (size_t i = 0; i < text.size(); ++i) {
+    judge(text.substr(0, i));
+    for (char c : {'9', '-', '"', '{', ',', '\xff', 'e'}) {
+      std::string changed = text;
+      changed[i] = c;
+      judge(changed);
+    }
+  }
+  EXPECT_GE(parsed, 100);
 }
 
 INSTANTIATE_TEST_SUITE_P(Config, Families, testing::ValuesIn(TinyFamilies()),
