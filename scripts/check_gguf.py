@@ -4,8 +4,9 @@
     python3 scripts/check_gguf.py [--grouper build/grouper] [--model models/SmolLM2-135M-Instruct.gguf]   # needs gguf, llama-cpp-python, numpy
 
 Writes the model in every type. For each: gguf's reader dequantises every tensor; llama.cpp tokenizes, continues a prompt greedily for 32 tokens, and
-measures the perplexity of this repository's documentation. Exit code 1 when a token differs from the original file's tokenization, when F32, F16 or
-BF16 continue otherwise or are 1% worse than the original, or when Q8_0 is 3%, Q4_0 or Q4_K 30% worse.
+measures the perplexity of this repository's documentation. Exit code 1 when a token differs from the original file's tokenization, when F32 or F16
+continue otherwise, when F32, F16 or BF16 are 1% worse than the original, Q8_0 3%, Q4_0 or Q4_K 30%. BF16 rounds weights to eight bits of precision, so its
+greedy text may part from the original's; how far it agrees is printed.
 """
 import argparse
 import glob
@@ -73,7 +74,7 @@ def main():
             count = check_tensors(path)
             ours, perplexity, continuation = measure(path, text)
             same = next((i for i, (a, b) in enumerate(zip(continuation, expected)) if a != b), min(len(continuation), len(expected)))
-            exact = kind in ("F32", "F16", "BF16")
+            exact = kind in ("F32", "F16")
             good = ours == tokens and perplexity <= before * allowed and (not exact or continuation == expected)
             failed |= not good
             print(f"{kind:5} {os.path.getsize(path) / 1e6:6.1f} MB, {count} tensors, tokens {'equal' if ours == tokens else 'DIFFER'}, perplexity {perplexity:.3f} "
