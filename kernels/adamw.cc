@@ -1,6 +1,7 @@
 #include "kernels/adamw.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/row_ops_cuda.h"
 
 namespace grouper::kernels {
 
@@ -20,17 +21,21 @@ void AdamW(Stream& stream, const AdamWParams& params, const Tensor& gradient, co
         << t->ShapeString() << " for weight " << weight.ShapeString();
   }
   CHECK(weight.contiguous()) << weight.ShapeString();
-  ByStorage(weight, [&](auto w) {
-    using W = decltype(w);
-    using T = std::conditional_t<std::is_same_v<W, double>, double, float>;
-    cpu::AdamW<T, W>(stream, params, gradient, m, v, master, weight);
-  });
+  ByStorage(
+      weight,
+      [&](auto w) {
+        using W = decltype(w);
+        using T = std::conditional_t<std::is_same_v<W, double>, double, float>;
+        cpu::AdamW<T, W>(stream, params, gradient, m, v, master, weight);
+      },
+      [&](auto) { cuda::AdamW(stream, params, gradient, m, v, master, weight); });
 }
 
 double SumOfSquares(Stream& stream, const Tensor& gradient) {
   CHECK(gradient.contiguous()) << gradient.ShapeString();
   double sum = 0;
-  ByStorage(gradient, [&](auto t) { sum = cpu::SumOfSquares<decltype(t)>(stream, gradient); });
+  ByStorage(gradient, [&](auto t) { sum = cpu::SumOfSquares<decltype(t)>(stream, gradient); },
+            [&](auto) { sum = cuda::SumOfSquares(stream, gradient); });
   return sum;
 }
 

@@ -1,6 +1,7 @@
 #include "kernels/elementwise.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/row_ops_cuda.h"
 
 namespace grouper::kernels {
 
@@ -24,18 +25,21 @@ void CheckSameShape(const Tensor& x, const Tensor& y) {
 void Add(Stream& stream, const Tensor& x, const Tensor& y) {
   CheckSameShape(x, y);
   CHECK(x.dtype() == y.dtype()) << x.ShapeString() << " and " << y.ShapeString();
-  ByStorage(y, [&](auto s) { cpu::Add<decltype(s)>(stream, x, y); });
+  ByStorage(y, [&](auto s) { cpu::Add<decltype(s)>(stream, x, y); }, [&](auto) { cuda::Add(stream, x, y); });
 }
 
 void Copy(Stream& stream, const Tensor& x, const Tensor& y) {
   CheckSameShape(x, y);
-  ByStorage(x, [&](auto from) {
-    ByStorage(y, [&](auto to) { cpu::Copy<decltype(from), decltype(to)>(stream, x, y); });
-  });
+  ByStorage(
+      x,
+      [&](auto from) {
+        ByStorage(y, [&](auto to) { cpu::Copy<decltype(from), decltype(to)>(stream, x, y); });
+      },
+      [&](auto) { cuda::Copy(stream, x, y); });
 }
 
 void Fill(Stream& stream, const Tensor& y, double value) {
-  ByStorage(y, [&](auto s) { cpu::Fill<decltype(s)>(stream, y, value); });
+  ByStorage(y, [&](auto s) { cpu::Fill<decltype(s)>(stream, y, value); }, [&](auto) { cuda::Fill(stream, y, value); });
 }
 
 }  // namespace grouper::kernels

@@ -1,6 +1,7 @@
 #include "kernels/embedding.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/row_ops_cuda.h"
 
 namespace grouper::kernels {
 
@@ -21,13 +22,15 @@ void CheckIds(const Tensor& table, const int32_t* ids, const Tensor& out) {
 void Embedding(Stream& stream, const Tensor& table, const int32_t* ids, const Tensor& out) {
   CheckIds(table, ids, out);
   CHECK(table.dtype() == out.dtype()) << table.ShapeString() << " " << out.ShapeString();
-  ByStorage(table, [&](auto s) { cpu::Embedding<decltype(s)>(stream, table, ids, out); });
+  ByStorage(table, [&](auto s) { cpu::Embedding<decltype(s)>(stream, table, ids, out); },
+            [&](auto) { cuda::Embedding(stream, table, ids, out); });
 }
 
 void EmbeddingBackward(Stream& stream, const Tensor& dout, const int32_t* ids, const Tensor& dtable) {
   CheckIds(dtable, ids, dout);
   CHECK(dtable.dtype() == AccumulatorOf(dout.dtype())) << dtable.ShapeString() << " " << dout.ShapeString();
-  ByStorage(dout, [&](auto s) { cpu::EmbeddingBackward<decltype(s)>(stream, dout, ids, dtable); });
+  ByStorage(dout, [&](auto s) { cpu::EmbeddingBackward<decltype(s)>(stream, dout, ids, dtable); },
+            [&](auto) { cuda::EmbeddingBackward(stream, dout, ids, dtable); });
 }
 
 }  // namespace grouper::kernels

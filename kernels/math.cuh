@@ -50,4 +50,17 @@ __device__ __forceinline__ float Log(float x) {
   return x >= 0.0f ? result : __int_as_float(0x7fc00000);
 }
 
+// log(1 + x) = log(u) + (x - (u - 1)) / u with u = fl(1 + x).
+__device__ __forceinline__ float Log1p(float x) {
+  const float u = __fadd_rn(1.0f, x), log_u = Log(u);
+  const float corrected = __fadd_rn(log_u, __fdiv_rn(__fsub_rn(x, __fsub_rn(u, 1.0f)), u));
+  return u > 0.0f && u < __int_as_float(0x7f800000) ? corrected : log_u;
+}
+
+// e = exp(-|x|);  x >= 0: 1 / (1 + e), else e / (1 + e).
+__device__ __forceinline__ float Sigmoid(float x) {
+  const float e = Exp(__int_as_float(__float_as_int(x) | static_cast<int>(0x80000000)));
+  return __fdiv_rn(x < 0.0f ? e : 1.0f, __fadd_rn(1.0f, e));
+}
+
 }  // namespace grouper::kernels::cuda

@@ -1,6 +1,7 @@
 #include "kernels/rms_norm.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/row_ops_cuda.h"
 
 namespace grouper::kernels {
 
@@ -38,7 +39,8 @@ void CheckNorm(const Tensor& x, const Tensor& weight, const Tensor& rstd) {
 void RmsNorm(Stream& stream, const Tensor& x, const Tensor& weight, double eps, const Tensor& y, const Tensor& rstd) {
   CheckNorm(x, weight, rstd);
   CheckSame(y, x, "y");
-  ByStorage(x, [&](auto s) { cpu::RmsNorm<decltype(s)>(stream, x, weight, eps, y, rstd); });
+  ByStorage(x, [&](auto s) { cpu::RmsNorm<decltype(s)>(stream, x, weight, eps, y, rstd); },
+            [&](auto) { cuda::RmsNorm(stream, x, weight, eps, y, rstd); });
 }
 
 void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& weight, double eps, const Tensor& y,
@@ -46,7 +48,8 @@ void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, con
   CheckNorm(residual, weight, rstd);
   CheckSame(delta, residual, "delta");
   CheckSame(y, residual, "y");
-  ByStorage(residual, [&](auto s) { cpu::AddRmsNorm<decltype(s)>(stream, delta, residual, weight, eps, y, rstd); });
+  ByStorage(residual, [&](auto s) { cpu::AddRmsNorm<decltype(s)>(stream, delta, residual, weight, eps, y, rstd); },
+            [&](auto) { cuda::AddRmsNorm(stream, delta, residual, weight, eps, y, rstd); });
 }
 
 void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& dx,
@@ -57,7 +60,8 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   CheckSame(dx, x, "dx");
   CHECK(dweight.rank() == 1 && dweight.dim(0) == x.dim(-1) && dweight.dtype() == AccumulatorOf(x.dtype()))
       << dweight.ShapeString() << " for " << x.ShapeString();
-  ByStorage(x, [&](auto s) { cpu::RmsNormBackward<decltype(s)>(stream, dy, x, weight, rstd, dx, accumulate, dweight); });
+  ByStorage(x, [&](auto s) { cpu::RmsNormBackward<decltype(s)>(stream, dy, x, weight, rstd, dx, accumulate, dweight); },
+            [&](auto) { cuda::RmsNormBackward(stream, dy, x, weight, rstd, dx, accumulate, dweight); });
 }
 
 }  // namespace grouper::kernels

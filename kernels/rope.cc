@@ -1,6 +1,7 @@
 #include "kernels/rope.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/row_ops_cuda.h"
 
 namespace grouper::kernels {
 
@@ -19,7 +20,8 @@ void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeT
   for (int64_t t = 0; t < x.dim(0); ++t) {
     CHECK(positions[t] >= 0 && positions[t] < table.cos.dim(0)) << "position " << positions[t] << " of " << table.cos.dim(0);
   }
-  ByStorage(x, [&](auto s) { cpu::Rope<decltype(s)>(stream, x, positions, table, inverse); });
+  ByStorage(x, [&](auto s) { cpu::Rope<decltype(s)>(stream, x, positions, table, inverse); },
+            [&](auto) { cuda::Rope(stream, x, positions, table, inverse); });
 }
 
 }  // namespace grouper::kernels

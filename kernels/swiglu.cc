@@ -1,6 +1,7 @@
 #include "kernels/swiglu.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/row_ops_cuda.h"
 
 namespace grouper::kernels {
 
@@ -21,13 +22,15 @@ void CheckGate(const Tensor& gate_up, const Tensor& out) {
 
 void SwiGlu(Stream& stream, const Tensor& gate_up, const Tensor& out) {
   CheckGate(gate_up, out);
-  ByStorage(out, [&](auto s) { cpu::SwiGlu<decltype(s)>(stream, gate_up, out); });
+  ByStorage(out, [&](auto s) { cpu::SwiGlu<decltype(s)>(stream, gate_up, out); },
+            [&](auto) { cuda::SwiGlu(stream, gate_up, out); });
 }
 
 void SwiGluBackward(Stream& stream, const Tensor& d_out, const Tensor& gate_up, const Tensor& d_gate_up) {
   CheckGate(gate_up, d_out);
   CheckGate(d_gate_up, d_out);
-  ByStorage(d_out, [&](auto s) { cpu::SwiGluBackward<decltype(s)>(stream, d_out, gate_up, d_gate_up); });
+  ByStorage(d_out, [&](auto s) { cpu::SwiGluBackward<decltype(s)>(stream, d_out, gate_up, d_gate_up); },
+            [&](auto) { cuda::SwiGluBackward(stream, d_out, gate_up, d_gate_up); });
 }
 
 }  // namespace grouper::kernels

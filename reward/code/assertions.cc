@@ -128,7 +128,7 @@ absl::StatusOr<std::vector<TestResult>> Grader::CppAssertions(const std::string&
   ASSIGN_OR_RETURN(const std::vector<std::string> expected, ExpectedValues(halves));
   std::string text = absl::StrCat(kCppBefore, source, "\n", kCppShow,
                                   "int main(int, char** argv) {\n  using std::map; using std::pair; using std::set; using std::string; using std::vector;\n"
-                                  "  std::string shown;\n  switch (std::atoi(argv[1])) {\n");
+                                  "  std::string shown;\n  switch (std::strtol(argv[1], nullptr, 10)) {\n");
   for (size_t i = 0; i < halves.size(); ++i) absl::StrAppend(&text, "    case ", i, ": shown = grouper_judge::Show(", halves[i].left, "); break;\n");
   absl::StrAppend(&text, "  }\n  std::cout << std::flush;\n  std::printf(\"\\x02%s\", shown.c_str());\n  std::fflush(stdout);\n}\n");
   ASSIGN_OR_RETURN(const Executable executable, Prepare({Language::kCpp, text}));

@@ -62,14 +62,14 @@ TEST_F(CustomRule, AnyBytesReachIt) {
 }
 
 TEST_F(CustomRule, AHangIsStoppedAtItsDeadlineAndTheRowsBesideItAreScored) {
-  RuleWorld world = World(absl::StrCat("    if c == 'hang': time.sleep(60)\n", kLength), "processes: 2", 0.5);
+  RuleWorld world = World(absl::StrCat("    if c == 'hang': time.sleep(60)\n", kLength), "processes: 2", 3);
   v1::ScoreRequest request;
   for (const char* text : {"a", "hang", "bb", "ccc", "dddd"}) request.add_groups()->add_completions()->set_text(text);
   const auto start = std::chrono::steady_clock::now();
   const auto response = world.rules().Score(request, nullptr);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   ASSERT_TRUE(response.ok());
-  EXPECT_LT(seconds, 3);
+  EXPECT_LT(seconds, 15);
   const double expected[] = {1, 0, 2, 3, 4};
   for (int i = 0; i < 5; ++i) {
     const v1::CompletionScore& score = response->groups(i).completions(0);

@@ -1,0 +1,44 @@
+#include "kernels/row_ops_cuda.h"
+#include "kernels/rows.cuh"
+
+namespace grouper::kernels::cuda {
+namespace {
+
+// A thread turns one pair: (a, b) -> (a cos - b sin, b cos + a sin); inverse: sin is negated.
+template <typename S>
+__global__ void __launch_bounds__(kBlockThreads)
+    Turn(DeviceRows<S> rows, const int32_t* positions, const float* cos, const float* sin, int64_t cos_stride, int64_t sin_stride,
+         int64_t heads, int64_t half, bool interleaved, bool inverse, int64_t pairs) {
+  const int64_t pair = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
+  if (pair >= pairs) return;
+  const int64_t row = pair / half, i = pair % half, position = positions[row / heads];
+  S* const x = rows[row];
+  S* const first = x + (interleaved ? 2 * i : i);
+  S* const second = x + (interleaved ? 2 * i + 1 : i + half);
+  const float a = LoadFloat(first), b = LoadFloat(second), c = cos[position * cos_stride + i];
+  const float s = inverse ? -sin[position * sin_stride + i] : sin[position * sin_stride + i];
+  StoreFloat(first, fmaf(a, c, -(b * s)));
+  StoreFloat(second, fmaf(b, c, a * s));
+}
+
+}  // namespace
+
+void RopeDevice(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse) {
+  const int64_t half = x.dim(2) / 2, pairs = x.dim(0) * x.dim(1) * half;
+  if (pairs == 0) return;
+  ByDeviceStorage(x.dtype(), [&](auto s) {
+    using S = decltype(s);
+    Turn<S><<<BlocksFor(pairs), kBlockThreads, 0, HandleOf(stream)>>>(
+        RowsOnDevice<S>(x), positions, table.cos.data<float>(), table.sin.data<float>(), table.cos.stride(0),
+        table.sin.stride(0), x.dim(1), half, table.pairing == RopePairing::kInterleaved, inverse, pairs);
+  });
+  GROUPER_CUDA_LAUNCHED();
+}
+
+void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse) {
+  const Arena::Mark mark = stream.scratch.mark();
+  RopeDevice(stream, x, Staged(stream, positions, x.dim(0)), table, inverse);
+  stream.scratch.Release(mark);
+}
+
+}  // namespace grouper::kernels::cuda
