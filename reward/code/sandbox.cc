@@ -322,7 +322,7 @@ absl::StatusOr<SandboxResult> Sandbox::Run(const SandboxJob& job) const {
       uint64_t child = 0;
       if (at != std::string::npos) {
         const absl::string_view digits = absl::StripLeadingAsciiWhitespace(absl::string_view(status).substr(at + 12));
-        absl::SimpleAtoi(digits.substr(0, digits.find_first_not_of("0123456789")), &child);
+        if (!absl::SimpleAtoi(digits.substr(0, digits.find_first_not_of("0123456789")), &child)) child = 0;
       }
       struct statvfs files;
       // Of the sandbox's own /tmp, known by its size; before bwrap has made it, this is the host's.

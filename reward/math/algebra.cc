@@ -11,7 +11,6 @@ namespace {
 
 constexpr int32_t kMaxExponent = 1 << 20;
 constexpr int32_t kTrialDivision = 2000;
-constexpr int64_t kMaxFactorial = 500;
 constexpr size_t kTrustedDecimalDigits = 12;
 constexpr int kSamples = 4;
 
@@ -414,12 +413,14 @@ Scalar Algebra::Power(const Scalar& base, const Scalar& exponent) {
     }
     return Opaque("power", {base, exponent});
   }
-  // a^(t1 + t2 + ...) = product of (a^m_k)^c_k, over the primes of a where a is a positive rational.
+  // a^(t1 + t2 + ...) = product of (a^m_k)^c_k, over the primes of a where a is a positive rational. With an imaginary
+  // m_k, (a^m)^(n/d) is another number than a^(m n/d): only n leaves the exponent then.
   Rational a;
   const bool rational_base = IsRational(base, &a) && a.Sign() > 0;
   const bool atom_base = base.denominator.empty() && base.numerator.size() == 1 &&
                          base.numerator[0].coefficient.IsOne() && base.numerator[0].monomial.size() == 1 &&
                          base.numerator[0].monomial[0].exponent == Exponent{1, 1};
+  const bool euler = atom_base && atoms_[static_cast<size_t>(base.numerator[0].monomial[0].atom)].kind == AtomKind::kE;
   if (!exponent.denominator.empty() || (!rational_base && !atom_base)) return Opaque("power", {base, exponent});
   if (rational_base && a.IsOne()) return FromRational(1);
   std::vector<std::pair<Scalar, int32_t>> bases;
@@ -435,93 +436,25 @@ Scalar Algebra::Power(const Scalar& base, const Scalar& exponent) {
         std::abs(n) > kMaxExponent || d > kMaxExponent) {
       return Opaque("power", {base, exponent});
     }
+    if (Rational turn; euler && Turn(term, true, &turn)) {
+      result = Multiply(result, Add(SinOfTurn(turn + Rational(1, 2)), Multiply(I(), SinOfTurn(turn))));
+      continue;
+    }
     for (const auto& [b, count] : bases) {
       if (term.monomial.empty()) {
         result = Multiply(result, RationalPower(b, MakeExponent(n * count, d, &exhausted_)));
         continue;
       }
-      const Scalar power = Opaque("power", {b, {{{term.monomial, Rational(1)}}, {}}});
+      const bool real = !SumHas({term}, [](const Atom& atom) { return atom.kind == AtomKind::kI || atom.kind == AtomKind::kOpaque; });
+      const Scalar power = Opaque("power", {b, {{{term.monomial, Rational(1, real ? 1 : d)}}, {}}});
       if (exhausted_) return {};
       Term factor{{}, Rational(1)};
-      MultiplyFactor(factor, power.numerator[0].monomial[0].atom, MakeExponent(n * count, d, &exhausted_));
+      MultiplyFactor(factor, power.numerator[0].monomial[0].atom, MakeExponent(n * count, real ? d : 1, &exhausted_));
       result = Multiply(result, {{factor}, {}});
     }
     if (exhausted_) return {};
   }
   return result;
-}
-
-Scalar Algebra::Ln(const Scalar& a) {
-  Rational value;
-  if (IsRational(a, &value)) {
-    if (value.Sign() <= 0) {
-      undefined_ = true;
-      return {};
-    }
-    Scalar sum;
-    for (const auto& [prime, count] : Factorise(value)) {
-      sum = Add(sum, Multiply(FromRational(count), Opaque("ln", {FromRational(Rational(prime))})));
-    }
-    return sum;
-  }
-  if (a.denominator.empty() && a.numerator.size() == 1) {
-    // ln(c * prod a^r) = ln c + sum r ln a, for positive atoms.
-    const Term& term = a.numerator[0];
-    bool positive = term.coefficient.Sign() > 0;
-    for (const Factor& factor : term.monomial) {
-      const AtomKind kind = atoms_[static_cast<size_t>(factor.atom)].kind;
-      positive &= kind == AtomKind::kE || kind == AtomKind::kPrime || kind == AtomKind::kPi;
-    }
-    if (positive) {
-      Scalar sum = Ln(FromRational(term.coefficient));
-      for (const Factor& factor : term.monomial) {
-        const Atom& atom = atoms_[static_cast<size_t>(factor.atom)];
-        Scalar part = FromRational(1);
-        if (atom.kind == AtomKind::kPrime) part = Opaque("ln", {FromRational(Rational(atom.prime))});
-        if (atom.kind == AtomKind::kPi) part = Opaque("ln", {Pi()});
-        sum = Add(sum, Multiply(FromRational(Rational(factor.exponent.n, factor.exponent.d)), part));
-      }
-      return sum;
-    }
-  }
-  return Opaque("ln", {a});
-}
-
-Scalar Algebra::Function(const std::string& name, const Scalar& argument) {
-  Rational value;
-  const bool rational = IsRational(argument, &value);
-  if (name == "ln") return Ln(argument);
-  if (name == "log10" || name == "log") return Divide(Ln(argument), Ln(FromRational(10)));
-  if (name == "exp") return Power(E(), argument);
-  if (rational) {
-    if (name == "abs") return FromRational(value.Sign() < 0 ? -value : value);
-    if (name == "floor" || name == "ceil") {
-      BigInt quotient, rest;
-      BigInt::DivMod(value.numerator(), value.denominator(), &quotient, &rest);
-      if (name == "floor" && rest.Sign() < 0) quotient = quotient - 1;
-      if (name == "ceil" && rest.Sign() > 0) quotient = quotient + 1;
-      return FromRational(Rational(quotient));
-    }
-    if (name == "factorial") {
-      int64_t n;
-      if (!value.IsInteger() || value.Sign() < 0) {
-        undefined_ = true;
-        return {};
-      }
-      if (value.numerator().ToInt64(&n) && n <= kMaxFactorial) {
-        if (!Spend(static_cast<size_t>(n) * 4 + 1)) return {};
-        BigInt product = 1;
-        for (int64_t k = 2; k <= n; ++k) product = product * k;
-        return FromRational(Rational(product));
-      }
-    }
-    if (value.IsZero()) {
-      if (name == "sin" || name == "tan" || name == "arcsin" || name == "arctan" || name == "sinh" || name == "tanh")
-        return {};
-      if (name == "cos" || name == "sec" || name == "cosh") return FromRational(1);
-    }
-  }
-  return Opaque(name, {argument});
 }
 
 // --- questions ------------------------------------------------------------------------------------
@@ -582,11 +515,37 @@ bool Algebra::IsVariableProduct(const Scalar& a) const {
   const Term& term = a.numerator[0];
   if (!term.coefficient.IsOne() || term.monomial.empty()) return false;
   for (const Factor& factor : term.monomial) {
-    if (factor.exponent.n < 0 || factor.exponent.d != 1) return false;
+    if (!(factor.exponent == Exponent{1, 1})) return false;
     const AtomKind kind = atoms_[static_cast<size_t>(factor.atom)].kind;
     if (kind == AtomKind::kOpaque || kind == AtomKind::kPrime) return false;
   }
   return true;
+}
+
+bool Algebra::IsAbs(const Scalar& a, Scalar* inner) {
+  if (!a.denominator.empty() || a.numerator.size() != 1) return false;
+  const Term& term = a.numerator[0];
+  if (term.monomial.size() != 1 || !(term.monomial[0].exponent == Exponent{1, 1}) || term.coefficient.Sign() < 0) return false;
+  const Atom& atom = atoms_[static_cast<size_t>(term.monomial[0].atom)];
+  if (atom.kind != AtomKind::kOpaque || atom.name != "abs") return false;
+  *inner = Multiply(FromRational(term.coefficient), atom.arguments[0]);
+  return true;
+}
+
+bool Algebra::IsLinear(const Scalar& a, std::string* name, Scalar* slope, Scalar* rest) const {
+  if (!a.denominator.empty()) return false;
+  bool found = false;
+  for (const Term& term : a.numerator) {
+    if (!HasVariables({{term}, {}})) {
+      rest->numerator.push_back(term);
+      continue;
+    }
+    const Scalar bare{{{term.monomial, Rational(1)}}, {}};
+    if (found || !IsVariable(bare, name)) return false;
+    found = true;
+    *slope = FromRational(term.coefficient);
+  }
+  return found;
 }
 
 Verdict Algebra::IsZero(const Scalar& a) {

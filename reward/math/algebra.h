@@ -75,7 +75,8 @@ class Algebra {
   Scalar Root(const Scalar& base, int32_t degree);
   // Natural logarithm; of a positive rational as a sum over its primes.
   Scalar Ln(const Scalar& a);
-  // sin, cos, tan, ...: exact at 0, opaque elsewhere. floor, ceil, abs, factorial: exact for rationals.
+  // sin, cos, tan, ...: exact at multiples of pi / 12, opaque elsewhere. floor, ceil, abs, factorial: exact for
+  // rationals.
   Scalar Function(const std::string& name, const Scalar& argument);
 
   Verdict IsZero(const Scalar& a);
@@ -91,6 +92,10 @@ class Algebra {
   bool IsVariable(const Scalar& a, std::string* name) const;
   // A product of distinct variables without a coefficient: x, AB, f(x) read as f*x.
   bool IsVariableProduct(const Scalar& a) const;
+  // c |inner| for a positive rational c, which goes inside.
+  bool IsAbs(const Scalar& a, Scalar* inner);
+  // slope * variable + rest for one variable, a rational slope that is not 0 and a rest without variables.
+  bool IsLinear(const Scalar& a, std::string* name, Scalar* slope, Scalar* rest) const;
   // Real value of a constant; false when it has variables or is not real and finite.
   bool ToReal(const Scalar& a, long double* value);
 
@@ -110,6 +115,8 @@ class Algebra {
     bool has_variables = false;
   };
 
+  bool Turn(const Term& term, bool imaginary, Rational* turn) const;
+  Scalar SinOfTurn(const Rational& turn);
   int32_t Intern(AtomKind kind, const std::string& key, Atom atom);
   int32_t PrimeAtom(const BigInt& prime);
   Scalar AtomScalar(int32_t atom);

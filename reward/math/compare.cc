@@ -37,16 +37,6 @@ Verdict And(Verdict a, Verdict b) {
   return a == Verdict::kUnknown || b == Verdict::kUnknown ? Verdict::kUnknown : Verdict::kEqual;
 }
 
-Value Interval(char open, Value low, Value high, char close) {
-  Value interval;
-  interval.kind = Kind::kTuple;
-  interval.open = open;
-  interval.close = close;
-  interval.items.push_back(std::move(low));
-  interval.items.push_back(std::move(high));
-  return interval;
-}
-
 }  // namespace
 
 const Value* Comparison::Assigned(const Value& relation, bool constant) const {
@@ -105,101 +95,6 @@ bool Comparison::PlainList(const Value& list, std::vector<Value>* items, bool* o
   return assigned == list.items.size() || (assigned == 1 && Assigned(list.items[0], false) != nullptr);
 }
 
-// "x > 1 and x < 2", in either order: one lower and one upper bound of one variable.
-bool Comparison::Between(const Value& list, std::vector<Value>* intervals) const {
-  if (list.items.size() != 2) return false;
-  std::vector<Value> halves;
-  std::string names[2];
-  for (size_t i = 0; i < 2; ++i) {
-    const Value& part = list.items[i];
-    if (part.kind != Kind::kRelation || part.items.size() != 2 || !IsInequality(part.ops[0]) || !AsIntervals(part, &halves)) return false;
-    for (const Value& side : part.items) {
-      std::string name;
-      if (algebra_.IsVariable(side.scalar, &name) && name != "\\infty") names[i] = name;
-    }
-  }
-  if (halves.size() != 2 || names[0].empty() || names[0] != names[1]) return false;
-  std::string infinity;
-  if (!algebra_.IsVariable(halves[0].items[1].scalar, &infinity)) std::swap(halves[0], halves[1]);  // the lower bound first
-  long double low, high;
-  if (!algebra_.ToReal(halves[0].items[0].scalar, &low) || !algebra_.ToReal(halves[1].items[1].scalar, &high) || !(low < high)) return false;
-  intervals->push_back(Interval(halves[0].open, halves[0].items[0], halves[1].items[1], halves[1].close));
-  return true;
-}
-
-bool Comparison::AsIntervals(const Value& value, std::vector<Value>* intervals) const {
-  const auto infinity = [&](bool negative) {
-    Value end;
-    end.scalar = algebra_.Variable("\\infty");
-    if (negative) end.scalar = algebra_.Negate(end.scalar);
-    return end;
-  };
-  switch (value.kind) {
-    case Kind::kReals: intervals->push_back(Interval('(', infinity(true), infinity(false), ')')); return true;
-    case Kind::kTuple:
-      if (value.items.size() != 2 || value.open == ':' || value.open == '<') return false;
-      intervals->push_back(value);
-      return true;
-    case Kind::kUnion:
-      for (const Value& part : value.items) {
-        if (part.kind == Kind::kSet) {
-          for (const Value& point : part.items) intervals->push_back(Interval('[', point, point, ']'));
-        } else if (!AsIntervals(part, intervals)) {
-          return false;
-        }
-      }
-      return true;
-    case Kind::kList:
-      if (!value.alternatives) return Between(value, intervals);
-      for (const Value& part : value.items) {
-        if (part.kind != Kind::kRelation || !AsIntervals(part, intervals)) return false;
-      }
-      return true;
-    case Kind::kRelation: break;
-    default: return false;
-  }
-  // x < 3, 3 > x, -1 <= x < 2, with the variable alone in one place.
-  for (const Value& item : value.items) {
-    if (item.kind != Kind::kScalar) return false;
-  }
-  std::string name;
-  if (value.items.size() == 2 && IsInequality(value.ops[0])) {
-    Tok op = value.ops[0];
-    const Value* bound = &value.items[1];
-    if (!algebra_.IsVariable(value.items[0].scalar, &name) || name == "\\infty") {
-      if (!algebra_.IsVariable(value.items[1].scalar, &name) || name == "\\infty") return false;
-      op = Flip(op);
-      bound = &value.items[0];
-    }
-    if (algebra_.HasVariable(bound->scalar, name)) return false;
-    const bool closed = op == Tok::kLessEqual || op == Tok::kGreaterEqual;
-    if (op == Tok::kLess || op == Tok::kLessEqual) {
-      intervals->push_back(Interval('(', infinity(true), *bound, closed ? ']' : ')'));
-    } else {
-      intervals->push_back(Interval(closed ? '[' : '(', *bound, infinity(false), ')'));
-    }
-    return true;
-  }
-  if (value.items.size() == 2 && value.ops[0] == Tok::kNotEqual && algebra_.IsVariable(value.items[0].scalar, &name)) {
-    intervals->push_back(Interval('(', infinity(true), value.items[1], ')'));
-    intervals->push_back(Interval('(', value.items[1], infinity(false), ')'));
-    return true;
-  }
-  if (value.items.size() == 3 && IsInequality(value.ops[0]) && IsInequality(value.ops[1]) &&
-      algebra_.IsVariable(value.items[1].scalar, &name) && name != "\\infty") {
-    const bool up = value.ops[0] == Tok::kLess || value.ops[0] == Tok::kLessEqual;
-    const bool up2 = value.ops[1] == Tok::kLess || value.ops[1] == Tok::kLessEqual;
-    if (up != up2) return false;
-    const Value& low = up ? value.items[0] : value.items[2];
-    const Value& high = up ? value.items[2] : value.items[0];
-    const Tok low_op = up ? value.ops[0] : value.ops[1], high_op = up ? value.ops[1] : value.ops[0];
-    const auto closed = [](Tok op) { return op == Tok::kLessEqual || op == Tok::kGreaterEqual; };
-    intervals->push_back(Interval(closed(low_op) ? '[' : '(', low, high, closed(high_op) ? ']' : ')'));
-    return true;
-  }
-  return false;
-}
-
 Verdict Comparison::Scalars(const Value& gold, const Value& answer) {
   if (!UnitsAgree(gold.unit, answer.unit)) return Verdict::kDifferent;
   const bool mixed = gold.percent != answer.percent;
@@ -245,12 +140,6 @@ Verdict Comparison::Unordered(const std::vector<Value>& gold, const std::vector<
     if (!used[k] && std::none_of(gold.begin(), gold.end(), repeats)) return Verdict::kDifferent;
   }
   return Verdict::kEqual;
-}
-
-Verdict Comparison::Intervals(const Value& gold, const Value& answer) {
-  std::vector<Value> a, b;
-  if (!AsIntervals(gold, &a) || !AsIntervals(answer, &b)) return Verdict::kDifferent;
-  return Unordered(a, b);
 }
 
 Verdict Comparison::Relations(const Value& gold, const Value& answer) {
@@ -302,13 +191,7 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
     return IsInequality(gold.ops[0]) || IsInequality(answer.ops[0]) ? Intervals(gold, answer) : verdict;
   }
   // An inequality, a union or the reals against any form of intervals.
-  const auto interval_kind = [](const Value& v) {
-    return v.kind == Kind::kUnion || v.kind == Kind::kReals ||
-           (v.kind == Kind::kRelation && (IsInequality(v.ops[0]) || v.ops[0] == Tok::kNotEqual)) ||
-           (v.kind == Kind::kList && !v.items.empty() && v.items[0].kind == Kind::kRelation &&
-            IsInequality(v.items[0].ops[0]));
-  };
-  if (interval_kind(gold) || interval_kind(answer)) {
+  if (IsRealSetForm(gold) || IsRealSetForm(answer)) {
     const Verdict verdict = Intervals(gold, answer);
     if (verdict != Verdict::kDifferent || gold.kind != Kind::kList || answer.kind != Kind::kList) return verdict;
   }
@@ -316,7 +199,8 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
   if (IsListLike(gold) && IsListLike(answer)) {
     std::vector<Value> a, b;
     bool ordered_a = false, ordered_b = false;
-    const bool plain = PlainList(gold, &a, &ordered_a) & PlainList(answer, &b, &ordered_b);
+    const bool plain_gold = PlainList(gold, &a, &ordered_a), plain_answer = PlainList(answer, &b, &ordered_b);
+    const bool plain = plain_gold && plain_answer;
     if (!plain || (ordered_a && ordered_b)) {
       const Verdict verdict = Unordered(gold.items, answer.items);
       if (verdict != Verdict::kDifferent || !plain) return verdict;

@@ -12,6 +12,7 @@
 // kUnknown when a bound was met on the way: never to be counted as right.
 #pragma once
 
+#include "reward/math/real_set.h"
 #include "reward/math/value.h"
 
 namespace grouper::math {
@@ -36,8 +37,12 @@ class Comparison {
   const Value* Assigned(const Value& relation, bool constant) const;
   // "x = 1, 2" and "x = 1, x = 2" as the plain list; "p=5, q=2" as a list in the order of writing, *ordered then true.
   bool PlainList(const Value& list, std::vector<Value>* items, bool* ordered) const;
-  // Intervals of a tuple, union, inequality in one variable, list of such by "or", or the reals.
-  bool Between(const Value& list, std::vector<Value>* intervals) const;
+  // Sets of real numbers (compare_sets.cc). *name: the variable of a condition, which two conditions must share.
+  std::optional<RealSet> AsRealSet(const Value& value, std::string* name);
+  std::optional<RealSet> AsCondition(const Value& list, std::string* name);
+  std::optional<RealSet> HalfLine(const Value& side, Tok op, const Value& bound, std::string* name);
+  bool IsRealSetForm(const Value& value) const;
+  // Intervals of a tuple, union, inequality in one variable, list of such by "or", or the reals, with any ends.
   bool AsIntervals(const Value& value, std::vector<Value>* intervals) const;
 
   Algebra& algebra_;

@@ -28,6 +28,11 @@ std::string WithoutSpace(string_view text) {
   return out;
 }
 
+int64_t ScaleWord(string_view word) {
+  const std::string lower = absl::AsciiStrToLower(word);
+  return lower == "thousand" ? 1000 : lower == "million" ? 1000000 : lower == "billion" ? 1000000000 : lower == "trillion" ? 1000000000000 : 0;
+}
+
 }  // namespace
 
 void Parser::Advance() {
@@ -81,7 +86,7 @@ bool Parser::EndsItem() const {
 // Items by ',' inside items by ';': "p=5, q=2; p=7, q=2". A single item stays what it is.
 std::optional<Value> Parser::Sequence() {
   std::vector<Value> outer, inner;
-  bool any_or = false, semicolons = false;
+  bool any_or = false, any_and = false, semicolons = false;
   const auto close_inner = [&] {
     if (inner.size() == 1) {
       outer.push_back(std::move(inner[0]));
@@ -100,10 +105,12 @@ std::optional<Value> Parser::Sequence() {
     inner.push_back(std::move(*item));
     if (At(Tok::kComma) || At(Tok::kAnd) || At(Tok::kOr)) {
       any_or |= At(Tok::kOr);
+      any_and |= At(Tok::kAnd);
       const bool comma = At(Tok::kComma);
       Advance();
       if (comma && (At(Tok::kAnd) || At(Tok::kOr))) {
         any_or |= At(Tok::kOr);
+        any_and |= At(Tok::kAnd);
         Advance();
       }
       if (comma && At(Tok::kEnd)) break;  // "1, 2,": the comma of the sentence
@@ -120,6 +127,7 @@ std::optional<Value> Parser::Sequence() {
     list.kind = Kind::kList;
     list.items = std::move(inner);
     list.alternatives = any_or;
+    list.conjunction = any_and;
     return list;
   }
   close_inner();
@@ -157,20 +165,39 @@ std::optional<Value> Parser::Item() {
   return relation;
 }
 
+// Sets and intervals joined by \cup ("U" between intervals), \cap and \setminus, from left to right; \mathbb{R} - S.
 std::optional<Value> Parser::Union() {
-  Result first = Ratio();
-  if (first && first->kind == Kind::kReals && Take(Tok::kWithout)) return RealsWithout();
-  if (!first || !At(Tok::kUnion)) return first;
+  const auto take_operation = [&](const Value& left) -> std::optional<Tok> {
+    const Tok op = token_.kind;
+    const bool set = left.kind == Kind::kTuple || left.kind == Kind::kSet || left.kind == Kind::kReals;
+    if (op == Tok::kUnion || op == Tok::kIntersection || (op == Tok::kWithout && set)) {
+      Advance();
+      return op;
+    }
+    if (left.kind == Kind::kTuple && op == Tok::kName && token_.name == "U") {
+      Advance();
+      return Tok::kUnion;
+    }
+    if (left.kind == Kind::kReals && Take(Tok::kMinus)) return Tok::kWithout;
+    return std::nullopt;
+  };
+  const auto operand = [&] { return At(Tok::kCloseSquare) ? ReversedInterval() : Ratio(); };
+  Result first = operand();
+  if (!first) return first;
+  std::optional<Tok> op = take_operation(*first);
+  if (!op) return first;
   Value result;
   result.kind = Kind::kUnion;
   result.items.push_back(std::move(*first));
-  while (Take(Tok::kUnion)) {
-    Result next = Ratio();
+  for (; op; op = take_operation(result.items.back())) {
+    result.ops.push_back(*op);
+    Result next = operand();
     if (!next || result.items.size() > kMaxItems) return std::nullopt;
     result.items.push_back(std::move(*next));
   }
   if (std::all_of(result.items.begin(), result.items.end(),
-                  [](const Value& part) { return part.kind == Kind::kSet; })) {
+                  [](const Value& part) { return part.kind == Kind::kSet; }) &&
+      std::all_of(result.ops.begin(), result.ops.end(), [](Tok each) { return each == Tok::kUnion; })) {
     Value set;  // \{1\} \cup \{2, 3\}
     set.kind = Kind::kSet;
     for (Value& part : result.items) std::move(part.items.begin(), part.items.end(), std::back_inserter(set.items));
@@ -179,36 +206,26 @@ std::optional<Value> Parser::Union() {
   return result;
 }
 
-// \mathbb{R} \setminus \{0, 1\}: the open intervals between the points.
-std::optional<Value> Parser::RealsWithout() {
-  Result points = Ratio();
-  if (!points || points->kind != Kind::kSet || points->items.empty() || points->items.size() > 32) return std::nullopt;
-  std::vector<std::pair<long double, Value>> ends;
-  for (Value& point : points->items) {
-    long double value;
-    if (point.kind != Kind::kScalar || !algebra_.ToReal(point.scalar, &value)) return std::nullopt;
-    ends.emplace_back(value, std::move(point));
+// ]1, 2], ]1, 2[: ISO 31-11 turns the bracket of an open end outwards.
+std::optional<Value> Parser::ReversedInterval() {
+  Advance();
+  Value interval;
+  interval.kind = Kind::kTuple;
+  interval.open = '(';
+  for (int end = 0; end < 2; ++end) {
+    if (end == 1 && !Take(Tok::kComma) && !Take(Tok::kSemicolon)) return std::nullopt;
+    Result value = Sum();
+    if (!value) return std::nullopt;
+    interval.items.push_back(std::move(*value));
   }
-  std::stable_sort(ends.begin(), ends.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  Value result;
-  result.kind = Kind::kUnion;
-  Value low = FromScalar(algebra_.Negate(algebra_.Variable("\\infty")));
-  for (size_t i = 0; i <= ends.size(); ++i) {
-    Value interval;
-    interval.kind = Kind::kTuple;
-    interval.open = '(';
-    interval.close = ')';
-    interval.items.push_back(std::move(low));
-    interval.items.push_back(i < ends.size() ? ends[i].second : FromScalar(algebra_.Variable("\\infty")));
-    if (i < ends.size()) low = std::move(ends[i].second);
-    result.items.push_back(std::move(interval));
-  }
-  return result;
+  interval.close = Take(Tok::kCloseSquare) ? ']' : ')';
+  if (interval.close == ')' && !Take(Tok::kOpenSquare) && !Take(Tok::kCloseRound)) return std::nullopt;
+  return interval;
 }
 
 std::optional<Value> Parser::Ratio() {
   Result first = Sum();
-  if (!first || !At(Tok::kColon)) return first;
+  if (!first || !At(Tok::kColon) || colon_ends_) return first;
   Value ratio;
   ratio.kind = Kind::kTuple;
   ratio.open = ratio.close = ':';
@@ -253,6 +270,11 @@ std::optional<Value> Parser::Sum() {
     }
     if (!total) {
       total = std::move(term);
+      if (total->kind == Kind::kReals) return total;
+    } else if (total->kind == Kind::kMatrix && term->kind == Kind::kMatrix && total->rows == term->rows &&
+               total->columns == term->columns) {
+      for (size_t k = 0; k < total->items.size(); ++k)
+        total->items[k].scalar = algebra_.Add(total->items[k].scalar, term->items[k].scalar);
     } else {
       if (total->kind != Kind::kScalar || term->kind != Kind::kScalar || total->percent != term->percent)
         return std::nullopt;
@@ -274,7 +296,6 @@ bool Parser::StartsFactor() const {
     case Tok::kSqrt:
     case Tok::kRoot:
     case Tok::kOpenRound:
-    case Tok::kOpenSquare:
     case Tok::kOpenBrace:
     case Tok::kOpenSet:
     case Tok::kOpenAngle:
@@ -289,6 +310,12 @@ bool Parser::StartsFactor() const {
     case Tok::kReals:
     case Tok::kEmptySet: return true;
     case Tok::kBar: return bars_ == 0;
+    case Tok::kOpenSquare: {  // not the end of [1, 2[
+      Lexer ahead = lexer_;
+      const Tok next = ahead.Next().kind;
+      return next != Tok::kEnd && next != Tok::kUnion && next != Tok::kIntersection && next != Tok::kWithout &&
+             next != Tok::kComma && next != Tok::kOr && next != Tok::kAnd && next != Tok::kCloseRound;
+    }
     default: return false;
   }
 }
@@ -299,6 +326,12 @@ bool Parser::Unit(Value* value) {
   std::string words;
   bool any = false;
   while (true) {
+    if (!any && (At(Tok::kText) || At(Tok::kWord)) && ScaleWord(token_.name) > 0) {  // 2.5 million dollars
+      value->scalar = algebra_.Multiply(value->scalar, Algebra::FromRational(ScaleWord(token_.name)));
+      Advance();
+      if (EndsItem()) return true;
+      continue;
+    }
     if (At(Tok::kText) || At(Tok::kWord) || (At(Tok::kName) && (token_.upright || any) && token_.name.size() == 1)) {
       absl::StrAppend(&words, words.empty() ? "" : " ", token_.name);
       any = true;
@@ -400,7 +433,7 @@ std::optional<Value> Parser::Term() {
         product->scalar = algebra_.Negate(product->scalar);
       }
       if (!StartsFactor()) return std::nullopt;
-    } else if (!StartsFactor()) {
+    } else if (!StartsFactor() || (product->kind == Kind::kTuple && At(Tok::kName) && token_.name == "U")) {
       return product;
     }
     if (implicit && number && At(Tok::kNumber)) {
@@ -486,6 +519,32 @@ std::optional<Value> Parser::Exponent(bool* degree) {
   return exponent;
 }
 
+// After a matrix: ^2, ^T, ^{-1} is left out.
+std::optional<Value> Parser::MatrixPower(Value base) {
+  constexpr int64_t kMaxMatrixPower = 8;
+  Advance();
+  const bool brace = Take(Tok::kOpenBrace);
+  Result result;
+  if (At(Tok::kName) && (token_.name == "T" || token_.name == "top")) {
+    Value transposed = base;
+    transposed.rows = base.columns;
+    transposed.columns = base.rows;
+    for (size_t r = 0; r < base.rows; ++r) {
+      for (size_t c = 0; c < base.columns; ++c)
+        transposed.items[c * base.rows + r] = base.items[r * base.columns + c];
+    }
+    result = std::move(transposed);
+  } else if (int64_t n; At(Tok::kNumber) && token_.integer && base.rows == base.columns &&
+                        token_.value.numerator().ToInt64(&n) && n >= 1 && n <= kMaxMatrixPower) {
+    result = base;
+    for (int64_t k = 1; k < n && result; ++k) result = Product(std::move(*result), base);
+  }
+  if (!result) return std::nullopt;
+  Advance();
+  if (brace && !Take(Tok::kCloseBrace)) return std::nullopt;
+  return result;
+}
+
 std::optional<Value> Parser::FactorWithPowers() {
   if (++depth_ > kMaxDepth) return std::nullopt;
   struct Leave {
@@ -501,6 +560,10 @@ std::optional<Value> Parser::FactorWithPowers() {
     if (At(Tok::kPower)) {
       Lexer ahead = lexer_;
       closed = token_.name != "superscript" && ahead.Next().kind == Tok::kOpenBrace;
+      if (base->kind == Kind::kMatrix) {
+        base = MatrixPower(std::move(*base));
+        continue;
+      }
       Result exponent = Exponent(&degree);
       if (!exponent || exponent->kind != Kind::kScalar) return std::nullopt;
       if (!degree) {
@@ -511,7 +574,8 @@ std::optional<Value> Parser::FactorWithPowers() {
       Advance();
       closed = true;
       if (base->kind != Kind::kScalar) return std::nullopt;
-      base->scalar = algebra_.Function("factorial", base->scalar);
+      const bool twice = Take(Tok::kFactorial);  // 5!! = 5 * 3 * 1
+      base->scalar = algebra_.Function(twice ? "doublefactorial" : "factorial", base->scalar);
     } else if (At(Tok::kPercent)) {
       Advance();
       closed = false;
@@ -527,11 +591,16 @@ std::optional<Value> Parser::FactorWithPowers() {
       if (base->kind != Kind::kScalar) return std::nullopt;
       if (in_angle_ > 0) {
         base->scalar = algebra_.Multiply(base->scalar, algebra_.Divide(algebra_.Pi(), Algebra::FromRational(180)));
+      } else {
+        base->unit = "degree";
       }
       // 20^\circ C, 20^\circ\text{F}.
       if (At(Tok::kName) && (token_.name == "C" || token_.name == "F")) {
         Lexer ahead = lexer_;
-        if (ahead.Next().kind == Tok::kEnd) Advance();
+        if (ahead.Next().kind == Tok::kEnd) {
+          base->unit = absl::StrCat("degree ", token_.name);
+          Advance();
+        }
       }
     }
   }

@@ -46,7 +46,7 @@ class Parser {
   Result Sequence();
   Result Item();
   Result Union();
-  Result RealsWithout();
+  Result ReversedInterval();
   Result Ratio();
   Result Sum();
   Result Term();
@@ -63,6 +63,7 @@ class Parser {
   Result Bracketed();
   Result Matrix();
   Result Determinant(const Value& matrix);
+  Result MatrixPower(Value base);
   Result TexArgument();  // {..} or one digit or one token
   Result Exponent(bool* degree);
   std::string SubscriptText();
@@ -80,6 +81,7 @@ class Parser {
   Algebra& algebra_;
   int depth_ = 0;
   int bars_ = 0;
+  bool colon_ends_ = false;  // a colon here means "such that"
   int in_angle_ = 0;  // inside the argument of a trigonometric function
   bool saw_plus_minus_ = false;
   bool closed_factor_ = false;  // the last factor ended in '!' or '^{..}', so that digits may follow: 2^{3}5^{2}, 2!3!

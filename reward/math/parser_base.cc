@@ -15,6 +15,13 @@ using Kind = Value::Kind;
 constexpr int64_t kMaxBinomial = 1000;
 constexpr size_t kMaxMatrixCells = 400;
 
+// "six", as a base is sometimes written; 0 for other words.
+int64_t BaseWord(string_view word) {
+  static constexpr string_view kBases[] = {"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"};
+  const auto* const found = std::find(std::begin(kBases), std::end(kBases), word);
+  return found == std::end(kBases) ? 0 : found - std::begin(kBases) + 2;
+}
+
 }  // namespace
 
 std::optional<Value> Parser::Base() {
@@ -106,6 +113,13 @@ std::optional<Value> Parser::Base() {
 std::string Parser::SubscriptText() {
   std::string text;
   if (Take(Tok::kOpenBrace)) {
+    if (At(Tok::kOpenRound)) {  // 110_{(2)}
+      Advance();
+      if (At(Tok::kNumber)) text = std::string(token_.digits);
+      Advance();
+      return Take(Tok::kCloseRound) && Take(Tok::kCloseBrace) ? text : "";
+    }
+    if ((At(Tok::kText) || At(Tok::kWord)) && token_.name == "base") Advance();  // 110_{\text{base }2}
     while (At(Tok::kNumber) || At(Tok::kName) || At(Tok::kWord) || At(Tok::kText) || At(Tok::kPlus) ||
            At(Tok::kMinus) || At(Tok::kComma)) {
       absl::StrAppend(&text, At(Tok::kNumber)  ? token_.digits
@@ -130,13 +144,27 @@ std::string Parser::SubscriptText() {
 std::optional<Value> Parser::Number() {
   const Token number = token_;
   Advance();
-  if (!At(Tok::kSubscript)) return FromScalar(Algebra::FromRational(number.value));
-  // digits_base: the value in that base.
-  Advance();
-  const std::string text = SubscriptText();
-  if (!number.integer || text.empty() || text.size() > 2) return std::nullopt;
-  int64_t base = 0;
-  for (const char c : text) {
+  std::string text;
+  if ((At(Tok::kText) || At(Tok::kWord)) && (token_.name == "base" || token_.name == "in base")) {  // 110 base 2
+    Advance();
+    if (!At(Tok::kNumber)) return std::nullopt;
+    text = std::string(token_.digits);
+    Advance();
+  } else if (At(Tok::kSubscript)) {  // digits_base: the value in that base
+    Advance();
+    text = SubscriptText();
+  } else {
+    Lexer ahead = lexer_;
+    if (!At(Tok::kOpenRound) || ahead.Next().name != "base") return FromScalar(Algebra::FromRational(number.value));
+    Advance();  // 110 (base 2)
+    Advance();
+    text = At(Tok::kNumber) ? std::string(token_.digits) : "";
+    Advance();
+    if (!Take(Tok::kCloseRound)) return std::nullopt;
+  }
+  int64_t base = BaseWord(text);
+  if (!number.integer || text.empty() || (base == 0 && text.size() > 2)) return std::nullopt;
+  for (const char c : base > 0 ? std::string() : text) {
     if (!absl::ascii_isdigit(static_cast<unsigned char>(c))) return std::nullopt;
     base = base * 10 + (c - '0');
   }
@@ -329,13 +357,17 @@ std::optional<Value> Parser::Bracketed() {
     if (!inner || inner->kind != Kind::kScalar || !Take(Tok::kBar)) return std::nullopt;
     return FromScalar(algebra_.Function("abs", inner->scalar));
   }
-  const int bars = bars_;
-  bars_ = 0;
   struct Restore {
-    int& bars;
-    int old;
-    ~Restore() { bars = old; }
-  } restore{bars_, bars};
+    Parser& parser;
+    const int bars = parser.bars_;
+    const bool colon_ends = parser.colon_ends_;
+    ~Restore() {
+      parser.bars_ = bars;
+      parser.colon_ends_ = colon_ends;
+    }
+  } restore{*this};
+  bars_ = 0;
+  colon_ends_ = false;
   if (open == Tok::kFloorOpen || open == Tok::kCeilOpen) {
     Result inner = Sum();
     if (!inner || inner->kind != Kind::kScalar || !Take(open == Tok::kFloorOpen ? Tok::kFloorClose : Tok::kCeilClose))
@@ -346,11 +378,15 @@ std::optional<Value> Parser::Bracketed() {
     Value set;
     set.kind = Kind::kSet;
     if (Take(Tok::kCloseSet)) return set;
-    bars_ = 1;  // a bar here means "such that"
+    bars_ = 1;  // a bar here means "such that", and so does a colon after the variable
+    Lexer ahead = lexer_;
+    const Tok second = ahead.Next().kind;
+    colon_ends_ = At(Tok::kName) && (second == Tok::kColon || second == Tok::kIn);
     Result inner = Sequence();
     if (!inner) return std::nullopt;
-    if (At(Tok::kSuchThat) || At(Tok::kBar)) {  // \{ x | x > 2 \} says x > 2
+    if (At(Tok::kSuchThat) || At(Tok::kBar) || (At(Tok::kColon) && colon_ends_)) {  // \{ x | x > 2 \} says x > 2
       Advance();
+      colon_ends_ = false;
       Result condition = Sequence();
       if (!condition || !Take(Tok::kCloseSet)) return std::nullopt;
       return condition;
@@ -382,6 +418,9 @@ std::optional<Value> Parser::Bracketed() {
     close = ')';
   } else if (Take(Tok::kCloseSquare)) {
     close = ']';
+  } else if (Take(Tok::kOpenSquare)) {  // [1, 2[
+    if (inner->kind != Kind::kList || inner->items.size() != 2) return std::nullopt;
+    close = ')';
   } else {
     return std::nullopt;
   }

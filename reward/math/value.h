@@ -18,7 +18,7 @@ struct Value {
     kBraced,    // TeX's { } around a list: whatever bracket the gold has
     kMatrix,    // items row by row
     kRelation,  // items[0] ops[0] items[1] ...
-    kUnion,     // of intervals and sets
+    kUnion,     // of intervals and sets: items[0] ops[0] items[1] ..., with kIntersection and kWithout too
     kReals,
     kText,  // words
   };
@@ -31,6 +31,7 @@ struct Value {
   std::string unit;  // of a scalar: canonical ("inch^2"), empty: none
   bool percent = false;
   bool alternatives = false;  // a list joined by "or"
+  bool conjunction = false;   // a list joined by "and"
   std::string text;           // kText; for a relation: its left side as written, white space removed
 };
 

@@ -3,6 +3,7 @@
 //   expression = term { ('+' | '-') term }
 //   term       = factor { ('*' | '/') factor }
 //   factor     = number | '(' expression ')'
+//   number     = '0' | digit from 1 to 9, { digit }
 //
 // Bounds: kMaxExpression bytes, kMaxNumbers numbers (so the value stays small), kMaxParentheses deep.
 #include <algorithm>
@@ -97,6 +98,7 @@ class ExpressionParser {
       if (end - at_ >= kMaxNumberDigits) return Fail("a number is too long");
       value = value * 10 + (text_[end] - '0');
     }
+    if (end - at_ > 1 && text_[at_] == '0') return Fail("a number begins with 0");
     at_ = end;
     numbers_.push_back(value);
     if (numbers_.size() > kMaxNumbers) return Fail("too many numbers");
@@ -146,7 +148,7 @@ class CountdownRule : public Rule {
   RuleResult Score(const RuleInput& input) const override {
     const absl::StatusOr<Problem> problem = ReadProblem(*input.row, numbers_, target_);
     if (!problem.ok()) return RuleResult::NotApplicable(std::string(problem.status().message()));
-    const Extracted answer = Extract(input.text, {Place::kAnswerTag});
+    const Extracted answer = ExtractFrom(input.text, Place::kAnswerTag);  // the last block, wherever it stands
     if (!answer.found) return RuleResult::Scored(0, "no <answer> block");
     ExpressionParser parser(answer.text);
     const std::optional<Rational> value = parser.Parse();
