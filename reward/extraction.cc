@@ -87,25 +87,42 @@ string_view SkipDecoration(string_view text) {
   return text.substr(i);
 }
 
+constexpr string_view kAnswerInChinese = "\u7B54\u6848";
+
+string_view ChineseSentence(string_view text) { return text.substr(0, text.find("\u3002")); }
+
 Extracted AnswerIs(string_view text) {
   // The marker that ends last wins. Candidates begin with 'a' of "answer" or 'A' of "A:" at a line's start.
   for (size_t i = text.size(); i-- > 0;) {
     const char c = text[i];
-    if (c != 'a' && c != 'A') continue;
-    if (i > 0 && IsWordByte(text[i - 1])) continue;
     string_view rest = text.substr(i);
     size_t length = 0;
-    if (absl::StartsWithIgnoreCase(rest, "answer")) {
-      string_view tail = rest.substr(6);
+    if (c == kAnswerInChinese[0] && absl::StartsWith(rest, kAnswerInChinese)) {
+      for (const string_view verb : {"\u662F", "\u4E3A", "\uFF1A", ":"}) {  // is, is, colon
+        if (absl::StartsWith(rest.substr(kAnswerInChinese.size()), verb)) length = kAnswerInChinese.size() + verb.size();
+      }
+      if (length == 0) continue;
+      const string_view answer = absl::StripAsciiWhitespace(ChineseSentence(Sentence(SkipDecoration(rest.substr(length)))));
+      if (!answer.empty()) return Found(Place::kAnswerIs, answer);
+      continue;
+    }
+    if (absl::ascii_toupper(c) != 'A' && absl::ascii_toupper(c) != 'O' && absl::ascii_toupper(c) != 'C') continue;
+    if (i > 0 && IsWordByte(text[i - 1])) continue;
+    const size_t noun = absl::StartsWithIgnoreCase(rest, "answer") || absl::StartsWithIgnoreCase(rest, "option") || absl::StartsWithIgnoreCase(rest, "choice") ? 6 : 0;
+    if (noun > 0) {
+      string_view tail = rest.substr(noun);
       if (absl::StartsWithIgnoreCase(tail, "s")) tail.remove_prefix(1);
       while (!tail.empty() && (tail[0] == '*' || tail[0] == ' ' || tail[0] == '\t')) tail.remove_prefix(1);
-      if (absl::StartsWithIgnoreCase(tail, "is") && (tail.size() == 2 || !IsWordByte(tail[2]))) {
-        length = rest.size() - tail.size() + 2;
-      } else if (absl::StartsWithIgnoreCase(tail, "are") && (tail.size() == 3 || !IsWordByte(tail[3]))) {
-        length = rest.size() - tail.size() + 3;
-      } else if (absl::StartsWith(tail, ":")) {
-        length = rest.size() - tail.size() + 1;
+      for (const string_view verb : {"is", "are", "equals", "would be", "will be", "must be", "should be", "was", ":", "=", "\uFF1A", "\n"}) {
+        const bool word = absl::ascii_isalpha(verb[0]);
+        if (absl::ascii_toupper(c) != 'A' && verb != "is") continue;  // "the correct option is (B)", but no "Option: ..."
+        if (absl::StartsWithIgnoreCase(tail, verb) && (!word || tail.size() == verb.size() || !IsWordByte(tail[verb.size()]))) {
+          length = rest.size() - tail.size() + verb.size();
+          break;
+        }
       }
+    } else if (absl::StartsWithIgnoreCase(rest, "ans:") || absl::StartsWithIgnoreCase(rest, "ans.:")) {
+      length = rest.find(':') + 1;
     } else if (c == 'A' && absl::StartsWith(rest, "A:") && (i == 0 || text[i - 1] == '\n')) {
       length = 2;
     }

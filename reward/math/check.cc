@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "reward/math/parser.h"
+#include "reward/math/phrase.h"
 
 namespace grouper::math {
 namespace {
@@ -64,7 +65,12 @@ Parsed Parse(string_view text, bool join_commas, Algebra* algebra) {
 bool IsBareAnswer(string_view text) {
   if (text.empty() || text.size() > kMaxAnswerBytes) return false;
   Algebra algebra;
-  return Parse(text, true, &algebra).value.has_value();
+  const std::optional<Value> value = Parse(text, true, &algebra).value;
+  if (!value || value->kind != Value::Kind::kList) return value.has_value();
+  // "Therefore, x = 7" is a sentence.
+  const auto is_text = [](const Value& item) { return item.kind == Value::Kind::kText; };
+  const auto texts = static_cast<size_t>(std::count_if(value->items.begin(), value->items.end(), is_text));
+  return texts == 0 || texts == value->items.size();
 }
 
 // Without formatting around the whole text: Markdown stars, quotes, a final full stop or comma.
@@ -77,7 +83,14 @@ string_view Undecorated(string_view text) {
       if (absl::ConsumeSuffix(&text, mark)) changed = true;
     }
     for (const string_view mark : {".", ",", ";", ":", "\\\\"}) {
+      if (absl::EndsWith(text, "..")) break;  // "0.333..." goes on
       if (text.size() > mark.size() && absl::ConsumeSuffix(&text, mark)) changed = true;
+    }
+    for (const char mark : {'*', '_'}) {
+      if (text.size() > 2 && text.front() == mark && text.back() == mark) {
+        text = text.substr(1, text.size() - 2);
+        changed = true;
+      }
     }
     if (text.size() > 1 && absl::ConsumePrefix(&text, "=")) changed = true;
     text = absl::StripAsciiWhitespace(text);
@@ -118,8 +131,9 @@ Candidate FromPhrase(string_view text, string_view gold_form) {
   if (!gold_form.empty() && text.size() <= kMaxAnswerBytes && TextForm(text) == gold_form) return {{text}};
   if (const Candidate boxes = Boxes(text); boxes.found()) return boxes;
   if (IsBareAnswer(text)) return {{text}};
+  if (const string_view leading = Undecorated(LeadingAnswer(text)); IsBareAnswer(leading)) return {{leading}};
   // A phrase that weighs alternatives or denies something gives no answer.
-  for (const char* word : {"not", "or", "either", "neither", "isn't"}) {
+  for (const char* word : {"not", "or", "either", "neither", "isn't", "cannot", "could", "might", "maybe", "perhaps"}) {
     if (HasWord(text, word)) return {};
   }
   for (const string_view verb : {" is ", " are ", " be ", " equals ", ": "}) {
@@ -128,12 +142,9 @@ Candidate FromPhrase(string_view text, string_view gold_form) {
     const string_view rest = Undecorated(text.substr(at + verb.size()));
     if (IsBareAnswer(rest)) return {{rest}};
   }
-  const Extracted math = ExtractFrom(text, Place::kLastMath), number = ExtractFrom(text, Place::kLastNumber);
-  const bool number_is_later =
-      number.found && (!math.found || number.text.data() > math.text.data() + math.text.size());
-  if (number_is_later) return {{number.text}};
-  if (math.found) return {{math.text}};
-  return {{text}};  // words
+  if (const string_view stated = Undecorated(StatedAnswer(text)); !stated.empty()) return {{stated}};
+  const bool words = std::none_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isdigit(c); });
+  return words ? Candidate{{text}} : Candidate{};
 }
 
 Candidate FindAnswer(string_view completion, const std::vector<Place>& places, string_view gold_form) {
@@ -148,8 +159,10 @@ Candidate FindAnswer(string_view completion, const std::vector<Place>& places, s
         const string_view whole = Undecorated(text);
         if (IsBareAnswer(whole)) return {{whole}};
         if (!gold_form.empty() && whole.size() <= kMaxAnswerBytes && TextForm(whole) == gold_form) return {{whole}};
-        // One short line without a sentence in it may be words, or a form that only its twin can match.
-        if (!whole.empty() && whole.size() <= 64 && std::count(whole.begin(), whole.end(), ' ') < 4 &&
+        // One short line that is not a sentence about a number may be words, or a form that only its twin can match.
+        const bool sentence = !whole.empty() && absl::ascii_isalpha(static_cast<unsigned char>(whole[0])) && whole.find('\\') == string_view::npos &&
+                              std::any_of(whole.begin(), whole.end(), [](unsigned char c) { return absl::ascii_isdigit(c); });
+        if (!whole.empty() && !sentence && whole.size() <= 64 && std::count(whole.begin(), whole.end(), ' ') < 4 &&
             !ExtractFrom(text, Place::kLastMath).found) {
           return {{whole}};
         }
@@ -164,9 +177,13 @@ Candidate FindAnswer(string_view completion, const std::vector<Place>& places, s
       }
       case Place::kLastMath:
       case Place::kLastNumber: {
+        // The last formula or number, but as the sentence around it means it.
         const Extracted found = ExtractFrom(text, place);
-        if (found.found) return {{Undecorated(found.text)}};
-        break;
+        if (!found.found) break;
+        const string_view sentence = LastMathSentence(text);
+        if (found.text.data() < sentence.data() || found.text.data() > sentence.data() + sentence.size()) break;
+        const string_view stated = Undecorated(StatedAnswer(sentence));
+        return stated.empty() ? Candidate{} : Candidate{{stated}};
       }
     }
   }
@@ -222,10 +239,31 @@ string_view InSymbols(string_view text) {
   return text;
 }
 
+// East Asian full-width digits, brackets and signs as ASCII.
+std::string WithoutFullWidth(string_view text) {
+  std::string out(text);
+  if (text.find("\xEF\xBC") == string_view::npos && text.find("\xEF\xBD") == string_view::npos) return out;
+  out.clear();
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = [&](size_t k) { return static_cast<unsigned char>(text[k]); };
+    const int code = i + 2 < text.size() && byte(i) == 0xEF && (byte(i + 1) == 0xBC || byte(i + 1) == 0xBD)
+                         ? (byte(i + 1) - 0xBC) * 64 + (byte(i + 2) & 0x3F)
+                         : -1;
+    if (code >= 1 && code <= 0x5E) {  // U+FF01 is '!'
+      out.push_back(static_cast<char>(' ' + code));
+      i += 2;
+    } else {
+      out.push_back(text[i]);
+    }
+  }
+  return out;
+}
+
 std::optional<Value> ParseCandidate(const Candidate& candidate, bool join_commas, Algebra* algebra, bool* ambiguous) {
   std::vector<Value> items;
   for (const string_view part : candidate.parts) {
-    Parsed parsed = Parse(InSymbols(Undecorated(part)), join_commas, algebra);
+    const std::string ascii = WithoutFullWidth(InSymbols(Undecorated(part)));
+    Parsed parsed = Parse(Undecorated(ascii), join_commas, algebra);
     *ambiguous |= parsed.ambiguous_comma;
     if (!parsed.value) return std::nullopt;
     items.push_back(std::move(*parsed.value));
@@ -244,6 +282,15 @@ bool LooksLikeWords(string_view form) {
   return letters > 0;
 }
 
+// "p.m." as "pm".
+std::string WithoutAbbreviation(string_view form) {
+  std::string out;
+  for (size_t i = 0; i < form.size(); ++i) {
+    if (form[i] != '.' || i == 0 || !absl::ascii_isalpha(static_cast<unsigned char>(form[i - 1]))) out.push_back(form[i]);
+  }
+  return out;
+}
+
 // [-] digits mark digits; after a comma not three digits, which would be a thousands group.
 bool IsDecimal(string_view form, char mark) {
   absl::ConsumePrefix(&form, "-");
@@ -256,6 +303,55 @@ bool IsDecimal(string_view form, char mark) {
   return true;
 }
 
+// "(C)", "C.", "Option C", "\\textbf{(C)}\\ 12": a letter of a multiple choice and what stands beside it.
+struct Choice {
+  char letter = 0;     // upper case; 0: the text is no choice
+  bool bare = false;   // the letter alone, which may be a variable too
+  bool lower = false;  // written in lower case
+  std::string content;
+};
+
+Choice ReadChoice(string_view text) {
+  if (text.size() > 256) return {};
+  // One letter only: "A, B", "A) or B)" name two.
+  size_t letters = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto alnum = [&](size_t k) { return k < text.size() && absl::ascii_isalnum(static_cast<unsigned char>(text[k])); };
+    letters += text[i] >= 'A' && text[i] <= 'J' && !alnum(i + 1) && (i == 0 || !alnum(i - 1));
+  }
+  for (const char* word : {"or", "and", "not", "either"}) letters += HasWord(text, word) ? 2 : 0;
+  if (letters > 1) return {};
+  const std::string form = TextForm(text);
+  string_view rest = form;
+  Choice choice;
+  for (const string_view word : {"option", "choice", "answer", "Option", "Choice", "Answer"}) absl::ConsumePrefix(&rest, word);
+  const bool named = rest.size() < form.size(), open = absl::ConsumePrefix(&rest, "(");
+  if (rest.empty()) return {};
+  const char letter = absl::ascii_toupper(static_cast<unsigned char>(rest[0]));
+  choice.lower = letter != rest[0];
+  rest.remove_prefix(1);
+  const bool closed = absl::ConsumePrefix(&rest, ")");
+  if (letter < 'A' || letter > 'J' || (open && !closed) || (choice.lower && !open)) return {};
+  if (!closed && !rest.empty() && !absl::ConsumePrefix(&rest, ".") && !absl::ConsumePrefix(&rest, ":")) return {};
+  choice.letter = letter;
+  choice.content = std::string(rest);
+  choice.bare = !named && !open && !closed && rest.empty() && text.find('\\') == string_view::npos;
+  return choice;
+}
+
+// The verdict where the gold is a choice and the answer one too, or the gold's content.
+std::optional<Verdict> CompareChoices(string_view gold, string_view answer, Percent percent) {
+  const Choice wanted = ReadChoice(gold);
+  if (wanted.letter == 0) return std::nullopt;
+  const Choice given = ReadChoice(answer);
+  const bool both_contents = !wanted.content.empty() && !given.content.empty();
+  if (given.letter == wanted.letter && !(wanted.bare && given.lower)) {
+    return both_contents ? CompareAnswers(wanted.content, given.content, percent) : Verdict::kEqual;
+  }
+  if (given.letter == 0 && !wanted.content.empty()) return CompareAnswers(wanted.content, answer, percent);
+  return std::nullopt;
+}
+
 Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percent percent) {
   // "~4" is about 4.
   if (answer.parts.size() == 1 && absl::StartsWith(Undecorated(answer.parts[0]), "~") &&
@@ -264,13 +360,18 @@ Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percen
   }
   const std::string gold_form = TextForm(gold.Text()), answer_form = TextForm(answer.Text());
   if (!gold_form.empty() && gold_form == answer_form) return Verdict::kEqual;
-  if (gold_form.size() > 2 && LooksLikeWords(gold_form) && absl::EqualsIgnoreCase(gold_form, answer_form)) {
+  if (gold_form.size() > 2 && LooksLikeWords(gold_form) &&
+      absl::EqualsIgnoreCase(WithoutAbbreviation(gold_form), WithoutAbbreviation(answer_form))) {
     // Words; but x + y and X + Y are other variables.
     Algebra algebra;
     bool ambiguous = false;
     const std::optional<Value> value = ParseCandidate(gold, true, &algebra, &ambiguous);
     const bool clock = value && value->kind == Value::Kind::kTuple && value->open == ':';  // 6:30 PM
     if (!value || clock || value->kind == Value::Kind::kText) return Verdict::kEqual;
+  }
+  if (gold.parts.size() == 1 && answer.parts.size() == 1) {
+    const std::optional<Verdict> choice = CompareChoices(gold.parts[0], answer.parts[0], percent);
+    if (choice) return *choice;
   }
   // A decimal comma, where the gold is a decimal fraction: "4,5" for 4.5.
   if (IsDecimal(gold_form, '.') && IsDecimal(answer_form, ',')) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/strip.h"
 #include "reward/math/units.h"
 
 namespace grouper::math {
@@ -32,6 +33,14 @@ bool IsListLike(const Value& value) {
   return value.kind == Kind::kList || value.kind == Kind::kSet || value.kind == Kind::kBraced;
 }
 
+// "f(2)", "g^{-1}(3)": a function at a place, read as a product by the parser.
+bool IsCall(absl::string_view left) {
+  if (left.size() < 4 || left.back() != ')' || absl::string_view("fghFGHpqPQ").find(left[0]) == absl::string_view::npos) return false;
+  left.remove_prefix(1);
+  if (!absl::ConsumePrefix(&left, "^{-1}")) absl::ConsumePrefix(&left, "'");
+  return left[0] == '(' && left.find(')') + 1 == left.size();
+}
+
 Verdict And(Verdict a, Verdict b) {
   if (a == Verdict::kDifferent || b == Verdict::kDifferent) return Verdict::kDifferent;
   return a == Verdict::kUnknown || b == Verdict::kUnknown ? Verdict::kUnknown : Verdict::kEqual;
@@ -45,6 +54,10 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
     if (op != Tok::kEqual) return nullptr;
   }
   const Value& right = relation.items.back();
+  if (relation.items.size() == 2 && right.kind == Kind::kScalar && algebra_.IsVariableProduct(right.scalar) &&
+      relation.items[0].kind == Kind::kScalar && !algebra_.HasVariables(relation.items[0].scalar)) {
+    return &relation.items[0];  // 5 = x
+  }
   // A chain "x = 2 + 3 = 5" says its last member.
   for (size_t i = 0; i + 1 < relation.items.size(); ++i) {
     const Value& left = relation.items[i];
@@ -55,7 +68,7 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
     if (left.kind == Kind::kScalar) {
       if (!algebra_.IsVariableProduct(left.scalar)) {
         // "2 + 3 = 5": a computation, if it is right; the caller compares the last member.
-        if (algebra_.HasVariables(left.scalar)) return nullptr;
+        if (algebra_.HasVariables(left.scalar) && !IsCall(relation.text)) return nullptr;
         continue;
       }
       std::string name;
@@ -140,6 +153,17 @@ Verdict Comparison::Unordered(const std::vector<Value>& gold, const std::vector<
     if (!used[k] && std::none_of(gold.begin(), gold.end(), repeats)) return Verdict::kDifferent;
   }
   return Verdict::kEqual;
+}
+
+Verdict Comparison::Rows(const Value& matrix, const Value& tuple) {
+  if (tuple.open == '<' && matrix.columns == 1) return Ordered(matrix.items, tuple.items);
+  if (tuple.open != '[' || tuple.close != ']' || tuple.items.size() != matrix.rows) return Verdict::kDifferent;
+  std::vector<Value> cells;
+  for (const Value& row : tuple.items) {
+    if (row.kind != Kind::kTuple || row.open != '[' || row.close != ']' || row.items.size() != matrix.columns) return Verdict::kDifferent;
+    cells.insert(cells.end(), row.items.begin(), row.items.end());
+  }
+  return Ordered(matrix.items, cells);
 }
 
 Verdict Comparison::Relations(const Value& gold, const Value& answer) {
@@ -234,6 +258,9 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
     if (gold.rows != answer.rows || gold.columns != answer.columns) return Verdict::kDifferent;
     return Ordered(gold.items, answer.items);
   }
+  // [[1, 2], [3, 4]] and, for a column, <1, 2>.
+  if (gold.kind == Kind::kMatrix && answer.kind == Kind::kTuple) return Rows(gold, answer);
+  if (gold.kind == Kind::kTuple && answer.kind == Kind::kMatrix) return Rows(answer, gold);
   // "5/9 \approx 0.556" says the exact value and, beside it, what it is about; "x \approx 0.556" says the rounded
   // value.
   if (answer.kind == Kind::kRelation && answer.ops.back() == Tok::kApprox && answer.items.size() == 2 &&

@@ -30,6 +30,7 @@ class Comparison {
   Verdict Ordered(const std::vector<Value>& gold, const std::vector<Value>& answer);
   Verdict Unordered(const std::vector<Value>& gold, const std::vector<Value>& answer);
   Verdict Relations(const Value& gold, const Value& answer);
+  Verdict Rows(const Value& matrix, const Value& tuple);
   Verdict Intervals(const Value& gold, const Value& answer);
 
   // The right side of "x = 5", "f(x) = x^2", "AB = 4": the left side only names it. `constant`: only when it has no

@@ -5,6 +5,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "reward/math/units.h"
 
 namespace grouper::math {
@@ -31,6 +32,16 @@ std::string WithoutSpace(string_view text) {
 int64_t ScaleWord(string_view word) {
   const std::string lower = absl::AsciiStrToLower(word);
   return lower == "thousand" ? 1000 : lower == "million" ? 1000000 : lower == "billion" ? 1000000000 : lower == "trillion" ? 1000000000000 : 0;
+}
+
+// "4 is wrong", "4 if it rains": a sentence about a number is no unit.
+bool SaysMoreThanUnit(string_view words) {
+  static constexpr string_view kWords[] = {"is",    "isn't", "are",     "aren't",   "was",   "not",   "no",    "wrong",         "incorrect", "false", "if",   "but", "never",
+                                           "maybe", "nor",   "perhaps", "possibly", "could", "might", "would", "approximately", "roughly",   "about", "plus", "minus", "times"};
+  for (const string_view word : absl::StrSplit(words, ' ', absl::SkipEmpty())) {
+    if (std::find(std::begin(kWords), std::end(kWords), absl::AsciiStrToLower(word)) != std::end(kWords)) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -333,6 +344,7 @@ bool Parser::Unit(Value* value) {
       continue;
     }
     if (At(Tok::kText) || At(Tok::kWord) || (At(Tok::kName) && (token_.upright || any) && token_.name.size() == 1)) {
+      if (SaysMoreThanUnit(token_.name)) return false;
       absl::StrAppend(&words, words.empty() ? "" : " ", token_.name);
       any = true;
       Advance();

@@ -48,8 +48,6 @@ constexpr const char* kUnits[] = {
     "euro euros",
     "rupee rupees",
     "yen",
-    "mph",
-    "kph kmh",
     "rpm",
     "unit units",
     "degree degrees deg",
@@ -86,7 +84,8 @@ const absl::flat_hash_map<string_view, string_view>& Table() {
 
 bool IsUnitWord(string_view word) {
   // Single letters and words that are also English or a product of variables need \text{} around them.
-  return word.size() >= 2 && Table().contains(absl::AsciiStrToLower(word));
+  const std::string lower = absl::AsciiStrToLower(word);
+  return word.size() >= 2 && (lower == "mph" || lower == "kph" || lower == "kmh" || Table().contains(lower));
 }
 
 std::string CanonicalUnit(string_view words) {
@@ -102,6 +101,10 @@ std::string CanonicalUnit(string_view words) {
       power = "^2";
     } else if (lower == "cubic" || lower == "cu") {
       power = "^3";
+    } else if (lower == "per") {
+    } else if (lower == "mph" || lower == "kph" || lower == "kmh") {
+      names.push_back(lower == "mph" ? "mile" : "km");
+      names.push_back("hour");
     } else if (it != Table().end()) {
       names.push_back(absl::StrCat(it->second, exponent.empty() ? power : std::string(exponent)));
       power.clear();
@@ -118,6 +121,7 @@ std::string CanonicalUnit(string_view words) {
 
 bool UnitsAgree(string_view a, string_view b) {
   if (a.empty() || b.empty() || a == b) return true;
+  if ((a == "degree" && absl::StartsWith(b, "degree ")) || (b == "degree" && absl::StartsWith(a, "degree "))) return true;  // 20 degrees, 20 degrees C
   return absl::StartsWith(a, "?") || absl::StartsWith(b, "?");
 }
 
