@@ -510,16 +510,28 @@ bool Algebra::IsVariable(const Scalar& a, std::string* name) const {
   return true;
 }
 
-bool Algebra::IsVariableProduct(const Scalar& a) const {
+bool Algebra::IsVariableProduct(const Scalar& a, std::string* name) const {
   if (!a.denominator.empty() || a.numerator.size() != 1) return false;
   const Term& term = a.numerator[0];
   if (!term.coefficient.IsOne() || term.monomial.empty()) return false;
   for (const Factor& factor : term.monomial) {
     if (!(factor.exponent == Exponent{1, 1})) return false;
-    const AtomKind kind = atoms_[static_cast<size_t>(factor.atom)].kind;
-    if (kind == AtomKind::kOpaque || kind == AtomKind::kPrime) return false;
+    const Atom& atom = atoms_[static_cast<size_t>(factor.atom)];
+    if (atom.kind == AtomKind::kOpaque || atom.kind == AtomKind::kPrime || atom.kind == AtomKind::kPi) return false;
+    if (name != nullptr) absl::StrAppend(name, name->empty() ? "" : " ", atom.name);
   }
   return true;
+}
+
+bool Algebra::IsRatioOfLengths(const Scalar& a) const {
+  if (!a.denominator.empty() || a.numerator.size() != 1 || !a.numerator[0].coefficient.IsOne()) return false;
+  bool below = false;
+  for (const Factor& factor : a.numerator[0].monomial) {
+    const Atom& atom = atoms_[static_cast<size_t>(factor.atom)];
+    if (factor.exponent.d != 1 || atom.kind != AtomKind::kVariable || atom.name[0] < 'A' || atom.name[0] > 'Z') return false;
+    below |= factor.exponent.n < 0;
+  }
+  return below;
 }
 
 bool Algebra::IsAbs(const Scalar& a, Scalar* inner) {

@@ -91,7 +91,9 @@ class Algebra {
   // True when `a` is one variable, alone.
   bool IsVariable(const Scalar& a, std::string* name) const;
   // A product of distinct variables without a coefficient: x, AB, f(x) read as f*x.
-  bool IsVariableProduct(const Scalar& a) const;
+  bool IsVariableProduct(const Scalar& a, std::string* name = nullptr) const;
+  // A quotient of products of variables with capital letters: NO / BO, a ratio of lengths.
+  bool IsRatioOfLengths(const Scalar& a) const;
   // c |inner| for a positive rational c, which goes inside.
   bool IsAbs(const Scalar& a, Scalar* inner);
   // slope * variable + rest for one variable, a rational slope that is not 0 and a rest without variables.

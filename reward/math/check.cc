@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "reward/math/parser.h"
 #include "reward/math/phrase.h"
@@ -29,7 +30,24 @@ struct Parsed {
   bool ambiguous_comma = false;
 };
 
+// LaTeX that was escaped twice, as "\\\\frac{1}{2}": every backslash doubled, so that no command has a single one.
+bool IsEscapedTwice(string_view text) {
+  bool twice = false;
+  for (size_t i = text.find('\\'); i < text.size(); i = text.find('\\', i)) {
+    const size_t end = std::min(text.find_first_not_of('\\', i), text.size());
+    if (end < text.size() && absl::ascii_isalpha(static_cast<unsigned char>(text[end]))) {
+      if ((end - i) % 2 == 1) return false;
+      twice = true;
+    }
+    i = end;
+  }
+  return twice;
+}
+
 Parsed Parse(string_view text, bool join_commas, Algebra* algebra) {
+  if (text.size() <= kMaxAnswerBytes && IsEscapedTwice(text)) {
+    return Parse(absl::StrReplaceAll(text, {{"\\\\", "\\"}}), join_commas, algebra);
+  }
   Parsed parsed;
   Parser parser(text, join_commas, false, algebra);
   parsed.value = parser.Parse();
@@ -132,7 +150,11 @@ Candidate FromPhrase(string_view text, string_view gold_form) {
   if (const Candidate boxes = Boxes(text); boxes.found()) return boxes;
   if (IsBareAnswer(text)) return {{text}};
   if (const string_view leading = Undecorated(LeadingAnswer(text)); IsBareAnswer(leading)) return {{leading}};
-  // A phrase that weighs alternatives or denies something gives no answer.
+  if (std::any_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isdigit(c); })) {
+    const string_view stated = Undecorated(StatedAnswer(text));
+    return stated.empty() ? Candidate{} : Candidate{{stated}};
+  }
+  // Words that weigh alternatives or deny something give no answer.
   for (const char* word : {"not", "or", "either", "neither", "isn't", "cannot", "could", "might", "maybe", "perhaps"}) {
     if (HasWord(text, word)) return {};
   }
@@ -143,8 +165,7 @@ Candidate FromPhrase(string_view text, string_view gold_form) {
     if (IsBareAnswer(rest)) return {{rest}};
   }
   if (const string_view stated = Undecorated(StatedAnswer(text)); !stated.empty()) return {{stated}};
-  const bool words = std::none_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isdigit(c); });
-  return words ? Candidate{{text}} : Candidate{};
+  return {{text}};
 }
 
 Candidate FindAnswer(string_view completion, const std::vector<Place>& places, string_view gold_form) {

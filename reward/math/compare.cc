@@ -55,6 +55,7 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
   }
   const Value& right = relation.items.back();
   if (relation.items.size() == 2 && right.kind == Kind::kScalar && algebra_.IsVariableProduct(right.scalar) &&
+      algebra_.HasVariables(right.scalar) &&
       relation.items[0].kind == Kind::kScalar && !algebra_.HasVariables(relation.items[0].scalar)) {
     return &relation.items[0];  // 5 = x
   }
@@ -68,7 +69,10 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
     if (left.kind == Kind::kScalar) {
       if (!algebra_.IsVariableProduct(left.scalar)) {
         // "2 + 3 = 5": a computation, if it is right; the caller compares the last member.
-        if (algebra_.HasVariables(left.scalar) && !IsCall(relation.text)) return nullptr;
+        Scalar inner;
+        std::string names;  // |AB| = 1
+        const bool length = algebra_.IsAbs(left.scalar, &inner) && algebra_.IsVariableProduct(inner, &names) && names.size() > 1;
+        if (algebra_.HasVariables(left.scalar) && !length && !IsCall(relation.text) && !algebra_.IsRatioOfLengths(left.scalar)) return nullptr;
         continue;
       }
       std::string name;

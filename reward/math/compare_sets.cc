@@ -52,7 +52,9 @@ std::optional<RealSet> Comparison::HalfLine(const Value& side, Tok op, const Val
   }
   Scalar low = bound.scalar, high = bound.scalar, inner, slope, rest;
   bool outside = op == Tok::kNotEqual;
-  if (!algebra_.IsVariable(side.scalar, name)) {
+  // A product is one quantity: 0 < f(x) < 1.
+  if (!algebra_.IsVariable(side.scalar, name) && !algebra_.IsVariableProduct(side.scalar, name)) {
+    name->clear();
     long double radius;
     if (!algebra_.IsAbs(side.scalar, &inner) || !algebra_.IsLinear(inner, name, &slope, &rest) ||
         !algebra_.ToReal(bound.scalar, &radius) || !(radius > 0) || !IsInequality(op)) {
@@ -155,6 +157,14 @@ std::optional<RealSet> Comparison::AsCondition(const Value& list, std::string* n
   std::vector<RealSet> parts;
   for (const Value& item : list.items) {
     if (item.kind == Kind::kReals && !list.alternatives) continue;  // "x \in \mathbb{R}, x \neq 2"
+    const Value& first = list.items[0];
+    if (item.kind == Kind::kScalar && first.kind == Kind::kRelation && first.ops.size() == 1 &&
+        first.ops[0] == Tok::kNotEqual) {  // "x \neq 1, 2"
+      const std::optional<RealSet> part = HalfLine(first.items[0], Tok::kNotEqual, item, name);
+      if (!part) return part;
+      parts.push_back(*part);
+      continue;
+    }
     if (item.kind != Kind::kRelation && item.kind != Kind::kTuple && item.kind != Kind::kUnion) return std::nullopt;
     if (item.kind == Kind::kTuple && !list.alternatives) return std::nullopt;
     const std::optional<RealSet> part = AsRealSet(item, name);

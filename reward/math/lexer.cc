@@ -196,7 +196,7 @@ string_view FunctionName(string_view word) {
       {"sin", "sin"},     {"cos", "cos"},       {"tan", "tan"},       {"cot", "cot"},       {"sec", "sec"},
       {"csc", "csc"},     {"arcsin", "arcsin"}, {"arccos", "arccos"}, {"arctan", "arctan"}, {"asin", "arcsin"},
       {"acos", "arccos"}, {"atan", "arctan"},   {"sinh", "sinh"},     {"cosh", "cosh"},     {"tanh", "tanh"},
-      {"log", "log"},     {"ln", "ln"},         {"lg", "log"},        {"exp", "exp"},       {"abs", "abs"},
+      {"log", "log"},     {"ln", "ln"},         {"lg", "log"},        {"exp", "exp"},       {"abs", "abs"},    {"Abs", "abs"},
       {"floor", "floor"}, {"ceil", "ceil"},     {"cbrt", "cbrt"},
   };
   for (const Name& f : kFunctions) {
@@ -350,7 +350,14 @@ Token Lexer::Command() {
     case '}': return Make(Tok::kCloseSet, 2);
     case '%': return Make(Tok::kPercent, 2);
     case '$': return Make(Tok::kCurrency, 2);
-    case '\\': return Make(Tok::kRow, 2);
+    case '\\': {
+      // A row end with its space, as in "[4pt]".
+      const string_view after = rest.substr(1);
+      const size_t close = after.substr(0, 12).find(']');
+      const bool length = !after.empty() && after[0] == '[' && close != string_view::npos && close > 2 &&
+                          absl::ascii_isalpha(static_cast<unsigned char>(after[close - 1]));
+      return Make(Tok::kRow, 2 + (length ? close + 1 : 0));
+    }
     case '|': return Make(Tok::kDoubleBar, 2);
     case '&': return Make(Tok::kAnd, 2);
     case '#':
@@ -407,6 +414,10 @@ Token Lexer::Command() {
       return Make(symbol.kind, 1 + symbol.text.size(), symbol.name);
   }
   if (absl::StartsWith(name, "pi")) return Make(Tok::kName, 3, "pi");
+  if (absl::StartsWith(name, "quad")) {
+    at_ += 5;
+    return Next();
+  }
   return Make(Tok::kBad, 1 + length);
 }
 
@@ -427,8 +438,9 @@ Token Lexer::Letters() {
   if (const string_view function = FunctionName(word); !function.empty()) return Make(Tok::kFunction, length, function);
   if (absl::EqualsIgnoreCase(word, "degrees") || absl::EqualsIgnoreCase(word, "degree") || word == "deg")
     return Make(Tok::kDegree, length);
-  if (absl::EqualsIgnoreCase(word, "percent") || absl::EqualsIgnoreCase(word, "pct"))
+  if (absl::EqualsIgnoreCase(word, "percent") || absl::EqualsIgnoreCase(word, "percentage") || absl::EqualsIgnoreCase(word, "pct"))
     return Make(Tok::kPercent, length);
+  if (length >= 4 && Contains(kGreek, word)) return Make(Tok::kName, length, word);  // theta
   // "sqrt5", "pir": a known word at the front.
   if (absl::StartsWith(word, "pi") && length == 3) return Make(Tok::kName, 2, "pi");
   return Make(Tok::kWord, length, word);

@@ -331,6 +331,13 @@ bool Parser::StartsFactor() const {
   }
 }
 
+// "m" before a superscript character: 12 m\u00B2. With a caret it may be a variable.
+bool Parser::SquareMeters() const {
+  if (!At(Tok::kName) || token_.name != "m") return false;
+  Lexer ahead = lexer_;
+  return ahead.Next().name == "superscript";
+}
+
 // Words after a number. False (and nothing consumed that matters) when they are no unit that ends the item.
 bool Parser::Unit(Value* value) {
   if (algebra_.HasVariables(value->scalar)) return false;
@@ -343,16 +350,19 @@ bool Parser::Unit(Value* value) {
       if (EndsItem()) return true;
       continue;
     }
-    if (At(Tok::kText) || At(Tok::kWord) || (At(Tok::kName) && (token_.upright || any) && token_.name.size() == 1)) {
+    if (At(Tok::kText) || At(Tok::kWord) || SquareMeters() ||
+        (At(Tok::kName) && (token_.upright || any) && token_.name.size() == 1)) {
       if (SaysMoreThanUnit(token_.name)) return false;
       absl::StrAppend(&words, words.empty() ? "" : " ", token_.name);
       any = true;
       Advance();
       if (At(Tok::kPower)) {
-        Advance();
+        const bool superscript = token_.name == "superscript";
+        if (superscript) token_ = lexer_.Superscript();
+        if (!superscript) Advance();
         const bool brace = Take(Tok::kOpenBrace);
         if (!At(Tok::kNumber) || !token_.integer) return false;
-        absl::StrAppend(&words, "^", token_.digits);
+        absl::StrAppend(&words, "^", token_.value.ToString());
         Advance();
         if (brace && !Take(Tok::kCloseBrace)) return false;
       }
@@ -427,7 +437,8 @@ std::optional<Value> Parser::Term() {
     const bool unit_word =
         At(Tok::kText) ||
         (At(Tok::kWord) && (IsUnitWord(token_.name) || token_.name.size() > 3 || IsEnglishWord(token_.name))) ||
-        (At(Tok::kName) && token_.upright && number && token_.name != "e" && token_.name != "i");
+        (At(Tok::kName) && token_.upright && number && token_.name != "e" && token_.name != "i") ||
+        (number && SquareMeters());
     if (unit_word && has_value) {
       if (!Unit(&*product)) return std::nullopt;
       return product;

@@ -67,6 +67,7 @@ class Parser {
   Result TexArgument();  // {..} or one digit or one token
   Result Exponent(bool* degree);
   std::string SubscriptText();
+  bool SquareMeters() const;
   bool Unit(Value* value);
   bool StartsFactor() const;
   bool EndsItem() const;
@@ -81,6 +82,7 @@ class Parser {
   Algebra& algebra_;
   int depth_ = 0;
   int bars_ = 0;
+  int in_fraction_ = 0;
   bool colon_ends_ = false;  // a colon here means "such that"
   int in_angle_ = 0;  // inside the argument of a trigonometric function
   bool saw_plus_minus_ = false;

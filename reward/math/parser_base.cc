@@ -77,7 +77,9 @@ std::optional<Value> Parser::Base() {
       return value;
     }
     case Tok::kWord: {
-      if (token_.name.size() > 3 || IsEnglishWord(token_.name)) {
+      // In a fraction, capitals are points: \frac{NO}{BO}.
+      const bool points = in_fraction_ > 0 && std::all_of(token_.name.begin(), token_.name.end(), [](unsigned char c) { return absl::ascii_isupper(c); });
+      if (!points && (token_.name.size() > 3 || IsEnglishWord(token_.name))) {
         Value value;
         value.kind = Kind::kText;
         value.text = absl::AsciiStrToLower(token_.name);
@@ -199,7 +201,9 @@ std::optional<Value> Parser::TexArgument() {
   before_ = start;
   if (At(Tok::kOpenBrace)) {
     Advance();
+    ++in_fraction_;
     Result value = Sum();
+    --in_fraction_;
     if (!value || value->kind != Kind::kScalar || !Take(Tok::kCloseBrace)) return std::nullopt;
     return value;
   }
@@ -307,8 +311,9 @@ std::optional<Value> Parser::FunctionCall() {
   const bool angle = name == "sin" || name == "cos" || name == "tan" || name == "cot" || name == "sec" || name == "csc";
   in_angle_ += angle;
   Result argument;
-  if (At(Tok::kOpenRound)) {
-    argument = Bracketed();
+  Lexer ahead = lexer_;
+  if (At(Tok::kOpenRound) || (At(Tok::kOpenBrace) && ahead.Next().kind == Tok::kOpenRound)) {
+    argument = Bracketed();  // \log(3)^2 and \log{(3)}^2 are squares of logarithms
   } else if (StartsFactor() && !At(Tok::kFunction)) {
     // \sin 2x: factors without a sign between them, up to the next function.
     argument = FactorWithPowers();

@@ -120,7 +120,7 @@ bool Joins(const Word& word) { return absl::EqualsIgnoreCase(word.text, "and") |
 
 bool Denies(string_view word) {
   static constexpr string_view kWords[] = {"not",   "either",  "neither", "nor",    "isn't",     "cannot",  "can't",   "maybe",    "perhaps", "possibly",
-                                           "might", "could",   "wrong",   "incorrect", "unless", "doesn't", "isnt",    "unlikely", "guess",   "between"};
+                                           "might", "could",   "wrong",   "incorrect", "unless", "doesn't", "isnt",    "unlikely", "guess",   "between",   "or"};
   const std::string lower = absl::AsciiStrToLower(word);
   return std::find(std::begin(kWords), std::end(kWords), lower) != std::end(kWords);
 }
@@ -189,9 +189,9 @@ string_view StatedAnswer(string_view sentence) {
     const std::string after = absl::AsciiStrToLower(words[next].text);
     if (after == "or" || after == "to") return {};
   }
-  // The clause that it stands in.
+  // The clause that it stands in, from the number before it: "not 10, 7", "not 10 which is 7" say 7.
   size_t first = stated->first, last = stated->last;
-  while (first > 0 && !words[first - 1].clause) --first;
+  while (first > 0 && !words[first - 1].clause && !words[first - 1].math) --first;
   while (last + 1 < words.size() && !words[last].clause) ++last;
   for (size_t k = first; k <= last; ++k) {
     if (!words[k].math && Denies(words[k].text)) return {};
