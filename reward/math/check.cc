@@ -21,6 +21,7 @@ constexpr size_t kMaxBoxes = 16;
 // An answer of several boxes, or one text.
 struct Candidate {
   std::vector<string_view> parts;
+  bool bare = false;  // of a gold: one text, and it parses
   bool found() const { return !parts.empty(); }
   std::string Text() const { return parts.size() == 1 ? std::string(parts[0]) : absl::StrJoin(parts, ", "); }
 };
@@ -223,7 +224,7 @@ Candidate FindGold(string_view gold) {
   }
   const string_view whole = Undecorated(gold);
   if (whole.empty()) return {};
-  if (IsBareAnswer(whole)) return {{whole}};
+  if (IsBareAnswer(whole)) return {{whole}, true};
   for (const Place place : {Place::kHash, Place::kAnswerIs}) {
     const Extracted found = ExtractFrom(gold, place);
     if (found.found) return FromPhrase(found.text, "");
@@ -487,20 +488,26 @@ std::string TextForm(string_view text) {
   return form;
 }
 
-absl::Status CheckGold(string_view gold) {
-  const Candidate candidate = FindGold(gold);
+namespace {
+
+std::string TooLong() { return absl::StrCat("the gold answer is longer than ", kMaxAnswerBytes, " bytes"); }
+
+absl::Status CheckGold(const Candidate& candidate) {
+  if (candidate.bare) return absl::OkStatus();
   if (!candidate.found()) return absl::InvalidArgumentError("the gold answer is empty");
   Algebra algebra;
   bool ambiguous = false;
-  if (candidate.Text().size() > kMaxAnswerBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the gold answer is longer than ", kMaxAnswerBytes, " bytes"));
-  }
+  if (candidate.Text().size() > kMaxAnswerBytes) return absl::InvalidArgumentError(TooLong());
   if (ParseCandidate(candidate, true, &algebra, &ambiguous) || LooksLikeWords(TextForm(candidate.Text())))
     return absl::OkStatus();
   if (algebra.exhausted()) return absl::InvalidArgumentError("the gold answer is too complex");
   return absl::InvalidArgumentError(
       absl::StrCat("\"", candidate.Text().substr(0, 80), "\" is neither mathematics that can be read nor words"));
 }
+
+}  // namespace
+
+absl::Status CheckGold(string_view gold) { return CheckGold(FindGold(gold)); }
 
 Verdict CompareAnswers(string_view gold, string_view answer, Percent percent) {
   return CompareCandidates({{Undecorated(gold)}}, {{Undecorated(answer)}}, percent);
@@ -509,7 +516,9 @@ Verdict CompareAnswers(string_view gold, string_view answer, Percent percent) {
 CheckResult Check(string_view gold, string_view completion, const CheckOptions& options) {
   const Candidate wanted = FindGold(gold);
   if (!wanted.found()) return {CheckResult::Status::kUnscorable, "the gold answer is empty", ""};
-  const Candidate answer = FindAnswer(completion, options.places, TextForm(wanted.Text()));
+  const std::string gold_text = wanted.Text();
+  if (gold_text.size() > kMaxAnswerBytes) return {CheckResult::Status::kUnscorable, TooLong(), ""};
+  const Candidate answer = FindAnswer(completion, options.places, TextForm(gold_text));
   CheckResult result;
   result.extracted = answer.found() ? answer.Text() : "";
   Verdict verdict = Verdict::kDifferent;
@@ -519,7 +528,7 @@ CheckResult Check(string_view gold, string_view completion, const CheckOptions& 
     result.status = CheckResult::Status::kRight;
     return result;
   }
-  if (const absl::Status scorable = CheckGold(gold); !scorable.ok()) {
+  if (const absl::Status scorable = CheckGold(wanted); !scorable.ok()) {
     result.status = CheckResult::Status::kUnscorable;
     result.reason = std::string(scorable.message());
   } else if (!answer.found()) {
