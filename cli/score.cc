@@ -1,10 +1,13 @@
 #include "reward/score_file.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "cli/commands.h"
 #include "common/base/status.h"
 #include "common/base/thread_pool.h"
+#include "common/rpc/server.h"
+#include "trainer/reward_client.h"
 
 namespace grouper::cli {
 namespace {
@@ -12,14 +15,26 @@ namespace {
 absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
   ThreadPool threads(static_cast<int>(num_threads));
-  ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, LoadRuleSet(arguments.Get("rules"), arguments.GetAll("rules-library")));
-  ASSIGN_OR_RETURN(const ScoreSummary summary, ScoreFile(*rules, arguments.Get("input"), arguments.Get("output"), &threads));
+  ASSIGN_OR_RETURN(const v1::Reward config, LoadReward(arguments.Get("rules")));
+  ScoreSummary summary;
+  if (!config.address().empty()) {  // somebody else's service
+    ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, OpenChannel(config.address(), config.tls()));
+    RewardClient::Options options;
+    if (config.timeout_seconds() > 0) options.timeout = absl::Seconds(config.timeout_seconds());
+    options.give_up = std::min(options.timeout, absl::Seconds(30));
+    const std::unique_ptr<RewardClient> client = RewardClient::Create(config.address(), std::move(channel), options);
+    const Scorer scorer = [&](const v1::ScoreRequest& request) { return client->Score(request); };
+    ASSIGN_OR_RETURN(summary, ScoreFile(scorer, arguments.Get("input"), arguments.Get("output")));
+  } else {
+    ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, LoadRuleSet(arguments.Get("rules"), arguments.GetAll("rules-library")));
+    ASSIGN_OR_RETURN(summary, ScoreFile(*rules, arguments.Get("input"), arguments.Get("output"), &threads));
+  }
   std::printf("%llu lines, mean reward %.4f over %llu with a reward\n", static_cast<unsigned long long>(summary.lines),
               summary.rewarded > 0 ? summary.reward_sum / static_cast<double>(summary.rewarded) : 0.0,
               static_cast<unsigned long long>(summary.rewarded));
   for (size_t i = 0; i < summary.rules.size(); ++i) {
     const ScoreSummary::RuleSummary& rule = summary.rules[i];
-    std::printf("  %-20s mean %.4f  scored %llu  not applicable %llu  errors %llu  time-outs %llu\n", rules->rule_names()[i].c_str(),
+    std::printf("  %-20s mean %.4f  scored %llu  not applicable %llu  errors %llu  time-outs %llu\n", summary.rule_names[i].c_str(),
                 rule.scored > 0 ? rule.sum / static_cast<double>(rule.scored) : 0.0, static_cast<unsigned long long>(rule.scored),
                 static_cast<unsigned long long>(rule.not_applicable), static_cast<unsigned long long>(rule.errors),
                 static_cast<unsigned long long>(rule.timeouts));

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -159,7 +160,7 @@ std::string OutputLine(const json::Json& id, const v1::CompletionScore& score, c
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path, const std::vector<std::string>& libraries) {
+absl::StatusOr<v1::Reward> LoadReward(const std::string& rules_path) {
   v1::Reward config;
   const absl::Status as_reward = ParseTextProtoFile(rules_path, &config);
   if (!as_reward.ok()) {
@@ -168,15 +169,24 @@ absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_pa
     if (!ParseTextProtoFile(rules_path, &recipe).ok() || !recipe.has_reward()) return as_reward;
     config = recipe.reward();
   }
+  return config;
+}
+
+absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path, const std::vector<std::string>& libraries) {
+  ASSIGN_OR_RETURN(const v1::Reward config, LoadReward(rules_path));
   return Annotate(RuleSet::Create(config, Dirname(rules_path), libraries), rules_path);
 }
 
 absl::StatusOr<ScoreSummary> ScoreFile(const RuleSet& rules, const std::string& input_path,
                                        const std::string& output_path, ThreadPool* pool) {
+  return ScoreFile([&](const v1::ScoreRequest& request) { return rules.Score(request, pool); }, input_path, output_path);
+}
+
+absl::StatusOr<ScoreSummary> ScoreFile(const Scorer& scorer, const std::string& input_path,
+                                       const std::string& output_path) {
   ASSIGN_OR_RETURN(const std::unique_ptr<LineReader> reader, LineReader::Open(input_path));
   ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> output, DefaultFileSystem().Create(output_path));
   ScoreSummary summary;
-  summary.rules.resize(rules.rule_names().size());
   absl::Status malformed;
   for (bool more = true; more && malformed.ok();) {
     v1::ScoreRequest request;
@@ -200,10 +210,16 @@ absl::StatusOr<ScoreSummary> ScoreFile(const RuleSet& rules, const std::string& 
       ids.push_back(std::move(parsed->id));
       *request.add_groups() = std::move(parsed->group);
     }
-    ASSIGN_OR_RETURN(const v1::ScoreResponse response, rules.Score(request, pool));
+    ASSIGN_OR_RETURN(const v1::ScoreResponse response, scorer(request));
+    if (summary.rules.empty()) {
+      summary.rule_names.assign(response.rule_names().begin(), response.rule_names().end());
+      summary.rules.resize(summary.rule_names.size());
+    } else if (!std::equal(summary.rule_names.begin(), summary.rule_names.end(), response.rule_names().begin(), response.rule_names().end())) {
+      return absl::InternalError("the reward service answered with other rules than before");
+    }
     for (size_t i = 0; i < ids.size(); ++i) {
       const v1::CompletionScore& score = response.groups(static_cast<int>(i)).completions(0);
-      RETURN_IF_ERROR(output->Append(absl::StrCat(OutputLine(ids[i], score, rules.rule_names(), summary), "\n")));
+      RETURN_IF_ERROR(output->Append(absl::StrCat(OutputLine(ids[i], score, summary.rule_names, summary), "\n")));
     }
   }
   RETURN_IF_ERROR(output->Flush());

@@ -12,6 +12,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -29,17 +31,26 @@ struct ScoreSummary {
   uint64_t lines = 0;
   uint64_t rewarded = 0;
   double reward_sum = 0;
-  std::vector<RuleSummary> rules;  // in the RuleSet's order
+  std::vector<std::string> rule_names;
+  std::vector<RuleSummary> rules;  // in the names' order
 };
 
 inline constexpr size_t kMaxScoreLineBytes = 16 << 20;
 
-// Reads `rules_path` (a text file of the Reward message, or of a recipe's `reward { ... }` block) and makes its rules.
+// Reads a text file of the Reward message, or of a recipe's `reward { ... }` block.
+absl::StatusOr<v1::Reward> LoadReward(const std::string& rules_path);
+
+// LoadReward, and its rules; without any, an error.
 absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path,
                                                      const std::vector<std::string>& libraries = {});
 
+// What answers a request: rules in this process, or a service elsewhere. Its answers have the request's shape.
+using Scorer = std::function<absl::StatusOr<v1::ScoreResponse>(const v1::ScoreRequest&)>;
+
 // An input line that is malformed ends the work with an error "cases.jsonl:12: ..."; what was scored before it has been
 // written.
+absl::StatusOr<ScoreSummary> ScoreFile(const Scorer& scorer, const std::string& input_path,
+                                       const std::string& output_path);
 absl::StatusOr<ScoreSummary> ScoreFile(const RuleSet& rules, const std::string& input_path,
                                        const std::string& output_path, ThreadPool* pool);
 

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -12,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "proto/reward.grpc.pb.h"
 #include "reward/child_process.h"
+#include "reward/score_file.h"
 
 namespace grouper {
 namespace {
@@ -69,6 +71,22 @@ TEST(RemoteRule, TheExampleServerInPythonAnswersOurProtocol) {
   const auto status_context = MakeClientContext(absl::Seconds(30));
   ASSERT_TRUE(stub->GetStatus(status_context.get(), {}, &state).ok());
   EXPECT_EQ(state.rule_names(0), "short");
+
+  // `grouper score` over it: the names come with the answers.
+  const std::string input = testing::TempDir() + "/remote_cases.jsonl", output = testing::TempDir() + "/remote_scores.jsonl";
+  std::ofstream(input) << "{\"completion\": \"a b c\"}\n{\"completion\": \"x\", \"num_tokens\": 101}\n";
+  const Scorer scorer = [&](const v1::ScoreRequest& cases) -> absl::StatusOr<v1::ScoreResponse> {
+    v1::ScoreResponse scores;
+    const auto score_context = MakeClientContext(absl::Seconds(30));
+    if (!stub->Score(score_context.get(), cases, &scores).ok()) return absl::InternalError("the call failed");
+    return scores;
+  };
+  const auto summary = ScoreFile(scorer, input, output);
+  ASSERT_TRUE(summary.ok()) << summary.status();
+  EXPECT_EQ(summary->lines, 2u);
+  EXPECT_EQ(summary->reward_sum, 1);
+  ASSERT_EQ(summary->rule_names.size(), 1u);
+  EXPECT_EQ(summary->rule_names[0], "short");
 }
 
 }  // namespace
