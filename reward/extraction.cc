@@ -99,24 +99,32 @@ Extracted AnswerIs(string_view text) {
     size_t length = 0;
     if (c == kAnswerInChinese[0] && absl::StartsWith(rest, kAnswerInChinese)) {
       for (const string_view verb : {"\u662F", "\u4E3A", "\uFF1A", ":"}) {  // is, is, colon
-        if (absl::StartsWith(rest.substr(kAnswerInChinese.size()), verb)) length = kAnswerInChinese.size() + verb.size();
+        if (absl::StartsWith(rest.substr(kAnswerInChinese.size()), verb))
+          length = kAnswerInChinese.size() + verb.size();
       }
       if (length == 0) continue;
-      const string_view answer = absl::StripAsciiWhitespace(ChineseSentence(Sentence(SkipDecoration(rest.substr(length)))));
+      const string_view answer =
+          absl::StripAsciiWhitespace(ChineseSentence(Sentence(SkipDecoration(rest.substr(length)))));
       if (!answer.empty()) return Found(Place::kAnswerIs, answer);
       continue;
     }
     if (absl::ascii_toupper(c) != 'A' && absl::ascii_toupper(c) != 'O' && absl::ascii_toupper(c) != 'C') continue;
     if (i > 0 && IsWordByte(text[i - 1])) continue;
-    const size_t noun = absl::StartsWithIgnoreCase(rest, "answer") || absl::StartsWithIgnoreCase(rest, "option") || absl::StartsWithIgnoreCase(rest, "choice") ? 6 : 0;
+    const size_t noun = absl::StartsWithIgnoreCase(rest, "answer") || absl::StartsWithIgnoreCase(rest, "option") ||
+                                absl::StartsWithIgnoreCase(rest, "choice")
+                            ? 6
+                            : 0;
     if (noun > 0) {
       string_view tail = rest.substr(noun);
       if (absl::StartsWithIgnoreCase(tail, "s")) tail.remove_prefix(1);
       while (!tail.empty() && (tail[0] == '*' || tail[0] == ' ' || tail[0] == '\t')) tail.remove_prefix(1);
-      for (const string_view verb : {"is", "are", "equals", "would be", "will be", "must be", "should be", "was", ":", "=", "\uFF1A", "\n"}) {
+      for (const string_view verb :
+           {"is", "are", "equals", "would be", "will be", "must be", "should be", "was", ":", "=", "\uFF1A", "\n"}) {
         const bool word = absl::ascii_isalpha(verb[0]);
-        if (absl::ascii_toupper(c) != 'A' && verb != "is") continue;  // "the correct option is (B)", but no "Option: ..."
-        if (absl::StartsWithIgnoreCase(tail, verb) && (!word || tail.size() == verb.size() || !IsWordByte(tail[verb.size()]))) {
+        if (absl::ascii_toupper(c) != 'A' && verb != "is")
+          continue;  // "the correct option is (B)", but no "Option: ..."
+        if (absl::StartsWithIgnoreCase(tail, verb) &&
+            (!word || tail.size() == verb.size() || !IsWordByte(tail[verb.size()]))) {
           length = rest.size() - tail.size() + verb.size();
           break;
         }

@@ -445,7 +445,8 @@ Scalar Algebra::Power(const Scalar& base, const Scalar& exponent) {
         result = Multiply(result, RationalPower(b, MakeExponent(n * count, d, &exhausted_)));
         continue;
       }
-      const bool real = !SumHas({term}, [](const Atom& atom) { return atom.kind == AtomKind::kI || atom.kind == AtomKind::kOpaque; });
+      const bool real =
+          !SumHas({term}, [](const Atom& atom) { return atom.kind == AtomKind::kI || atom.kind == AtomKind::kOpaque; });
       const Scalar power = Opaque("power", {b, {{{term.monomial, Rational(1, real ? 1 : d)}}, {}}});
       if (exhausted_) return {};
       Term factor{{}, Rational(1)};
@@ -528,7 +529,8 @@ bool Algebra::IsRatioOfLengths(const Scalar& a) const {
   bool below = false;
   for (const Factor& factor : a.numerator[0].monomial) {
     const Atom& atom = atoms_[static_cast<size_t>(factor.atom)];
-    if (factor.exponent.d != 1 || atom.kind != AtomKind::kVariable || atom.name[0] < 'A' || atom.name[0] > 'Z') return false;
+    if (factor.exponent.d != 1 || atom.kind != AtomKind::kVariable || atom.name[0] < 'A' || atom.name[0] > 'Z')
+      return false;
     below |= factor.exponent.n < 0;
   }
   return below;
@@ -537,7 +539,8 @@ bool Algebra::IsRatioOfLengths(const Scalar& a) const {
 bool Algebra::IsAbs(const Scalar& a, Scalar* inner) {
   if (!a.denominator.empty() || a.numerator.size() != 1) return false;
   const Term& term = a.numerator[0];
-  if (term.monomial.size() != 1 || !(term.monomial[0].exponent == Exponent{1, 1}) || term.coefficient.Sign() < 0) return false;
+  if (term.monomial.size() != 1 || !(term.monomial[0].exponent == Exponent{1, 1}) || term.coefficient.Sign() < 0)
+    return false;
   const Atom& atom = atoms_[static_cast<size_t>(term.monomial[0].atom)];
   if (atom.kind != AtomKind::kOpaque || atom.name != "abs") return false;
   *inner = Multiply(FromRational(term.coefficient), atom.arguments[0]);

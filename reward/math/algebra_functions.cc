@@ -74,7 +74,8 @@ Scalar Algebra::Function(const std::string& name, const Scalar& argument) {
     }
     if (name == "doublefactorial" && value.IsInteger() && value.Sign() >= 0) {
       int64_t n;
-      if (!value.numerator().ToInt64(&n) || n > kMaxFactorial || !Spend(static_cast<size_t>(n) * 4 + 1)) return Opaque(name, {argument});
+      if (!value.numerator().ToInt64(&n) || n > kMaxFactorial || !Spend(static_cast<size_t>(n) * 4 + 1))
+        return Opaque(name, {argument});
       BigInt product = 1;
       for (; n > 1; n -= 2) product = product * n;
       return FromRational(Rational(product));
@@ -103,7 +104,8 @@ bool Algebra::Turn(const Term& term, bool imaginary, Rational* turn) const {
   if (term.monomial.size() != (imaginary ? 2u : 1u)) return false;
   for (const Factor& factor : term.monomial) {
     const AtomKind kind = atoms_[static_cast<size_t>(factor.atom)].kind;
-    if (!(factor.exponent == Exponent{1, 1}) || (kind != AtomKind::kPi && !(imaginary && kind == AtomKind::kI))) return false;
+    if (!(factor.exponent == Exponent{1, 1}) || (kind != AtomKind::kPi && !(imaginary && kind == AtomKind::kI)))
+      return false;
   }
   *turn = term.coefficient;
   return true;

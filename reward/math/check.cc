@@ -182,8 +182,10 @@ Candidate FindAnswer(string_view completion, const std::vector<Place>& places, s
         if (IsBareAnswer(whole)) return {{whole}};
         if (!gold_form.empty() && whole.size() <= kMaxAnswerBytes && TextForm(whole) == gold_form) return {{whole}};
         // One short line that is not a sentence about a number may be words, or a form that only its twin can match.
-        const bool sentence = !whole.empty() && absl::ascii_isalpha(static_cast<unsigned char>(whole[0])) && whole.find('\\') == string_view::npos &&
-                              std::any_of(whole.begin(), whole.end(), [](unsigned char c) { return absl::ascii_isdigit(c); });
+        const bool sentence =
+            !whole.empty() && absl::ascii_isalpha(static_cast<unsigned char>(whole[0])) &&
+            whole.find('\\') == string_view::npos &&
+            std::any_of(whole.begin(), whole.end(), [](unsigned char c) { return absl::ascii_isdigit(c); });
         if (!whole.empty() && !sentence && whole.size() <= 64 && std::count(whole.begin(), whole.end(), ' ') < 4 &&
             !ExtractFrom(text, Place::kLastMath).found) {
           return {{whole}};
@@ -308,7 +310,8 @@ bool LooksLikeWords(string_view form) {
 std::string WithoutAbbreviation(string_view form) {
   std::string out;
   for (size_t i = 0; i < form.size(); ++i) {
-    if (form[i] != '.' || i == 0 || !absl::ascii_isalpha(static_cast<unsigned char>(form[i - 1]))) out.push_back(form[i]);
+    if (form[i] != '.' || i == 0 || !absl::ascii_isalpha(static_cast<unsigned char>(form[i - 1])))
+      out.push_back(form[i]);
   }
   return out;
 }
@@ -338,7 +341,9 @@ Choice ReadChoice(string_view text) {
   // One letter only: "A, B", "A) or B)" name two.
   size_t letters = 0;
   for (size_t i = 0; i < text.size(); ++i) {
-    const auto alnum = [&](size_t k) { return k < text.size() && absl::ascii_isalnum(static_cast<unsigned char>(text[k])); };
+    const auto alnum = [&](size_t k) {
+      return k < text.size() && absl::ascii_isalnum(static_cast<unsigned char>(text[k]));
+    };
     letters += text[i] >= 'A' && text[i] <= 'J' && !alnum(i + 1) && (i == 0 || !alnum(i - 1));
   }
   for (const char* word : {"or", "and", "not", "either"}) letters += HasWord(text, word) ? 2 : 0;
@@ -346,7 +351,8 @@ Choice ReadChoice(string_view text) {
   const std::string form = TextForm(text);
   string_view rest = form;
   Choice choice;
-  for (const string_view word : {"option", "choice", "answer", "Option", "Choice", "Answer"}) absl::ConsumePrefix(&rest, word);
+  for (const string_view word : {"option", "choice", "answer", "Option", "Choice", "Answer"})
+    absl::ConsumePrefix(&rest, word);
   const bool named = rest.size() < form.size(), open = absl::ConsumePrefix(&rest, "(");
   if (rest.empty()) return {};
   const char letter = absl::ascii_toupper(static_cast<unsigned char>(rest[0]));

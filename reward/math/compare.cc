@@ -35,7 +35,8 @@ bool IsListLike(const Value& value) {
 
 // "f(2)", "g^{-1}(3)": a function at a place, read as a product by the parser.
 bool IsCall(absl::string_view left) {
-  if (left.size() < 4 || left.back() != ')' || absl::string_view("fghFGHpqPQ").find(left[0]) == absl::string_view::npos) return false;
+  if (left.size() < 4 || left.back() != ')' || absl::string_view("fghFGHpqPQ").find(left[0]) == absl::string_view::npos)
+    return false;
   left.remove_prefix(1);
   if (!absl::ConsumePrefix(&left, "^{-1}")) absl::ConsumePrefix(&left, "'");
   return left[0] == '(' && left.find(')') + 1 == left.size();
@@ -55,8 +56,8 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
   }
   const Value& right = relation.items.back();
   if (relation.items.size() == 2 && right.kind == Kind::kScalar && algebra_.IsVariableProduct(right.scalar) &&
-      algebra_.HasVariables(right.scalar) &&
-      relation.items[0].kind == Kind::kScalar && !algebra_.HasVariables(relation.items[0].scalar)) {
+      algebra_.HasVariables(right.scalar) && relation.items[0].kind == Kind::kScalar &&
+      !algebra_.HasVariables(relation.items[0].scalar)) {
     return &relation.items[0];  // 5 = x
   }
   // A chain "x = 2 + 3 = 5" says its last member.
@@ -71,8 +72,11 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
         // "2 + 3 = 5": a computation, if it is right; the caller compares the last member.
         Scalar inner;
         std::string names;  // |AB| = 1
-        const bool length = algebra_.IsAbs(left.scalar, &inner) && algebra_.IsVariableProduct(inner, &names) && names.size() > 1;
-        if (algebra_.HasVariables(left.scalar) && !length && !IsCall(relation.text) && !algebra_.IsRatioOfLengths(left.scalar)) return nullptr;
+        const bool length =
+            algebra_.IsAbs(left.scalar, &inner) && algebra_.IsVariableProduct(inner, &names) && names.size() > 1;
+        if (algebra_.HasVariables(left.scalar) && !length && !IsCall(relation.text) &&
+            !algebra_.IsRatioOfLengths(left.scalar))
+          return nullptr;
         continue;
       }
       std::string name;
@@ -164,7 +168,8 @@ Verdict Comparison::Rows(const Value& matrix, const Value& tuple) {
   if (tuple.open != '[' || tuple.close != ']' || tuple.items.size() != matrix.rows) return Verdict::kDifferent;
   std::vector<Value> cells;
   for (const Value& row : tuple.items) {
-    if (row.kind != Kind::kTuple || row.open != '[' || row.close != ']' || row.items.size() != matrix.columns) return Verdict::kDifferent;
+    if (row.kind != Kind::kTuple || row.open != '[' || row.close != ']' || row.items.size() != matrix.columns)
+      return Verdict::kDifferent;
     cells.insert(cells.end(), row.items.begin(), row.items.end());
   }
   return Ordered(matrix.items, cells);

@@ -136,8 +136,10 @@ std::optional<RealSet> Comparison::AsRealSet(const Value& value, std::string* na
           const bool up = value.ops[k] == Tok::kLess;
           if ((up && is_infinity(right, false) && algebra_.IsVariable(left.scalar, &variable)) ||
               (up && is_infinity(left, true) && algebra_.IsVariable(right.scalar, &variable)) ||
-              (value.ops[k] == Tok::kGreater && is_infinity(right, true) && algebra_.IsVariable(left.scalar, &variable)) ||
-              (value.ops[k] == Tok::kGreater && is_infinity(left, false) && algebra_.IsVariable(right.scalar, &variable))) {
+              (value.ops[k] == Tok::kGreater && is_infinity(right, true) &&
+               algebra_.IsVariable(left.scalar, &variable)) ||
+              (value.ops[k] == Tok::kGreater && is_infinity(left, false) &&
+               algebra_.IsVariable(right.scalar, &variable))) {
             half = RealSet::All();
           }
         }
@@ -264,12 +266,14 @@ Verdict Comparison::Intervals(const Value& gold, const Value& answer) {
   std::string x, y;
   if (const std::optional<RealSet> wanted = AsRealSet(gold, &x)) {
     const std::optional<RealSet> given = AsRealSet(answer, &y);
-    if (given) return x.empty() || y.empty() || x == y ? RealSet::Equal(algebra_, *wanted, *given) : Verdict::kDifferent;
+    if (given)
+      return x.empty() || y.empty() || x == y ? RealSet::Equal(algebra_, *wanted, *given) : Verdict::kDifferent;
   }
   // Ends that are no constants: part by part.
   std::vector<Value> a, b;
   if (!AsIntervals(gold, &a) || !AsIntervals(answer, &b)) return Verdict::kDifferent;
-  if (gold.kind == Kind::kRelation && answer.kind == Kind::kRelation && !x.empty() && !y.empty() && x != y) return Verdict::kDifferent;
+  if (gold.kind == Kind::kRelation && answer.kind == Kind::kRelation && !x.empty() && !y.empty() && x != y)
+    return Verdict::kDifferent;
   return Unordered(a, b);
 }
 

@@ -95,19 +95,25 @@ constexpr Symbol kCommands[] = {
 
 // Commands without meaning for the value.
 constexpr string_view kIgnored[] = {
-    "left",           "right",    "big",      "Big",      "bigg",          "Bigg",      "bigl",         "bigr",
-    "Bigl",           "Bigr",     "biggl",    "biggr",    "Biggl",         "Biggr",     "displaystyle", "textstyle",
-    "scriptstyle",    "limits",   "nolimits", "quad",     "qquad",         "rm",        "bf",           "it",
-    "mathstrut",      "strut",    "phantom",  "hfill",    "space",         "thinspace", "medspace",     "negthinspace",
-    "boldmath",       "nonumber", "angle",    "triangle", "measuredangle", "therefore", "implies",      "Rightarrow",
-    "Longrightarrow", "middle",   "tiny",     "small",    "large",         "Large",
-    "checkmark",      "qed",      "qedhere",  "blacksquare",
+    "left",           "right",       "big",          "Big",
+    "bigg",           "Bigg",        "bigl",         "bigr",
+    "Bigl",           "Bigr",        "biggl",        "biggr",
+    "Biggl",          "Biggr",       "displaystyle", "textstyle",
+    "scriptstyle",    "limits",      "nolimits",     "quad",
+    "qquad",          "rm",          "bf",           "it",
+    "mathstrut",      "strut",       "phantom",      "hfill",
+    "space",          "thinspace",   "medspace",     "negthinspace",
+    "boldmath",       "nonumber",    "angle",        "triangle",
+    "measuredangle",  "therefore",   "implies",      "Rightarrow",
+    "Longrightarrow", "middle",      "tiny",         "small",
+    "large",          "Large",       "checkmark",    "qed",
+    "qedhere",        "blacksquare",
 };
 
 constexpr string_view kWrappers[] = {
-    "text",         "mbox",   "mathrm", "textbf", "mathbf",     "textit",     "mathit",
-    "operatorname", "textrm", "mathsf", "mathtt", "texttt",     "textnormal", "boldsymbol", "underline",
-    "bm",           "hbox",   "emph",   "textsf", "ensuremath", "pmb",
+    "text",         "mbox",   "mathrm", "textbf", "mathbf", "textit",     "mathit",
+    "operatorname", "textrm", "mathsf", "mathtt", "texttt", "textnormal", "boldsymbol",
+    "underline",    "bm",     "hbox",   "emph",   "textsf", "ensuremath", "pmb",
 };
 
 constexpr string_view kGreek[] = {
@@ -196,8 +202,8 @@ string_view FunctionName(string_view word) {
       {"sin", "sin"},     {"cos", "cos"},       {"tan", "tan"},       {"cot", "cot"},       {"sec", "sec"},
       {"csc", "csc"},     {"arcsin", "arcsin"}, {"arccos", "arccos"}, {"arctan", "arctan"}, {"asin", "arcsin"},
       {"acos", "arccos"}, {"atan", "arctan"},   {"sinh", "sinh"},     {"cosh", "cosh"},     {"tanh", "tanh"},
-      {"log", "log"},     {"ln", "ln"},         {"lg", "log"},        {"exp", "exp"},       {"abs", "abs"},    {"Abs", "abs"},
-      {"floor", "floor"}, {"ceil", "ceil"},     {"cbrt", "cbrt"},
+      {"log", "log"},     {"ln", "ln"},         {"lg", "log"},        {"exp", "exp"},       {"abs", "abs"},
+      {"Abs", "abs"},     {"floor", "floor"},   {"ceil", "ceil"},     {"cbrt", "cbrt"},
   };
   for (const Name& f : kFunctions) {
     if (f.word == word) return f.name;
@@ -438,7 +444,8 @@ Token Lexer::Letters() {
   if (const string_view function = FunctionName(word); !function.empty()) return Make(Tok::kFunction, length, function);
   if (absl::EqualsIgnoreCase(word, "degrees") || absl::EqualsIgnoreCase(word, "degree") || word == "deg")
     return Make(Tok::kDegree, length);
-  if (absl::EqualsIgnoreCase(word, "percent") || absl::EqualsIgnoreCase(word, "percentage") || absl::EqualsIgnoreCase(word, "pct"))
+  if (absl::EqualsIgnoreCase(word, "percent") || absl::EqualsIgnoreCase(word, "percentage") ||
+      absl::EqualsIgnoreCase(word, "pct"))
     return Make(Tok::kPercent, length);
   if (length >= 4 && Contains(kGreek, word)) return Make(Tok::kName, length, word);  // theta
   // "sqrt5", "pir": a known word at the front.
@@ -481,7 +488,8 @@ Token Lexer::Next() {
   } else if (std::optional<Token> bracketed; c == '(' && (bracketed = BracketedBaseLiteral())) {
     token = std::move(*bracketed);
   } else if (absl::ascii_isdigit(static_cast<unsigned char>(c)) ||
-             (c == '.' && absl::ascii_isdigit(static_cast<unsigned char>(next))) || absl::StartsWith(text_.substr(at_), ".\\overline{")) {
+             (c == '.' && absl::ascii_isdigit(static_cast<unsigned char>(next))) ||
+             absl::StartsWith(text_.substr(at_), ".\\overline{")) {
     token = Number();
   } else if (absl::ascii_isalpha(static_cast<unsigned char>(c))) {
     token = Letters();

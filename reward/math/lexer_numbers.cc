@@ -21,7 +21,9 @@ size_t Period(string_view decimals) {
   for (size_t length = 1; length <= 20 && 2 * length <= decimals.size(); ++length) {
     const string_view block = decimals.substr(decimals.size() - length);
     size_t times = 1;
-    while ((times + 1) * length <= decimals.size() && decimals.substr(decimals.size() - (times + 1) * length, length) == block) ++times;
+    while ((times + 1) * length <= decimals.size() &&
+           decimals.substr(decimals.size() - (times + 1) * length, length) == block)
+      ++times;
     if (times >= 3 || (times == 2 && (length > 1 || decimals.size() == 2))) return length;
   }
   return 0;
@@ -118,7 +120,8 @@ Token Lexer::Number() {
   }
   if (digits.size() > kMaxDigits) return Make(Tok::kBad, 0);
   // "1,000" is never the list 1, 0.
-  if (!join_commas_ && plain && digits.size() > 1 && digits[0] == '0' && begin > 0 && text_[begin - 1] == ',') return Make(Tok::kBad, 0);
+  if (!join_commas_ && plain && digits.size() > 1 && digits[0] == '0' && begin > 0 && text_[begin - 1] == ',')
+    return Make(Tok::kBad, 0);
   // A repeating tail: \overline{03} stands for 03/99, shifted.
   Rational repeating;
   if (!plain || scale > 0) {
@@ -211,14 +214,16 @@ std::optional<Token> Lexer::BaseLiteral() {
 std::optional<Token> Lexer::BracketedBaseLiteral() {
   constexpr size_t kMaxBaseDigits = 64;
   const size_t close = text_.substr(0, std::min(text_.size(), at_ + kMaxBaseDigits + 2)).find(')', at_);
-  if (close == string_view::npos || close == at_ + 1 || close + 2 >= text_.size() || text_[close + 1] != '_') return std::nullopt;
+  if (close == string_view::npos || close == at_ + 1 || close + 2 >= text_.size() || text_[close + 1] != '_')
+    return std::nullopt;
   const string_view digits = absl::StripAsciiWhitespace(text_.substr(at_ + 1, close - at_ - 1));
   string_view rest = text_.substr(close + 2);
   const size_t before = rest.size();
   const bool brace = absl::ConsumePrefix(&rest, "{");
   int base = 0;
   size_t base_digits = 0;
-  while (base_digits < 2 && base_digits < rest.size() && absl::ascii_isdigit(static_cast<unsigned char>(rest[base_digits]))) {
+  while (base_digits < 2 && base_digits < rest.size() &&
+         absl::ascii_isdigit(static_cast<unsigned char>(rest[base_digits]))) {
     base = base * 10 + (rest[base_digits++] - '0');
     if (!brace) break;  // TeX's "_16" is _1 and 6
   }
@@ -227,7 +232,9 @@ std::optional<Token> Lexer::BracketedBaseLiteral() {
   if (!brace && !rest.empty() && absl::ascii_isdigit(static_cast<unsigned char>(rest[0]))) return std::nullopt;
   BigInt value = 0;
   for (const char c : digits) {
-    const int digit = absl::ascii_isdigit(static_cast<unsigned char>(c)) ? c - '0' : absl::ascii_isupper(static_cast<unsigned char>(c)) ? c - 'A' + 10 : 99;
+    const int digit = absl::ascii_isdigit(static_cast<unsigned char>(c))   ? c - '0'
+                      : absl::ascii_isupper(static_cast<unsigned char>(c)) ? c - 'A' + 10
+                                                                           : 99;
     if (digit >= base) return std::nullopt;
     value = value * BigInt(base) + BigInt(digit);
   }

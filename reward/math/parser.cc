@@ -31,13 +31,19 @@ std::string WithoutSpace(string_view text) {
 
 int64_t ScaleWord(string_view word) {
   const std::string lower = absl::AsciiStrToLower(word);
-  return lower == "thousand" ? 1000 : lower == "million" ? 1000000 : lower == "billion" ? 1000000000 : lower == "trillion" ? 1000000000000 : 0;
+  return lower == "thousand"   ? 1000
+         : lower == "million"  ? 1000000
+         : lower == "billion"  ? 1000000000
+         : lower == "trillion" ? 1000000000000
+                               : 0;
 }
 
 // "4 is wrong", "4 if it rains": a sentence about a number is no unit.
 bool SaysMoreThanUnit(string_view words) {
-  static constexpr string_view kWords[] = {"is",    "isn't", "are",     "aren't",   "was",   "not",   "no",    "wrong",         "incorrect", "false", "if",   "but", "never",
-                                           "maybe", "nor",   "perhaps", "possibly", "could", "might", "would", "approximately", "roughly",   "about", "plus", "minus", "times"};
+  static constexpr string_view kWords[] = {
+      "is",    "isn't", "are",           "aren't",  "was",   "not",  "no",      "wrong",    "incorrect",
+      "false", "if",    "but",           "never",   "maybe", "nor",  "perhaps", "possibly", "could",
+      "might", "would", "approximately", "roughly", "about", "plus", "minus",   "times"};
   for (const string_view word : absl::StrSplit(words, ' ', absl::SkipEmpty())) {
     if (std::find(std::begin(kWords), std::end(kWords), absl::AsciiStrToLower(word)) != std::end(kWords)) return true;
   }
@@ -67,7 +73,8 @@ std::optional<Value> Parser::Parse() {
   if (lexer_.text().size() > kMaxAnswerBytes) return std::nullopt;
   Advance();
   Result value = Sequence();
-  if (value && (At(Tok::kOver) || At(Tok::kChoose))) value = Infix(std::move(*value));  // TeX gives it the whole formula
+  if (value && (At(Tok::kOver) || At(Tok::kChoose)))
+    value = Infix(std::move(*value));  // TeX gives it the whole formula
   if (!value) return std::nullopt;
   while (At(Tok::kBad) && token_.name == ".") Advance();  // a full stop
   if (!At(Tok::kEnd) || algebra_.undefined()) return std::nullopt;
@@ -553,8 +560,7 @@ std::optional<Value> Parser::MatrixPower(Value base) {
     transposed.rows = base.columns;
     transposed.columns = base.rows;
     for (size_t r = 0; r < base.rows; ++r) {
-      for (size_t c = 0; c < base.columns; ++c)
-        transposed.items[c * base.rows + r] = base.items[r * base.columns + c];
+      for (size_t c = 0; c < base.columns; ++c) transposed.items[c * base.rows + r] = base.items[r * base.columns + c];
     }
     result = std::move(transposed);
   } else if (int64_t n; At(Tok::kNumber) && token_.integer && base.rows == base.columns &&

@@ -84,7 +84,7 @@ class Parser {
   int bars_ = 0;
   int in_fraction_ = 0;
   bool colon_ends_ = false;  // a colon here means "such that"
-  int in_angle_ = 0;  // inside the argument of a trigonometric function
+  int in_angle_ = 0;         // inside the argument of a trigonometric function
   bool saw_plus_minus_ = false;
   bool closed_factor_ = false;  // the last factor ended in '!' or '^{..}', so that digits may follow: 2^{3}5^{2}, 2!3!
 };

@@ -17,7 +17,8 @@ constexpr size_t kMaxMatrixCells = 400;
 
 // "six", as a base is sometimes written; 0 for other words.
 int64_t BaseWord(string_view word) {
-  static constexpr string_view kBases[] = {"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"};
+  static constexpr string_view kBases[] = {"two",   "three", "four", "five",   "six",   "seven",
+                                           "eight", "nine",  "ten",  "eleven", "twelve"};
   const auto* const found = std::find(std::begin(kBases), std::end(kBases), word);
   return found == std::end(kBases) ? 0 : found - std::begin(kBases) + 2;
 }
@@ -78,7 +79,8 @@ std::optional<Value> Parser::Base() {
     }
     case Tok::kWord: {
       // In a fraction, capitals are points: \frac{NO}{BO}.
-      const bool points = in_fraction_ > 0 && std::all_of(token_.name.begin(), token_.name.end(), [](unsigned char c) { return absl::ascii_isupper(c); });
+      const bool points = in_fraction_ > 0 && std::all_of(token_.name.begin(), token_.name.end(),
+                                                          [](unsigned char c) { return absl::ascii_isupper(c); });
       if (!points && (token_.name.size() > 3 || IsEnglishWord(token_.name))) {
         Value value;
         value.kind = Kind::kText;

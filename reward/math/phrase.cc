@@ -17,19 +17,21 @@ using absl::string_view;
 constexpr size_t kMaxSentence = 4096;
 
 struct Word {
-  string_view text;  // without the punctuation around it
+  string_view text;   // without the punctuation around it
   size_t begin, end;  // of `text`, in the sentence
-  bool math = false;      // a formula, a number, an operator, a letter beside an operator
+  bool math = false;  // a formula, a number, an operator, a letter beside an operator
   bool digit = false;
-  bool formula = false;   // $...$
-  bool sign = false;      // operators only
-  bool clause = false;    // a mark that ends a clause follows
-  bool colon = false;     // "Step 2:"
+  bool formula = false;  // $...$
+  bool sign = false;     // operators only
+  bool clause = false;   // a mark that ends a clause follows
+  bool colon = false;    // "Step 2:"
 };
 
 bool IsOperator(char c) { return absl::string_view("+-*/=^<>").find(c) != string_view::npos; }
 
-bool HasDigit(string_view text) { return std::any_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isdigit(c); }); }
+bool HasDigit(string_view text) {
+  return std::any_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isdigit(c); });
+}
 
 // Two letters in a row, unless they are a command or the name of a function.
 bool HasPlainWord(string_view text) {
@@ -41,7 +43,8 @@ bool HasPlainWord(string_view text) {
     const size_t begin = i;
     while (i < text.size() && absl::ascii_isalpha(static_cast<unsigned char>(text[i]))) ++i;
     const string_view word = text.substr(begin, i - begin);
-    if (word.size() > 1 && (begin == 0 || text[begin - 1] != '\\') && word != "pi" && word != "sqrt" && FunctionName(word).empty())
+    if (word.size() > 1 && (begin == 0 || text[begin - 1] != '\\') && word != "pi" && word != "sqrt" &&
+        FunctionName(word).empty())
       return true;
   }
   return false;
@@ -92,7 +95,9 @@ std::vector<Word> Words(string_view sentence) {
     }
     word.text = sentence.substr(i, end - i);
     i = end;
-    while (!word.text.empty() && string_view("*_\"'`").find(word.text.front()) != string_view::npos && word.text.size() > 1) word.text.remove_prefix(1);
+    while (!word.text.empty() && string_view("*_\"'`").find(word.text.front()) != string_view::npos &&
+           word.text.size() > 1)
+      word.text.remove_prefix(1);
     while (word.text.size() > 1 && string_view(".,;:!?*_\"'`").find(word.text.back()) != string_view::npos) {
       word.colon |= word.text.back() == ':';
       word.clause |= word.text.back() == ',' || word.text.back() == ';' || word.text.back() == ':';
@@ -101,10 +106,10 @@ std::vector<Word> Words(string_view sentence) {
     word.begin = static_cast<size_t>(word.text.data() - sentence.data());
     word.end = word.begin + word.text.size();
     word.digit = HasDigit(word.text);
-    word.sign = std::all_of(word.text.begin(), word.text.end(), IsOperator) || word.text == "\u2212" || word.text == "\u00D7" || word.text == "\u00F7" || word.text == "\\times" ||
-                word.text == "\\cdot";
-    word.math = word.formula || word.sign || (word.digit && !HasPlainWord(word.text)) || word.text[0] == '\\' || word.text[0] == '(' ||
-                std::any_of(word.text.begin(), word.text.end(), IsOperator);
+    word.sign = std::all_of(word.text.begin(), word.text.end(), IsOperator) || word.text == "\u2212" ||
+                word.text == "\u00D7" || word.text == "\u00F7" || word.text == "\\times" || word.text == "\\cdot";
+    word.math = word.formula || word.sign || (word.digit && !HasPlainWord(word.text)) || word.text[0] == '\\' ||
+                word.text[0] == '(' || std::any_of(word.text.begin(), word.text.end(), IsOperator);
     if (HasPlainWord(word.text) && !word.formula) word.math = false;
     words.push_back(word);
   }
@@ -116,11 +121,14 @@ std::vector<Word> Words(string_view sentence) {
   return words;
 }
 
-bool Joins(const Word& word) { return absl::EqualsIgnoreCase(word.text, "and") || absl::EqualsIgnoreCase(word.text, "or") || word.text == "&"; }
+bool Joins(const Word& word) {
+  return absl::EqualsIgnoreCase(word.text, "and") || absl::EqualsIgnoreCase(word.text, "or") || word.text == "&";
+}
 
 bool Denies(string_view word) {
-  static constexpr string_view kWords[] = {"not",   "either",  "neither", "nor",    "isn't",     "cannot",  "can't",   "maybe",    "perhaps", "possibly",
-                                           "might", "could",   "wrong",   "incorrect", "unless", "doesn't", "isnt",    "unlikely", "guess",   "between",   "or"};
+  static constexpr string_view kWords[] = {"not",    "either",  "neither",  "nor",      "isn't", "cannot",  "can't",
+                                           "maybe",  "perhaps", "possibly", "might",    "could", "wrong",   "incorrect",
+                                           "unless", "doesn't", "isnt",     "unlikely", "guess", "between", "or"};
   const std::string lower = absl::AsciiStrToLower(word);
   return std::find(std::begin(kWords), std::end(kWords), lower) != std::end(kWords);
 }
@@ -129,7 +137,8 @@ bool Denies(string_view word) {
 bool Bounds(const std::vector<Word>& words, size_t run) {
   if (run == 0) return false;
   const std::string last = absl::AsciiStrToLower(words[run - 1].text);
-  for (const char* word : {"than", "about", "around", "roughly", "nearly", "almost", "least", "most", "or", "to", "no."}) {
+  for (const char* word :
+       {"than", "about", "around", "roughly", "nearly", "almost", "least", "most", "or", "to", "no."}) {
     if (last == word) return last != "to" || (run > 1 && words[run - 2].math);
   }
   return false;
@@ -162,8 +171,8 @@ std::vector<Run> Runs(const std::vector<Word>& words) {
 }
 
 bool HasDigit(const std::vector<Word>& words, const Run& run) {
-  return std::any_of(words.begin() + static_cast<ptrdiff_t>(run.first), words.begin() + static_cast<ptrdiff_t>(run.last) + 1,
-                     [](const Word& word) { return word.digit; });
+  return std::any_of(words.begin() + static_cast<ptrdiff_t>(run.first),
+                     words.begin() + static_cast<ptrdiff_t>(run.last) + 1, [](const Word& word) { return word.digit; });
 }
 
 string_view TextOf(string_view sentence, const std::vector<Word>& words, const Run& run) {
@@ -209,7 +218,8 @@ string_view LeadingAnswer(string_view text) {
   if (!HasDigit(words, runs[0]) && !words[0].formula) return {};
   if (const size_t next = runs[0].last + 1; next < words.size()) {
     const std::string after = absl::AsciiStrToLower(words[next].text);
-    for (const char* word : {"or", "to", "times", "multiplied", "divided", "plus", "minus", "out", "more", "less", "of"}) {
+    for (const char* word :
+         {"or", "to", "times", "multiplied", "divided", "plus", "minus", "out", "more", "less", "of"}) {
       if (after == word) return {};
     }
   }
@@ -220,7 +230,8 @@ string_view LastMathSentence(string_view text) {
   // Ends of sentences, from the back; each piece is looked at once.
   size_t end = text.size();
   const auto holds_math = [](string_view piece) {
-    return HasDigit(piece) || piece.find("$") != string_view::npos || piece.find("\\(") != string_view::npos || piece.find("\\[") != string_view::npos;
+    return HasDigit(piece) || piece.find("$") != string_view::npos || piece.find("\\(") != string_view::npos ||
+           piece.find("\\[") != string_view::npos;
   };
   // Formulas may hold full stops and line ends: one forward pass marks where sentences end.
   string_view last;
@@ -238,7 +249,8 @@ string_view LastMathSentence(string_view text) {
       }
       continue;
     }
-    const bool blank_next = i + 1 == end || absl::ascii_isspace(static_cast<unsigned char>(text[i + 1])) || text[i + 1] == '*';
+    const bool blank_next =
+        i + 1 == end || absl::ascii_isspace(static_cast<unsigned char>(text[i + 1])) || text[i + 1] == '*';
     if (c != '\n' && !((c == '.' || c == '!' || c == '?') && blank_next)) continue;
     const string_view piece = text.substr(begin, i + 1 - begin);
     if (holds_math(piece)) last = piece;

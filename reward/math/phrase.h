@@ -2,7 +2,8 @@
 //
 //   words      white space separates them; $...$, \(...\) and \[...\] are one word each
 //   a run      neighbouring words of mathematics: numbers, formulas, operators, and what "and", "or" and commas join
-//   stated     the last run with a digit in it, else the last formula; none where the sentence weighs, denies, bounds or
+//   stated     the last run with a digit in it, else the last formula; none where the sentence weighs, denies, bounds
+//   or
 //              asks: "not 7", "6 or 7", "between 1 and 3", "at least 3", "it could be 8", "is it 5?"
 //
 // What is found is to be parsed by the caller: "3 - 2" is found as a whole and is 1, never its last number.

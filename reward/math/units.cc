@@ -121,7 +121,8 @@ std::string CanonicalUnit(string_view words) {
 
 bool UnitsAgree(string_view a, string_view b) {
   if (a.empty() || b.empty() || a == b) return true;
-  if ((a == "degree" && absl::StartsWith(b, "degree ")) || (b == "degree" && absl::StartsWith(a, "degree "))) return true;  // 20 degrees, 20 degrees C
+  if ((a == "degree" && absl::StartsWith(b, "degree ")) || (b == "degree" && absl::StartsWith(a, "degree ")))
+    return true;  // 20 degrees, 20 degrees C
   return absl::StartsWith(a, "?") || absl::StartsWith(b, "?");
 }
 

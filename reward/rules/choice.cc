@@ -26,6 +26,7 @@ std::string LoneLetters(string_view text, const std::string& letters) {
     if (i + 1 < text.size() && (is_word(text[i + 1]) || text[i + 1] == '\'')) continue;
     if ((text[i] == 'A' || text[i] == 'I') && i + 2 < text.size() && text[i + 1] == ' ' &&
         absl::ascii_islower(text[i + 2]) && !absl::StartsWith(text.substr(i + 2), "or ") &&
+        !(text[i] == 'A' && absl::StartsWith(text.substr(i + 2), "is ")) &&
         !absl::StartsWith(text.substr(i + 2), "and ")) {
       continue;
     }
