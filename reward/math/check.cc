@@ -370,7 +370,7 @@ Choice ReadChoice(string_view text) {
 // The verdict where the gold is a choice and the answer one too, or the gold's content.
 std::optional<Verdict> CompareChoices(string_view gold, string_view answer, Percent percent) {
   const Choice wanted = ReadChoice(gold);
-  if (wanted.letter == 0) return std::nullopt;
+  if (wanted.letter == 0 || wanted.lower) return std::nullopt;
   const Choice given = ReadChoice(answer);
   const bool both_contents = !wanted.content.empty() && !given.content.empty();
   if (given.letter == wanted.letter && !(wanted.bare && given.lower)) {

@@ -49,6 +49,19 @@ Verdict And(Verdict a, Verdict b) {
 
 }  // namespace
 
+// Two constants that an '=' joins and that differ; a decimal may be the other's rounded value.
+bool Comparison::Contradict(const Value& left, const Value& right) const {
+  if (algebra_.HasVariables(left.scalar) || algebra_.HasVariables(right.scalar) || left.percent != right.percent ||
+      algebra_.Equal(left.scalar, right.scalar) == Verdict::kEqual) {
+    return false;
+  }
+  long double a, b;
+  Rational rounded;
+  if (!algebra_.ToReal(left.scalar, &a) || !algebra_.ToReal(right.scalar, &b)) return !algebra_.exhausted();
+  const bool decimal = Algebra::IsRational(right.scalar, &rounded) && !rounded.IsInteger();
+  return !decimal || std::abs(a - b) > kApproximation * std::abs(a);
+}
+
 const Value* Comparison::Assigned(const Value& relation, bool constant) const {
   if (relation.kind != Kind::kRelation || relation.ops.back() != Tok::kEqual) return nullptr;
   for (const Tok op : relation.ops) {
@@ -60,9 +73,10 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
       !algebra_.HasVariables(relation.items[0].scalar)) {
     return &relation.items[0];  // 5 = x
   }
-  // A chain "x = 2 + 3 = 5" says its last member.
+  // A chain "x = 2 + 3 = 5" says its last member; "x = 5 = 6" says nothing.
   for (size_t i = 0; i + 1 < relation.items.size(); ++i) {
     const Value& left = relation.items[i];
+    if (left.kind == Kind::kScalar && right.kind == Kind::kScalar && Contradict(left, right)) return nullptr;
     if (i > 0) {
       if (left.kind != Kind::kScalar) return nullptr;
       continue;

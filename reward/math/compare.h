@@ -35,6 +35,7 @@ class Comparison {
 
   // The right side of "x = 5", "f(x) = x^2", "AB = 4": the left side only names it. `constant`: only when it has no
   // variables.
+  bool Contradict(const Value& left, const Value& right) const;
   const Value* Assigned(const Value& relation, bool constant) const;
   // "x = 1, 2" and "x = 1, x = 2" as the plain list; "p=5, q=2" as a list in the order of writing, *ordered then true.
   bool PlainList(const Value& list, std::vector<Value>* items, bool* ordered) const;

@@ -43,7 +43,7 @@ bool SaysMoreThanUnit(string_view words) {
   static constexpr string_view kWords[] = {
       "is",    "isn't", "are",           "aren't",  "was",   "not",  "no",      "wrong",    "incorrect",
       "false", "if",    "but",           "never",   "maybe", "nor",  "perhaps", "possibly", "could",
-      "might", "would", "approximately", "roughly", "about", "plus", "minus",   "times"};
+      "might", "would", "approximately", "roughly", "about", "plus", "minus",   "times",    "at"};
   for (const string_view word : absl::StrSplit(words, ' ', absl::SkipEmpty())) {
     if (std::find(std::begin(kWords), std::end(kWords), absl::AsciiStrToLower(word)) != std::end(kWords)) return true;
   }
@@ -78,6 +78,7 @@ std::optional<Value> Parser::Parse() {
   if (!value) return std::nullopt;
   while (At(Tok::kBad) && token_.name == ".") Advance();  // a full stop
   if (!At(Tok::kEnd) || algebra_.undefined()) return std::nullopt;
+  if (lost_variable_ && value->kind == Kind::kScalar && !algebra_.HasVariables(value->scalar)) return std::nullopt;
   algebra_.NoteDecimal(lexer_.longest_decimal());
   return value;
 }
@@ -386,6 +387,8 @@ bool Parser::Unit(Value* value) {
 
 std::optional<Value> Parser::Product(Value a, Value b) {
   if (a.kind == Kind::kScalar && b.kind == Kind::kScalar) {
+    lost_variable_ |= (a.scalar.numerator.empty() && algebra_.HasVariables(b.scalar)) ||
+                      (b.scalar.numerator.empty() && algebra_.HasVariables(a.scalar));
     a.scalar = algebra_.Multiply(a.scalar, b.scalar);
     if (a.unit.empty()) a.unit = b.unit;
     a.percent |= b.percent;

@@ -86,6 +86,7 @@ class Parser {
   bool colon_ends_ = false;  // a colon here means "such that"
   int in_angle_ = 0;         // inside the argument of a trigonometric function
   bool saw_plus_minus_ = false;
+  bool lost_variable_ = false;  // "0x": a number in value, but nobody's answer to a question for one
   bool closed_factor_ = false;  // the last factor ended in '!' or '^{..}', so that digits may follow: 2^{3}5^{2}, 2!3!
 };
 

@@ -137,9 +137,29 @@ bool Denies(string_view word) {
 bool Bounds(const std::vector<Word>& words, size_t run) {
   if (run == 0) return false;
   const std::string last = absl::AsciiStrToLower(words[run - 1].text);
-  for (const char* word :
-       {"than", "about", "around", "roughly", "nearly", "almost", "least", "most", "or", "to", "no."}) {
+  if (last == "but") return run > 1 && (words[run - 2].text == "anything" || words[run - 2].text == "all");
+  for (const char* word : {"than", "about", "around", "roughly", "nearly", "almost", "least", "most", "or", "to", "no.",
+                           "except", "besides", "excluding", "without", "never"}) {
     if (last == word) return last != "to" || (run > 1 && words[run - 2].math);
+  }
+  return false;
+}
+
+// "3 or so", "3 to 5", "3 at most", "3 or more".
+bool GoesOn(const std::vector<Word>& words, size_t next) {
+  if (next >= words.size() || words[next - 1].clause) return false;
+  const std::string after = absl::AsciiStrToLower(words[next].text);
+  if (after == "at")
+    return next + 1 < words.size() && (words[next + 1].text == "most" || words[next + 1].text == "least");
+  return after == "or" || after == "to";
+}
+
+// "Step 2", "Problem 5": the number is a name.
+bool IsLabel(string_view word) {
+  const std::string lower = absl::AsciiStrToLower(word);
+  for (const char* label :
+       {"step", "problem", "question", "case", "part", "example", "exercise", "figure", "equation"}) {
+    if (lower == label) return true;
   }
   return false;
 }
@@ -165,6 +185,7 @@ std::vector<Run> Runs(const std::vector<Word>& words) {
       }
     }
     k = run.last;
+    if (run.first == run.last && run.first > 0 && IsLabel(words[run.first - 1].text)) continue;
     runs.push_back(run);
   }
   return runs;
@@ -194,10 +215,7 @@ string_view StatedAnswer(string_view sentence) {
     if (HasDigit(words, run) || stated == nullptr || !HasDigit(words, *stated)) stated = &run;
   }
   if (stated == nullptr || Bounds(words, stated->first)) return {};
-  if (const size_t next = stated->last + 1; next < words.size() && !words[stated->last].clause) {
-    const std::string after = absl::AsciiStrToLower(words[next].text);
-    if (after == "or" || after == "to") return {};
-  }
+  if (GoesOn(words, stated->last + 1)) return {};
   // The clause that it stands in, from the number before it: "not 10, 7", "not 10 which is 7" say 7.
   size_t first = stated->first, last = stated->last;
   while (first > 0 && !words[first - 1].clause && !words[first - 1].math) --first;
@@ -216,10 +234,10 @@ string_view LeadingAnswer(string_view text) {
   if (runs.empty() || runs[0].first != 0) return {};
   // A single letter is an article as often as a variable.
   if (!HasDigit(words, runs[0]) && !words[0].formula) return {};
+  if (GoesOn(words, runs[0].last + 1)) return {};
   if (const size_t next = runs[0].last + 1; next < words.size()) {
     const std::string after = absl::AsciiStrToLower(words[next].text);
-    for (const char* word :
-         {"or", "to", "times", "multiplied", "divided", "plus", "minus", "out", "more", "less", "of"}) {
+    for (const char* word : {"times", "multiplied", "divided", "plus", "minus", "out", "more", "less", "of"}) {
       if (after == word) return {};
     }
   }
