@@ -63,6 +63,9 @@ Algebra::Complex Algebra::AtomValue(int32_t index, int sample) {
   if (name == "arcsin") return std::asin(x[0]);
   if (name == "arccos") return std::acos(x[0]);
   if (name == "arctan") return std::atan(x[0]);
+  if (name == "arcsinh") return std::asinh(x[0]);
+  if (name == "arccosh") return std::acosh(x[0]);
+  if (name == "arctanh") return std::atanh(x[0]);
   if (x[0].imag() == 0) {
     if (name == "floor") return std::floor(x[0].real());
     if (name == "ceil") return std::ceil(x[0].real());

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/strip.h"
 #include "reward/math/units.h"
 
@@ -42,6 +43,14 @@ bool IsCall(absl::string_view left) {
   return left[0] == '(' && left.find(')') + 1 == left.size();
 }
 
+// "f(x)", "a_n", "S_{n}": what an equation defines, whose right side is then the whole answer.
+bool NamesFunction(absl::string_view left) {
+  if (left.size() < 3 || !absl::ascii_isalpha(static_cast<unsigned char>(left[0]))) return false;
+  if (left[1] == '_') return left.substr(2) == "n" || left.substr(2) == "{n}";
+  return left.size() == 4 && left[1] == '(' && absl::ascii_isalpha(static_cast<unsigned char>(left[2])) &&
+         left[3] == ')' && IsCall(left);
+}
+
 Verdict And(Verdict a, Verdict b) {
   if (a == Verdict::kDifferent || b == Verdict::kDifferent) return Verdict::kDifferent;
   return a == Verdict::kUnknown || b == Verdict::kUnknown ? Verdict::kUnknown : Verdict::kEqual;
@@ -73,10 +82,10 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
       !algebra_.HasVariables(relation.items[0].scalar)) {
     return &relation.items[0];  // 5 = x
   }
-  // A chain "x = 2 + 3 = 5" says its last member; "x = 5 = 6" says nothing.
+  // A chain "x = 2 + 3 = 5" says its last member, whatever the steps before it; "2 + 2 = 5" says nothing.
   for (size_t i = 0; i + 1 < relation.items.size(); ++i) {
     const Value& left = relation.items[i];
-    if (left.kind == Kind::kScalar && right.kind == Kind::kScalar && Contradict(left, right)) return nullptr;
+    if (i == 0 && left.kind == Kind::kScalar && right.kind == Kind::kScalar && Contradict(left, right)) return nullptr;
     if (i > 0) {
       if (left.kind != Kind::kScalar) return nullptr;
       continue;
@@ -106,7 +115,7 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
       return nullptr;
     }
   }
-  if (constant) {
+  if (constant && !NamesFunction(relation.text)) {
     if (right.kind == Kind::kScalar && algebra_.HasVariables(right.scalar)) return nullptr;
   }
   return &right;

@@ -83,6 +83,8 @@ constexpr Symbol kCommands[] = {
     {"vee", Tok::kOr},
     {"overline", Tok::kOverline},
     {"bar", Tok::kOverline},
+    {"vec", Tok::kOverline, "vec "},
+    {"overrightarrow", Tok::kOverline, "vec "},
     {"cr", Tok::kRow},
     {"boxed", Tok::kBoxed},
     {"fbox", Tok::kBoxed},

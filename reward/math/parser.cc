@@ -447,7 +447,8 @@ std::optional<Value> Parser::Term() {
     const bool unit_word =
         At(Tok::kText) ||
         (At(Tok::kWord) && (IsUnitWord(token_.name) || token_.name.size() > 3 || IsEnglishWord(token_.name))) ||
-        (At(Tok::kName) && token_.upright && number && token_.name != "e" && token_.name != "i") ||
+        (At(Tok::kName) && token_.upright && has_value && IsUnitLetter(token_.name) &&
+         !algebra_.HasVariables(product->scalar)) ||
         (number && SquareMeters());
     if (unit_word && has_value) {
       if (!Unit(&*product)) return std::nullopt;

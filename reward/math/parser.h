@@ -62,6 +62,7 @@ class Parser {
   Result FunctionCall();
   Result Bracketed();
   Result Matrix();
+  Result System();
   Result Determinant(const Value& matrix);
   Result MatrixPower(Value base);
   Result TexArgument();  // {..} or one digit or one token

@@ -42,7 +42,7 @@ std::optional<Value> Parser::Base() {
     case Tok::kFloorOpen:
     case Tok::kCeilOpen:
     case Tok::kBar: return Bracketed();
-    case Tok::kBegin: return Matrix();
+    case Tok::kBegin: return token_.name == "cases" ? System() : Matrix();
     case Tok::kReals: {
       Advance();
       Value value;
@@ -58,10 +58,14 @@ std::optional<Value> Parser::Base() {
     case Tok::kBoxed: Advance(); return Base();
     case Tok::kCurrency: Advance(); return Base();
     case Tok::kOverline: {
+      std::string name(token_.name.empty() ? "overline " : token_.name);
       Advance();
-      if (!At(Tok::kOpenBrace)) return std::nullopt;
-      std::string name = "overline ";
-      Advance();
+      if (At(Tok::kName)) {  // \vec a
+        absl::StrAppend(&name, token_.name);
+        Advance();
+        return FromScalar(algebra_.Variable(name));
+      }
+      if (!Take(Tok::kOpenBrace)) return std::nullopt;
       while (At(Tok::kName) || At(Tok::kWord) || At(Tok::kNumber)) {
         absl::StrAppend(&name, At(Tok::kNumber) ? token_.digits : token_.name);
         Advance();
@@ -385,7 +389,8 @@ std::optional<Value> Parser::Bracketed() {
     Value set;
     set.kind = Kind::kSet;
     if (Take(Tok::kCloseSet)) return set;
-    bars_ = 1;  // a bar here means "such that", and so does a colon after the variable
+    if (At(Tok::kBegin)) return System();  // \left\{ \begin{array}{l} ... \end{array} \right.
+    bars_ = 1;                             // a bar here means "such that", and so does a colon after the variable
     Lexer ahead = lexer_;
     const Tok second = ahead.Next().kind;
     colon_ends_ = At(Tok::kName) && (second == Tok::kColon || second == Tok::kIn);
@@ -441,6 +446,30 @@ std::optional<Value> Parser::Bracketed() {
   inner->open = left;
   inner->close = close;
   return inner;
+}
+
+// x = 1 \\ y = 2 in an environment: the list of its rows.
+std::optional<Value> Parser::System() {
+  const bool array = token_.name == "array", aligned = token_.name == "aligned" || token_.name == "align";
+  if (!array && !aligned && token_.name != "cases" && token_.name != "gathered") return std::nullopt;
+  Advance();
+  if (array && At(Tok::kOpenBrace)) {  // the column format
+    for (int i = 0; i < 64 && !At(Tok::kCloseBrace) && !At(Tok::kEnd); ++i) Advance();
+    if (!Take(Tok::kCloseBrace)) return std::nullopt;
+  }
+  Value list;
+  list.kind = Kind::kList;
+  list.conjunction = true;
+  while (!Take(Tok::kEnvironmentEnd)) {
+    Result row = Item();
+    if (!row || row->kind != Kind::kRelation || list.items.size() >= kMaxItems) return std::nullopt;
+    list.items.push_back(std::move(*row));
+    if (!Take(Tok::kComma)) Take(Tok::kSemicolon);
+    if (!Take(Tok::kRow) && !At(Tok::kEnvironmentEnd)) return std::nullopt;
+  }
+  if (list.items.empty()) return std::nullopt;
+  if (list.items.size() == 1) return std::move(list.items[0]);
+  return list;
 }
 
 std::optional<Value> Parser::Matrix() {

@@ -88,6 +88,10 @@ bool IsUnitWord(string_view word) {
   return word.size() >= 2 && (lower == "mph" || lower == "kph" || lower == "kmh" || Table().contains(lower));
 }
 
+bool IsUnitLetter(string_view letter) {
+  return letter.size() == 1 && string_view("msglhNJWVAKLCF").find(letter[0]) != string_view::npos;
+}
+
 std::string CanonicalUnit(string_view words) {
   std::vector<std::string> names;
   std::string power;
