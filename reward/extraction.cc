@@ -1,6 +1,8 @@
 #include "reward/extraction.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -91,10 +93,18 @@ constexpr string_view kAnswerInChinese = "\u7B54\u6848";
 
 string_view ChineseSentence(string_view text) { return text.substr(0, text.find("\u3002")); }
 
+// Bytes with which a marker may begin.
+constexpr std::array<bool, 256> kBegins = [] {
+  std::array<bool, 256> begins{};
+  for (const char c : {'a', 'A', 'o', 'O', 'c', 'C', kAnswerInChinese[0]}) begins[static_cast<unsigned char>(c)] = true;
+  return begins;
+}();
+
 Extracted AnswerIs(string_view text) {
   // The marker that ends last wins. Candidates begin with 'a' of "answer" or 'A' of "A:" at a line's start.
   for (size_t i = text.size(); i-- > 0;) {
     const char c = text[i];
+    if (!kBegins[static_cast<unsigned char>(c)]) continue;
     string_view rest = text.substr(i);
     size_t length = 0;
     if (c == kAnswerInChinese[0] && absl::StartsWith(rest, kAnswerInChinese)) {
@@ -108,7 +118,6 @@ Extracted AnswerIs(string_view text) {
       if (!answer.empty()) return Found(Place::kAnswerIs, answer);
       continue;
     }
-    if (absl::ascii_toupper(c) != 'A' && absl::ascii_toupper(c) != 'O' && absl::ascii_toupper(c) != 'C') continue;
     if (i > 0 && IsWordByte(text[i - 1])) continue;
     const size_t noun = absl::StartsWithIgnoreCase(rest, "answer") || absl::StartsWithIgnoreCase(rest, "option") ||
                                 absl::StartsWithIgnoreCase(rest, "choice")
@@ -258,8 +267,11 @@ Extracted Extract(string_view completion, const std::vector<Place>& places) {
 
 std::vector<size_t> FindBoxes(string_view text, size_t limit) {
   std::vector<size_t> boxes;
-  for (size_t i = text.size(); i-- > 0 && boxes.size() < limit;) {
-    if (text[i] != '\\') continue;
+  for (size_t end = text.size(); end > 0 && boxes.size() < limit;) {
+    const void* const backslash = memrchr(text.data(), '\\', end);
+    if (backslash == nullptr) break;
+    const size_t i = static_cast<size_t>(static_cast<const char*>(backslash) - text.data());
+    end = i;
     const string_view rest = text.substr(i + 1);
     const size_t name = absl::StartsWith(rest, "boxed") ? 5 : absl::StartsWith(rest, "fbox") ? 4 : 0;
     if (name == 0 || (rest.size() > name && absl::ascii_isalpha(rest[name]))) continue;

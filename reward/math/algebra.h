@@ -57,6 +57,9 @@ class Algebra {
   // A difference with an opaque atom counts as 0 below this share of its largest term, at every sample point.
   static constexpr long double kTolerance = 1e-13L;
 
+  // budget: term operations until exhausted().
+  explicit Algebra(size_t budget = 12000) : budget_(budget) {}
+
   static Scalar FromRational(Rational value);
   Scalar Variable(absl::string_view name);
   Scalar Pi();
@@ -144,7 +147,7 @@ class Algebra {
 
   std::deque<Atom> atoms_;  // references stay good while atoms are added
   std::unordered_map<std::string, int32_t> index_;
-  size_t budget_ = 20000;
+  size_t budget_;
   size_t longest_decimal_ = 0;
   int value_depth_ = 0;
   bool exhausted_ = false, undefined_ = false;

@@ -81,10 +81,14 @@ Parsed Parse(string_view text, bool join_commas, Algebra* algebra) {
   return parsed;
 }
 
-bool IsBareAnswer(string_view text) {
+// Whether the text is an answer as it stands. What is too complex for a look is one too (*exhausted).
+bool IsBareAnswer(string_view text, bool* exhausted = nullptr) {
+  constexpr size_t kLook = 3000;
   if (text.empty() || text.size() > kMaxAnswerBytes) return false;
-  Algebra algebra;
+  Algebra algebra(kLook);
   const std::optional<Value> value = Parse(text, true, &algebra).value;
+  if (exhausted != nullptr) *exhausted = algebra.exhausted();
+  if (algebra.exhausted()) return true;
   if (!value || value->kind != Value::Kind::kList) return value.has_value();
   // "Therefore, x = 7" is a sentence.
   const auto is_text = [](const Value& item) { return item.kind == Value::Kind::kText; };
@@ -226,7 +230,8 @@ Candidate FindGold(string_view gold) {
   }
   const string_view whole = Undecorated(gold);
   if (whole.empty()) return {};
-  if (IsBareAnswer(whole)) return {{whole}, true};
+  bool exhausted = false;
+  if (IsBareAnswer(whole, &exhausted)) return {{whole}, !exhausted};
   for (const Place place : {Place::kHash, Place::kAnswerIs}) {
     const Extracted found = ExtractFrom(gold, place);
     if (found.found) return FromPhrase(found.text, "");

@@ -257,6 +257,7 @@ string_view LastMathSentence(string_view text) {
   bool open_ended[3] = {false, false, false};  // no closing mark from here on: it is not looked for again
   for (size_t i = 0; i < end; ++i) {
     const char c = text[i];
+    if (absl::ascii_isalnum(static_cast<unsigned char>(c))) continue;
     if (c == '$' || (c == '\\' && i + 1 < end && (text[i + 1] == '(' || text[i + 1] == '['))) {
       bool& open = open_ended[c == '$' ? 0 : text[i + 1] == '(' ? 1 : 2];
       const size_t close = open ? i : FormulaEnd(text, i);
