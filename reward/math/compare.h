@@ -1,11 +1,12 @@
 // Whether two answers are the same mathematical object. The gold decides what kind of object is asked for:
 //
 //   scalar     equal exactly (algebra.h); units and a degree sign may be missing on one side, and must agree where both
-//   have them tuple      same brackets, element by element in order; of two items also an interval: brackets matter
+//              have them
+//   tuple      same brackets, element by element in order; of two items also an interval: brackets matter
 //   list, set  same elements in any order, each matched once; a tuple is no set
-//   relation   equations equal up to a rational factor; inequalities up to a positive one, or as intervals; x = 5 and 5
-//   are the same answer, and
-//              "f(x) = ..." says at least as much as the right side alone
+//   relation   equations equal up to a rational factor; inequalities up to a positive one; x = 5, 5 = x, f(2) = 5 and 5
+//              are the same answer, and "f(x) = ..." says as much as the right side alone
+//   real set   intervals, inequalities, unions and differences as sets of points (real_set.h), of one variable
 //   matrix     same shape, entry by entry
 //   text       same words, case ignored
 //

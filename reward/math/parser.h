@@ -2,7 +2,7 @@
 //
 //   answer   = item { (',' | ';' | "and" | "or") item }
 //   item     = union { relation-sign union }                     x = 3, 2 < x <= 5, x \in [1, 2]
-//   union    = ratio { '\cup' ratio }
+//   union    = set { ('\cup' | '\cap' | '\setminus') set }        set = ratio | ']' sum ',' sum ('[' | ']')
 //   ratio    = sum { ':' sum }
 //   sum      = [sign] term { ('+' | '-' | '\pm') term }
 //   term     = factor { ['*' | '/' | ...] factor } [unit]        implicit products; "1 \frac{2}{3}" is a mixed number
@@ -10,7 +10,7 @@
 //   base     = number | name | \frac | \sqrt | function | '(' answer ')' | '[' answer ')' | '\{' answer '\}' | matrix |
 //   '|' sum '|' | text
 //
-// \pm reads as plus; saw_plus_minus() tells the caller to read again with the other sign. Depth is bounded by
+// A row of relations in a cases or array environment is the list of them. \pm reads as plus; saw_plus_minus() tells the caller to read again with the other sign. Depth is bounded by
 // kMaxDepth; a text that is not an answer gives nothing and never an error message: whoever asked then compares it as
 // text.
 #pragma once
