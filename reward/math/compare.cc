@@ -88,6 +88,9 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
     if (i == 0 && left.kind == Kind::kScalar && right.kind == Kind::kScalar && Contradict(left, right)) return nullptr;
     if (i > 0) {
       if (left.kind != Kind::kScalar) return nullptr;
+      std::string name;  // "x = 3 / x = 4"
+      const Scalar& first = relation.items[0].scalar;
+      if (algebra_.IsVariable(first, &name) && algebra_.HasVariable(left.scalar, name)) return nullptr;
       continue;
     }
     if (left.kind == Kind::kScalar) {
@@ -121,10 +124,10 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
   return &right;
 }
 
-bool Comparison::PlainList(const Value& list, std::vector<Value>* items, bool* ordered) const {
+bool Comparison::PlainList(const Value& list, std::vector<Value>* items, std::vector<std::string>* written) const {
   if (!IsListLike(list)) return false;
   size_t assigned = 0;
-  std::vector<std::string> names;
+  std::vector<std::string>& names = *written;
   for (const Value& item : list.items) {
     const Value* value = Assigned(item, false);
     if (value != nullptr) {
@@ -133,7 +136,6 @@ bool Comparison::PlainList(const Value& list, std::vector<Value>* items, bool* o
     }
     items->push_back(value != nullptr ? *value : item);
   }
-  *ordered = assigned > 0 && names.size() > 1;
   if (assigned == 0) return true;
   // Either every item is assigned, or only the first: "n = 1, 2, 3".
   return assigned == list.items.size() || (assigned == 1 && Assigned(list.items[0], false) != nullptr);
@@ -214,6 +216,9 @@ Verdict Comparison::Relations(const Value& gold, const Value& answer) {
     }
     const Scalar x = algebra_.Subtract(gold.items[0].scalar, gold.items[1].scalar);
     const Scalar y = algebra_.Subtract(answer.items[0].scalar, answer.items[1].scalar);
+    if (!algebra_.HasVariables(x) && !algebra_.HasVariables(y)) {  // "2 + 3 = 5": what they come to
+      return a == b ? Ordered(gold.items, answer.items) : Verdict::kDifferent;
+    }
     int sign = 1;
     const Verdict verdict = algebra_.Proportional(x, y, &sign);
     if (verdict != Verdict::kEqual) return verdict;
@@ -254,22 +259,31 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
 
   if (IsListLike(gold) && IsListLike(answer)) {
     std::vector<Value> a, b;
-    bool ordered_a = false, ordered_b = false;
-    const bool plain_gold = PlainList(gold, &a, &ordered_a), plain_answer = PlainList(answer, &b, &ordered_b);
+    std::vector<std::string> x, y;
+    const bool plain_gold = PlainList(gold, &a, &x), plain_answer = PlainList(answer, &b, &y);
     const bool plain = plain_gold && plain_answer;
+    const bool ordered_a = x.size() > 1, ordered_b = y.size() > 1;
     if (!plain || (ordered_a && ordered_b)) {
       const Verdict verdict = Unordered(gold.items, answer.items);
       if (verdict != Verdict::kDifferent || !plain) return verdict;
       return Verdict::kDifferent;
     }
-    return ordered_a || ordered_b ? Ordered(a, b) : Unordered(a, b);
+    if (!ordered_a && !ordered_b) return Unordered(a, b);
+    // Values of several unknowns, x = 3 and y = 4, are no set and no values of one unknown; x_1 = 3, x_2 = 4 may be.
+    const std::vector<std::string>&many = ordered_a ? x : y, &one = ordered_a ? y : x;
+    const bool roots = std::all_of(many.begin(), many.end(), [&](const std::string& name) {
+      return name.size() > 2 && name[1] == '_' && name[0] == (one.empty() ? many : one)[0][0];
+    });
+    if (roots && (!one.empty() || gold.kind == Kind::kSet || answer.kind == Kind::kSet)) return Unordered(a, b);
+    if (!one.empty() || gold.kind == Kind::kSet || answer.kind == Kind::kSet) return Verdict::kDifferent;
+    return Ordered(a, b);
   }
   // "p=5, q=2" in a list of solutions is the tuple (5, 2).
   const auto assignments = [&](const Value& list, const Value& tuple) {
     std::vector<Value> items;
-    bool ordered = false;
+    std::vector<std::string> names;
     return tuple.kind == Kind::kTuple && tuple.open == '(' && tuple.close == ')' && list.kind == Kind::kList &&
-                   PlainList(list, &items, &ordered) && ordered && items.size() == list.items.size()
+                   PlainList(list, &items, &names) && names.size() > 1 && items.size() == list.items.size()
                ? Ordered(tuple.items, items)
                : Verdict::kDifferent;
   };

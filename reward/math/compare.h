@@ -38,8 +38,8 @@ class Comparison {
   // variables.
   bool Contradict(const Value& left, const Value& right) const;
   const Value* Assigned(const Value& relation, bool constant) const;
-  // "x = 1, 2" and "x = 1, x = 2" as the plain list; "p=5, q=2" as a list in the order of writing, *ordered then true.
-  bool PlainList(const Value& list, std::vector<Value>* items, bool* ordered) const;
+  // "x = 1, 2" and "x = 1, x = 2" as the plain list; names: what was assigned, each once, "p=5, q=2" has two.
+  bool PlainList(const Value& list, std::vector<Value>* items, std::vector<std::string>* names) const;
   // Sets of real numbers (compare_sets.cc). *name: the variable of a condition, which two conditions must share.
   std::optional<RealSet> AsRealSet(const Value& value, std::string* name);
   std::optional<RealSet> AsCondition(const Value& list, std::string* name);

@@ -126,9 +126,10 @@ bool Joins(const Word& word) {
 }
 
 bool Denies(string_view word) {
-  static constexpr string_view kWords[] = {"not",    "either",  "neither",  "nor",      "isn't", "cannot",  "can't",
-                                           "maybe",  "perhaps", "possibly", "might",    "could", "wrong",   "incorrect",
-                                           "unless", "doesn't", "isnt",     "unlikely", "guess", "between", "or"};
+  static constexpr string_view kWords[] = {"not",      "either", "neither",   "nor",     "none",     "isn't",
+                                           "cannot",   "can't",  "maybe",     "perhaps", "possibly", "might",
+                                           "could",    "wrong",  "incorrect", "unless",  "doesn't",  "isnt",
+                                           "unlikely", "guess",  "between",   "or"};
   const std::string lower = absl::AsciiStrToLower(word);
   return std::find(std::begin(kWords), std::end(kWords), lower) != std::end(kWords);
 }

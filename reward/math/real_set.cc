@@ -41,7 +41,8 @@ std::optional<RealSet> RealSet::Interval(Algebra& algebra, const Scalar* low, bo
     const std::optional<int> order = Order(algebra, a, b);
     if (!order || *order > 0) return std::nullopt;
     if (*order == 0) {
-      set.Add(std::move(a), low_closed && high_closed, false);
+      if (!low_closed || !high_closed) return std::nullopt;
+      set.Add(std::move(a), true, false);
       return set;
     }
   }

@@ -21,7 +21,8 @@ class RealSet {
 
   static RealSet All() { return RealSet(true); }
   static RealSet Empty() { return RealSet(false); }
-  // The points between low and high, null: unbounded. Nothing when an end is no real constant, or low > high.
+  // The points between low and high, null: unbounded. Nothing when an end is no real constant, low > high, or for (a,
+  // a].
   static std::optional<RealSet> Interval(Algebra& algebra, const Scalar* low, bool low_closed, const Scalar* high,
                                          bool high_closed);
 
