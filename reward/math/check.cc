@@ -236,6 +236,12 @@ Candidate FindGold(string_view gold) {
     const Extracted found = ExtractFrom(gold, place);
     if (found.found) return FromPhrase(found.text, "");
   }
+  // A sentence that says it: "So x = 7.", "The area is 12."
+  for (const string_view verb : {" is ", " are ", " equals ", "="}) {
+    if (!absl::StrContains(whole, verb) || !absl::ascii_isalpha(static_cast<unsigned char>(whole[0]))) continue;
+    const string_view stated = Undecorated(StatedAnswer(LastMathSentence(whole)));
+    if (IsBareAnswer(stated)) return {{stated}};
+  }
   const Extracted math = ExtractFrom(gold, Place::kLastMath);
   // Words around mathematics: a solution. Without words it is one formula that does not parse.
   if (math.found && whole.size() > math.text.size() + 40 && IsBareAnswer(math.text)) return {{math.text}};

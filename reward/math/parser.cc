@@ -617,6 +617,13 @@ std::optional<Value> Parser::FactorWithPowers() {
     } else if (At(Tok::kDegree)) {
       Advance();
       degree = true;
+    } else if (Lexer ahead = lexer_; At(Tok::kOpenBrace) && ahead.Next().kind == Tok::kPower &&
+                                     ahead.Next().kind == Tok::kDegree && ahead.Next().kind == Tok::kCloseBrace) {
+      for (int token = 0; token < 4; ++token) Advance();  // 30{^\circ}
+      degree = true;
+    } else if (Lexer empty = lexer_; At(Tok::kOpenBrace) && empty.Next().kind == Tok::kCloseBrace) {
+      Advance();  // 30{}^\circ
+      Advance();
     } else {
       return base;
     }
