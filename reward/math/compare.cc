@@ -289,6 +289,11 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
   };
   if (gold.kind == Kind::kTuple && answer.kind == Kind::kTuple) {
     const bool same_brackets = gold.open == answer.open && gold.close == answer.close;
+    // Of a clock's time, "PM" is more than a unit.
+    if (gold.open == ':' && !gold.items.back().unit.empty() && !answer.items.back().unit.empty() &&
+        gold.items.back().unit != answer.items.back().unit) {
+      return Verdict::kDifferent;
+    }
     // Of two elements, brackets tell open from closed ends; of more, [1, 2, 3] is a list like (1, 2, 3).
     if (!same_brackets && (gold.items.size() == 2 || gold.open == ':' || answer.open == ':'))
       return Verdict::kDifferent;

@@ -78,7 +78,10 @@ std::optional<Value> Parser::Parse() {
   if (!value) return std::nullopt;
   while (At(Tok::kBad) && token_.name == ".") Advance();  // a full stop
   if (!At(Tok::kEnd) || algebra_.undefined()) return std::nullopt;
-  if (lost_variable_ && value->kind == Kind::kScalar && !algebra_.HasVariables(value->scalar)) return std::nullopt;
+  if (lost_variable_ && value->kind != Kind::kRelation &&
+      (value->kind != Kind::kScalar || !algebra_.HasVariables(value->scalar))) {
+    return std::nullopt;
+  }
   algebra_.NoteDecimal(lexer_.longest_decimal());
   return value;
 }

@@ -104,6 +104,7 @@ std::optional<Value> Parser::Base() {
       // A power belongs to the last letter: xy^2.
       const string_view last = token_.name.substr(token_.name.size() - 1);
       Advance();
+      if (At(Tok::kNumber) && !token_.space_before) return std::nullopt;  // "xy2"
       if (At(Tok::kPower)) {
         const Scalar atom = last == "e" ? algebra_.E() : last == "i" ? algebra_.I() : algebra_.Variable(last);
         bool degree = false;
@@ -192,6 +193,10 @@ std::optional<Value> Parser::Name() {
     const std::string subscript = SubscriptText();
     if (subscript.empty()) return std::nullopt;
     absl::StrAppend(&name, "_", subscript);
+  } else if (At(Tok::kNumber) && token_.integer && !token_.space_before && name.size() == 1 && name != "e" &&
+             name != "i") {
+    absl::StrAppend(&name, "_", token_.digits);  // x1 is x_1, and never x times 1
+    Advance();
   }
   while (Take(Tok::kPrime)) name.push_back('\'');
   if (name == "pi") return FromScalar(algebra_.Pi());
@@ -397,6 +402,10 @@ std::optional<Value> Parser::Bracketed() {
     Result inner = Sequence();
     if (!inner) return std::nullopt;
     if (At(Tok::kSuchThat) || At(Tok::kBar) || (At(Tok::kColon) && colon_ends_)) {  // \{ x | x > 2 \} says x > 2
+      std::string name;
+      const bool plain =
+          inner->kind == Kind::kReals || (inner->kind == Kind::kScalar && algebra_.IsVariable(inner->scalar, &name));
+      if (!plain) return std::nullopt;  // \{ 2x | x > 2 \} is another set
       Advance();
       colon_ends_ = false;
       Result condition = Sequence();
