@@ -1,6 +1,7 @@
 #include "kernels/moe.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/moe_cuda.h"
 
 namespace grouper::kernels {
 
@@ -47,9 +48,13 @@ void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, con
   CheckShape(weights, logits.dtype(), tokens, config.top_k, "weights");
   CheckShape(scores, logits.dtype(), tokens, config.num_experts, "scores");
   CHECK(bias.empty() || (bias.rank() == 1 && bias.dim(0) == config.num_experts && bias.dtype() == logits.dtype()));
-  if (logits.dtype() == DType::kF64)
-    return cpu::Route<double>(stream, config, logits, bias, expert_ids, weights, scores);
-  cpu::Route<float>(stream, config, logits, bias, expert_ids, weights, scores);
+  ByStorage(
+      logits,
+      [&](auto s) {
+        using T = std::conditional_t<std::is_same_v<decltype(s), double>, double, float>;
+        cpu::Route<T>(stream, config, logits, bias, expert_ids, weights, scores);
+      },
+      [&](auto) { cuda::Route(stream, config, logits, bias, expert_ids, weights, scores); });
 }
 
 void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids,
@@ -58,12 +63,20 @@ void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& sco
   const int64_t tokens = scores.dim(0);
   CheckShape(dweights, scores.dtype(), tokens, config.top_k, "dweights");
   CheckShape(dlogits, scores.dtype(), tokens, config.num_experts, "dlogits");
-  if (scores.dtype() == DType::kF64)
-    return cpu::RouteBackward<double>(stream, config, scores, expert_ids, dweights, dlogits);
-  cpu::RouteBackward<float>(stream, config, scores, expert_ids, dweights, dlogits);
+  CHECK(scores.dtype() != DType::kBF16);
+  ByStorage(
+      scores,
+      [&](auto s) {
+        using T = std::conditional_t<std::is_same_v<decltype(s), double>, double, float>;
+        cpu::RouteBackward<T>(stream, config, scores, expert_ids, dweights, dlogits);
+      },
+      [&](auto) { cuda::RouteBackward(stream, config, scores, expert_ids, dweights, dlogits); });
 }
 
 ExpertOrder SortByExpert(const Tensor& expert_ids, int num_experts) {
+  if constexpr (kWithCuda) {
+    if (expert_ids.device().kind == Device::Kind::kCuda) return cuda::SortByExpert(expert_ids, num_experts);
+  }
   const int64_t slots = expert_ids.size(), top_k = expert_ids.dim(1);
   const int32_t* ids = expert_ids.data<int32_t>();
   ExpertOrder order;
@@ -86,7 +99,8 @@ void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expe
   CHECK_EQ(static_cast<int64_t>(order.row_of.size()), weights.size());
   CheckShape(expert_out, y.dtype(), weights.size(), y.dim(1), "expert_out");
   CheckShape(weights, AccumulatorOf(y.dtype()), y.dim(0), weights.dim(1), "weights");
-  ByStorage(y, [&](auto s) { cpu::CombineExperts<decltype(s)>(stream, order, expert_out, weights, y, accumulate); });
+  ByStorage(y, [&](auto s) { cpu::CombineExperts<decltype(s)>(stream, order, expert_out, weights, y, accumulate); },
+            [&](auto) { cuda::CombineExperts(stream, order, expert_out, weights, y, accumulate); });
 }
 
 void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
@@ -94,18 +108,25 @@ void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tens
   CheckShape(expert_out, dy.dtype(), weights.size(), dy.dim(1), "expert_out");
   CheckShape(d_expert_out, dy.dtype(), weights.size(), dy.dim(1), "d_expert_out");
   CheckShape(dweights, weights.dtype(), weights.dim(0), weights.dim(1), "dweights");
-  ByStorage(dy, [&](auto s) {
-    cpu::CombineExpertsBackward<decltype(s)>(stream, order, dy, expert_out, weights, d_expert_out, dweights);
-  });
+  ByStorage(
+      dy,
+      [&](auto s) {
+        cpu::CombineExpertsBackward<decltype(s)>(stream, order, dy, expert_out, weights, d_expert_out, dweights);
+      },
+      [&](auto) { cuda::CombineExpertsBackward(stream, order, dy, expert_out, weights, d_expert_out, dweights); });
 }
 
 void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {
   CheckShape(d_rows, dx.dtype(), dx.dim(0) * top_k, dx.dim(1), "d_rows");
-  ByStorage(dx, [&](auto s) { cpu::ScatterExpertRows<decltype(s)>(stream, order, d_rows, top_k, dx); });
+  ByStorage(dx, [&](auto s) { cpu::ScatterExpertRows<decltype(s)>(stream, order, d_rows, top_k, dx); },
+            [&](auto) { cuda::ScatterExpertRows(stream, order, d_rows, top_k, dx); });
 }
 
 void UpdateExpertBias(const std::vector<int64_t>& load, double rate, const Tensor& bias) {
   CHECK_EQ(static_cast<int64_t>(load.size()), bias.dim(0));
+  if constexpr (kWithCuda) {
+    if (bias.device().kind == Device::Kind::kCuda) return cuda::UpdateExpertBias(load, rate, bias);
+  }
   int64_t total = 0;
   for (int64_t n : load) total += n;
   const int64_t experts = static_cast<int64_t>(load.size());

@@ -1,0 +1,433 @@
+#include "kernels/moe_cuda.h"
+#include "kernels/rows.cuh"
+
+namespace grouper::kernels::cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAll = ~0u;
+
+__device__ __forceinline__ float Infinity() { return __int_as_float(0x7f800000); }
+
+struct Router {
+  int experts, top_k, groups, topk_groups;
+  bool sigmoid, group_max, normalise;
+  float factor;
+};
+Router RouterOf(const RouterConfig& c) {
+  return {c.num_experts,
+          c.top_k,
+          c.num_groups,
+          c.topk_groups,
+          c.scoring == RouterConfig::Scoring::kSigmoid,
+          c.group_score == RouterConfig::GroupScore::kMax,
+          c.norm_topk_prob,
+          static_cast<float>(c.routed_scaling_factor)};
+}
+
+// A warp's row of scores: softmax or sigmoid of the logits.
+__device__ void ScoreExperts(const Router& c, const float* logits, float* scores, int lane) {
+  if (c.sigmoid) {
+    for (int e = lane; e < c.experts; e += kWarp) scores[e] = Sigmoid(logits[e]);
+    __syncwarp();
+    return;
+  }
+  float high = -Infinity();  // NaN loses
+  for (int e = lane; e < c.experts; e += kWarp) high = logits[e] > high ? logits[e] : high;
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    const float other = __shfl_xor_sync(kAll, high, step);
+    high = other > high ? other : high;
+  }
+  for (int e = lane; e < c.experts; e += kWarp) scores[e] = Exp(logits[e] - high);
+  __syncwarp();
+  // Lanes l, l + 8, ... sum the same elements.
+  float sum = 0;
+  for (int e = lane % kRowThreads; e < c.experts; e += kRowThreads) sum = sum + scores[e];
+  sum = ReduceLanes(sum);
+  __syncwarp();
+  for (int e = lane; e < c.experts; e += kWarp) scores[e] = scores[e] / sum;
+  __syncwarp();
+}
+
+// Marks all but the best topk_groups groups with -inf in `choice`. `group_scores` [groups].
+__device__ void KeepBestGroups(const Router& c, float* choice, float* group_scores, int lane) {
+  if (c.groups == c.topk_groups) return;
+  const int size = c.experts / c.groups;
+  for (int g = lane; g < c.groups; g += kWarp) {
+    float first = -Infinity(), second = -Infinity();
+    for (int e = g * size; e < (g + 1) * size; ++e) {
+      if (choice[e] > first) {
+        second = first;
+        first = choice[e];
+      } else if (choice[e] > second) {
+        second = choice[e];
+      }
+    }
+    group_scores[g] = c.group_max || size == 1 ? first : first + second;
+  }
+  __syncwarp();
+  for (int g = lane; g < c.groups; g += kWarp) {
+    int better = 0;
+    for (int other = 0; other < c.groups; ++other)
+      better += group_scores[other] > group_scores[g] || (group_scores[other] == group_scores[g] && other < g);
+    if (better < c.topk_groups) continue;
+    for (int e = g * size; e < (g + 1) * size; ++e) choice[e] = -Infinity();
+  }
+  __syncwarp();
+}
+
+// Of the ids that are not taken: the lowest one if its choice is NaN, else the largest choice, lower ids first.
+__device__ int BestExpert(const Router& c, const float* choice, const uint8_t* taken, int lane) {
+  int lowest = c.experts, best = c.experts;
+  float most = 0;
+  for (int e = lane; e < c.experts; e += kWarp) {
+    if (taken[e]) continue;
+    lowest = min(lowest, e);
+    const float x = choice[e];
+    if (x == x && (best == c.experts || x > most)) {
+      best = e;
+      most = x;
+    }
+  }
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    lowest = min(lowest, __shfl_xor_sync(kAll, lowest, step));
+    const int other = __shfl_xor_sync(kAll, best, step);
+    const float value = __shfl_xor_sync(kAll, most, step);
+    if (other == c.experts) continue;
+    if (best == c.experts || value > most || (value == most && other < best)) {
+      best = other;
+      most = value;
+    }
+  }
+  return choice[lowest] == choice[lowest] ? best : lowest;
+}
+
+// A warp routes a token. Shared: choice, scores [experts], groups' scores [groups], taken [experts].
+__global__ void __launch_bounds__(kWarp) RouteToken(Router c, const float* logits, int64_t logits_stride, const float* bias,
+                                                    int32_t* ids, int64_t ids_stride, float* weights, int64_t weights_stride,
+                                                    float* all_scores, int64_t scores_stride) {
+  extern __shared__ float shared[];
+  float* const choice = shared;
+  float* const scores = choice + c.experts;
+  float* const group_scores = scores + c.experts;
+  uint8_t* const taken = reinterpret_cast<uint8_t*>(group_scores + c.groups);
+  const int64_t token = blockIdx.x;
+  const int lane = threadIdx.x;
+  ScoreExperts(c, logits + token * logits_stride, scores, lane);
+  for (int e = lane; e < c.experts; e += kWarp) {
+    all_scores[token * scores_stride + e] = scores[e];
+    choice[e] = bias == nullptr ? scores[e] : scores[e] + bias[e];
+    taken[e] = 0;
+  }
+  __syncwarp();
+  KeepBestGroups(c, choice, group_scores, lane);
+  int32_t* const id = ids + token * ids_stride;
+  float* const weight = weights + token * weights_stride;
+  float sum = 0;
+  for (int k = 0; k < c.top_k; ++k) {
+    const int best = BestExpert(c, choice, taken, lane);
+    sum = sum + scores[best];
+    __syncwarp();
+    if (lane == 0) {
+      taken[best] = 1;
+      id[k] = best;
+      weight[k] = scores[best];
+    }
+    __syncwarp();
+  }
+  const float divisor = c.normalise ? sum + 1e-20f : 1.0f;
+  for (int k = lane; k < c.top_k; k += kWarp) weight[k] = weight[k] / divisor * c.factor;
+}
+
+// A warp a token; its first lane walks the slots.
+__global__ void __launch_bounds__(kBlockThreads)
+    RouteTokenBackward(Router c, const float* scores, int64_t scores_stride, const int32_t* ids, int64_t ids_stride,
+                       const float* dweights, int64_t dweights_stride, float* dlogits, int64_t dlogits_stride, int64_t tokens) {
+  const int64_t token = (int64_t{blockIdx.x} * kBlockThreads + threadIdx.x) / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  if (token >= tokens) return;  // whole warps
+  const float* const score = scores + token * scores_stride;
+  const int32_t* const id = ids + token * ids_stride;
+  const float* const dweight = dweights + token * dweights_stride;
+  float* const dlogit = dlogits + token * dlogits_stride;
+  for (int e = lane; e < c.experts; e += kWarp) dlogit[e] = 0;
+  __syncwarp();
+  float total = 0;
+  if (lane == 0) {
+    if (c.normalise) {
+      float sum = 0, dot = 0;
+      for (int k = 0; k < c.top_k; ++k) {
+        sum = sum + score[id[k]];
+        dot = dot + dweight[k] * score[id[k]];
+      }
+      sum = sum + 1e-20f;
+      for (int k = 0; k < c.top_k; ++k) dlogit[id[k]] = c.factor * (dweight[k] - dot / sum) / sum;
+    } else {
+      for (int k = 0; k < c.top_k; ++k) dlogit[id[k]] = c.factor * dweight[k];
+    }
+    for (int k = 0; k < c.top_k; ++k) {
+      const float s = score[id[k]], d = dlogit[id[k]];
+      if (c.sigmoid) {
+        dlogit[id[k]] = d * (s * (1.0f - s));
+      } else {
+        total = total + d * s;
+      }
+    }
+  }
+  __syncwarp();
+  if (c.sigmoid) return;
+  total = __shfl_sync(kAll, total, 0);
+  for (int e = lane; e < c.experts; e += kWarp) dlogit[e] = score[e] * (dlogit[e] - total);
+}
+
+constexpr int kSortThreads = 1024, kSortWarps = kSortThreads / kWarp;
+
+// Block e finds expert e's rows: how many slots have a lower expert, then the places of its own, ascending.
+__global__ void __launch_bounds__(kSortThreads)
+    SortSlots(const int32_t* ids, int64_t ids_stride, int top_k, int64_t slots, int32_t* offsets, int32_t* token, int32_t* row_of) {
+  __shared__ int counts[kSortWarps];
+  const int expert = static_cast<int>(blockIdx.x), lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const auto id_of = [&](int64_t slot) { return ids[slot / top_k * ids_stride + slot % top_k]; };
+  int below = 0;
+  for (int64_t slot = threadIdx.x; slot < slots; slot += kSortThreads) below += id_of(slot) < expert;
+  for (int step = kWarp / 2; step > 0; step /= 2) below += __shfl_xor_sync(kAll, below, step);
+  if (lane == 0) counts[warp] = below;
+  __syncthreads();
+  int next = 0;
+  for (int w = 0; w < kSortWarps; ++w) next += counts[w];
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    offsets[expert] = next;
+    if (blockIdx.x + 1 == gridDim.x) offsets[gridDim.x] = static_cast<int32_t>(slots);
+  }
+  for (int64_t first = 0; first < slots; first += kSortThreads) {
+    const int64_t slot = first + threadIdx.x;
+    const bool mine = slot < slots && id_of(slot) == expert;
+    const unsigned votes = __ballot_sync(kAll, mine);
+    if (lane == 0) counts[warp] = __popc(votes);
+    __syncthreads();
+    int before = 0, all = 0;
+    for (int w = 0; w < kSortWarps; ++w) {
+      if (w == warp) before = all;
+      all += counts[w];
+    }
+    if (mine) {
+      const int32_t row = next + before + __popc(votes & ((1u << lane) - 1));
+      token[row] = static_cast<int32_t>(slot / top_k);
+      row_of[slot] = row;
+    }
+    next += all;
+    __syncthreads();
+  }
+}
+
+// Block (x, y): token x, columns of part y.
+template <typename S>
+__global__ void __launch_bounds__(kBlockThreads)
+    CombineRows(const int32_t* row_of, int top_k, DeviceRows<S> expert_out, const float* weights, int64_t weights_stride,
+                DeviceRows<S> y, int64_t width, bool accumulate) {
+  const int64_t token = blockIdx.x, column = int64_t{blockIdx.y} * kBlockThreads + threadIdx.x;
+  if (column >= width) return;
+  S* const out = y[token] + column;
+  float sum = accumulate ? LoadFloat(out) : 0;
+#pragma unroll 8
+  for (int k = 0; k < top_k; ++k)
+    sum = fmaf(weights[token * weights_stride + k], LoadFloat(expert_out[row_of[token * top_k + k]] + column), sum);
+  StoreFloat(out, sum);
+}
+
+// Eight threads a slot.
+template <typename S>
+__global__ void __launch_bounds__(kBlockThreads)
+    CombineRowsBackward(const int32_t* row_of, int top_k, DeviceRows<S> dy, DeviceRows<S> expert_out, const float* weights,
+                        int64_t weights_stride, DeviceRows<S> d_expert_out, float* dweights, int64_t dweights_stride,
+                        int64_t slots, int64_t width) {
+  const int64_t slot = (int64_t{blockIdx.x} * kBlockThreads + threadIdx.x) / kRowThreads;
+  const int lane = threadIdx.x % kRowThreads;
+  const bool mine = slot < slots;
+  const int64_t token = mine ? slot / top_k : 0, k = mine ? slot % top_k : 0, row = mine ? row_of[slot] : 0;
+  float dot = 0;
+  if (mine) {
+    const float weight = weights[token * weights_stride + k];
+    const S* const g = dy[token];
+    const S* const out = expert_out[row];
+    S* const d_out = d_expert_out[row];
+#pragma unroll 8
+    for (int64_t i = lane; i < width; i += kRowThreads) {
+      const float x = LoadFloat(g + i);
+      dot = fmaf(x, LoadFloat(out + i), dot);
+      StoreFloat(d_out + i, weight * x);
+    }
+  }
+  dot = ReduceLanes(dot);
+  if (mine && lane == 0) dweights[token * dweights_stride + k] = dot;
+}
+
+template <typename S>
+__global__ void __launch_bounds__(kBlockThreads)
+    ScatterRows(const int32_t* row_of, int top_k, DeviceRows<S> d_rows, DeviceRows<S> dx, int64_t width) {
+  const int64_t token = blockIdx.x, column = int64_t{blockIdx.y} * kBlockThreads + threadIdx.x;
+  if (column >= width) return;
+  S* const out = dx[token] + column;
+  float sum = LoadFloat(out);
+#pragma unroll 8
+  for (int k = 0; k < top_k; ++k) sum = sum + LoadFloat(d_rows[row_of[token * top_k + k]] + column);
+  StoreFloat(out, sum);
+}
+
+__global__ void CountLoad(const int32_t* offsets, int experts, int64_t* load) {
+  for (int e = static_cast<int>(threadIdx.x); e < experts; e += static_cast<int>(blockDim.x)) load[e] += offsets[e + 1] - offsets[e];
+}
+
+__global__ void StepBias(const int64_t* load, int experts, double rate, float* bias) {
+  int64_t total = 0;
+  for (int e = 0; e < experts; ++e) total += load[e];
+  for (int e = static_cast<int>(threadIdx.x); e < experts; e += static_cast<int>(blockDim.x)) {
+    const int64_t scaled = load[e] * experts;
+    const double step = total > scaled ? rate : total < scaled ? -rate : 0;
+    bias[e] = static_cast<float>(static_cast<double>(bias[e]) + step);
+  }
+}
+
+dim3 TokenBlocks(const Tensor& t) { return dim3(static_cast<unsigned>(t.dim(0)), BlocksFor(t.dim(1))); }
+
+// What the functions below read of an order, staged for one op.
+DeviceExpertOrder StageRows(Stream& stream, const ExpertOrder& order) {
+  DeviceExpertOrder device;
+  device.slots = static_cast<int64_t>(order.row_of.size());
+  device.row_of = Staged(stream, order.row_of.data(), device.slots);
+  return device;
+}
+
+}  // namespace
+
+void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, const Tensor& bias,
+           const Tensor& expert_ids, const Tensor& weights, const Tensor& scores) {
+  if (logits.dim(0) == 0) return;
+  const size_t shared = sizeof(float) * static_cast<size_t>(2 * config.num_experts + config.num_groups) +
+                        static_cast<size_t>(config.num_experts);
+  CHECK_LE(shared, size_t{48} << 10) << config.num_experts << " experts are more than the router's shared memory holds";
+  RouteToken<<<static_cast<unsigned>(logits.dim(0)), kWarp, shared, HandleOf(stream)>>>(
+      RouterOf(config), logits.data<float>(), logits.stride(0), bias.empty() ? nullptr : bias.data<float>(),
+      expert_ids.data<int32_t>(), expert_ids.stride(0), weights.data<float>(), weights.stride(0), scores.data<float>(),
+      scores.stride(0));
+  GROUPER_CUDA_LAUNCHED();
+}
+
+void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids,
+                   const Tensor& dweights, const Tensor& dlogits) {
+  const int64_t tokens = scores.dim(0);
+  if (tokens == 0) return;
+  RouteTokenBackward<<<BlocksFor(tokens * kWarp), kBlockThreads, 0, HandleOf(stream)>>>(
+      RouterOf(config), scores.data<float>(), scores.stride(0), expert_ids.data<int32_t>(), expert_ids.stride(0),
+      dweights.data<float>(), dweights.stride(0), dlogits.data<float>(), dlogits.stride(0), tokens);
+  GROUPER_CUDA_LAUNCHED();
+}
+
+DeviceExpertOrder SortByExpertDevice(Stream& stream, const Tensor& expert_ids, int num_experts, Arena& memory) {
+  const int64_t slots = expert_ids.size();
+  CHECK_LE(slots, int64_t{0x7fffffff});
+  const auto make = [&](int64_t n) { return static_cast<int32_t*>(memory.Allocate(sizeof(int32_t) * static_cast<size_t>(n))); };
+  DeviceExpertOrder order;
+  order.offsets = make(num_experts + 1);
+  order.token = make(slots);
+  order.row_of = make(slots);
+  order.slots = slots;
+  order.num_experts = num_experts;
+  SortSlots<<<static_cast<unsigned>(num_experts), kSortThreads, 0, HandleOf(stream)>>>(
+      expert_ids.data<int32_t>(), expert_ids.stride(0), static_cast<int>(expert_ids.dim(1)), slots, order.offsets, order.token,
+      order.row_of);
+  GROUPER_CUDA_LAUNCHED();
+  return order;
+}
+
+ExpertOrder SortByExpert(const Tensor& expert_ids, int num_experts) {
+  const int64_t rows = expert_ids.dim(0), top_k = expert_ids.dim(1);
+  std::vector<int32_t> ids(static_cast<size_t>(expert_ids.size()));
+  GROUPER_CUDA_CHECK(cudaDeviceSynchronize());
+  if (!ids.empty()) {
+    const size_t width = sizeof(int32_t) * static_cast<size_t>(top_k);
+    GROUPER_CUDA_CHECK(cudaMemcpy2D(ids.data(), width, expert_ids.raw(), sizeof(int32_t) * static_cast<size_t>(expert_ids.stride(0)),
+                                    width, static_cast<size_t>(rows), cudaMemcpyDeviceToHost));
+  }
+  // An empty vector has no data, and a tensor without data is no tensor.
+  int32_t none = 0;
+  return kernels::SortByExpert(Tensor(ids.empty() ? &none : ids.data(), DType::kI32, {rows, top_k}), num_experts);
+}
+
+void CombineExperts(Stream& stream, const DeviceExpertOrder& order, const Tensor& expert_out, const Tensor& weights,
+                    const Tensor& y, bool accumulate) {
+  if (y.size() == 0) return;
+  ByDeviceStorage(y.dtype(), [&](auto s) {
+    using S = decltype(s);
+    CombineRows<S><<<TokenBlocks(y), kBlockThreads, 0, HandleOf(stream)>>>(
+        order.row_of, static_cast<int>(weights.dim(1)), RowsOnDevice<S>(expert_out), weights.data<float>(), weights.stride(0),
+        RowsOnDevice<S>(y), y.dim(1), accumulate);
+  });
+  GROUPER_CUDA_LAUNCHED();
+}
+
+void CombineExpertsBackward(Stream& stream, const DeviceExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
+                            const Tensor& weights, const Tensor& d_expert_out, const Tensor& dweights) {
+  const int64_t slots = weights.size();
+  if (slots == 0) return;
+  ByDeviceStorage(dy.dtype(), [&](auto s) {
+    using S = decltype(s);
+    CombineRowsBackward<S><<<BlocksFor(slots * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(
+        order.row_of, static_cast<int>(weights.dim(1)), RowsOnDevice<S>(dy), RowsOnDevice<S>(expert_out), weights.data<float>(),
+        weights.stride(0), RowsOnDevice<S>(d_expert_out), dweights.data<float>(), dweights.stride(0), slots, dy.dim(1));
+  });
+  GROUPER_CUDA_LAUNCHED();
+}
+
+void ScatterExpertRows(Stream& stream, const DeviceExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {
+  if (dx.size() == 0) return;
+  ByDeviceStorage(dx.dtype(), [&](auto s) {
+    using S = decltype(s);
+    ScatterRows<S><<<TokenBlocks(dx), kBlockThreads, 0, HandleOf(stream)>>>(order.row_of, top_k, RowsOnDevice<S>(d_rows),
+                                                                            RowsOnDevice<S>(dx), dx.dim(1));
+  });
+  GROUPER_CUDA_LAUNCHED();
+}
+
+void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights,
+                    const Tensor& y, bool accumulate) {
+  const Arena::Mark mark = stream.scratch.mark();
+  CombineExperts(stream, StageRows(stream, order), expert_out, weights, y, accumulate);
+  stream.scratch.Release(mark);
+}
+
+void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
+                            const Tensor& weights, const Tensor& d_expert_out, const Tensor& dweights) {
+  const Arena::Mark mark = stream.scratch.mark();
+  CombineExpertsBackward(stream, StageRows(stream, order), dy, expert_out, weights, d_expert_out, dweights);
+  stream.scratch.Release(mark);
+}
+
+void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {
+  const Arena::Mark mark = stream.scratch.mark();
+  ScatterExpertRows(stream, StageRows(stream, order), d_rows, top_k, dx);
+  stream.scratch.Release(mark);
+}
+
+void AddExpertLoad(Stream& stream, const DeviceExpertOrder& order, int64_t* load) {
+  CountLoad<<<1, kBlockThreads, 0, HandleOf(stream)>>>(order.offsets, order.num_experts, load);
+  GROUPER_CUDA_LAUNCHED();
+}
+
+void UpdateExpertBiasDevice(Stream& stream, const int64_t* load, double rate, const Tensor& bias) {
+  StepBias<<<1, kBlockThreads, 0, HandleOf(stream)>>>(load, static_cast<int>(bias.dim(0)), rate, bias.data<float>());
+  GROUPER_CUDA_LAUNCHED();
+}
+
+void UpdateExpertBias(const std::vector<int64_t>& load, double rate, const Tensor& bias) {
+  const size_t bytes = sizeof(float) * load.size();
+  std::vector<float> values(load.size());
+  GROUPER_CUDA_CHECK(cudaDeviceSynchronize());
+  GROUPER_CUDA_CHECK(cudaMemcpy(values.data(), bias.data<float>(), bytes, cudaMemcpyDeviceToHost));
+  kernels::UpdateExpertBias(load, rate, Tensor(values.data(), DType::kF32, {bias.dim(0)}));
+  GROUPER_CUDA_CHECK(cudaMemcpy(bias.data<float>(), values.data(), bytes, cudaMemcpyHostToDevice));
+  GROUPER_CUDA_CHECK(cudaDeviceSynchronize());
+}
+
+}  // namespace grouper::kernels::cuda
