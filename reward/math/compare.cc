@@ -295,7 +295,9 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
       return Verdict::kDifferent;
     }
     // Of two elements, brackets tell open from closed ends; of more, [1, 2, 3] is a list like (1, 2, 3).
-    if (!same_brackets && (gold.items.size() == 2 || gold.open == ':' || answer.open == ':'))
+    const auto mixed = [](const Value& v) { return (v.open == '(') != (v.close == ')'); };
+    if (!same_brackets &&
+        (gold.items.size() == 2 || mixed(gold) || mixed(answer) || gold.open == ':' || answer.open == ':'))
       return Verdict::kDifferent;
     return Ordered(gold.items, answer.items);
   }
