@@ -3,9 +3,9 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "common/text/regex_translation.h"
 #include "common/text/scanners.h"
 #include "common/text/unicode_class.h"
 #include "common/text/utf8.h"
@@ -134,116 +134,6 @@ class Pcre2Pattern final : public Pattern {
  private:
   pcre2_code* code_;
 };
-
-constexpr char kSpaceMembers[] =
-    R"(\x{9}-\x{D}\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
-struct PropertyGap {
-  char name;  // of \p{L}
-  uint16_t mask;
-  std::string ranges;  // "\x{...}-\x{...}..." of the code points in our table that PCRE2's older Unicode does not count
-};
-
-std::vector<PropertyGap> FindGaps() {
-  std::vector<PropertyGap> gaps = {{'L', kLetter, ""}, {'M', kMark, ""}, {'N', kNumber, ""}, {'P', kPunctuation, ""}, {'S', kSymbol, ""}};
-  for (PropertyGap& gap : gaps) {
-    int error = 0;
-    PCRE2_SIZE offset = 0;
-    const std::string regex = {'\\', 'p', '{', gap.name, '}'};
-    pcre2_code* const code =
-        pcre2_compile(reinterpret_cast<PCRE2_SPTR>(regex.data()), regex.size(), PCRE2_UTF | PCRE2_ANCHORED, &error, &offset, nullptr);
-    pcre2_match_data* const data = pcre2_match_data_create(1, nullptr);
-    CHECK(code != nullptr && data != nullptr);
-    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
-    std::string character;
-    for (uint32_t c = 0; c < 0x110000; ++c) {
-      uint32_t last = c;
-      while (last < 0x110000 && (ClassOf(last) & gap.mask) != 0) {
-        character.clear();
-        AppendCodePoint(last, &character);
-        if (pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(character.data()), character.size(), 0, PCRE2_NO_UTF_CHECK, data, nullptr) >= 0) break;
-        ++last;
-      }
-      if (last == c) continue;
-      absl::StrAppend(&gap.ranges, "\\x{", absl::Hex(c), "}-\\x{", absl::Hex(last - 1), "}");
-      c = last;
-    }
-    pcre2_match_data_free(data);
-    pcre2_code_free(code);
-  }
-  return gaps;
-}
-
-// What to add to \p{name} ("L", "Lo", ...); nothing for other properties.
-absl::string_view GapOf(absl::string_view name) {
-  static const std::vector<PropertyGap>* const gaps = new std::vector<PropertyGap>(FindGaps());
-  if (name == "Lo") name = "L";  // nearly all new letters have no case
-  for (const PropertyGap& gap : *gaps) {
-    if (name.size() == 1 && name[0] == gap.name) return gap.ranges;
-  }
-  return "";
-}
-
-constexpr char kWordMembers[] = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
-
-// Oniguruma's meaning in PCRE2's words: \s is White_Space, \w and \b go by its word characters. What means something else in PCRE2 and
-// cannot be said there is refused.
-absl::StatusOr<std::string> TranslateRegex(absl::string_view regex) {
-  std::string out;
-  bool in_class = false;
-  for (size_t i = 0; i < regex.size(); ++i) {
-    const char c = regex[i];
-    if (c == '\\' && i + 1 < regex.size()) {
-      const char escaped = regex[++i];
-      const char* const members = escaped == 's' || escaped == 'S' ? kSpaceMembers : kWordMembers;
-      if (escaped == 's' || escaped == 'w') {
-        absl::StrAppend(&out, in_class ? "" : "[", members, in_class ? "" : "]");
-      } else if ((escaped == 'S' || escaped == 'W') && !in_class) {
-        absl::StrAppend(&out, "[^", members, "]");
-      } else if (escaped == 'b' && !in_class) {
-        absl::StrAppend(&out, "(?:(?<=[", members, "])(?![", members, "])|(?<![", members, "])(?=[", members, "]))");
-      } else if (absl::StrContains("PSWBKChHCRXMyYOq", absl::string_view(&escaped, 1))) {
-        return absl::InvalidArgumentError(absl::StrCat("regex: \\", absl::string_view(&escaped, 1), " is not supported here"));
-      } else if (escaped == 'p' && i + 1 < regex.size() && regex[i + 1] == '{') {
-        const size_t end = regex.find('}', i);
-        if (end == absl::string_view::npos) return absl::InvalidArgumentError("regex: unclosed \\p{");
-        const absl::string_view name = regex.substr(i + 2, end - i - 2);
-        absl::StrAppend(&out, in_class ? "" : "[", "\\p{", name, "}", GapOf(name), in_class ? "" : "]");
-        i = end;
-      } else {
-        out.push_back('\\');
-        out.push_back(escaped);
-      }
-      continue;
-    }
-    if (in_class) {
-      if (c == '[' && (i + 1 >= regex.size() || regex[i + 1] != ':')) {
-        return absl::InvalidArgumentError("regex: a class inside a class is not supported");
-      }
-      if (c == '&' && absl::StartsWith(regex.substr(i), "&&")) {
-        return absl::InvalidArgumentError("regex: && inside a class is not supported");
-      }
-      if (c == '[') {  // [:name:]
-        const size_t end = regex.find(":]", i);
-        if (end == absl::string_view::npos) return absl::InvalidArgumentError("regex: unclosed [:");
-        out.append(regex.data() + i, end + 2 - i);
-        i = end + 1;
-        continue;
-      }
-      if (c == ']') in_class = false;
-    } else if (c == '[') {
-      in_class = true;
-    } else if (c == '(' && absl::StartsWith(regex.substr(i), "(?")) {
-      const absl::string_view flags = regex.substr(i + 2, regex.substr(i + 2).find_first_of(":)"));
-      if (!flags.empty() && (flags[0] == '-' || (flags[0] >= 'a' && flags[0] <= 'z')) && flags != "i" && flags != "-i") {
-        return absl::InvalidArgumentError(absl::StrCat("regex: option (?", flags, " is not supported"));
-      }
-    } else if (c == '(' && absl::StartsWith(regex.substr(i), "(*")) {
-      return absl::InvalidArgumentError("regex: (* is not supported");
-    }
-    out.push_back(c);
-  }
-  return out;
-}
 
 }  // namespace
 

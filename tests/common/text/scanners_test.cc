@@ -54,11 +54,67 @@ TEST(PatternTest, LiteralNewlinesInARegexAreTheEscapes) {
 }
 
 TEST(PatternTest, WhatPcre2WouldReadDifferentlyIsRefused) {
-  for (const char* regex : {"(", "[a", "a{2,1}", "\\h+", "[a&&[b]]", "(?m:.)", "(?x) a", "\\K", "(*UTF)a", "[\\S]", "(?<=a+)b", "\\C"}) {
+  for (const char* regex : {"(", "[a", "a{2,1}", "\\h+", "[a&&]", "[a[b]", "(?m:.)", "(?x) a", "a(?i)b|c", "\\K", "(*UTF)a", "[[:graph:]]", "(?<=a+)b",
+                            "\\C", "\\Qa", "\\u12", "\\pL", "[a\\"}) {
     EXPECT_EQ(Pattern::Regex(regex).status().code(), absl::StatusCode::kInvalidArgument) << regex;
   }
   EXPECT_EQ(Pattern::Regex(std::string(100'000, 'a')).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Pattern::Regex(std::string(5000, '(') + std::string(5000, ')')).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// Each row: a regex, a text, its matches joined by '/', as Hugging Face `tokenizers` 0.23 finds them.
+TEST(PatternTest, ARegexMeansWhatOnigurumaSays) {
+  const struct {
+    const char* regex;
+    const char* text;
+    const char* matches;
+  } kRows[] = {
+      {"[a-z&&[^aeiou]]+", "hello world", "h/ll/w/rld"},
+      {"[^a-z&&[^aeiou]]+", "Xhello", "X/e/o"},
+      {"[\\p{L}&&[^\\p{Han}]]+", "ab\u4e2d\u6587cd", "ab/cd"},
+      {"[a-c[x-z]]+", "abmxyz", "ab/xyz"},
+      {"[a-z&&[b-y]&&[^m]]+", "abmyz", "b/y"},
+      {"[\\S]+", "a b", "a/b"},
+      {"[^\\S]+", "a b", " "},
+      {"[\\W\\d]+", "ab1 c", "1 "},
+      {"\\d+", "1\u0663\U00010D40x", "1\u0663\U00010D40"},
+      {"\\D+", "1ab2", "ab"},
+      {"\\P{L}+", "ab12", "12"},
+      {"\\p{^L}+", "ab12", "12"},
+      {"\\p{Lu}+", "aBC\U00010D50", "BC\U00010D50"},
+      {"\\p{han}+", "a\u4e2d\U0002EBF0", "\u4e2d\U0002EBF0"},
+      {"\\w+", "a_b c\u0301-d", "a_b/c\u0301/d"},
+      {"\\b.", "ab cd", "a/ /c"},
+      {"\\B.", "ab cd", "b/d"},
+      {"[[:alpha:]_]+", "a_1b", "a_/b"},
+      {"[[:^alpha:]]+", "a_1b", "_1"},
+      {"[[:punct:]]+", "a+!b", "+!"},
+      {"a{,2}b", "aaab", "aab"},
+      {"(?:a{2}+)b", "aaaab", "aaaab"},
+      {"xa{2}?y", "xy xaay", "xy/xaay"},
+      {"a{,b", "a{,b", "a{,b"},
+      {"\\u0041\\v", "A\v", "A\v"},
+      {"[]a]+", "]a[", "]a"},
+      {"[a^&-]+", "^&-b", "^&-"},
+      {"(?i)ab", "aBAb", "aB/Ab"},
+      {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]+(?i:'s|'t)?|[\\p{Han}]+",
+       "Ab'S\u4e2d\u3042 cD", "Ab'S/\u4e2d/\u3042/ c"},
+  };
+  for (const auto& row : kRows) {
+    const auto pattern = Pattern::Pcre2(row.regex);
+    ASSERT_TRUE(pattern.ok()) << row.regex << ": " << pattern.status();
+    std::vector<Match> matches;
+    ASSERT_TRUE((*pattern)->FindAll(row.text, &matches)) << row.regex;
+    std::string found;
+    for (const Match& match : matches) {
+      if (!found.empty()) found += '/';
+      found += std::string(row.text).substr(match.begin, match.end - match.begin);
+    }
+    EXPECT_EQ(found, row.matches) << row.regex;
+  }
+  std::string nested = "a";
+  for (int i = 0; i < 100; ++i) nested = "[" + nested + "]";
+  EXPECT_FALSE(Pattern::Pcre2(nested).ok());
 }
 
 TEST(PatternTest, ACatastrophicRegexEndsAtItsLimits) {
