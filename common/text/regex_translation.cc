@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "common/base/status.h"
 
 namespace grouper::text {
@@ -40,7 +41,24 @@ std::string NewerMembers(absl::string_view name) {
   return ranges;
 }
 
-std::string Property(absl::string_view name) { return absl::StrCat("\\p{", name, "}", NewerMembers(name)); }
+std::string Property(absl::string_view name) {
+  return absl::StrCat("\\p{", name, "}", NewerMembers(absl::StripPrefix(name, "sc:")));
+}
+
+// A property's name in PCRE2. Oniguruma takes names without regard to case, spaces, hyphens and underscores, and a script's name is the
+// script, where PCRE2 takes its extensions.
+std::string ExactName(absl::string_view name) {
+  static const auto* const names = new absl::flat_hash_map<std::string, std::string>{
+      {"letter", "L"}, {"mark", "M"}, {"number", "N"}, {"punctuation", "P"}, {"symbol", "S"}, {"separator", "Z"}, {"any", "Any"},
+      {"uppercaseletter", "Lu"}, {"lowercaseletter", "Ll"}, {"titlecaseletter", "Lt"}, {"modifierletter", "Lm"}, {"otherletter", "Lo"},
+      {"nonspacingmark", "Mn"}, {"decimalnumber", "Nd"}, {"alpha", "Alphabetic"}, {"alphabetic", "Alphabetic"}, {"upper", "Uppercase"},
+      {"uppercase", "Uppercase"}, {"lower", "Lowercase"}, {"lowercase", "Lowercase"}, {"whitespace", "White_Space"}, {"emoji", "Emoji"}};
+  std::string plain = absl::AsciiStrToLower(absl::StrReplaceAll(name, {{" ", ""}, {"-", ""}, {"_", ""}}));
+  if (const auto known = names->find(plain); known != names->end()) return known->second;
+  if (plain.empty()) return plain;
+  plain[0] = absl::ascii_toupper(static_cast<unsigned char>(plain[0]));
+  return plain.size() <= 2 ? plain : absl::StrCat("sc:", plain);
+}
 
 const std::string& WordMembers() {
   static const std::string* const members =
@@ -173,21 +191,7 @@ class Translation {
         members.negated = !members.negated;
         name.remove_prefix(1);
       }
-      // Oniguruma takes names without regard to case, spaces, hyphens and underscores; the short ones in PCRE2 are exact.
-      static const auto* const names = new absl::flat_hash_map<std::string, std::string>{
-          {"letter", "L"}, {"mark", "M"}, {"number", "N"}, {"punctuation", "P"}, {"symbol", "S"}, {"separator", "Z"},
-          {"uppercaseletter", "Lu"}, {"lowercaseletter", "Ll"}, {"decimalnumber", "Nd"}, {"alpha", "Alphabetic"},
-          {"alphabetic", "Alphabetic"}, {"upper", "Uppercase"}, {"uppercase", "Uppercase"}, {"lower", "Lowercase"},
-          {"lowercase", "Lowercase"}, {"han", "Han"}, {"hiragana", "Hiragana"}, {"katakana", "Katakana"}, {"hangul", "Hangul"},
-          {"latin", "Latin"}, {"cyrillic", "Cyrillic"}, {"greek", "Greek"}, {"arabic", "Arabic"}, {"hebrew", "Hebrew"}, {"thai", "Thai"}};
-      const std::string plain = absl::AsciiStrToLower(absl::StrReplaceAll(name, {{" ", ""}, {"-", ""}, {"_", ""}}));
-      const auto known = names->find(plain);
-      std::string exact = known != names->end() ? known->second : std::string(name);
-      if (known == names->end() && plain.size() <= 2 && !plain.empty()) {
-        exact = plain;
-        exact[0] = absl::ascii_toupper(static_cast<unsigned char>(exact[0]));
-      }
-      members.members = Property(exact);
+      members.members = Property(ExactName(name));
       pos_ = end + 1;
     }
     *set = std::move(members);

