@@ -1,6 +1,7 @@
 #include "kernels/sampling.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/sampling_cuda.h"
 
 namespace grouper::kernels {
 
@@ -54,7 +55,8 @@ void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleReques
   for (const SampleRequest& r : requests)
     CHECK(r.filter.temperature >= 0 && r.filter.top_k >= 0 && r.filter.top_p > 0 && r.filter.top_p <= 1);
   tokens.resize(requests.size());
-  ByStorage(logits, [&](auto s) { cpu::Sample<decltype(s)>(stream, logits, requests, tokens); });
+  ByStorage(logits, [&](auto s) { cpu::Sample<decltype(s)>(stream, logits, requests, tokens); },
+            [&](auto) { cuda::Sample(stream, logits, requests, tokens); });
 }
 
 void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
@@ -64,8 +66,9 @@ void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<Sampl
   CheckTokens(tokens, logits);
   CheckVector(logprobs, AccumulatorOf(logits.dtype()), logits.dim(0), "logprobs");
   if (!entropies.empty()) CheckVector(entropies, AccumulatorOf(logits.dtype()), logits.dim(0), "entropies");
-  ByStorage(logits,
-            [&](auto s) { cpu::TokenLogprobs<decltype(s)>(stream, logits, filters, tokens, logprobs, entropies); });
+  ByStorage(
+      logits, [&](auto s) { cpu::TokenLogprobs<decltype(s)>(stream, logits, filters, tokens, logprobs, entropies); },
+      [&](auto) { cuda::TokenLogprobs(stream, logits, filters, tokens, logprobs, entropies); });
 }
 
 void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
@@ -76,9 +79,12 @@ void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vect
   CheckVector(dlogprobs, AccumulatorOf(logits.dtype()), logits.dim(0), "dlogprobs");
   CHECK(dlogits.rank() == 2 && dlogits.dtype() == logits.dtype() && dlogits.dim(0) == logits.dim(0) &&
         dlogits.dim(1) == logits.dim(1));
-  ByStorage(logits, [&](auto s) {
-    cpu::TokenLogprobsBackward<decltype(s)>(stream, logits, filters, tokens, dlogprobs, dlogits);
-  });
+  ByStorage(
+      logits,
+      [&](auto s) {
+        cpu::TokenLogprobsBackward<decltype(s)>(stream, logits, filters, tokens, dlogprobs, dlogits);
+      },
+      [&](auto) { cuda::TokenLogprobsBackward(stream, logits, filters, tokens, dlogprobs, dlogits); });
 }
 
 }  // namespace grouper::kernels

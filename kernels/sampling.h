@@ -4,7 +4,7 @@
 // shortest prefix, in descending order of probability (ties: lower ids first), whose probability (among what top_k
 // kept) reaches top_p; the rest is renormalised: logprob(i) = z_i - log sum_{kept} exp(z_j). The sums run in a fixed
 // order over ids (8 lanes, in blocks of 512 ids), so that the sampler and the trainer get the same bits from the same
-// logits.
+// logits. For top_p probabilities are integers in units of 2^-43 of the largest, whose sums need no order.
 //
 // Noise is counter-based and per vocabulary id (Gumbel-max): token = argmax over kept ids of z_i + g_i, g_i =
 // -log(-log1p(-u_i)), u_i uniform on (0, 1) with 32 bits from Philox at counter (id / 4, position, sample_index, 0)

@@ -106,6 +106,18 @@ void KeepTopK(int64_t k, Distribution<T>& d) {
   DropBelow(threshold, last, d.z);
 }
 
+// A probability, relative to the largest, as an integer: sums of up to 2^20 of them fit, and are the same in any order.
+template <typename T>
+uint64_t Mass(T p) {
+  return static_cast<uint64_t>(static_cast<int64_t>(p * static_cast<T>(0x1p43)));
+}
+
+// What a prefix must hold of `total` > 0.
+uint64_t NucleusTarget(float top_p, uint64_t total) {
+  const uint64_t target = static_cast<uint64_t>(std::ceil(static_cast<double>(top_p) * static_cast<double>(total)));
+  return std::clamp<uint64_t>(target, 1, total);
+}
+
 // Keeps the shortest prefix in descending order (among equals lower ids first) whose probability reaches top_p. For
 // large vocabularies, bins of 1/64 nat by distance from the maximum find the bin in which that prefix ends; only that
 // one is sorted, and only as far as needed.
@@ -126,14 +138,14 @@ void KeepTopP(float top_p, Distribution<T>& d) {
     const T distance = (maximum - d.z[i]) * 64;
     d.order[i] = static_cast<int32_t>(distance < farthest ? distance : farthest);
   }
-  double mass[2048];
-  std::fill_n(mass, bins, 0.0);
-  for (int64_t i = 0; i < n; ++i) mass[d.order[i]] += static_cast<double>(d.values[i]);
-  double total = 0, reached = 0;
+  uint64_t mass[2048];
+  std::fill_n(mass, bins, 0);
+  for (int64_t i = 0; i < n; ++i) mass[d.order[i]] += Mass(d.values[i]);
+  uint64_t total = 0, reached = 0;
   for (int b = 0; b < bins; ++b) total += mass[b];
-  const double target = static_cast<double>(top_p) * total;
+  const uint64_t target = NucleusTarget(top_p, total);
   int bin = 0;
-  while (bin + 1 < bins && reached + mass[bin] < target) reached += mass[bin++];
+  while (reached + mass[bin] < target) reached += mass[bin++];
 
   // From here `order` holds the ids of that bin, ascending.
   int64_t count = 0;
@@ -145,14 +157,14 @@ void KeepTopP(float top_p, Distribution<T>& d) {
   auto before = [&](int32_t a, int32_t b) { return d.z[a] > d.z[b] || (d.z[a] == d.z[b] && a < b); };
   const auto ids = d.order.begin();
   int64_t sorted = 0, kept = 0;
-  while (kept < count && (kept == 0 || reached < target)) {
+  while (reached < target) {
     if (kept == sorted) {
       const int64_t next = std::min(count, std::max<int64_t>(64, 4 * sorted));
       std::nth_element(ids + sorted, ids + (next - 1), ids + count, before);
       std::sort(ids + sorted, ids + next, before);
       sorted = next;
     }
-    reached += static_cast<double>(d.values[d.order[kept++]]);
+    reached += Mass(d.values[d.order[kept++]]);
   }
   const int32_t last = d.order[kept - 1];
   DropBelow(d.z[last], last, d.z);
@@ -279,7 +291,7 @@ int32_t GumbelArgmax(const Distribution<T>& d, const SampleRequest& request) {
     const T gap = best_value - most - rounding;
     if (!(gap >= NoiseBounds::kMost)) draw(block, count, gap);
   }
-  return static_cast<int32_t>(best);
+  return static_cast<int32_t>(best < 0 ? top : best);  // all noise was -inf
 }
 
 }  // namespace

@@ -320,6 +320,21 @@ TEST(SampleTest, GreedyTakesTheLowestOfEqualLogits) {
   EXPECT_EQ(got[0].logprob, 0);
 }
 
+TEST(SampleTest, TheOnlyTokenIsDrawnWhenItsNoiseIsMinusInfinity) {
+  Memory memory;
+  TestStream test(1);
+  const SampleRequest request = {{1, 0, 1}, SamplingKey(11, 0, 3), 0, 5535925};
+  ASSERT_GE(Philox(request.key, {0, request.position, 0, 0})[0], 0xffffff80u);  // its u rounds to 1
+  for (const int64_t vocabulary : {1, 40}) {
+    const Tensor logits = memory.New(DType::kF32, {1, vocabulary});
+    for (int64_t i = 0; i < vocabulary; ++i) Set(logits, i, i == 0 ? 2 : -kInfinity);
+    std::vector<SampledToken> got;
+    Sample(test.stream, logits, {request}, got);
+    EXPECT_EQ(got[0].token, 0);
+    EXPECT_EQ(got[0].logprob, 0);
+  }
+}
+
 TEST(SampleTest, EmptyBatchesDoNothing) {
   Memory memory;
   TestStream test(2);
