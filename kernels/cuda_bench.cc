@@ -17,7 +17,9 @@
 #include "common/tensor/cuda.h"
 #include "kernels/attention.h"
 #include "kernels/bench.h"
+#include "kernels/elementwise.h"
 #include "kernels/linear.h"
+#include "kernels/sampling_cuda.h"
 
 namespace grouper::kernels {
 namespace {
@@ -54,7 +56,7 @@ class CudaBench {
   Tensor Random(std::initializer_list<int64_t> shape) {
     const Tensor t = storage_.New(DType::kBF16, shape);
     for (int64_t i = 0; i < t.size(); i += kPeriod) {
-      cuda::CopyToDevice(0, t.data<bf16>() + i, numbers_.data(),
+      grouper::cuda::CopyToDevice(0, t.data<bf16>() + i, numbers_.data(),
                          static_cast<size_t>(std::min(kPeriod, t.size() - i)) * 2, stream_.handle);
     }
     return t;
@@ -64,12 +66,19 @@ class CudaBench {
   }
   Tensor New(DType dtype, std::initializer_list<int64_t> shape) { return storage_.New(dtype, shape); }
   Tensor Zero(DType dtype, std::initializer_list<int64_t> shape) { return storage_.NewZero(dtype, shape); }
+  // A copy of host values in memory of the benchmark's.
+  template <typename T>
+  T* Put(const std::vector<T>& values) {
+    T* const device = static_cast<T*>(storage_.Allocate(sizeof(T) * values.size()));
+    grouper::cuda::CopyToDevice(0, device, values.data(), sizeof(T) * values.size(), stream_.handle);
+    return device;
+  }
 
   double Read(const Tensor& t, int64_t i) {
     bf16 narrow;
     float wide;
     const bool half = t.dtype() == DType::kBF16;
-    cuda::CopyToHost(0, half ? static_cast<void*>(&narrow) : &wide,
+    grouper::cuda::CopyToHost(0, half ? static_cast<void*>(&narrow) : &wide,
                      static_cast<char*>(t.raw()) + static_cast<size_t>(i) * SizeOf(t.dtype()), SizeOf(t.dtype()),
                      stream_.handle);
     stream_.Synchronize();
@@ -307,6 +316,59 @@ absl::Status AttentionLines(CudaBench& bench, const Heads& h, int64_t sequences,
   return absl::OkStatus();
 }
 
+// Sampling, scoring and the gradient of [rows, ids] float logits, requests and results on the device.
+absl::Status SamplingLines(CudaBench& bench, int64_t rows, int64_t ids, const SamplingFilter& filter) {
+  std::string shape = absl::StrCat(rows, " x ", ids);
+  if (filter.top_k > 0) absl::StrAppend(&shape, ", top_k ", filter.top_k);
+  if (filter.top_p < 1) absl::StrAppend(&shape, ", top_p ", filter.top_p);
+  const std::string sample = "cuda sample " + shape, score = "cuda logprobs " + shape,
+                    gradient = "cuda logprobs gradient " + shape;
+  if (!bench.Wants(sample) && !bench.Wants(score) && !bench.Wants(gradient)) return absl::OkStatus();
+  Stream& stream = bench.stream();
+  const int64_t sets = std::clamp<int64_t>(static_cast<int64_t>(kRotation) / (rows * ids * 4), 1, 16);
+  const Tensor numbers = bench.Random({sets * rows, ids}), logits = bench.New(DType::kF32, {sets * rows, ids});
+  Copy(stream, numbers, logits);
+  std::vector<SampleRequest> requests;
+  for (int64_t r = 0; r < rows; ++r) requests.push_back({filter, SamplingKey(1, 0, 0), static_cast<uint32_t>(r), 0});
+  const SampleRequest* const device_requests = bench.Put(requests);
+  const SamplingFilter* const filters = bench.Put(std::vector<SamplingFilter>(static_cast<size_t>(rows), filter));
+  SampledToken* const sampled = bench.Put(std::vector<SampledToken>(static_cast<size_t>(rows)));
+  const auto part = [&](int i) { return logits.Rows(i % sets * rows, (i % sets + 1) * rows); };
+  cuda::SampleDevice(stream, part(0), device_requests, sampled);
+  std::vector<SampledToken> drawn(static_cast<size_t>(rows));
+  grouper::cuda::CopyToHost(0, drawn.data(), sampled, sizeof(SampledToken) * drawn.size(), stream.handle);
+  stream.Synchronize();
+  std::vector<int32_t> tokens;
+  for (const SampledToken& t : drawn) tokens.push_back(t.token);
+  const int32_t* const device_tokens = bench.Put(tokens);
+  const Tensor logprobs = bench.New(DType::kF32, {rows}), entropies = bench.New(DType::kF32, {rows});
+  cuda::TokenLogprobsDevice(stream, part(0), filters, device_tokens, logprobs, entropies);
+  for (int64_t r = 0; r < rows; r += std::max<int64_t>(1, rows / 16)) {
+    const SampledToken& t = drawn[static_cast<size_t>(r)];
+    if (t.token < 0 || t.token >= ids || bench.Read(logprobs, r) != static_cast<double>(t.logprob)) {
+      return absl::InternalError(score + ": not what was recorded when the token was drawn");
+    }
+    if (filter != SamplingFilter()) continue;
+    double sum = 0;
+    for (int64_t i = 0; i < ids; ++i) sum += std::exp(bench.Number(r * ids + i));
+    const double want = bench.Number(r * ids + t.token) - std::log(sum);
+    if (std::fabs(static_cast<double>(t.logprob) - want) > 1e-5)
+      return absl::InternalError(absl::StrCat(sample, ": ", t.logprob, ", expected ", want));
+  }
+  const double bytes = 4 * static_cast<double>(rows * ids);
+  if (bench.Wants(sample))
+    bench.Line(sample, 0, bytes, [&](int i) { cuda::SampleDevice(stream, part(i), device_requests, sampled); });
+  if (bench.Wants(score))
+    bench.Line(score, 0, bytes,
+               [&](int i) { cuda::TokenLogprobsDevice(stream, part(i), filters, device_tokens, logprobs, entropies); });
+  if (bench.Wants(gradient))
+    bench.Line(gradient, 0, 2 * bytes, [&](int i) {
+      cuda::TokenLogprobsBackwardDevice(stream, part(i), filters, device_tokens, logprobs, part(i));
+    });
+  bench.Reset();
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status BenchCuda(const BenchOptions& options) {
@@ -345,6 +407,14 @@ absl::Status BenchCuda(const BenchOptions& options) {
                                               {mla, 16, 1024},
                                               {mla, 4, 4096}}) {
     RETURN_IF_ERROR(AttentionLines(bench, h, sequences, 0, queries));
+  }
+  // The quickstart's vocabulary, SmolLM2's, Qwen's.
+  for (const auto& [rows, ids] : {std::pair<int64_t, int64_t>{16384, 31}, {64, 49152}, {1024, 49152}, {64, 151936}}) {
+    RETURN_IF_ERROR(SamplingLines(bench, rows, ids, {}));
+  }
+  for (const SamplingFilter& filter : {SamplingFilter{1, 50, 1}, SamplingFilter{1, 0, 0.95f}}) {
+    RETURN_IF_ERROR(SamplingLines(bench, 1024, 49152, filter));
+    RETURN_IF_ERROR(SamplingLines(bench, 64, 151936, filter));
   }
   return absl::OkStatus();
 }

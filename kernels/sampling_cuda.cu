@@ -125,7 +125,7 @@ struct ScoreBackward {
 // --- rows to teams ----------------------------------------------------------------
 
 template <typename Team, bool kCached, typename S, typename Op>
-__global__ void __launch_bounds__(Team::kThreads* Team::kRowsABlock)
+__global__ void __launch_bounds__(Team::kThreads* Team::kRowsABlock, Team::kResident)
     ForRows(LogitRows<S> logits, int scratch_bytes, int team_bytes, Op op) {
   extern __shared__ __align__(16) char shared[];
   char* const own = shared + Team::PlaceInBlock() * team_bytes;

@@ -62,6 +62,7 @@ struct Histogram {
     constexpr int kOwn = kBins / 32;  // a lane's bins, lane 0 has the highest
     const int highest = kBins - 1 - lane * kOwn;
     uint64_t own = 0;
+#pragma unroll 4
     for (int j = 0; j < kOwn; ++j) own += (*this)[highest - (j + lane) % kOwn];
     uint64_t inclusive = own;
     for (int step = 1; step < 32; step *= 2) {
@@ -87,7 +88,7 @@ struct Histogram {
 // A warp with all ids of a row, at most four blocks of them.
 class WarpTeam {
  public:
-  static constexpr int kThreads = 32, kRowsABlock = 4, kMaxIds = 4 * kBlockIds;
+  static constexpr int kThreads = 32, kRowsABlock = 4, kResident = 8, kMaxIds = 4 * kBlockIds;
   using Digits = Histogram<8>;
   static constexpr size_t ScratchBytes(int /*blocks*/) { return 2 * sizeof(uint32_t) * Digits::kBins; }
 
@@ -131,7 +132,7 @@ class WarpTeam {
 // The blocks of a cluster (up to eight); thread 0 of block 0 speaks for the row.
 class ClusterTeam {
  public:
-  static constexpr int kThreads = 512, kRowsABlock = 1, kMaxRanks = 8, kMaxSums = 2;
+  static constexpr int kThreads = 512, kRowsABlock = 1, kResident = 2, kMaxRanks = 8, kMaxSums = 2;
   using Digits = Histogram<10>;
 
  private:
