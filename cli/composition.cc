@@ -3,6 +3,7 @@
 #include "absl/time/time.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/tensor/cuda.h"
 #include "reward/reward_service.h"
 #include "rollout/rollout_service.h"
 
@@ -12,6 +13,7 @@ absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool
   const v1::ModelSource& source = recipe.model();
   LoadOptions options;
   options.dtype = source.dtype() == "bfloat16" ? DType::kBF16 : DType::kF32;
+  ASSIGN_OR_RETURN(options.device, Annotate(FindDevice(source.device()), "model"));
   options.tokenizer = source.tokenizer();
   options.max_context = source.max_context();
   if (!source.config().empty()) return InitModel(source.config(), options, recipe.seed(), threads);

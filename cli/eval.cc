@@ -9,6 +9,7 @@
 #include "common/base/status.h"
 #include "common/metrics/metrics.h"
 #include "common/recipe/load_recipe.h"
+#include "common/tensor/cuda.h"
 
 namespace grouper::cli {
 namespace {
@@ -47,6 +48,9 @@ absl::Status Run(const Arguments& arguments) {
   recipe.set_seed(static_cast<uint64_t>(seed));
   recipe.set_threads(static_cast<int32_t>(num_threads));
   recipe.mutable_model()->set_path(arguments.Get("model"));
+  recipe.mutable_model()->set_device(arguments.Get("device"));
+  ASSIGN_OR_RETURN(const Device device, Annotate(FindDevice(arguments.Get("device")), "--device"));
+  recipe.mutable_model()->set_dtype(device.kind == Device::Kind::kCuda ? "bfloat16" : "float32");
   recipe.mutable_prompt()->set_template_(arguments.Get("template"));
   recipe.mutable_prompt()->set_prefill(arguments.Get("prefill"));
   recipe.mutable_prompt()->set_add_bos(arguments.Has("add-bos"));
@@ -88,7 +92,7 @@ absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe, Dirname(arguments.Get("rules"))));
   ASSIGN_OR_RETURN(const std::unique_ptr<Dataset> data, Dataset::Open(stage->data(), recipe.seed(), 0, ""));
   ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(recipe.prompt(), parts->loaded().tokenizer));
-  Stream stream(parts->threads());
+  Stream stream(parts->threads(), device);
   WeightPublisher publisher(*parts->loaded().model, parts->rollout(), parts->threads());
   StageContext context{recipe,    0,       parts->loaded(), stream,      parts->rollout(), parts->reward(),
                        publisher, *data, encoder,         RealClock(), {}};
@@ -123,6 +127,7 @@ const Command kEval = {
         {.name = "add-bos", .placeholder = "", .help = "put the bos token first", .default_text = ""},
         {.name = "output", .placeholder = "FILE", .help = "one JSON line a problem", .default_text = ""},
         {.name = "seed", .placeholder = "N", .help = "of the sampling noise", .default_text = "0"},
+        {.name = "device", .placeholder = "DEVICE", .help = "auto (a GPU if there is one), cpu, cuda or cuda:N", .default_text = "auto"},
         {.name = "threads", .placeholder = "N", .help = "CPU threads; 0: one per core", .default_text = "0"},
     },
     Run,

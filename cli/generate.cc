@@ -7,6 +7,7 @@
 #include "common/base/status.h"
 #include "common/data/row.h"
 #include "common/model/model_directory.h"
+#include "common/tensor/cuda.h"
 #include "rollout/engine.h"
 #include "trainer/prompt_encoder.h"
 
@@ -21,7 +22,10 @@ absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
   ASSIGN_OR_RETURN(const int64_t seed, arguments.GetInt("seed", 0, INT64_MAX));
   ThreadPool threads(static_cast<int>(num_threads));
-  ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(arguments.Get("model"), {}, threads));
+  LoadOptions load;
+  ASSIGN_OR_RETURN(load.device, Annotate(FindDevice(arguments.Get("device")), "--device"));
+  if (load.device.kind == Device::Kind::kCuda) load.dtype = DType::kBF16;
+  ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(arguments.Get("model"), load, threads));
 
   v1::PromptTemplate prompt_template;
   prompt_template.set_template_(arguments.Has("chat") ? (loaded.tokenizer->chat_template().empty() ? "chatml" : "tokenizer") : arguments.Get("template"));
@@ -92,6 +96,7 @@ const Command kGenerate = {
         {.name = "max-new-tokens", .placeholder = "N", .help = "longest completion", .default_text = "256"},
         {.name = "stop", .placeholder = "TEXT", .help = "stop string", .default_text = "", .repeated = true},
         {.name = "seed", .placeholder = "N", .help = "of the sampling noise", .default_text = "0"},
+        {.name = "device", .placeholder = "DEVICE", .help = "auto (a GPU if there is one), cpu, cuda or cuda:N", .default_text = "auto"},
         {.name = "threads", .placeholder = "N", .help = "CPU threads; 0: one per core", .default_text = "0"},
     },
     Run,

@@ -43,15 +43,25 @@ size_t KvLayout::PageBytes() const {
   return (bytes + 63) / 64 * 64;
 }
 
-void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k,
-             const Tensor& v) {
+AttentionBatch::AttentionBatch(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
+                               int64_t query_heads, Arena& memory)
+    : sequences_(&sequences) {
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda) {
+      prepared_ = std::make_shared<const cuda::PreparedBatch>(
+          cuda::PrepareAttention(stream, sequences, layout, static_cast<int>(query_heads), memory));
+    }
+  }
+}
+
+void WriteKv(Stream& stream, const PagedKv& kv, const AttentionBatch& batch, const Tensor& k, const Tensor& v) {
   const KvLayout& layout = kv.layout;
   CheckHeads(k, layout, k.dim(0), layout.num_kv_heads, layout.key_dim, "k");
   CHECK_EQ(v.empty(), layout.values_in_keys);
   if (!v.empty()) CheckHeads(v, layout, k.dim(0), layout.num_kv_heads, layout.value_dim, "v");
   ByStorage(
-      k, [&](auto s) { cpu::WriteKv<decltype(s)>(stream, kv, sequences, k, v); },
-      [&](auto) { cuda::WriteKv(stream, kv, sequences, k, v); });
+      k, [&](auto s) { cpu::WriteKv<decltype(s)>(stream, kv, batch.sequences(), k, v); },
+      [&](auto) { cuda::WriteKv(stream, kv, *batch.prepared(), k, v); });
 }
 
 void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int tokens) {
@@ -61,21 +71,21 @@ void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int t
       [&](auto) { cuda::CopyPage(stream, kv, from, to, tokens); });
 }
 
-void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
-               double scale, const Tensor& out, const Tensor& lse) {
+void Attention(Stream& stream, const PagedKv& kv, const AttentionBatch& batch, const Tensor& q, double scale, const Tensor& out,
+               const Tensor& lse) {
   const KvLayout& layout = kv.layout;
   CHECK(q.rank() == 3 && q.dim(1) % layout.num_kv_heads == 0) << q.ShapeString();
   CheckHeads(q, layout, q.dim(0), q.dim(1), layout.key_dim, "q");
   CheckHeads(out, layout, q.dim(0), q.dim(1), layout.value_dim, "out");
   if (!lse.empty()) CheckLse(lse, layout, q.dim(0), q.dim(1));
   ByStorage(
-      q, [&](auto s) { cpu::Attention<decltype(s)>(stream, kv, sequences, q, scale, out, lse); },
-      [&](auto) { cuda::Attention(stream, kv, sequences, q, scale, out, lse); });
+      q, [&](auto s) { cpu::Attention<decltype(s)>(stream, kv, batch.sequences(), q, scale, out, lse); },
+      [&](auto) { cuda::Attention(stream, kv, *batch.prepared(), q, scale, out, lse); });
 }
 
-void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,
-                       const Tensor& q, double scale, const Tensor& out, const Tensor& lse, const Tensor& dout,
-                       const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+void AttentionBackward(Stream& stream, const PagedKv& kv, const AttentionBatch& batch, const Tensor& q, double scale,
+                       const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
+                       const Tensor& dv) {
   const KvLayout& layout = kv.layout;
   CHECK(q.rank() == 3 && q.dim(1) % layout.num_kv_heads == 0) << q.ShapeString();
   const int64_t tokens = q.dim(0), heads = q.dim(1);
@@ -87,13 +97,37 @@ void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<Atte
   CHECK_EQ(dv.empty(), layout.values_in_keys);
   if (!dv.empty()) CheckHeads(dv, layout, tokens, layout.num_kv_heads, layout.value_dim, "dv");
   CheckLse(lse, layout, tokens, heads);
-  for (const AttentionSequence& s : sequences) CHECK_EQ(s.context, 0);
+  for (const AttentionSequence& s : batch.sequences()) CHECK_EQ(s.context, 0);
   ByStorage(
       q,
       [&](auto s) {
-        cpu::AttentionBackward<decltype(s)>(stream, kv, sequences, q, scale, out, lse, dout, dq, dk, dv);
+        cpu::AttentionBackward<decltype(s)>(stream, kv, batch.sequences(), q, scale, out, lse, dout, dq, dk, dv);
       },
-      [&](auto) { cuda::AttentionBackward(stream, kv, sequences, q, scale, out, lse, dout, dq, dk, dv); });
+      [&](auto) { cuda::AttentionBackward(stream, kv, *batch.prepared(), q, scale, out, lse, dout, dq, dk, dv); });
+}
+
+void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k,
+             const Tensor& v) {
+  const Arena::Mark mark = stream.scratch.mark();
+  // Which queries follow is not known here; where keys go does not depend on them.
+  WriteKv(stream, kv, AttentionBatch(stream, sequences, kv.layout, kv.layout.num_kv_heads, stream.scratch), k, v);
+  stream.scratch.Release(mark);
+}
+
+void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
+               double scale, const Tensor& out, const Tensor& lse) {
+  const Arena::Mark mark = stream.scratch.mark();
+  Attention(stream, kv, AttentionBatch(stream, sequences, kv.layout, q.dim(1), stream.scratch), q, scale, out, lse);
+  stream.scratch.Release(mark);
+}
+
+void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,
+                       const Tensor& q, double scale, const Tensor& out, const Tensor& lse, const Tensor& dout,
+                       const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+  const Arena::Mark mark = stream.scratch.mark();
+  const AttentionBatch batch(stream, sequences, kv.layout, q.dim(1), stream.scratch);
+  AttentionBackward(stream, kv, batch, q, scale, out, lse, dout, dq, dk, dv);
+  stream.scratch.Release(mark);
 }
 
 }  // namespace grouper::kernels

@@ -11,11 +11,16 @@
 // whose value is the first kv_lora_rank elements of that key.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "common/tensor/stream.h"
 
 namespace grouper::kernels {
+
+namespace cuda {
+struct PreparedBatch;  // attention_cuda.h
+}
 
 inline constexpr int kPageTokens = 64;
 
@@ -47,6 +52,23 @@ struct AttentionSequence {
   const int32_t* pages = nullptr;
 };
 
+// A batch's sequences made ready for the ops below, once for all layers of a pass: on a device, their copies there and the
+// batch cut into work items.
+class AttentionBatch {
+ public:
+  AttentionBatch() = default;
+  // What it needs lies in `memory`, of the stream's device. `sequences` and their page tables must outlive this.
+  AttentionBatch(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout, int64_t query_heads,
+                 Arena& memory);
+
+  const std::vector<AttentionSequence>& sequences() const { return *sequences_; }
+  const cuda::PreparedBatch* prepared() const { return prepared_.get(); }  // null on the CPU
+
+ private:
+  const std::vector<AttentionSequence>* sequences_ = nullptr;
+  std::shared_ptr<const cuda::PreparedBatch> prepared_;
+};
+
 // Stores the batch's own keys [T, Hkv, key_dim] and values [T, Hkv, value_dim] (empty when values_in_keys) at their
 // positions. REQUIRES: no two rows go to the same slot.
 void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k,
@@ -69,5 +91,13 @@ void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSeq
 void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,
                        const Tensor& q, double scale, const Tensor& out, const Tensor& lse, const Tensor& dout,
                        const Tensor& dq, const Tensor& dk, const Tensor& dv);
+
+// The same with a batch that is ready.
+void WriteKv(Stream& stream, const PagedKv& kv, const AttentionBatch& batch, const Tensor& k, const Tensor& v);
+void Attention(Stream& stream, const PagedKv& kv, const AttentionBatch& batch, const Tensor& q, double scale, const Tensor& out,
+               const Tensor& lse);
+void AttentionBackward(Stream& stream, const PagedKv& kv, const AttentionBatch& batch, const Tensor& q, double scale,
+                       const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
+                       const Tensor& dv);
 
 }  // namespace grouper::kernels

@@ -3,9 +3,7 @@
 #include <cuda_bf16.h>
 
 #include <algorithm>
-#include <array>
-#include <map>
-#include <memory>
+#include <cstring>
 
 #include "kernels/attention_kernels_cuda.h"
 #include "kernels/attention_rows.cuh"
@@ -92,64 +90,38 @@ __global__ void CombineKernel(const __grid_constant__ AttentionArguments args) {
     args.lse[token * (args.pages.num_kv_heads * args.group) + query_head] = LogSumExp(joined, args.scale);
 }
 
-// The host's sequences on the device, kept from call to call: all layers of a step use the same.
-class HostBatch {
- public:
-  explicit HostBatch(Stream& stream) : arena_(stream.device) {}
-
-  const PreparedBatch& Prepare(Stream& stream, const KvLayout& layout, const std::vector<AttentionSequence>& sequences,
-                               int query_heads) {
-    bytes_.clear();
-    pages_.clear();
-    DeviceBatch batch;
-    for (const AttentionSequence& s : sequences) {
-      const DeviceSequence copy = {s.q_begin, s.q_len, s.context, static_cast<int32_t>(pages_.size())};
-      const int32_t tokens = s.context + s.q_len;
-      pages_.insert(pages_.end(), s.pages, s.pages + (tokens + kPageTokens - 1) / kPageTokens);
-      Append(&copy, sizeof copy);
-      batch.tokens += s.q_len;
-      batch.max_q_len = std::max(batch.max_q_len, s.q_len);
-      batch.max_context = std::max(batch.max_context, tokens);
-    }
-    batch.num_sequences = static_cast<int32_t>(sequences.size());
-    const size_t pages_at = bytes_.size();
-    Append(pages_.data(), pages_.size() * 4);
-    const int shape[4] = {layout.num_kv_heads, query_heads, layout.values_in_keys, batch.num_sequences};
-    Append(shape, sizeof shape);
-    if (bytes_ == current_) return prepared_;
-    arena_.Reset();
-    char* copy = static_cast<char*>(arena_.Allocate(bytes_.size()));
-    // Pageable memory: staged by the driver before the call returns.
-    GROUPER_CUDA_CHECK(cudaMemcpyAsync(copy, bytes_.data(), bytes_.size(), cudaMemcpyHostToDevice, HandleOf(stream)));
-    batch.sequences = reinterpret_cast<const DeviceSequence*>(copy);
-    batch.pages = reinterpret_cast<const int32_t*>(copy + pages_at);
-    prepared_ = PrepareAttention(stream, batch, layout, query_heads, arena_);
-    current_ = bytes_;
-    return prepared_;
-  }
-
- private:
-  void Append(const void* data, size_t size) {
-    const char* begin = static_cast<const char*>(data);
-    bytes_.insert(bytes_.end(), begin, begin + size);
-  }
-  Arena arena_;
-  std::vector<char> bytes_, current_;
-  std::vector<int32_t> pages_;
-  PreparedBatch prepared_;
-};
-
-const PreparedBatch& Prepare(Stream& stream, const KvLayout& layout, const std::vector<AttentionSequence>& sequences,
-                             int query_heads) {
-  // By stream and shape: models with different heads may take turns.
-  static thread_local std::map<std::array<intptr_t, 3>, std::unique_ptr<HostBatch>> batches;
-  std::unique_ptr<HostBatch>& batch =
-      batches[{reinterpret_cast<intptr_t>(stream.handle), layout.num_kv_heads, query_heads}];
-  if (batch == nullptr) batch = std::make_unique<HostBatch>(stream);
-  return batch->Prepare(stream, layout, sequences, query_heads);
-}
-
 }  // namespace
+
+PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
+                               int query_heads, Arena& memory) {
+  DeviceBatch batch;
+  batch.num_sequences = static_cast<int32_t>(sequences.size());
+  // Sequences, then page tables: one copy.
+  size_t num_pages = 0;
+  const auto pages_of = [](const AttentionSequence& s) {
+    return static_cast<size_t>((s.context + s.q_len + kPageTokens - 1) / kPageTokens);
+  };
+  for (const AttentionSequence& s : sequences) num_pages += pages_of(s);
+  std::vector<int32_t> host(sequences.size() * 4 + num_pages);
+  int32_t* item = host.data();
+  size_t first_page = 0;
+  for (const AttentionSequence& s : sequences) {
+    const DeviceSequence copy = {s.q_begin, s.q_len, s.context, static_cast<int32_t>(first_page)};
+    std::memcpy(item, &copy, sizeof copy);
+    item += 4;
+    std::copy_n(s.pages, pages_of(s), host.data() + sequences.size() * 4 + first_page);
+    first_page += pages_of(s);
+    batch.tokens += s.q_len;
+    batch.max_q_len = std::max(batch.max_q_len, s.q_len);
+    batch.max_context = std::max(batch.max_context, s.context + s.q_len);
+  }
+  int32_t* const device = static_cast<int32_t*>(memory.Allocate(host.size() * 4));
+  // Pageable memory: staged by the driver before the call returns.
+  GROUPER_CUDA_CHECK(cudaMemcpyAsync(device, host.data(), host.size() * 4, cudaMemcpyHostToDevice, HandleOf(stream)));
+  batch.sequences = reinterpret_cast<const DeviceSequence*>(device);
+  batch.pages = device + sequences.size() * 4;
+  return PrepareAttention(stream, batch, layout, query_heads, memory);
+}
 
 void WriteKv(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& k, const Tensor& v) {
   if (k.dim(0) == 0) return;
@@ -210,24 +182,6 @@ void AttentionBackward(Stream& stream, const PagedKv& kv, const PreparedBatch& p
   }
   if (kv.layout.values_in_keys) return MlaBackward(stream, kv, prepared, q, scale, out, lse, dout, dq, dk);
   GqaBackward(stream, kv, prepared, q, scale, out, lse, dout, dq, dk, dv);
-}
-
-void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k,
-             const Tensor& v) {
-  // Which queries follow is not known here; the slots are the same for all.
-  WriteKv(stream, kv, Prepare(stream, kv.layout, sequences, kv.layout.num_kv_heads), k, v);
-}
-
-void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
-               double scale, const Tensor& out, const Tensor& lse) {
-  Attention(stream, kv, Prepare(stream, kv.layout, sequences, static_cast<int>(q.dim(1))), q, scale, out, lse);
-}
-
-void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,
-                       const Tensor& q, double scale, const Tensor& out, const Tensor& lse, const Tensor& dout,
-                       const Tensor& dq, const Tensor& dk, const Tensor& dv) {
-  AttentionBackward(stream, kv, Prepare(stream, kv.layout, sequences, static_cast<int>(q.dim(1))), q, scale, out, lse,
-                    dout, dq, dk, dv);
 }
 
 }  // namespace grouper::kernels::cuda

@@ -1,5 +1,4 @@
-// Paged attention on CUDA: attention.h's functions, and the same with the batch described on the device, so that a
-// decode step can be captured as a graph.
+// Paged attention on CUDA. The batch is described on the device, so that a decode step can be captured as a graph.
 //
 // Order of sums (bf16, key widths that the tensor cores take: 64/64, 128/128, MLA 576/512): pages of 64 tokens
 // ascending, an online softmax over the 16 pages of a split, splits of 1024 tokens combined in order. A row's
@@ -52,6 +51,9 @@ struct PreparedBatch {
 };
 PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const KvLayout& layout, int query_heads,
                                Arena& memory);
+// From the host's description, copied first.
+PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
+                               int query_heads, Arena& memory);
 
 void WriteKv(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& k, const Tensor& v);
 void Attention(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& q, double scale,
@@ -60,14 +62,6 @@ void AttentionBackward(Stream& stream, const PagedKv& kv, const PreparedBatch& p
                        const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
                        const Tensor& dv);
 
-// attention.h's functions. The device's copy of the sequences is kept from call to call and made anew when they differ.
-void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k,
-             const Tensor& v);
 void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int tokens);
-void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
-               double scale, const Tensor& out, const Tensor& lse);
-void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,
-                       const Tensor& q, double scale, const Tensor& out, const Tensor& lse, const Tensor& dout,
-                       const Tensor& dq, const Tensor& dk, const Tensor& dv);
 
 }  // namespace grouper::kernels::cuda

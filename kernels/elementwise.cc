@@ -1,5 +1,7 @@
 #include "kernels/elementwise.h"
 
+#include <cstring>
+
 #include "kernels/dispatch.h"
 #include "kernels/row_ops_cuda.h"
 
@@ -36,6 +38,42 @@ void Copy(Stream& stream, const Tensor& x, const Tensor& y) {
         ByStorage(y, [&](auto to) { cpu::Copy<decltype(from), decltype(to)>(stream, x, y); });
       },
       [&](auto) { cuda::Copy(stream, x, y); });
+}
+
+namespace {
+
+// Bytes of a row of both.
+size_t CheckRows(const Stream& stream, const Tensor& all, const Tensor& rows, const Tensor& some) {
+  CHECK(all.rank() == 2 && some.rank() == 2 && all.dtype() == some.dtype() && all.dim(1) == some.dim(1) &&
+        all.contiguous() && some.contiguous())
+      << all.ShapeString() << " and " << some.ShapeString();
+  CHECK(rows.rank() == 1 && rows.dtype() == DType::kI32 && rows.dim(0) == some.dim(0)) << rows.ShapeString();
+  CHECK(all.device() == stream.device && rows.device() == stream.device && some.device() == stream.device);
+  return static_cast<size_t>(all.dim(1)) * SizeOf(all.dtype());
+}
+
+}  // namespace
+
+void GatherRows(Stream& stream, const Tensor& all, const Tensor& rows, const Tensor& some) {
+  const size_t bytes = CheckRows(stream, all, rows, some);
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda) return cuda::GatherRows(stream, all, rows, some);
+  }
+  for (int64_t i = 0; i < rows.dim(0); ++i) {
+    std::memcpy(static_cast<char*>(some.raw()) + static_cast<size_t>(i) * bytes,
+                static_cast<const char*>(all.raw()) + static_cast<size_t>(rows.data<int32_t>()[i]) * bytes, bytes);
+  }
+}
+
+void ScatterRows(Stream& stream, const Tensor& some, const Tensor& rows, const Tensor& all) {
+  const size_t bytes = CheckRows(stream, all, rows, some);
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda) return cuda::ScatterRows(stream, some, rows, all);
+  }
+  for (int64_t i = 0; i < rows.dim(0); ++i) {
+    std::memcpy(static_cast<char*>(all.raw()) + static_cast<size_t>(rows.data<int32_t>()[i]) * bytes,
+                static_cast<const char*>(some.raw()) + static_cast<size_t>(i) * bytes, bytes);
+  }
 }
 
 void Fill(Stream& stream, const Tensor& y, double value) {

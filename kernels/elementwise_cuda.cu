@@ -29,7 +29,35 @@ __global__ void __launch_bounds__(kBlockThreads) FillRows(DeviceRows<S> y, float
     StoreFloat(y[k / width] + k % width, value);
 }
 
+// Block x: row x of `some`. Words of W.
+template <typename W>
+__global__ void __launch_bounds__(kBlockThreads)
+    MoveRows(const W* from, W* to, const int32_t* rows, int64_t words, bool gather) {
+  const int64_t row = rows[blockIdx.x], from_row = gather ? row : blockIdx.x, to_row = gather ? blockIdx.x : row;
+  for (int64_t i = threadIdx.x; i < words; i += kBlockThreads) to[to_row * words + i] = from[from_row * words + i];
+}
+
+void Move(Stream& stream, const Tensor& from, const Tensor& to, const Tensor& rows, bool gather) {
+  const int64_t bytes = from.dim(1) * static_cast<int64_t>(SizeOf(from.dtype()));
+  if (rows.dim(0) == 0 || bytes == 0) return;
+  const auto launch = [&](auto word) {
+    using W = decltype(word);
+    MoveRows<W><<<static_cast<unsigned>(rows.dim(0)), kBlockThreads, 0, HandleOf(stream)>>>(
+        static_cast<const W*>(from.raw()), static_cast<W*>(to.raw()), rows.data<int32_t>(),
+        bytes / static_cast<int64_t>(sizeof(W)), gather);
+  };
+  const auto aligned = [&](uintptr_t to_bytes) {
+    return bytes % static_cast<int64_t>(to_bytes) == 0 && reinterpret_cast<uintptr_t>(from.raw()) % to_bytes == 0 &&
+           reinterpret_cast<uintptr_t>(to.raw()) % to_bytes == 0;
+  };
+  aligned(16) ? launch(uint4{}) : aligned(4) ? launch(uint32_t{}) : launch(uint16_t{});
+  GROUPER_CUDA_LAUNCHED();
+}
+
 }  // namespace
+
+void GatherRows(Stream& stream, const Tensor& all, const Tensor& rows, const Tensor& some) { Move(stream, all, some, rows, true); }
+void ScatterRows(Stream& stream, const Tensor& some, const Tensor& rows, const Tensor& all) { Move(stream, some, all, rows, false); }
 
 void Add(Stream& stream, const Tensor& x, const Tensor& y) {
   if (y.size() == 0) return;

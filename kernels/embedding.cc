@@ -26,6 +26,14 @@ void Embedding(Stream& stream, const Tensor& table, const int32_t* ids, const Te
             [&](auto) { cuda::Embedding(stream, table, ids, out); });
 }
 
+void Embedding(Stream& stream, const Tensor& table, const Tensor& ids, const Tensor& out) {
+  CHECK(ids.rank() == 1 && ids.dim(0) == out.dim(0) && ids.device() == stream.device) << ids.ShapeString();
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda) return cuda::EmbeddingDevice(stream, table, ids.data<int32_t>(), out);
+  }
+  Embedding(stream, table, ids.data<int32_t>(), out);
+}
+
 void EmbeddingBackward(Stream& stream, const Tensor& dout, const int32_t* ids, const Tensor& dtable) {
   CheckIds(dtable, ids, dout);
   CHECK(dtable.dtype() == AccumulatorOf(dout.dtype())) << dtable.ShapeString() << " " << dout.ShapeString();

@@ -1,3 +1,4 @@
+#include "absl/types/span.h"
 #include "kernels/linear.h"
 
 #include "kernels/dispatch.h"
@@ -15,14 +16,14 @@ void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight,
 template <typename S>
 void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias);
 template <typename S>
-void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather,
+void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> offsets, absl::Span<const int32_t> gather,
                    const Tensor& weight, const PackedMatrix* packed, const Tensor& y);
 template <typename S>
-void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets, const Tensor& weight,
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<const int32_t> offsets, const Tensor& weight,
                                 const Tensor& dx);
 template <typename S>
-void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
-                                 const std::vector<int32_t>& gather, const Tensor& dweight);
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
+                                 absl::Span<const int32_t> gather, const Tensor& dweight);
 }  // namespace cpu
 
 namespace {
@@ -46,7 +47,7 @@ void CheckPacked(const PackedMatrix* packed, const Tensor& weight) {
       << "packed for " << layout->experts << " x " << layout->n << " x " << layout->k << ", weight " << weight.ShapeString();
 }
 
-void CheckGroups(const Tensor& weight, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather) {
+void CheckGroups(const Tensor& weight, absl::Span<const int32_t> offsets, absl::Span<const int32_t> gather) {
   CHECK(weight.rank() == 3) << weight.ShapeString();
   CHECK_EQ(static_cast<int64_t>(offsets.size()), weight.dim(0) + 1);
   CHECK_EQ(offsets[0], 0);
@@ -84,7 +85,7 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
             [&](auto) { cuda::LinearBackwardWeight(stream, dy, x, dweight, dbias); });
 }
 
-void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather,
+void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> offsets, absl::Span<const int32_t> gather,
                    const Tensor& weight, const PackedMatrix* packed, const Tensor& y) {
   CheckGroups(weight, offsets, gather);
   CheckMatrix(x, weight.dtype(), gather.empty() ? offsets.back() : x.dim(0), weight.dim(2), "x");
@@ -95,7 +96,7 @@ void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& 
             [&](auto) { cuda::GroupedLinear(stream, x, offsets, gather, weight, packed, y); });
 }
 
-void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets, const Tensor& weight,
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<const int32_t> offsets, const Tensor& weight,
                                 const Tensor& dx) {
   CheckGroups(weight, offsets, {});
   CheckMatrix(dy, weight.dtype(), offsets.back(), weight.dim(1), "dy");
@@ -104,8 +105,8 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vec
             [&](auto) { cuda::GroupedLinearBackwardInput(stream, dy, offsets, weight, dx); });
 }
 
-void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
-                                 const std::vector<int32_t>& gather, const Tensor& dweight) {
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
+                                 absl::Span<const int32_t> gather, const Tensor& dweight) {
   CheckGroups(dweight, offsets, gather);
   CHECK(dweight.dtype() == AccumulatorOf(dy.dtype())) << dweight.ShapeString() << " for " << dy.ShapeString();
   CheckMatrix(dy, dy.dtype(), offsets.back(), dweight.dim(1), "dy");
@@ -113,6 +114,48 @@ void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor&
   for (int32_t row : gather) CHECK(row >= 0 && row < x.dim(0)) << "gather " << row;
   ByStorage(dy, [&](auto s) { cpu::GroupedLinearBackwardWeight<decltype(s)>(stream, dy, x, offsets, gather, dweight); },
             [&](auto) { cuda::GroupedLinearBackwardWeight(stream, dy, x, offsets, gather, dweight); });
+}
+
+namespace {
+
+absl::Span<const int32_t> OnHost(const Tensor& t) {
+  return t.empty() ? absl::Span<const int32_t>() : absl::MakeConstSpan(t.data<int32_t>(), static_cast<size_t>(t.size()));
+}
+
+cuda::DeviceGroups OnDevice(const Stream& stream, const Tensor& offsets, const Tensor& gather, const Tensor& weight, int64_t rows) {
+  CHECK(offsets.device() == stream.device && offsets.rank() == 1 && weight.rank() == 3 && offsets.dim(0) == weight.dim(0) + 1)
+      << offsets.ShapeString() << " for " << weight.ShapeString();
+  if (gather.empty()) return {offsets.data<int32_t>(), nullptr, rows};
+  CHECK(gather.device() == stream.device && gather.rank() == 1 && gather.dim(0) == rows) << gather.ShapeString();
+  return {offsets.data<int32_t>(), gather.data<int32_t>(), rows};
+}
+
+}  // namespace
+
+void GroupedLinear(Stream& stream, const Tensor& x, const Tensor& offsets, const Tensor& gather, const Tensor& weight,
+                   const PackedMatrix* packed, const Tensor& y) {
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda)
+      return cuda::GroupedLinear(stream, x, OnDevice(stream, offsets, gather, weight, y.dim(0)), weight, y);
+  }
+  GroupedLinear(stream, x, OnHost(offsets), OnHost(gather), weight, packed, y);
+}
+
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& offsets, const Tensor& weight, const Tensor& dx) {
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda)
+      return cuda::GroupedLinearBackwardInput(stream, dy, OnDevice(stream, offsets, {}, weight, dy.dim(0)), weight, dx);
+  }
+  GroupedLinearBackwardInput(stream, dy, OnHost(offsets), weight, dx);
+}
+
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& offsets, const Tensor& gather,
+                                 const Tensor& dweight) {
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda)
+      return cuda::GroupedLinearBackwardWeight(stream, dy, x, OnDevice(stream, offsets, gather, dweight, dy.dim(0)), dweight);
+  }
+  GroupedLinearBackwardWeight(stream, dy, x, OnHost(offsets), OnHost(gather), dweight);
 }
 
 }  // namespace grouper::kernels

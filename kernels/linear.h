@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "common/tensor/stream.h"
 
 namespace grouper::kernels {
@@ -46,13 +47,21 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
 
 // Grouped: row r of x belongs to expert e when offsets[e] <= r < offsets[e+1]; offsets has E+1 entries on the host, offsets[E] = R.
 // x [R, K], weight [E, N, K], y [R, N] (=). With `gather` (R entries; may be empty) row r of the input is x[gather[r]], x [T, K].
-void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather,
+void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> offsets, absl::Span<const int32_t> gather,
                    const Tensor& weight, const PackedMatrix* packed, const Tensor& y);
 // dx [R, K] (=) = dy [R, N] · weight[e] [N, K].
-void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets, const Tensor& weight,
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<const int32_t> offsets, const Tensor& weight,
                                 const Tensor& dx);
 // dweight [E, N, K] += per expert, rows ascending; x gathered as above.
-void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
-                                 const std::vector<int32_t>& gather, const Tensor& dweight);
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
+                                 absl::Span<const int32_t> gather, const Tensor& dweight);
+
+// The same with offsets [E + 1] and gather [R] (or empty) as int32 tensors on the stream's device, where they are not checked:
+// moe.h's ExpertOrder. R is y's (dy's) number of rows.
+void GroupedLinear(Stream& stream, const Tensor& x, const Tensor& offsets, const Tensor& gather, const Tensor& weight,
+                   const PackedMatrix* packed, const Tensor& y);
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& offsets, const Tensor& weight, const Tensor& dx);
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& offsets, const Tensor& gather,
+                                 const Tensor& dweight);
 
 }  // namespace grouper::kernels

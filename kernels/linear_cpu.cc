@@ -1,3 +1,4 @@
+#include "absl/types/span.h"
 #include "kernels/linear.h"
 
 #include <new>
@@ -142,7 +143,7 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
 }
 
 template <typename S>
-void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather,
+void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> offsets, absl::Span<const int32_t> gather,
                    const Tensor& weight, const PackedMatrix* packed, const Tensor& y) {
   using T = Compute<S>;
   const Arena::Mark mark = stream.scratch.mark();
@@ -165,7 +166,7 @@ void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& 
 }
 
 template <typename S>
-void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets, const Tensor& weight,
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<const int32_t> offsets, const Tensor& weight,
                                 const Tensor& dx) {
   const Arena::Mark mark = stream.scratch.mark();
   const size_t experts = offsets.size() - 1;
@@ -182,8 +183,8 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vec
 }
 
 template <typename S>
-void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
-                                 const std::vector<int32_t>& gather, const Tensor& dweight) {
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
+                                 absl::Span<const int32_t> gather, const Tensor& dweight) {
   const Arena::Mark mark = stream.scratch.mark();
   const size_t experts = offsets.size() - 1;
   Product<S, Compute<S>>* products = NewProducts<S>(stream, experts);
@@ -208,15 +209,15 @@ template void LinearBackwardInput<bf16>(Stream&, const Tensor&, const Tensor&, c
 template void LinearBackwardWeight<float>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
 template void LinearBackwardWeight<double>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
 template void LinearBackwardWeight<bf16>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
-using Rows = std::vector<int32_t>;
-template void GroupedLinear<float>(Stream&, const Tensor&, const Rows&, const Rows&, const Tensor&, const PackedMatrix*, const Tensor&);
-template void GroupedLinear<double>(Stream&, const Tensor&, const Rows&, const Rows&, const Tensor&, const PackedMatrix*, const Tensor&);
-template void GroupedLinear<bf16>(Stream&, const Tensor&, const Rows&, const Rows&, const Tensor&, const PackedMatrix*, const Tensor&);
-template void GroupedLinearBackwardInput<float>(Stream&, const Tensor&, const Rows&, const Tensor&, const Tensor&);
-template void GroupedLinearBackwardInput<double>(Stream&, const Tensor&, const Rows&, const Tensor&, const Tensor&);
-template void GroupedLinearBackwardInput<bf16>(Stream&, const Tensor&, const Rows&, const Tensor&, const Tensor&);
-template void GroupedLinearBackwardWeight<float>(Stream&, const Tensor&, const Tensor&, const Rows&, const Rows&, const Tensor&);
-template void GroupedLinearBackwardWeight<double>(Stream&, const Tensor&, const Tensor&, const Rows&, const Rows&, const Tensor&);
-template void GroupedLinearBackwardWeight<bf16>(Stream&, const Tensor&, const Tensor&, const Rows&, const Rows&, const Tensor&);
+using Rows = absl::Span<const int32_t>;
+template void GroupedLinear<float>(Stream&, const Tensor&, Rows, Rows, const Tensor&, const PackedMatrix*, const Tensor&);
+template void GroupedLinear<double>(Stream&, const Tensor&, Rows, Rows, const Tensor&, const PackedMatrix*, const Tensor&);
+template void GroupedLinear<bf16>(Stream&, const Tensor&, Rows, Rows, const Tensor&, const PackedMatrix*, const Tensor&);
+template void GroupedLinearBackwardInput<float>(Stream&, const Tensor&, Rows, const Tensor&, const Tensor&);
+template void GroupedLinearBackwardInput<double>(Stream&, const Tensor&, Rows, const Tensor&, const Tensor&);
+template void GroupedLinearBackwardInput<bf16>(Stream&, const Tensor&, Rows, const Tensor&, const Tensor&);
+template void GroupedLinearBackwardWeight<float>(Stream&, const Tensor&, const Tensor&, Rows, Rows, const Tensor&);
+template void GroupedLinearBackwardWeight<double>(Stream&, const Tensor&, const Tensor&, Rows, Rows, const Tensor&);
+template void GroupedLinearBackwardWeight<bf16>(Stream&, const Tensor&, const Tensor&, Rows, Rows, const Tensor&);
 
 }  // namespace grouper::kernels::cpu

@@ -1,3 +1,4 @@
+#include "absl/types/span.h"
 #include "kernels/linear_cuda.h"
 
 #include <cuda_bf16.h>
@@ -99,14 +100,14 @@ Tensor GatherRows(Stream& stream, const Tensor& x, const DeviceGroups& groups) {
 }
 
 // The copy is over when the call returns: pageable memory is staged by the driver.
-const int32_t* Upload(Stream& stream, const std::vector<int32_t>& values) {
+const int32_t* Upload(Stream& stream, absl::Span<const int32_t> values) {
   if (values.empty()) return nullptr;
   void* copy = stream.scratch.Allocate(values.size() * 4);
   GROUPER_CUDA_CHECK(cudaMemcpyAsync(copy, values.data(), values.size() * 4, cudaMemcpyHostToDevice, HandleOf(stream)));
   return static_cast<const int32_t*>(copy);
 }
 
-DeviceGroups Upload(Stream& stream, const std::vector<int32_t>& offsets, const std::vector<int32_t>& gather) {
+DeviceGroups Upload(Stream& stream, absl::Span<const int32_t> offsets, absl::Span<const int32_t> gather) {
   return {Upload(stream, offsets), Upload(stream, gather), offsets.back()};
 }
 
@@ -303,22 +304,22 @@ void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor&
   stream.scratch.Release(mark);
 }
 
-void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets,
-                   const std::vector<int32_t>& gather, const Tensor& weight, const PackedMatrix*, const Tensor& y) {
+void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> offsets,
+                   absl::Span<const int32_t> gather, const Tensor& weight, const PackedMatrix*, const Tensor& y) {
   const Arena::Mark mark = stream.scratch.mark();
   GroupedLinear(stream, x, Upload(stream, offsets, gather), weight, y);
   stream.scratch.Release(mark);
 }
 
-void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets,
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<const int32_t> offsets,
                                 const Tensor& weight, const Tensor& dx) {
   const Arena::Mark mark = stream.scratch.mark();
   GroupedLinearBackwardInput(stream, dy, Upload(stream, offsets, {}), weight, dx);
   stream.scratch.Release(mark);
 }
 
-void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
-                                 const std::vector<int32_t>& gather, const Tensor& dweight) {
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
+                                 absl::Span<const int32_t> gather, const Tensor& dweight) {
   const Arena::Mark mark = stream.scratch.mark();
   GroupedLinearBackwardWeight(stream, dy, x, Upload(stream, offsets, gather), dweight);
   stream.scratch.Release(mark);

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "absl/types/span.h"
 #include "common/tensor/stream.h"
 #include "kernels/gemm.h"
 #include "kernels/linear.h"
@@ -30,13 +31,13 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const DeviceGr
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const DeviceGroups& groups,
                                  const Tensor& dweight);
 
-void GroupedLinear(Stream& stream, const Tensor& x, const std::vector<int32_t>& offsets,
-                   const std::vector<int32_t>& gather, const Tensor& weight, const PackedMatrix* packed,
+void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> offsets,
+                   absl::Span<const int32_t> gather, const Tensor& weight, const PackedMatrix* packed,
                    const Tensor& y);
-void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const std::vector<int32_t>& offsets,
+void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<const int32_t> offsets,
                                 const Tensor& weight, const Tensor& dx);
-void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const std::vector<int32_t>& offsets,
-                                 const std::vector<int32_t>& gather, const Tensor& dweight);
+void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
+                                 absl::Span<const int32_t> gather, const Tensor& dweight);
 
 void Gemm(Stream& stream, const GemmParams& params);
 

@@ -1,5 +1,8 @@
 #include "kernels/moe.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "kernels/dispatch.h"
 #include "kernels/moe_cuda.h"
 
@@ -73,30 +76,50 @@ void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& sco
       [&](auto) { cuda::RouteBackward(stream, config, scores, expert_ids, dweights, dlogits); });
 }
 
-ExpertOrder SortByExpert(const Tensor& expert_ids, int num_experts) {
-  if constexpr (kWithCuda) {
-    if (expert_ids.device().kind == Device::Kind::kCuda) return cuda::SortByExpert(expert_ids, num_experts);
-  }
+ExpertOrder SortByExpert(Stream& stream, const Tensor& expert_ids, int num_experts, Arena& memory, const Tensor& offsets) {
+  CHECK(expert_ids.rank() == 2 && expert_ids.device() == stream.device) << expert_ids.ShapeString();
   const int64_t slots = expert_ids.size(), top_k = expert_ids.dim(1);
-  const int32_t* ids = expert_ids.data<int32_t>();
+  CHECK(slots <= INT32_MAX && expert_ids.contiguous()) << expert_ids.ShapeString();
   ExpertOrder order;
-  order.offsets.assign(static_cast<size_t>(num_experts) + 1, 0);
-  order.token.resize(static_cast<size_t>(slots));
-  order.row_of.resize(static_cast<size_t>(slots));
-  for (int64_t i = 0; i < slots; ++i) ++order.offsets[ids[i] + 1];
-  for (int e = 0; e < num_experts; ++e) order.offsets[e + 1] += order.offsets[e];
-  std::vector<int32_t> next(order.offsets.begin(), order.offsets.end() - 1);
+  order.offsets = offsets.empty() ? memory.New(DType::kI32, {num_experts + 1}) : offsets;
+  CHECK(order.offsets.rank() == 1 && order.offsets.dim(0) == num_experts + 1 && order.offsets.device() == stream.device);
+  order.token = memory.New(DType::kI32, {slots});
+  order.row_of = memory.New(DType::kI32, {slots});
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda) {
+      cuda::SortByExpert(stream, expert_ids, order);
+      return order;
+    }
+  }
+  const int32_t* const ids = expert_ids.data<int32_t>();
+  int32_t* const begin = order.offsets.data<int32_t>();
+  int32_t* const token = order.token.data<int32_t>();
+  int32_t* const row_of = order.row_of.data<int32_t>();
+  // begin[e + 1] first counts expert e's rows, then is where its next row goes, and in the end where its rows end.
+  std::fill_n(begin, num_experts + 1, 0);
+  for (int64_t i = 0; i < slots; ++i) ++begin[ids[i] + 1];
+  int32_t rows = 0;
+  for (int e = 0; e < num_experts; ++e) rows += std::exchange(begin[e + 1], rows);
   for (int64_t i = 0; i < slots; ++i) {
-    const int32_t row = next[ids[i]]++;
-    order.token[row] = static_cast<int32_t>(i / top_k);
-    order.row_of[i] = row;
+    const int32_t row = begin[ids[i] + 1]++;
+    token[row] = static_cast<int32_t>(i / top_k);
+    row_of[i] = row;
   }
   return order;
 }
 
+namespace {
+
+void CheckOrder(const ExpertOrder& order, const Tensor& slots) {
+  CHECK(order.row_of.rank() == 1 && order.row_of.dim(0) == slots.size() && order.row_of.device() == slots.device())
+      << order.row_of.ShapeString() << " for " << slots.ShapeString();
+}
+
+}  // namespace
+
 void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights,
                     const Tensor& y, bool accumulate) {
-  CHECK_EQ(static_cast<int64_t>(order.row_of.size()), weights.size());
+  CheckOrder(order, weights);
   CheckShape(expert_out, y.dtype(), weights.size(), y.dim(1), "expert_out");
   CheckShape(weights, AccumulatorOf(y.dtype()), y.dim(0), weights.dim(1), "weights");
   ByStorage(y, [&](auto s) { cpu::CombineExperts<decltype(s)>(stream, order, expert_out, weights, y, accumulate); },
@@ -105,6 +128,7 @@ void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expe
 
 void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
                             const Tensor& weights, const Tensor& d_expert_out, const Tensor& dweights) {
+  CheckOrder(order, weights);
   CheckShape(expert_out, dy.dtype(), weights.size(), dy.dim(1), "expert_out");
   CheckShape(d_expert_out, dy.dtype(), weights.size(), dy.dim(1), "d_expert_out");
   CheckShape(dweights, weights.dtype(), weights.dim(0), weights.dim(1), "dweights");
@@ -118,6 +142,7 @@ void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tens
 
 void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {
   CheckShape(d_rows, dx.dtype(), dx.dim(0) * top_k, dx.dim(1), "d_rows");
+  CHECK_EQ(order.row_of.size(), d_rows.dim(0));
   ByStorage(dx, [&](auto s) { cpu::ScatterExpertRows<decltype(s)>(stream, order, d_rows, top_k, dx); },
             [&](auto) { cuda::ScatterExpertRows(stream, order, d_rows, top_k, dx); });
 }

@@ -34,13 +34,16 @@ void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, con
 void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids,
                    const Tensor& dweights, const Tensor& dlogits);
 
-// The rows of a batch sorted by expert, stable: within an expert, tokens ascending (then slots ascending).
+// The rows of a batch sorted by expert, stable: within an expert, tokens ascending (then slots ascending). int32, where
+// the ids are.
 struct ExpertOrder {
-  std::vector<int32_t> offsets;  // [E + 1]
-  std::vector<int32_t> token;    // [T * top_k]: sorted row -> token, the `gather` of GroupedLinear
-  std::vector<int32_t> row_of;   // [T * top_k]: token * top_k + slot -> sorted row
+  Tensor offsets;  // [E + 1]: expert e has sorted rows offsets[e] .. offsets[e + 1]
+  Tensor token;    // [T * top_k]: sorted row -> token, the `gather` of GroupedLinear
+  Tensor row_of;   // [T * top_k]: token * top_k + slot -> sorted row
 };
-ExpertOrder SortByExpert(const Tensor& expert_ids, int num_experts);
+// In `memory`, of the stream's device; `offsets`, unless empty, is taken for the order's own. Ids are Route's: below
+// num_experts.
+ExpertOrder SortByExpert(Stream& stream, const Tensor& expert_ids, int num_experts, Arena& memory, const Tensor& offsets = {});
 
 // y [T, D] (= or +=) sum over slots k ascending of weights[t, k] * expert_out[row_of[t, k]]: one fma chain per element
 // starting from 0 (or from y). expert_out [T * top_k, D].
@@ -55,7 +58,7 @@ void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tens
 void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx);
 
 // Aux-loss-free balancing (arXiv 2408.15664): bias[e] += rate * sign(mean(load) - load[e]). load: tokens per expert of
-// a step.
+// a step. Waits when the bias is on a device.
 void UpdateExpertBias(const std::vector<int64_t>& load, double rate, const Tensor& bias);
 
 }  // namespace grouper::kernels

@@ -148,6 +148,7 @@ void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expe
                     const Tensor& y, bool accumulate) {
   using T = Compute<S>;
   const int64_t top_k = weights.dim(1), width = y.dim(1);
+  const int32_t* const row_of = order.row_of.data<int32_t>();
   stream.threads.ParallelFor(y.dim(0), kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       S* out = y.row<S>(t);
@@ -156,7 +157,7 @@ void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expe
         const int64_t n = std::min<int64_t>(kLanes, width - d);
         Vec<T> acc = accumulate ? LoadPartial(out + d, n) : Vec<T>::Zero();
         for (int64_t k = 0; k < top_k; ++k) {
-          const S* row = expert_out.row<S>(order.row_of[t * top_k + k]) + d;
+          const S* row = expert_out.row<S>(row_of[t * top_k + k]) + d;
           acc = Fma(Vec<T>::Broadcast(weight[k]), n == kLanes ? Load(row) : LoadPartial(row, n), acc);
         }
         n == kLanes ? Store(out + d, acc) : StorePartial(out + d, acc, n);
@@ -170,11 +171,12 @@ void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tens
                             const Tensor& weights, const Tensor& d_expert_out, const Tensor& dweights) {
   using T = Compute<S>;
   const int64_t top_k = weights.dim(1), width = dy.dim(1);
+  const int32_t* const row_of = order.row_of.data<int32_t>();
   stream.threads.ParallelFor(dy.dim(0), kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const S* g = dy.row<S>(t);
       for (int64_t k = 0; k < top_k; ++k) {
-        const int64_t row = order.row_of[t * top_k + k];
+        const int64_t row = row_of[t * top_k + k];
         const S* out = expert_out.row<S>(row);
         S* d_out = d_expert_out.row<S>(row);
         const Vec<T> weight = Vec<T>::Broadcast(weights.row<T>(t)[k]);
@@ -195,6 +197,7 @@ template <typename S>
 void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {
   using T = Compute<S>;
   const int64_t width = dx.dim(1);
+  const int32_t* const row_of = order.row_of.data<int32_t>();
   stream.threads.ParallelFor(dx.dim(0), kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       S* out = dx.row<S>(t);
@@ -202,7 +205,7 @@ void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d
         const int64_t n = std::min<int64_t>(kLanes, width - d);
         Vec<T> acc = LoadPartial(out + d, n);
         for (int k = 0; k < top_k; ++k) {
-          const S* row = d_rows.row<S>(order.row_of[t * top_k + k]) + d;
+          const S* row = d_rows.row<S>(row_of[t * top_k + k]) + d;
           acc = acc + (n == kLanes ? Load(row) : LoadPartial(row, n));
         }
         n == kLanes ? Store(out + d, acc) : StorePartial(out + d, acc, n);

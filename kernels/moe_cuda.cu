@@ -275,29 +275,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   StoreFloat(out, sum);
 }
 
-__global__ void CountLoad(const int32_t* offsets, int experts, int64_t* load) {
-  for (int e = static_cast<int>(threadIdx.x); e < experts; e += static_cast<int>(blockDim.x)) load[e] += offsets[e + 1] - offsets[e];
-}
-
-__global__ void StepBias(const int64_t* load, int experts, double rate, float* bias) {
-  int64_t total = 0;
-  for (int e = 0; e < experts; ++e) total += load[e];
-  for (int e = static_cast<int>(threadIdx.x); e < experts; e += static_cast<int>(blockDim.x)) {
-    const int64_t scaled = load[e] * experts;
-    const double step = total > scaled ? rate : total < scaled ? -rate : 0;
-    bias[e] = static_cast<float>(static_cast<double>(bias[e]) + step);
-  }
-}
-
 dim3 TokenBlocks(const Tensor& t) { return dim3(static_cast<unsigned>(t.dim(0)), BlocksFor(t.dim(1))); }
-
-// What the functions below read of an order, staged for one op.
-DeviceExpertOrder StageRows(Stream& stream, const ExpertOrder& order) {
-  DeviceExpertOrder device;
-  device.slots = static_cast<int64_t>(order.row_of.size());
-  device.row_of = Staged(stream, order.row_of.data(), device.slots);
-  return device;
-}
 
 }  // namespace
 
@@ -324,99 +302,46 @@ void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& sco
   GROUPER_CUDA_LAUNCHED();
 }
 
-DeviceExpertOrder SortByExpertDevice(Stream& stream, const Tensor& expert_ids, int num_experts, Arena& memory) {
-  const int64_t slots = expert_ids.size();
-  CHECK_LE(slots, int64_t{0x7fffffff});
-  const auto make = [&](int64_t n) { return static_cast<int32_t*>(memory.Allocate(sizeof(int32_t) * static_cast<size_t>(n))); };
-  DeviceExpertOrder order;
-  order.offsets = make(num_experts + 1);
-  order.token = make(slots);
-  order.row_of = make(slots);
-  order.slots = slots;
-  order.num_experts = num_experts;
-  SortSlots<<<static_cast<unsigned>(num_experts), kSortThreads, 0, HandleOf(stream)>>>(
-      expert_ids.data<int32_t>(), expert_ids.stride(0), static_cast<int>(expert_ids.dim(1)), slots, order.offsets, order.token,
-      order.row_of);
+void SortByExpert(Stream& stream, const Tensor& expert_ids, const ExpertOrder& order) {
+  const int64_t experts = order.offsets.dim(0) - 1;
+  SortSlots<<<static_cast<unsigned>(experts), kSortThreads, 0, HandleOf(stream)>>>(
+      expert_ids.data<int32_t>(), expert_ids.stride(0), static_cast<int>(expert_ids.dim(1)), expert_ids.size(),
+      order.offsets.data<int32_t>(), order.token.data<int32_t>(), order.row_of.data<int32_t>());
   GROUPER_CUDA_LAUNCHED();
-  return order;
 }
 
-ExpertOrder SortByExpert(const Tensor& expert_ids, int num_experts) {
-  const int64_t rows = expert_ids.dim(0), top_k = expert_ids.dim(1);
-  std::vector<int32_t> ids(static_cast<size_t>(expert_ids.size()));
-  GROUPER_CUDA_CHECK(cudaDeviceSynchronize());
-  if (!ids.empty()) {
-    const size_t width = sizeof(int32_t) * static_cast<size_t>(top_k);
-    GROUPER_CUDA_CHECK(cudaMemcpy2D(ids.data(), width, expert_ids.raw(), sizeof(int32_t) * static_cast<size_t>(expert_ids.stride(0)),
-                                    width, static_cast<size_t>(rows), cudaMemcpyDeviceToHost));
-  }
-  // An empty vector has no data, and a tensor without data is no tensor.
-  int32_t none = 0;
-  return kernels::SortByExpert(Tensor(ids.empty() ? &none : ids.data(), DType::kI32, {rows, top_k}), num_experts);
-}
-
-void CombineExperts(Stream& stream, const DeviceExpertOrder& order, const Tensor& expert_out, const Tensor& weights,
+void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights,
                     const Tensor& y, bool accumulate) {
   if (y.size() == 0) return;
   ByDeviceStorage(y.dtype(), [&](auto s) {
     using S = decltype(s);
     CombineRows<S><<<TokenBlocks(y), kBlockThreads, 0, HandleOf(stream)>>>(
-        order.row_of, static_cast<int>(weights.dim(1)), RowsOnDevice<S>(expert_out), weights.data<float>(), weights.stride(0),
+        order.row_of.data<int32_t>(), static_cast<int>(weights.dim(1)), RowsOnDevice<S>(expert_out), weights.data<float>(), weights.stride(0),
         RowsOnDevice<S>(y), y.dim(1), accumulate);
   });
   GROUPER_CUDA_LAUNCHED();
 }
 
-void CombineExpertsBackward(Stream& stream, const DeviceExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
+void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
                             const Tensor& weights, const Tensor& d_expert_out, const Tensor& dweights) {
   const int64_t slots = weights.size();
   if (slots == 0) return;
   ByDeviceStorage(dy.dtype(), [&](auto s) {
     using S = decltype(s);
     CombineRowsBackward<S><<<BlocksFor(slots * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(
-        order.row_of, static_cast<int>(weights.dim(1)), RowsOnDevice<S>(dy), RowsOnDevice<S>(expert_out), weights.data<float>(),
+        order.row_of.data<int32_t>(), static_cast<int>(weights.dim(1)), RowsOnDevice<S>(dy), RowsOnDevice<S>(expert_out), weights.data<float>(),
         weights.stride(0), RowsOnDevice<S>(d_expert_out), dweights.data<float>(), dweights.stride(0), slots, dy.dim(1));
   });
   GROUPER_CUDA_LAUNCHED();
 }
 
-void ScatterExpertRows(Stream& stream, const DeviceExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {
+void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {
   if (dx.size() == 0) return;
   ByDeviceStorage(dx.dtype(), [&](auto s) {
     using S = decltype(s);
-    ScatterRows<S><<<TokenBlocks(dx), kBlockThreads, 0, HandleOf(stream)>>>(order.row_of, top_k, RowsOnDevice<S>(d_rows),
+    ScatterRows<S><<<TokenBlocks(dx), kBlockThreads, 0, HandleOf(stream)>>>(order.row_of.data<int32_t>(), top_k, RowsOnDevice<S>(d_rows),
                                                                             RowsOnDevice<S>(dx), dx.dim(1));
   });
-  GROUPER_CUDA_LAUNCHED();
-}
-
-void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights,
-                    const Tensor& y, bool accumulate) {
-  const Arena::Mark mark = stream.scratch.mark();
-  CombineExperts(stream, StageRows(stream, order), expert_out, weights, y, accumulate);
-  stream.scratch.Release(mark);
-}
-
-void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
-                            const Tensor& weights, const Tensor& d_expert_out, const Tensor& dweights) {
-  const Arena::Mark mark = stream.scratch.mark();
-  CombineExpertsBackward(stream, StageRows(stream, order), dy, expert_out, weights, d_expert_out, dweights);
-  stream.scratch.Release(mark);
-}
-
-void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {
-  const Arena::Mark mark = stream.scratch.mark();
-  ScatterExpertRows(stream, StageRows(stream, order), d_rows, top_k, dx);
-  stream.scratch.Release(mark);
-}
-
-void AddExpertLoad(Stream& stream, const DeviceExpertOrder& order, int64_t* load) {
-  CountLoad<<<1, kBlockThreads, 0, HandleOf(stream)>>>(order.offsets, order.num_experts, load);
-  GROUPER_CUDA_LAUNCHED();
-}
-
-void UpdateExpertBiasDevice(Stream& stream, const int64_t* load, double rate, const Tensor& bias) {
-  StepBias<<<1, kBlockThreads, 0, HandleOf(stream)>>>(load, static_cast<int>(bias.dim(0)), rate, bias.data<float>());
   GROUPER_CUDA_LAUNCHED();
 }
 

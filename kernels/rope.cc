@@ -24,4 +24,12 @@ void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeT
             [&](auto) { cuda::Rope(stream, x, positions, table, inverse); });
 }
 
+void Rope(Stream& stream, const Tensor& x, const Tensor& positions, const RopeTable& table, bool inverse) {
+  CHECK(positions.rank() == 1 && positions.dim(0) == x.dim(0) && positions.device() == stream.device) << positions.ShapeString();
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda) return cuda::RopeDevice(stream, x, positions.data<int32_t>(), table, inverse);
+  }
+  Rope(stream, x, positions.data<int32_t>(), table, inverse);
+}
+
 }  // namespace grouper::kernels

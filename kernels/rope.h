@@ -20,5 +20,7 @@ struct RopeTable {
 // In place on x [T, H, D] (strided): row t is at positions[t] < max_position. inverse: the transposed rotation, which is the
 // gradient of the forward one.
 void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse);
+// positions [T] int32 on the stream's device, where they are not checked.
+void Rope(Stream& stream, const Tensor& x, const Tensor& positions, const RopeTable& table, bool inverse);
 
 }  // namespace grouper::kernels

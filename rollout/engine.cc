@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/failpoint.h"
 #include "common/base/status.h"
+#include "common/tensor/cuda.h"
 #include "rollout/scheduler.h"
 #include "rollout/sequence.h"
 
@@ -17,9 +18,10 @@ struct Engine::State {
   State(const Model& model, std::shared_ptr<const Tokenizer> tokenizer, ThreadPool& threads, const EngineOptions& options, int32_t pages)
       : model(model),
         tokenizer(std::move(tokenizer)),
-        stream(threads),
-        kv(model.config(), model.dtype(), pages),
-        scheduler(kv, stream, model.config().num_hidden_layers, options) {}
+        stream(threads, model.device()),
+        kv(model.config(), model.dtype(), pages, model.device()),
+        scheduler(kv, stream, model.config().num_hidden_layers, options),
+        arena(model.device(), stream.handle) {}
 
   const Model& model;
   std::shared_ptr<const Tokenizer> tokenizer;
@@ -72,10 +74,14 @@ absl::Status CheckRequest(const v1::GenerateRequest& request, const Model& model
 }
 
 // Pages for every sequence's full context, as far as memory allows.
-int32_t DefaultPages(const ModelConfig& config, DType dtype, const EngineOptions& options) {
+int32_t DefaultPages(const Model& model, const EngineOptions& options) {
+  const ModelConfig& config = model.config();
   const int64_t one = (config.max_position_embeddings + kernels::kPageTokens - 1) / kernels::kPageTokens + 1;
-  const int64_t memory = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE) / 4;
-  const int64_t affordable = memory / static_cast<int64_t>(KvPool::BytesPerPage(config, dtype));
+  // On a device pages are taken at once: a third of what is free leaves room for training.
+  const Device device = model.device();
+  const int64_t memory = device.kind == Device::Kind::kCuda ? static_cast<int64_t>(cuda::Memory(device.index).free / 3)
+                                                            : static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE) / 4;
+  const int64_t affordable = memory / static_cast<int64_t>(KvPool::BytesPerPage(config, model.dtype()));
   return static_cast<int32_t>(std::clamp(one * options.max_sequences, one, std::max(one, std::min<int64_t>(affordable, INT32_MAX))));
 }
 
@@ -94,7 +100,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model& model, std::
     return absl::InvalidArgumentError(absl::StrCat("rollout.cache_pages: ", options.cache_pages, ", expected at least ", least,
                                                    " for one context of ", context, " tokens (or a smaller model.max_context)"));
   }
-  const int32_t pages = options.cache_pages != 0 ? options.cache_pages : DefaultPages(model.config(), model.dtype(), options);
+  const int32_t pages = options.cache_pages != 0 ? options.cache_pages : DefaultPages(model, options);
   return std::unique_ptr<Engine>(new Engine(std::make_unique<State>(model, std::move(tokenizer), threads, options, pages)));
 }
 

@@ -60,7 +60,7 @@ class RolloutServiceOverEngine : public v1::RolloutService::WithCallbackMethod_G
     status->set_weight_version(version_);
     status->set_weight_digest(digest_);
     status->set_serving(version_ > 0);
-    status->set_numerics_id(NumericsId(model_.dtype()));
+    status->set_numerics_id(NumericsId(model_.dtype(), model_.device()));
     status->set_model(absl::StrCat(model_.config().architecture, ", ", model_.config().NumParameters(), " parameters"));
     status->set_process_id(process_id_);
     status->set_running_sequences(static_cast<uint32_t>(stats_.running));

@@ -5,11 +5,10 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/failpoint.h"
 #include "common/base/status.h"
+#include "common/tensor/host_memory.h"
 
 namespace grouper {
 namespace {
-
-uint64_t Bytes(const Tensor& tensor) { return static_cast<uint64_t>(tensor.size()) * SizeOf(tensor.dtype()); }
 
 bool SameDigest(const std::string& bytes, const Sha256Digest& digest) {
   return bytes.size() == digest.size() && std::memcmp(bytes.data(), digest.data(), digest.size()) == 0;
@@ -20,7 +19,7 @@ bool SameDigest(const std::string& bytes, const Sha256Digest& digest) {
 absl::Status WeightReceiver::Begin(const v1::WeightManifest& manifest) {
   if (begun_) return absl::InvalidArgumentError("a second manifest in one update");
   if (manifest.version() == 0) return absl::InvalidArgumentError("manifest.version: 0, expected at least 1");
-  const std::string own = NumericsId(model_.dtype());
+  const std::string own = NumericsId(model_.dtype(), model_.device());
   if (manifest.exact_on_policy() && manifest.numerics_id() != own) {
     return absl::FailedPreconditionError(absl::StrCat("numerics_id: the trainer has \"", manifest.numerics_id(), "\", this worker \"", own,
                                                       "\"; exact_on_policy needs the same"));
@@ -60,7 +59,7 @@ absl::Status WeightReceiver::Begin(const v1::WeightManifest& manifest) {
 absl::Status WeightReceiver::FinishTensor() {
   const Tensor& value = model_.tensors()[target_[current_]].value;
   if (!SameDigest(manifest_.tensors(static_cast<int>(current_)).sha256(),
-                  Sha256({static_cast<const char*>(value.raw()), static_cast<size_t>(Bytes(value))}))) {
+                  Sha256(HostBytes(value).view()))) {
     return absl::DataLossError(absl::StrCat("tensor ", manifest_.tensors(static_cast<int>(current_)).name(), ": wrong SHA-256 after transfer"));
   }
   ++current_;
@@ -78,13 +77,13 @@ absl::Status WeightReceiver::Receive(const v1::WeightChunk& chunk) {
                                             ", ", received_, ")"));
   }
   const Tensor& value = model_.tensors()[target_[current_]].value;
-  const uint64_t left = Bytes(value) - received_;
+  const uint64_t left = NumBytes(value) - received_;
   if (chunk.data().empty() || chunk.data().size() > left) {
     return absl::DataLossError(absl::StrCat("tensor ", name, ": chunk of ", chunk.data().size(), " bytes where ", left, " are left"));
   }
-  std::memcpy(static_cast<char*>(value.raw()) + received_, chunk.data().data(), chunk.data().size());
+  WriteBytes(value, received_, chunk.data());
   received_ += chunk.data().size();
-  return received_ == Bytes(value) ? FinishTensor() : absl::OkStatus();
+  return received_ == NumBytes(value) ? FinishTensor() : absl::OkStatus();
 }
 
 absl::StatusOr<Sha256Digest> WeightReceiver::Commit(const v1::WeightCommit& commit) {
@@ -99,7 +98,7 @@ absl::StatusOr<Sha256Digest> WeightReceiver::Commit(const v1::WeightCommit& comm
     return absl::DataLossError(absl::StrCat("weights digest is ", Hex(digest), " after the update to version ", manifest_.version(),
                                             ", not the manifest's"));
   }
-  Stream stream(threads_);
+  Stream stream(threads_, model_.device());
   if (!shared_) model_.WeightsChanged(stream);
   return digest;
 }

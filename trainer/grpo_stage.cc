@@ -10,6 +10,8 @@
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/tensor/host_memory.h"
+#include "kernels/elementwise.h"
 #include "trainer/advantages.h"
 #include "trainer/learning_rate.h"
 #include "trainer/policy_loss.h"
@@ -74,11 +76,8 @@ class GrpoStage : public Stage {
   absl::Status MakeReference() {
     if (g_.kl_coef() == 0) return absl::OkStatus();
     Model& model = *c_.loaded.model;
-    ASSIGN_OR_RETURN(reference_, Model::Create(model.config(), model.dtype()));
-    for (size_t i = 0; i < model.tensors().size(); ++i) {
-      const Tensor& from = model.tensors()[i].value;
-      std::memcpy(reference_->tensors()[i].value.raw(), from.raw(), static_cast<size_t>(from.size()) * SizeOf(from.dtype()));
-    }
+    ASSIGN_OR_RETURN(reference_, Model::Create(model.config(), model.dtype(), model.device()));
+    for (size_t i = 0; i < model.tensors().size(); ++i) CopyTensor(model.tensors()[i].value, reference_->tensors()[i].value);
     reference_->WeightsChanged(c_.stream);
     reference_pass_ = std::make_unique<TrainingPass>(*reference_, c_.stream, PassOptions(c_));
     return absl::OkStatus();
@@ -253,7 +252,8 @@ class GrpoStage : public Stage {
     AddExpertLoad(expert_load, sums.expert_load);
     RETURN_IF_ERROR(failpoint::Hit("trainer.backward"));
     if (failpoint::HitNan("trainer.loss")) loss.loss = std::numeric_limits<double>::quiet_NaN();
-    if (failpoint::HitNan("trainer.gradient")) *gradients_.tensor(0).data<float>() = std::numeric_limits<float>::infinity();
+    gradients_.Finish(c_.stream);
+    if (failpoint::HitNan("trainer.gradient")) kernels::Fill(c_.stream, gradients_.tensor(0), std::numeric_limits<double>::infinity());
     sums.loss.loss += loss.loss;
     sums.loss.kl += loss.kl;
     sums.loss.clipped_low += loss.clipped_low;

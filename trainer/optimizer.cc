@@ -13,7 +13,7 @@ Tensor Flat(const Tensor& tensor) { return tensor.Reshape({tensor.size()}); }
 
 }  // namespace
 
-OptimizerState::OptimizerState(Model& model, Stream& stream) : model_(model) {
+OptimizerState::OptimizerState(Model& model, Stream& stream) : model_(model), memory_(model.device()) {
   const DType type = model.dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
   for (const LogicalTensor& tensor : model.tensors()) {
     if (!tensor.trainable) {

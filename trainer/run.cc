@@ -24,9 +24,9 @@ std::string CheckpointsOf(const std::string& run) { return JoinPath(run, "checkp
 class Run {
  public:
   explicit Run(RunParts& parts)
-      : p_(parts), stream_(parts.threads), publisher_(*parts.loaded.model, parts.rollout, parts.threads) {
+      : p_(parts), stream_(parts.threads, parts.loaded.model->device()), publisher_(*parts.loaded.model, parts.rollout, parts.threads) {
     state_.completions_digest = std::string(64, '0');
-    state_.numerics_id = NumericsId(parts.loaded.model->dtype());
+    state_.numerics_id = NumericsId(parts.loaded.model->dtype(), parts.loaded.model->device());
   }
 
   absl::Status Execute() {

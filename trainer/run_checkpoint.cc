@@ -1,7 +1,6 @@
 #include "trainer/run_checkpoint.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/json.h"
@@ -9,6 +8,7 @@
 #include "common/checkpoint/safetensors.h"
 #include "common/checkpoint/safetensors_writer.h"
 #include "common/recipe/load_recipe.h"
+#include "common/tensor/host_memory.h"
 
 namespace grouper {
 namespace {
@@ -18,8 +18,6 @@ using NamedTensors = std::vector<OptimizerState::Named>;
 StorageType StorageOf(DType dtype) {
   return dtype == DType::kBF16 ? StorageType::kBF16 : dtype == DType::kF64 ? StorageType::kF64 : StorageType::kF32;
 }
-
-size_t BytesOf(const Tensor& tensor) { return static_cast<size_t>(tensor.size()) * SizeOf(tensor.dtype()); }
 
 NamedTensors Weights(const Model& model) {
   NamedTensors tensors;
@@ -38,8 +36,7 @@ absl::Status WriteTensors(CheckpointWriter& writer, const std::string& file_name
   for (const auto& [name, tensor] : tensors) by_name[name] = tensor;
   ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, writer.CreateFile(file_name));
   RETURN_IF_ERROR(WriteSafetensors(*file, specs, {{"format", "pt"}}, [&](const TensorSpec& spec, AppendBytes append) {
-    const Tensor& tensor = by_name.at(spec.name);
-    return append({static_cast<const char*>(tensor.raw()), BytesOf(tensor)});
+    return append(HostBytes(by_name.at(spec.name)).view());
   }));
   return file->Close();
 }
@@ -53,10 +50,10 @@ absl::Status ReadTensors(const CheckpointReader& reader, const std::string& file
   for (const auto& [name, tensor] : tensors) {
     const StoredTensor* stored = file->Find(name);
     if (stored == nullptr) return absl::DataLossError(absl::StrCat(path, ": tensor ", name, " is missing"));
-    if (stored->type != StorageOf(tensor.dtype()) || stored->bytes.size() != BytesOf(tensor)) {
+    if (stored->type != StorageOf(tensor.dtype()) || stored->bytes.size() != NumBytes(tensor)) {
       return absl::DataLossError(absl::StrCat(path, ": tensor ", name, " is ", stored->ShapeString(), ", expected ", tensor.ShapeString()));
     }
-    std::memcpy(tensor.raw(), stored->bytes.data(), stored->bytes.size());
+    WriteBytes(tensor, 0, stored->bytes);
   }
   return absl::OkStatus();
 }

@@ -7,6 +7,7 @@
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "kernels/elementwise.h"
 #include "trainer/learning_rate.h"
 
 namespace grouper {
@@ -66,7 +67,8 @@ class SftStage : public Stage {
     RETURN_IF_ERROR(failpoint::Hit("trainer.backward"));
     double loss = sum / static_cast<double>(trained);
     if (failpoint::HitNan("trainer.loss")) loss = std::numeric_limits<double>::quiet_NaN();
-    if (failpoint::HitNan("trainer.gradient")) *gradients_.tensor(0).data<float>() = std::numeric_limits<float>::infinity();
+    gradients_.Finish(c_.stream);
+    if (failpoint::HitNan("trainer.gradient")) kernels::Fill(c_.stream, gradients_.tensor(0), std::numeric_limits<double>::infinity());
 
     const double lr = LearningRate(config.optimizer(), state.step, steps_);
     OptimizerState::Outcome outcome;

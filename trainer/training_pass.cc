@@ -17,7 +17,7 @@ void AddExpertLoad(const std::vector<std::vector<int64_t>>& load, std::vector<st
 int64_t TrainSequence::num_trained() const { return std::count(trained.begin(), trained.end(), uint8_t{1}); }
 
 TrainingPass::TrainingPass(const Model& model, Stream& stream, const Options& options)
-    : model_(model), stream_(stream), options_(options) {}
+    : model_(model), stream_(stream), options_(options), arena_(model.device(), stream.handle) {}
 
 std::vector<std::pair<size_t, size_t>> TrainingPass::Cut(const std::vector<TrainSequence>& sequences, int64_t micro_batch_tokens) {
   std::vector<std::pair<size_t, size_t>> cuts;
@@ -49,7 +49,7 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
     pages += static_cast<int32_t>((sequences[i].token_ids.size() + kernels::kPageTokens - 1) / kernels::kPageTokens);
   }
   if (kv_ == nullptr || kv_->num_pages() < pages) {
-    kv_ = std::make_unique<KvPool>(model_.config(), model_.dtype(), std::max(pages, kv_ == nullptr ? 0 : kv_->num_pages() * 2));
+    kv_ = std::make_unique<KvPool>(model_.config(), model_.dtype(), std::max(pages, kv_ == nullptr ? 0 : kv_->num_pages() * 2), model_.device());
   }
   for (int32_t page = 0; page < pages; ++page) micro.pages.push_back(page);
   for (size_t i = begin; i < end; ++i) {
@@ -65,6 +65,20 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
       micro.filters.push_back(sequence.filter);
     }
   }
+}
+
+Tensor TrainingPass::OnHost(const Tensor& values) {
+  if (model_.device().kind == Device::Kind::kCpu) return values;
+  const Tensor copy = host_.New(DType::kF32, {values.dim(0)});
+  Download(stream_, values, copy);
+  return copy;
+}
+
+Tensor TrainingPass::OnDevice(const Tensor& values) {
+  if (model_.device().kind == Device::Kind::kCpu) return values;
+  const Tensor copy = arena_.New(DType::kF32, {values.dim(0)});
+  UploadAsync(stream_, values, copy);
+  return copy;
 }
 
 void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, Gradients& gradients,
@@ -83,7 +97,6 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     SavedActivations saved(arena_, {options_.recompute});
     model_.Forward(stream_, micro.batch, *kv_, hidden, &saved);
     const Tensor logprobs = arena_.New(DType::kF32, {rows}), entropies = arena_.New(DType::kF32, {rows});
-    const Tensor slopes = arena_.NewZero(DType::kF32, {rows});
     // Logits are kept for the backward pass when they fit; else each chunk is computed twice.
     const bool keep = rows <= chunk;
     const Tensor logits = arena_.New(logits_type, {std::min(rows, chunk), vocab});
@@ -96,7 +109,10 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
       kernels::TokenLogprobs(stream_, logits.Rows(0, n), filters(r, n), micro.targets.data() + r, logprobs.Rows(r, r + n), entropies.Rows(r, r + n));
     }
     const size_t count = static_cast<size_t>(rows);
-    loss(begin, end, first, {logprobs.data<float>(), count}, {entropies.data<float>(), count}, {slopes.data<float>(), count});
+    host_.Reset();
+    const Tensor host_logprobs = OnHost(logprobs), host_entropies = OnHost(entropies), host_slopes = host_.NewZero(DType::kF32, {rows});
+    loss(begin, end, first, {host_logprobs.data<float>(), count}, {host_entropies.data<float>(), count}, {host_slopes.data<float>(), count});
+    const Tensor slopes = OnDevice(host_slopes);
     first += rows;
     if (expert_load != nullptr) AddExpertLoad(saved.expert_load, *expert_load);
     if (rows == 0) continue;
@@ -132,7 +148,9 @@ std::vector<float> TrainingPass::Score(const std::vector<TrainSequence>& sequenc
                              std::vector<kernels::SamplingFilter>(micro.filters.begin() + r, micro.filters.begin() + r + n),
                              micro.targets.data() + r, logprobs.Rows(r, r + n), {});
     }
-    all.insert(all.end(), logprobs.data<float>(), logprobs.data<float>() + rows);
+    host_.Reset();
+    const float* values = OnHost(logprobs).data<float>();
+    all.insert(all.end(), values, values + rows);
   }
   return all;
 }

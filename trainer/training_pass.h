@@ -49,12 +49,14 @@ class TrainingPass {
 
  private:
   struct MicroBatch;
+  Tensor OnHost(const Tensor& values);    // [n] float: a copy in host_, or the same on the CPU; waits
+  Tensor OnDevice(const Tensor& values);  // [n] float of host_: a copy in arena_, or the same on the CPU
   void Prepare(const std::vector<TrainSequence>& sequences, size_t begin, size_t end, MicroBatch& micro);
 
   const Model& model_;
   Stream& stream_;
   const Options options_;
-  Arena arena_;
+  Arena arena_, host_;  // host_: what the loss reads and writes when the model is on a device
   std::unique_ptr<KvPool> kv_;
 };
 

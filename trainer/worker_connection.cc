@@ -7,6 +7,7 @@
 #include "common/base/status.h"
 #include "common/rpc/context.h"
 #include "common/rpc/status.h"
+#include "common/tensor/host_memory.h"
 
 namespace grouper {
 namespace {
@@ -21,7 +22,7 @@ v1::WeightManifest MakeManifest(const PublishedWeights& weights, bool in_process
   manifest.set_version(weights.version);
   manifest.set_transport(in_process ? v1::WEIGHT_TRANSPORT_IN_PROCESS : v1::WEIGHT_TRANSPORT_GRPC);
   manifest.set_digest(Bytes(weights.digest));
-  manifest.set_numerics_id(NumericsId(weights.model->dtype()));
+  manifest.set_numerics_id(NumericsId(weights.model->dtype(), weights.model->device()));
   manifest.set_exact_on_policy(weights.exact_on_policy);
   if (in_process) return manifest;
   for (size_t i = 0; i < weights.model->tensors().size(); ++i) {
@@ -65,7 +66,7 @@ absl::Status WorkerConnection::BringUpToDate(const PublishedWeights& weights) {
 absl::Status WorkerConnection::Push(const PublishedWeights& weights) {
   RETURN_IF_ERROR(failpoint::Hit("client.weights_sent"));
   size_t total = 0;
-  for (const LogicalTensor& tensor : weights.model->tensors()) total += static_cast<size_t>(tensor.value.size()) * SizeOf(tensor.value.dtype());
+  for (const LogicalTensor& tensor : weights.model->tensors()) total += NumBytes(tensor.value);
   // A minute, and a second more for every 10 MB.
   const auto context = MakeClientContext(absl::Minutes(1) + absl::Seconds(static_cast<double>(total) / 10e6));
   v1::UpdateWeightsResponse response;
@@ -74,14 +75,13 @@ absl::Status WorkerConnection::Push(const PublishedWeights& weights) {
   *request.mutable_manifest() = MakeManifest(weights, worker_.in_process);
   bool open = writer->Write(request);
   for (size_t i = 0; open && !worker_.in_process && i < weights.model->tensors().size(); ++i) {
-    const Tensor& value = weights.model->tensors()[i].value;
-    const char* data = static_cast<const char*>(value.raw());
-    const size_t size = static_cast<size_t>(value.size()) * SizeOf(value.dtype());
+    const HostBytes bytes(weights.model->tensors()[i].value);
+    const size_t size = bytes.view().size();
     for (size_t offset = 0; open && offset < size; offset += kChunkBytes) {
       v1::WeightChunk* chunk = request.mutable_chunk();
       chunk->set_tensor_index(static_cast<uint32_t>(i));
       chunk->set_offset(offset);
-      chunk->set_data(data + offset, std::min(kChunkBytes, size - offset));
+      chunk->set_data(bytes.data() + offset, std::min(kChunkBytes, size - offset));
       open = writer->Write(request);
     }
   }

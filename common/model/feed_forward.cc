@@ -19,7 +19,7 @@ class DenseLayer : public FeedForwardLayer {
   }
 
   void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved,
-               std::vector<int64_t>*) const override {
+               const Tensor&) const override {
     const Tensor gate_up = pass.arena.New(y.dtype(), {pass.tokens, 2 * width_});
     const Tensor act = pass.arena.New(y.dtype(), {pass.tokens, width_});
     kernels::Linear(pass.stream, y, gate_up_->value, &gate_up_->packed, ValueOf(gate_up_bias_), gate_up);

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "common/model/model_state.h"
+#include "common/tensor/host_memory.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/linear.h"
@@ -36,21 +37,32 @@ std::vector<int32_t> Positions(const Batch& batch, int64_t max_positions) {
   return positions;
 }
 
-// out[i] = x[rows[i]]
-void GatherRows(const Tensor& x, const std::vector<int32_t>& rows, const Tensor& out) {
-  const size_t bytes = static_cast<size_t>(x.dim(1)) * SizeOf(x.dtype());
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::copy_n(static_cast<const char*>(x.raw()) + static_cast<size_t>(rows[i]) * bytes, bytes,
-                static_cast<char*>(out.raw()) + i * bytes);
-  }
+void CheckIds(const std::vector<int32_t>& ids, int64_t vocab_size) {
+  for (int32_t id : ids) CHECK(id >= 0 && id < vocab_size) << "id " << id << " of " << vocab_size;
 }
 
-// x[rows[i]] = values[i]
-void ScatterRows(const Tensor& values, const std::vector<int32_t>& rows, const Tensor& x) {
-  const size_t bytes = static_cast<size_t>(x.dim(1)) * SizeOf(x.dtype());
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::copy_n(static_cast<const char*>(values.raw()) + i * bytes, bytes,
-                static_cast<char*>(x.raw()) + static_cast<size_t>(rows[i]) * bytes);
+// Integers of the host where the stream's ops read them: copied to `memory` on a device, the vector itself on the CPU.
+Tensor Indices(Stream& stream, const std::vector<int32_t>& values, Arena& memory) {
+  const int64_t n = static_cast<int64_t>(values.size());
+  const Tensor host(const_cast<int32_t*>(values.data()), DType::kI32, {n});
+  if (n == 0 || stream.device.kind == Device::Kind::kCpu) return host;
+  const Tensor device = memory.New(DType::kI32, {n});
+  UploadAsync(stream, host, device);
+  return device;
+}
+
+// load[layer][expert] += tokens, from the layers' offsets [layers, E + 1]. Waits when they are on a device.
+void AddLoads(Stream& stream, const ModelConfig& config, const Tensor& offsets, std::vector<std::vector<int64_t>>& load) {
+  stream.Synchronize();
+  const HostBytes bytes(offsets);
+  const Tensor host = bytes.tensor();
+  load.resize(static_cast<size_t>(config.num_hidden_layers));
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    if (!config.IsMoeLayer(layer)) continue;
+    std::vector<int64_t>& sums = load[static_cast<size_t>(layer)];
+    sums.resize(static_cast<size_t>(offsets.dim(1) - 1), 0);
+    const int32_t* const begin = host.row<int32_t>(layer);
+    for (size_t e = 0; e < sums.size(); ++e) sums[e] += begin[e + 1] - begin[e];
   }
 }
 
@@ -58,7 +70,7 @@ void ScatterRows(const Tensor& values, const std::vector<int32_t>& rows, const T
 // same tensor as `input`): the residual after attention. `delta` (=): what the feed-forward adds.
 void BlockForward(Pass& pass, const ModelConfig& config, const Model::State::Block& block, int64_t layer,
                   const Tensor& input, const Tensor& middle, const Tensor& delta, bool has_delta, BlockSaved* saved,
-                  std::vector<int64_t>* load) {
+                  const Tensor& expert_offsets) {
   const DType dtype = input.dtype(), acc = AccumulatorType(dtype);
   const double eps = config.rms_norm_eps;
   BlockSaved local;
@@ -79,7 +91,7 @@ void BlockForward(Pass& pass, const ModelConfig& config, const Model::State::Blo
   block.attention->Forward(pass, layer, s.y1, delta, saved != nullptr ? &s.attention : nullptr);
   if (middle.raw() != input.raw()) kernels::Copy(pass.stream, input, middle);
   kernels::AddRmsNorm(pass.stream, delta, middle, block.post_norm->value, eps, s.y2, s.rstd2);
-  block.feed_forward->Forward(pass, s.y2, delta, saved != nullptr ? &s.feed_forward : nullptr, load);
+  block.feed_forward->Forward(pass, s.y2, delta, saved != nullptr ? &s.feed_forward : nullptr, expert_offsets);
 }
 
 }  // namespace
@@ -91,24 +103,30 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
   const int64_t t = static_cast<int64_t>(batch.token_ids.size()), d = config.hidden_size;
   const int64_t rows = static_cast<int64_t>(batch.output_rows.size());
   CHECK_EQ(hidden.dim(0), rows);
-  std::vector<int32_t> positions = Positions(batch, config.max_position_embeddings);
+  CHECK(stream.device == s.device && hidden.device() == s.device) << "a pass runs on the model's device";
+  const std::vector<int32_t> positions = Positions(batch, config.max_position_embeddings);
+  CheckIds(batch.token_ids, config.vocab_size);
   if (t == 0) return;
   Arena& arena = saved != nullptr ? saved->arena : stream.scratch;
   const Arena::Mark start = arena.mark();
   const bool recompute = saved != nullptr && saved->options.recompute;
+  Tensor expert_offsets;  // [layers, E + 1]
   if (saved != nullptr) {
     saved->blocks->blocks.assign(s.blocks.size(), {});
-    saved->expert_load.resize(s.blocks.size());
+    if (config.moe) {
+      expert_offsets = arena.New(DType::kI32, {config.num_hidden_layers, config.moe->router.num_experts + 1});
+    }
   }
 
   Tensor x = arena.New(s.dtype, {t, d});
   const Tensor delta = arena.New(s.dtype, {t, d});
   const Tensor work = recompute ? arena.New(s.dtype, {t, d}) : Tensor();
-  Pass pass{stream, batch, kv, positions.data(), arena, t};
-  kernels::Embedding(stream, s.embedding->value, batch.token_ids.data(), x);
+  Pass pass{stream, kv, arena, t, Indices(stream, positions, arena),
+            kernels::AttentionBatch(stream, batch.sequences, kv.layout(), config.num_attention_heads, arena)};
+  kernels::Embedding(stream, s.embedding->value, Indices(stream, batch.token_ids, arena), x);
   for (size_t i = 0; i < s.blocks.size(); ++i) {
     const int64_t layer = static_cast<int64_t>(i);
-    std::vector<int64_t>* load = saved != nullptr && config.IsMoeLayer(layer) ? &saved->expert_load[i] : nullptr;
+    const Tensor offsets = expert_offsets.empty() || !config.IsMoeLayer(layer) ? Tensor() : expert_offsets[layer];
     if (saved != nullptr && i > 0) {  // the block changes its input by the delta; the one before still needs it
       const Tensor input = arena.New(s.dtype, {t, d});
       kernels::Copy(stream, x, input);
@@ -116,22 +134,23 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
     }
     if (saved != nullptr && !recompute) {
       const Tensor middle = arena.New(s.dtype, {t, d});
-      BlockForward(pass, config, s.blocks[i], layer, x, middle, delta, i > 0, &saved->blocks->blocks[i], load);
+      BlockForward(pass, config, s.blocks[i], layer, x, middle, delta, i > 0, &saved->blocks->blocks[i], offsets);
       x = middle;
       continue;
     }
     const Arena::Mark mark = arena.mark();
     if (recompute) saved->blocks->blocks[i].input = x;
     const Tensor middle = recompute ? work : x;
-    BlockForward(pass, config, s.blocks[i], layer, x, middle, delta, i > 0, nullptr, load);
+    BlockForward(pass, config, s.blocks[i], layer, x, middle, delta, i > 0, nullptr, offsets);
     arena.Release(mark);
     x = middle;
   }
   if (rows > 0) {
     const Tensor last = arena.New(s.dtype, {rows, d});
     const Tensor last_delta = arena.New(s.dtype, {rows, d});
-    GatherRows(x, batch.output_rows, last);
-    GatherRows(delta, batch.output_rows, last_delta);
+    const Tensor output_rows = Indices(stream, batch.output_rows, arena);
+    kernels::GatherRows(stream, x, output_rows, last);
+    kernels::GatherRows(stream, delta, output_rows, last_delta);
     Tensor rstd;
     if (saved != nullptr) {
       rstd = saved->blocks->final_rstd = arena.New(AccumulatorType(s.dtype), {rows});
@@ -139,11 +158,8 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
     }
     kernels::AddRmsNorm(stream, last_delta, last, s.final_norm->value, config.rms_norm_eps, hidden, rstd);
   }
-  if (saved != nullptr) {
-    saved->blocks->positions = std::move(positions);
-  } else {
-    arena.Release(start);
-  }
+  if (!expert_offsets.empty()) AddLoads(stream, config, expert_offsets, saved->expert_load);
+  if (saved == nullptr) arena.Release(start);
 }
 
 void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActivations& saved, const Tensor& dhidden,
@@ -154,7 +170,9 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
   if (t == 0) return;
   Arena& arena = saved.arena;
   const Arena::Mark start = arena.mark();
-  Pass pass{stream, batch, kv, saved.blocks->positions.data(), arena, t};
+  const std::vector<int32_t> positions = Positions(batch, config.max_position_embeddings);
+  Pass pass{stream, kv, arena, t, Indices(stream, positions, arena),
+            kernels::AttentionBatch(stream, batch.sequences, kv.layout(), config.num_attention_heads, arena)};
   const GradientSink sink{gradients.fused_};
   const int64_t rows = static_cast<int64_t>(batch.output_rows.size());
 
@@ -163,7 +181,7 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
     const Tensor d_last = arena.New(s.dtype, {rows, d});
     kernels::RmsNormBackward(stream, dhidden, saved.blocks->final_input, s.final_norm->value, saved.blocks->final_rstd,
                              d_last, false, sink[s.final_norm]);
-    ScatterRows(d_last, batch.output_rows, dx);
+    kernels::ScatterRows(stream, d_last, Indices(stream, batch.output_rows, arena), dx);
   }
   const Tensor dy = arena.New(s.dtype, {t, d});
   for (size_t i = s.blocks.size(); i-- > 0;) {
@@ -174,7 +192,7 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
     const BlockSaved* keep = &saved.blocks->blocks[i];
     if (saved.options.recompute) {
       const Tensor middle = arena.New(s.dtype, {t, d});
-      BlockForward(pass, config, block, layer, keep->input, middle, dy, /*has_delta=*/false, &again, nullptr);
+      BlockForward(pass, config, block, layer, keep->input, middle, dy, /*has_delta=*/false, &again, {});
       keep = &again;
     }
     // out = middle + feed_forward(norm2(middle))

@@ -56,11 +56,11 @@ class GqaLayer : public AttentionLayer {
     kernels::Rope(stream, q, pass.positions, rope_, false);
     kernels::Rope(stream, k, pass.positions, rope_, false);
     const kernels::PagedKv pages = pass.kv.layer(layer);
-    kernels::WriteKv(stream, pages, pass.batch.sequences, k, v);
+    kernels::WriteKv(stream, pages, pass.attention, k, v);
     Tensor out = pass.arena.New(dtype, {t, heads_, width_});
     Tensor lse;
     if (saved != nullptr) lse = pass.arena.New(acc, {t, heads_});
-    kernels::Attention(stream, pages, pass.batch.sequences, q, scale_, out, lse);
+    kernels::Attention(stream, pages, pass.attention, q, scale_, out, lse);
     kernels::Linear(stream, out.Reshape({t, heads_ * width_}), o_->value, &o_->packed, ValueOf(o_bias_), delta);
     if (saved != nullptr) {
       saved->qkv = qkv;
@@ -84,7 +84,7 @@ class GqaLayer : public AttentionLayer {
     // out = attention(q, k, v)
     Tensor d_qkv = pass.arena.New(dtype, {t, (heads_ + 2 * kv_heads_) * width_});
     const Tensor dq = Q(d_qkv), dk = K(d_qkv);
-    kernels::AttentionBackward(stream, pass.kv.layer(layer), pass.batch.sequences, Q(saved.qkv), scale_, saved.out,
+    kernels::AttentionBackward(stream, pass.kv.layer(layer), pass.attention, Q(saved.qkv), scale_, saved.out,
                                saved.lse, d_out, dq, dk, V(d_qkv));
     kernels::Rope(stream, dq, pass.positions, rope_, true);
     kernels::Rope(stream, dk, pass.positions, rope_, true);

@@ -5,7 +5,7 @@
 
 namespace grouper {
 
-Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>()) {
+Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>(model.device())) {
   const Model::State& s = *model.state_;
   const DType type = AccumulatorType(s.dtype);
   for (const auto& weight : s.store.weights) {
@@ -32,31 +32,23 @@ Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>()) {
     const Tensor& fused = fused_[logical.weight];
     char* data = static_cast<char*>(fused.raw()) + static_cast<size_t>(logical.offset) * SizeOf(type);
     const Tensor& shape = logical.tensor.value;
-    tensors_.push_back(shape.rank() == 1 ? Tensor(data, type, {shape.dim(0)})
-                                         : Tensor(data, type, {shape.dim(0), shape.dim(1)}));
+    tensors_.push_back(shape.rank() == 1 ? Tensor(data, type, {shape.dim(0)}, s.device)
+                                         : Tensor(data, type, {shape.dim(0), shape.dim(1)}, s.device));
   }
 }
 
 Gradients::~Gradients() = default;
 
 const Tensor& Gradients::tensor(size_t i) const {
-  if (i == tied_) {
-    std::lock_guard<std::mutex> lock(head_mutex_);
-    if (head_pending_) {
-      const Tensor& sum = tensors_[i];
-      auto join = [&](auto* to, auto* from) {
-        for (int64_t k = 0; k < sum.size(); ++k) to[k] += from[k];
-        std::fill_n(from, sum.size(), 0);
-      };
-      if (sum.dtype() == DType::kF64) {
-        join(sum.data<double>(), head_.data<double>());
-      } else {
-        join(sum.data<float>(), head_.data<float>());
-      }
-      head_pending_ = false;
-    }
-  }
+  CHECK(!(head_pending_ && i == tied_)) << "Finish comes first";
   return tensors_[i];
+}
+
+void Gradients::Finish(Stream& stream) {
+  if (!head_pending_) return;
+  kernels::Add(stream, head_, tensors_[tied_]);
+  kernels::Fill(stream, head_, 0);
+  head_pending_ = false;
 }
 
 void Gradients::Zero(Stream& stream) {

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "common/base/check.h"
+#include "common/tensor/cuda.h"
 
 namespace grouper {
 namespace {
@@ -31,22 +32,33 @@ size_t KvPool::BytesPerPage(const ModelConfig& config, DType dtype) {
   return LayoutOf(config, dtype).PageBytes() * static_cast<size_t>(config.num_hidden_layers);
 }
 
-KvPool::KvPool(const ModelConfig& config, DType dtype, int32_t num_pages)
-    : layout_(LayoutOf(config, dtype)),
+KvPool::KvPool(const ModelConfig& config, DType dtype, int32_t num_pages, Device device)
+    : device_(device),
+      layout_(LayoutOf(config, dtype)),
       num_layers_(config.num_hidden_layers),
       num_pages_(num_pages),
       page_bytes_(layout_.PageBytes()),
       references_(static_cast<size_t>(num_pages), 0) {
   CHECK_GT(num_pages, 0);
-  // Anonymous memory: pages that are never used cost nothing.
   const size_t bytes = page_bytes_ * static_cast<size_t>(num_pages) * static_cast<size_t>(num_layers_);
+  for (int32_t page = 0; page < num_pages; ++page) free_.push_back(page);  // ascending: a min-heap
+  if (device.kind == Device::Kind::kCuda) {
+    memory_ = static_cast<char*>(cuda::Allocate(device.index, bytes));
+    return;
+  }
+  // Anonymous memory: pages that are never used cost nothing.
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   CHECK(memory != MAP_FAILED) << "out of memory: " << bytes << " bytes of key-value cache";
   memory_ = static_cast<char*>(memory);
-  for (int32_t page = 0; page < num_pages; ++page) free_.push_back(page);  // ascending: a min-heap
 }
 
-KvPool::~KvPool() { munmap(memory_, page_bytes_ * static_cast<size_t>(num_pages_) * static_cast<size_t>(num_layers_)); }
+KvPool::~KvPool() {
+  if (device_.kind == Device::Kind::kCuda) {
+    cuda::Free(device_.index, memory_);
+  } else {
+    munmap(memory_, page_bytes_ * static_cast<size_t>(num_pages_) * static_cast<size_t>(num_layers_));
+  }
+}
 
 kernels::PagedKv KvPool::layer(int64_t i) const {
   CHECK(i >= 0 && i < num_layers_);

@@ -14,12 +14,13 @@ namespace grouper {
 
 class KvPool {
  public:
-  KvPool(const ModelConfig& config, DType dtype, int32_t num_pages);
+  KvPool(const ModelConfig& config, DType dtype, int32_t num_pages, Device device = {});
   ~KvPool();
   KvPool(const KvPool&) = delete;
   KvPool& operator=(const KvPool&) = delete;
 
   kernels::PagedKv layer(int64_t i) const;
+  const kernels::KvLayout& layout() const { return layout_; }
   int32_t num_pages() const { return num_pages_; }
   int32_t free_pages() const { return static_cast<int32_t>(free_.size()); }
 
@@ -32,6 +33,7 @@ class KvPool {
   static size_t BytesPerPage(const ModelConfig& config, DType dtype);  // over all layers
 
  private:
+  Device device_;
   kernels::KvLayout layout_;
   int64_t num_layers_;
   int32_t num_pages_;

@@ -27,7 +27,7 @@ struct Weight {
 // Owns all weights of a model.
 class WeightStore {
  public:
-  explicit WeightStore(DType dtype) : dtype_(dtype) {}
+  WeightStore(DType dtype, Device device) : dtype_(dtype), memory_(device) {}
   DType dtype() const { return dtype_; }
 
   struct Part {
@@ -65,11 +65,11 @@ inline DType AccumulatorType(DType dtype) { return dtype == DType::kF64 ? DType:
 // What every part of a pass needs.
 struct Pass {
   Stream& stream;
-  const Batch& batch;
   KvPool& kv;
-  const int32_t* positions;  // [T]
-  Arena& arena;              // outputs and whatever is saved
+  Arena& arena;  // outputs and whatever is saved
   int64_t tokens;
+  Tensor positions;  // [T] int32, on the stream's device
+  kernels::AttentionBatch attention;
 };
 
 struct GradientSink {  // by Weight::index; null: an empty tensor
@@ -119,9 +119,9 @@ struct FeedForwardSaved {
 class FeedForwardLayer {
  public:
   virtual ~FeedForwardLayer() = default;
-  // y [T, D] -> delta [T, D] (=). load: tokens per expert are added when not null.
+  // y [T, D] -> delta [T, D] (=). expert_offsets [E + 1] int32 (=) unless empty: ExpertOrder's, for layers with experts.
   virtual void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved,
-                       std::vector<int64_t>* load) const = 0;
+                       const Tensor& expert_offsets) const = 0;
   virtual void Backward(Pass& pass, const Tensor& y, const FeedForwardSaved& saved, const Tensor& d_delta,
                         const Tensor& dy, const GradientSink& gradients) const = 0;
 };

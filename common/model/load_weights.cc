@@ -14,6 +14,7 @@
 #include "absl/strings/strip.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/tensor/host_memory.h"
 
 namespace grouper {
 namespace {
@@ -58,7 +59,8 @@ int64_t SourceRow(int64_t r, int64_t rows, int64_t heads) {
   return head * width + (i < width / 2 ? 2 * i : 2 * (i - width / 2) + 1);
 }
 
-void Store(const Tensor& to, int64_t offset, const float* values, int64_t n) {
+// to[offset + i] = values[i]; `to` on the host.
+void Convert(const Tensor& to, int64_t offset, const float* values, int64_t n) {
   switch (to.dtype()) {
     case DType::kF32:
       std::copy_n(values, n, to.data<float>() + offset);
@@ -69,6 +71,13 @@ void Store(const Tensor& to, int64_t offset, const float* values, int64_t n) {
     default:
       for (int64_t i = 0; i < n; ++i) to.data<bf16>()[offset + i] = bf16(values[i]);
   }
+}
+
+void Store(const Tensor& to, int64_t offset, const float* values, int64_t n) {
+  if (to.device().kind == Device::Kind::kCpu) return Convert(to, offset, values, n);
+  std::string bytes(static_cast<size_t>(n) * SizeOf(to.dtype()), '\0');
+  Convert(Tensor(bytes.data(), to.dtype(), {n}), 0, values, n);
+  WriteBytes(to, static_cast<size_t>(offset) * SizeOf(to.dtype()), bytes);
 }
 
 bool AllFinite(const float* values, int64_t n) {

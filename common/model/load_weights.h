@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ struct NamedTensor {
   int64_t rotated_heads =
       0;  // > 0: rows of this many heads lie in interleaved pairs and go to half-split ones (llama.cpp's q and k)
   const StoredTensor* scale = nullptr;  // FP8: one float for each block; value = fp8 * scale
+  std::shared_ptr<const void> owner = nullptr;  // keeps `stored` alive when it is not a file's own
 };
 
 struct Fp8Blocks {

@@ -94,10 +94,10 @@ class MlaLayer : public AttentionLayer {
     kernels::Rope(stream, s.query.Columns(rank_, rank_ + turn_), pass.positions, rope_, false);
 
     const kernels::PagedKv pages = pass.kv.layer(layer);
-    kernels::WriteKv(stream, pages, pass.batch.sequences, s.key, {});
+    kernels::WriteKv(stream, pages, pass.attention, s.key, {});
     s.out = pass.arena.New(dtype, {t, heads_, rank_});
     s.lse = statistic({t, heads_});
-    kernels::Attention(stream, pages, pass.batch.sequences, s.query, scale_, s.out, s.lse);
+    kernels::Attention(stream, pages, pass.attention, s.query, scale_, s.out, s.lse);
 
     // o[h] = out[h] W_uv[h]^T
     s.o = pass.arena.New(dtype, {t, heads_, value_});
@@ -141,7 +141,7 @@ class MlaLayer : public AttentionLayer {
     // out = attention(query, key)
     Tensor d_query = pass.arena.New(dtype, {t, heads_, rank_ + turn_});
     Tensor d_key = pass.arena.New(dtype, {t, 1, rank_ + turn_});
-    kernels::AttentionBackward(stream, pass.kv.layer(layer), pass.batch.sequences, s.query, scale_, s.out, s.lse, d_out,
+    kernels::AttentionBackward(stream, pass.kv.layer(layer), pass.attention, s.query, scale_, s.out, s.lse, d_out,
                                d_query, d_key, {});
     kernels::Rope(stream, d_query.Columns(rank_, rank_ + turn_), pass.positions, rope_, true);
     kernels::Rope(stream, d_key.Columns(rank_, rank_ + turn_), pass.positions, rope_, true);

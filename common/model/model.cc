@@ -12,6 +12,8 @@
 #include "common/base/philox.h"
 #include "common/base/status.h"
 #include "common/model/model_state.h"
+#include "common/tensor/cuda.h"
+#include "common/tensor/host_memory.h"
 
 namespace grouper {
 
@@ -20,11 +22,18 @@ Model::~Model() = default;
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, DType dtype, Device device) {
   RETURN_IF_ERROR(config.Validate());
-  if (device.kind != Device::Kind::kCpu) return absl::UnimplementedError("this build has no CUDA backend");
+  const bool on_cuda = device.kind == Device::Kind::kCuda;
+  if (on_cuda && device.index >= NumCudaDevices()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "device cuda:%d: %d CUDA devices of compute capability 9.0 (Hopper) are here", device.index, NumCudaDevices()));
+  }
+  if (on_cuda && dtype == DType::kF64) return absl::InvalidArgumentError("float64 models run on the CPU only");
   // A config that lies about its sizes must not take the process down.
-  const double item = static_cast<double>(SizeOf(dtype)),
-               memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-  const double packed = static_cast<double>(SizeOf(AccumulatorType(dtype)));  // matrices are kept packed beside
+  const double item = static_cast<double>(SizeOf(dtype));
+  const double memory = on_cuda ? static_cast<double>(cuda::Memory(device.index).free)
+                                : static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  // On the CPU matrices are kept packed beside.
+  const double packed = on_cuda ? 0 : static_cast<double>(SizeOf(AccumulatorType(dtype)));
   const double weights = static_cast<double>(config.NumParameters()) * (item + packed);
   const double rotary = static_cast<double>(config.max_position_embeddings) *
                         static_cast<double>(config.mla ? config.mla->qk_rope_head_dim : config.head_dim) *
@@ -32,10 +41,11 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, 
   if (weights + rotary > memory) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "the model takes %.1f GB of weights (%d parameters) and %.1f GB of rotary tables (max_position_embeddings %d), "
-        "this machine has %.1f GB",
-        weights / 1e9, config.NumParameters(), rotary / 1e9, config.max_position_embeddings, memory / 1e9));
+        "%s has %.1f GB",
+        weights / 1e9, config.NumParameters(), rotary / 1e9, config.max_position_embeddings,
+        on_cuda ? "the device" : "this machine", memory / 1e9));
   }
-  auto state = std::make_unique<State>(config, dtype);
+  auto state = std::make_unique<State>(config, dtype, device);
   State& s = *state;
   WeightStore& store = s.store;
   const kernels::RopeTable rope = MakeRopeTable(config, dtype, s.tables);
@@ -68,6 +78,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, 
 
 const ModelConfig& Model::config() const { return state_->config; }
 DType Model::dtype() const { return state_->dtype; }
+Device Model::device() const { return state_->device; }
 DType Model::logits_dtype() const { return AccumulatorType(state_->dtype); }
 const std::vector<LogicalTensor>& Model::tensors() const { return state_->tensors; }
 
@@ -82,7 +93,9 @@ void Model::InitRandom(Stream& stream, uint64_t seed) {
   const double residual = 1 / std::sqrt(2.0 * static_cast<double>(state_->config.num_hidden_layers));
   stream.threads.ParallelForDynamic(static_cast<int64_t>(state_->tensors.size()), [&](int64_t i) {
     const LogicalTensor& tensor = state_->tensors[static_cast<size_t>(i)];
-    const Tensor& w = tensor.value;
+    const bool on_cuda = tensor.value.device().kind == Device::Kind::kCuda;
+    std::string memory(on_cuda ? NumBytes(tensor.value) : 0, '\0');
+    const Tensor w = on_cuda ? tensor.value.At(memory.data(), {}) : tensor.value;
     PhiloxStream random(MakePhiloxKey(seed, absl::StrCat("init ", tensor.name).c_str()));
     double scale = 0, constant = 0;
     if (w.rank() == 1) {
@@ -107,11 +120,13 @@ void Model::InitRandom(Stream& stream, uint64_t seed) {
           w.data<float>()[k] = static_cast<float>(value);
       }
     }
+    if (on_cuda) WriteBytes(tensor.value, 0, memory);
   });
   WeightsChanged(stream);
 }
 
 void Model::WeightsChanged(Stream& stream) {
+  if (state_->device.kind == Device::Kind::kCuda) return stream.Synchronize();
   for (const auto& weight : state_->store.weights) {
     if (weight->keep_packed && (weight.get() != state_->embedding || state_->head == state_->embedding))
       weight->packed.Pack(stream, weight->value);

@@ -15,7 +15,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -55,8 +54,10 @@ class Gradients {
   Gradients& operator=(const Gradients&) = delete;
 
   void Zero(Stream& stream);
-  // A tied head's gradient is summed apart from the embedding's, so that bits do not depend on micro-batches, and joins
-  // it here: call it when all micro-batches are done. Thread-safe.
+  // Call it when all micro-batches are done: a tied head's gradient is summed apart from the embedding's, so that bits
+  // do not depend on micro-batches, and joins it here.
+  void Finish(Stream& stream);
+  // REQUIRES: Finish since the last Backward.
   const Tensor& tensor(size_t i) const;
   size_t size() const { return tensors_.size(); }
 
@@ -66,8 +67,7 @@ class Gradients {
   std::vector<Tensor> fused_;    // by storage matrix
   Tensor head_;                  // of the head; when tied a tensor of its own
   size_t tied_ = SIZE_MAX;       // index in tensors_ that head_ joins
-  mutable bool head_pending_ = false;
-  mutable std::mutex head_mutex_;
+  bool head_pending_ = false;
   std::unique_ptr<Arena> memory_;
 };
 
@@ -90,13 +90,14 @@ struct SavedActivations {
 
 class Model {
  public:
-  // Weights are allocated and zero. InvalidArgument for a config that is not valid, ResourceExhausted for one that
-  // cannot fit this machine.
+  // Weights are allocated and zero. InvalidArgument for a config that is not valid or a device that is not there,
+  // ResourceExhausted for a model that cannot fit.
   static absl::StatusOr<std::unique_ptr<Model>> Create(const ModelConfig& config, DType dtype, Device device = {});
   ~Model();
 
   const ModelConfig& config() const;
   DType dtype() const;
+  Device device() const;  // of weights; passes run on Streams and KvPools of the same
 
   // Every weight, sorted by name. Tied heads appear once, as model.embed_tokens.weight.
   const std::vector<LogicalTensor>& tensors() const;
@@ -107,7 +108,8 @@ class Model {
   // and down_proj; embedding N(0, 0.25); norms 1; biases 0 (docs/model.md).
   void InitRandom(Stream& stream, uint64_t seed);
 
-  // Call after writing weights and before the next Forward: refreshes what is derived from them (packed matrices).
+  // Call after writing weights and before the next Forward: refreshes what is derived from them (packed matrices), and
+  // waits for `stream`, so that other streams and the host see them.
   void WeightsChanged(Stream& stream);
 
   // hidden [output_rows, hidden_size] (=): the final, normalised hidden states of batch.output_rows. Writes the batch's

@@ -141,9 +141,9 @@ absl::StatusOr<LoadedModel> LoadGguf(const std::string& path, const LoadOptions&
   LimitContext(options.max_context, config);
   ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
                    LoadTokenizer(options.tokenizer.empty() ? path : options.tokenizer));
-  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype));
+  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype, options.device));
   RETURN_IF_ERROR(LoadWeights(GgufTensors(config, *file), path, {}, *model, threads));
-  Stream stream(threads);
+  Stream stream(threads, options.device);
   model->WeightsChanged(stream);
   return Finish(std::move(model), std::move(tokenizer), "", path);
 }
@@ -162,10 +162,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions
                    LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
   ASSIGN_OR_RETURN(const std::shared_ptr<const ModelTensors> tensors, ModelTensors::Open(directory));
   RETURN_IF_ERROR(CheckSize(config, tensors->tensors(), directory));
-  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype));
+  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype, options.device));
   RETURN_IF_ERROR(
       LoadWeights(HuggingFaceTensors(config, tensors->tensors(), directory), directory, blocks, *model, threads));
-  Stream stream(threads);
+  Stream stream(threads, options.device);
   model->WeightsChanged(stream);
   return Finish(std::move(model), std::move(tokenizer), directory, directory);
 }
@@ -179,8 +179,8 @@ absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const Load
   LimitContext(options.max_context, config);
   ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
                    LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
-  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype));
-  Stream stream(threads);
+  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype, options.device));
+  Stream stream(threads, options.device);
   model->InitRandom(stream, seed);
   return Finish(std::move(model), std::move(tokenizer), directory, path);
 }

@@ -23,6 +23,7 @@ struct LoadedModel {
 
 struct LoadOptions {
   DType dtype = DType::kF32;
+  Device device = {};
   std::string tokenizer;    // overrides where the tokenizer comes from: a directory, a tokenizer.json or a GGUF file;
                             // empty: beside the model
   int64_t max_context = 0;  // caps max_position_embeddings; 0: as the model says

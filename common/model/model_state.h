@@ -10,7 +10,8 @@
 namespace grouper {
 
 struct Model::State {
-  explicit State(const ModelConfig& config, DType dtype) : config(config), dtype(dtype), store(dtype) {}
+  State(const ModelConfig& config, DType dtype, Device device)
+      : config(config), dtype(dtype), device(device), tables(device), store(dtype, device) {}
 
   struct Block {
     Weight* input_norm;
@@ -21,6 +22,7 @@ struct Model::State {
 
   ModelConfig config;
   DType dtype;
+  Device device;
   Arena tables;
   WeightStore store;
   Weight* embedding = nullptr;
@@ -41,7 +43,6 @@ struct BlockSaved {
 
 struct SavedActivations::Blocks {
   std::vector<BlockSaved> blocks;
-  std::vector<int32_t> positions;
   Tensor final_input, final_rstd;  // rows of output_rows
 };
 

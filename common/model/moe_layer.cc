@@ -27,13 +27,13 @@ class MoeLayer : public FeedForwardLayer {
   }
 
   void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved,
-               std::vector<int64_t>* load) const override {
+               const Tensor& expert_offsets) const override {
     Stream& stream = pass.stream;
     const int64_t t = pass.tokens, k = router_.top_k, rows = t * k;
     const DType dtype = y.dtype(), acc = AccumulatorType(dtype);
     FeedForwardSaved local;
     FeedForwardSaved& s = saved != nullptr ? *saved : local;
-    if (shared_ != nullptr) shared_->Forward(pass, y, delta, saved, nullptr);
+    if (shared_ != nullptr) shared_->Forward(pass, y, delta, saved, {});
 
     s.router_input = y;
     if (dtype != acc) {
@@ -46,11 +46,7 @@ class MoeLayer : public FeedForwardLayer {
     s.weights = pass.arena.New(acc, {t, k});
     s.scores = pass.arena.New(acc, {t, router_.num_experts});
     kernels::Route(stream, router_, logits, ValueOf(bias_), s.expert_ids, s.weights, s.scores);
-    s.order = kernels::SortByExpert(s.expert_ids, router_.num_experts);
-    if (load != nullptr) {
-      load->resize(static_cast<size_t>(router_.num_experts), 0);
-      for (int e = 0; e < router_.num_experts; ++e) (*load)[e] += s.order.offsets[e + 1] - s.order.offsets[e];
-    }
+    s.order = kernels::SortByExpert(stream, s.expert_ids, router_.num_experts, pass.arena, expert_offsets);
 
     s.expert_gate_up = pass.arena.New(dtype, {rows, 2 * width_});
     s.expert_act = pass.arena.New(dtype, {rows, width_});

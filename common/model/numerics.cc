@@ -3,13 +3,14 @@
 #include "absl/strings/str_cat.h"
 #include "common/model/layers.h"
 #include "common/model/model.h"
+#include "common/tensor/host_memory.h"
 
 namespace grouper {
 
 std::string NumericsId(DType dtype, Device device) {
   // The version rises with any change that moves a bit of a forward pass.
   return absl::StrCat(device.kind == Device::Kind::kCpu ? "cpu" : "cuda", "/lanes8-fma/page", kernels::kPageTokens, "/",
-                      Name(dtype), "/v1");
+                      Name(dtype), "/v2");
 }
 
 Sha256Digest WeightsDigestOf(const Model& model, const std::vector<Sha256Digest>& tensor_digests) {
@@ -31,7 +32,7 @@ Sha256Digest WeightsDigest(const Model& model, ThreadPool& threads, std::vector<
   threads.ParallelForDynamic(static_cast<int64_t>(digests.size()), [&](int64_t i) {
     const Tensor& value = model.tensors()[static_cast<size_t>(i)].value;
     digests[static_cast<size_t>(i)] =
-        Sha256({static_cast<const char*>(value.raw()), static_cast<size_t>(value.size()) * SizeOf(value.dtype())});
+        Sha256(HostBytes(value).view());
   });
   const Sha256Digest root = WeightsDigestOf(model, digests);
   if (tensor_digests != nullptr) *tensor_digests = std::move(digests);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/model/layers.h"
+#include "common/tensor/host_memory.h"
 
 namespace grouper {
 namespace {
@@ -83,10 +84,8 @@ kernels::RopeTable MakeRopeTable(const ModelConfig& config, DType dtype, Arena& 
   const int64_t width = config.mla ? config.mla->qk_rope_head_dim : config.head_dim;
   const int64_t positions = config.max_position_embeddings;
   const DType type = AccumulatorType(dtype);
-  kernels::RopeTable table;
-  table.pairing = config.rope_pairing;
-  table.cos = arena.New(type, {positions, width / 2});
-  table.sin = arena.New(type, {positions, width / 2});
+  Arena host;
+  const Tensor cos = host.New(type, {positions, width / 2}), sin = host.New(type, {positions, width / 2});
   const std::vector<double> frequencies = Frequencies(config, width);
   const double factor = AttentionFactor(config.rope_scaling);
   for (int64_t p = 0; p < positions; ++p) {
@@ -94,14 +93,20 @@ kernels::RopeTable MakeRopeTable(const ModelConfig& config, DType dtype, Arena& 
       const double angle = static_cast<double>(p) * frequencies[i];
       const double c = std::cos(angle) * factor, s = std::sin(angle) * factor;
       if (type == DType::kF64) {
-        table.cos.row<double>(p)[i] = c;
-        table.sin.row<double>(p)[i] = s;
+        cos.row<double>(p)[i] = c;
+        sin.row<double>(p)[i] = s;
       } else {
-        table.cos.row<float>(p)[i] = static_cast<float>(c);
-        table.sin.row<float>(p)[i] = static_cast<float>(s);
+        cos.row<float>(p)[i] = static_cast<float>(c);
+        sin.row<float>(p)[i] = static_cast<float>(s);
       }
     }
   }
+  kernels::RopeTable table;
+  table.pairing = config.rope_pairing;
+  table.cos = arena.New(type, {positions, width / 2});
+  table.sin = arena.New(type, {positions, width / 2});
+  CopyTensor(cos, table.cos);
+  CopyTensor(sin, table.sin);
   return table;
 }
 

@@ -4,6 +4,7 @@
 #include "common/base/status.h"
 #include "common/checkpoint/safetensors_writer.h"
 #include "common/model/model_directory.h"
+#include "common/tensor/host_memory.h"
 
 namespace grouper {
 namespace {
@@ -79,7 +80,8 @@ absl::Status SaveHuggingFace(FileSystem& fs, const Model& model, const Tokenizer
   RETURN_IF_ERROR(WriteModelSafetensors(
       fs, temporary, specs, {{"format", "pt"}}, max_shard_bytes, [&](const TensorSpec& spec, AppendBytes append) {
         const Tensor& value = model.tensors()[static_cast<size_t>(model.FindTensor(spec.name))].value;
-        return spec.type == StorageType::kBF16 ? WriteAs<bf16>(value, append) : WriteAs<float>(value, append);
+        const HostBytes bytes(value);
+        return spec.type == StorageType::kBF16 ? WriteAs<bf16>(bytes.tensor(), append) : WriteAs<float>(bytes.tensor(), append);
       }));
   ModelConfig config = model.config();
   if (config.eos_token_ids.empty()) config.eos_token_ids = stop_token_ids;

@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/tensor/cuda.h"
 #include "google/protobuf/text_format.h"
 
 namespace grouper {
@@ -69,7 +70,10 @@ void FillDefaults(v1::Recipe& recipe, const std::string& path) {
     if (absl::EndsWith(recipe.name(), ".textproto")) recipe.set_name(recipe.name().substr(0, recipe.name().size() - 10));
   }
   if (!recipe.has_exact_on_policy()) recipe.set_exact_on_policy(true);
-  if (recipe.model().dtype().empty()) recipe.mutable_model()->set_dtype("float32");
+  v1::ModelSource* model = recipe.mutable_model();
+  // Written down as what it is on this machine: a run that is resumed elsewhere must not change its numbers silently.
+  if (model->device().empty() || model->device() == "auto") model->set_device(NumCudaDevices() > 0 ? "cuda" : "cpu");
+  if (model->dtype().empty()) model->set_dtype(model->device() == "cpu" ? "float32" : "bfloat16");
   if (recipe.prompt().template_().empty()) recipe.mutable_prompt()->set_template_("plain");
   for (v1::Stage& stage : *recipe.mutable_stages()) {
     v1::Optimizer* optimizer = stage.mutable_optimizer();
@@ -223,6 +227,7 @@ absl::Status CheckRecipe(const v1::Recipe& recipe) {
   check.Range("threads", recipe.threads(), 0, 4096);
   check.Require(recipe.model().path().empty() != recipe.model().config().empty(), "model", "one of: path (a model), config (random weights)");
   check.OneOf("model.dtype", recipe.model().dtype(), {"float32", "bfloat16"});
+  check.Require(ParseDevice(recipe.model().device()).ok(), "model.device", "\"auto\", \"cpu\", \"cuda\" or \"cuda:N\"");
   check.Range("model.max_context", recipe.model().max_context(), 0, kMany);
   check.OneOf("prompt.template", recipe.prompt().template_(), {"plain", "r1_zero", "chatml", "tokenizer", "custom"});
   check.Require((recipe.prompt().template_() == "custom") == !recipe.prompt().text().empty(), "prompt.text",

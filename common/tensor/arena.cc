@@ -68,6 +68,7 @@ Tensor Arena::NewZero(DType dtype, std::initializer_list<int64_t> shape) {
   const size_t bytes = static_cast<size_t>(t.size()) * SizeOf(dtype);
   if (device_.kind == Device::Kind::kCuda) {
     cuda::Zero(device_.index, t.raw(), bytes, stream_);
+    if (stream_ == nullptr) cuda::Synchronize(device_.index, nullptr);
   } else {
     std::memset(t.raw(), 0, bytes);
   }

@@ -5,7 +5,8 @@
 //   Arena::Mark mark = arena.mark();  ...  arena.Release(mark);   // gives back everything since
 //
 // Memory is taken in blocks and kept for reuse, so that after the first step no allocation happens. Not thread-safe. On CUDA what is
-// released may be handed out again while kernels still use it: all users must be on one stream (`stream`, which also zeroes).
+// released may be handed out again while kernels still use it: all users must be on one stream (`stream`, which also zeroes; without
+// one, NewZero waits until the memory is zero).
 #pragma once
 
 #include <cstddef>

@@ -38,13 +38,19 @@ void* Allocate(int device, size_t bytes) {
   void* data = nullptr;
   const cudaError_t error = cudaMalloc(&data, bytes);
   if (error == cudaErrorMemoryAllocation) {
-    size_t free = 0, total = 0;
-    REQUIRE_CUDA(cudaMemGetInfo(&free, &total));
-    CHECK(false) << "out of memory on cuda:" << device << ": " << bytes << " bytes wanted, " << free << " of " << total
-                 << " free";
+    const MemoryInfo info = Memory(device);
+    CHECK(false) << "out of memory on cuda:" << device << ": " << bytes << " bytes wanted, " << info.free << " of "
+                 << info.total << " free";
   }
   Require(error, "cudaMalloc");
   return data;
+}
+
+MemoryInfo Memory(int device) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  MemoryInfo info;
+  REQUIRE_CUDA(cudaMemGetInfo(&info.free, &info.total));
+  return info;
 }
 
 void Free(int device, void* data) {

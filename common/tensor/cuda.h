@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
+#include "absl/status/statusor.h"
 #include "common/tensor/tensor.h"
 
 namespace grouper {
@@ -11,10 +13,19 @@ namespace grouper {
 // CUDA devices that can run this build's kernels: 0 without a driver, a card or a CUDA build. Starts no context.
 int NumCudaDevices();
 
+// "cpu", "cuda" (the first), "cuda:N", or "auto" (or ""): the first CUDA device if there is one, else the CPU.
+absl::StatusOr<Device> ParseDevice(const std::string& name);  // InvalidArgument for other names
+absl::StatusOr<Device> FindDevice(const std::string& name);   // and FailedPrecondition for a device that is not here
+std::string Name(Device device);  // "cpu", "cuda:0"
+
 namespace cuda {
 
 // Device memory, 256-byte aligned. Out of memory ends the process with how much was asked for and how much was free.
 void* Allocate(int device, size_t bytes);
+struct MemoryInfo {
+  size_t free = 0, total = 0;
+};
+MemoryInfo Memory(int device);
 void Free(int device, void* data);
 
 // A stream of its own (cudaStream_t), not ordered with the legacy default stream.

@@ -12,6 +12,7 @@ int NumCudaDevices() { return 0; }
 
 namespace cuda {
 void* Allocate(int, size_t) { NoCuda(); }
+MemoryInfo Memory(int) { NoCuda(); }
 void Free(int, void*) { NoCuda(); }
 void* NewStream(int) { NoCuda(); }
 void DeleteStream(int, void*) { NoCuda(); }

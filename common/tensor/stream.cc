@@ -31,9 +31,13 @@ void Stream::Synchronize() {
   if (handle != nullptr) cuda::Synchronize(device.index, handle);
 }
 
-void Upload(Stream& stream, const Tensor& host, const Tensor& device) {
+void UploadAsync(Stream& stream, const Tensor& host, const Tensor& device) {
   CHECK(OnCuda(stream.device) && device.device() == stream.device && !OnCuda(host.device()));
   cuda::CopyToDevice(stream.device.index, device.raw(), host.raw(), CheckedBytes(host, device), stream.handle);
+}
+
+void Upload(Stream& stream, const Tensor& host, const Tensor& device) {
+  UploadAsync(stream, host, device);
   stream.Synchronize();
 }
 

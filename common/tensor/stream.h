@@ -28,6 +28,8 @@ struct Stream {
 
 // Copies contiguous tensors of one shape and type between the host and the stream's device, and waits for the copy.
 void Upload(Stream& stream, const Tensor& host, const Tensor& device);
+// Without waiting: the host's memory has been read when it returns, and may change.
+void UploadAsync(Stream& stream, const Tensor& host, const Tensor& device);
 void Download(Stream& stream, const Tensor& device, const Tensor& host);
 
 }  // namespace grouper

@@ -97,6 +97,13 @@ Tensor Tensor::Reshape(std::initializer_list<int64_t> shape) const {
   return t;
 }
 
+Tensor Tensor::At(void* data, Device device) const {
+  Tensor t = *this;
+  t.data_ = data;
+  t.device_ = device;
+  return t;
+}
+
 std::string Tensor::ShapeString() const {
   std::string text = absl::StrCat(Name(dtype_), "[");
   for (int d = 0; d < rank_; ++d) absl::StrAppend(&text, d ? ", " : "", shape_[d]);

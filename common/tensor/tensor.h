@@ -83,6 +83,8 @@ class Tensor {
   // Same elements, other shape. The innermost dimension may be split ([T, H*D] -> [T, H, D]) also when rows are strided;
   // any other change REQUIRES contiguous().
   Tensor Reshape(std::initializer_list<int64_t> shape) const;
+  // The same type, shape and strides over other memory.
+  Tensor At(void* data, Device device) const;
 
   std::string ShapeString() const;  // "F32[3, 96]"
 

@@ -4,7 +4,6 @@
 #include <random>
 
 #include "kernels/moe.h"
-#include "kernels/moe_cuda.h"
 #include "tests/testing/cuda_world.h"
 
 namespace grouper::kernels {
@@ -92,42 +91,26 @@ Tensor Ids(CudaWorld& world, int64_t tokens, int64_t top_k, int64_t experts, boo
   return ids;
 }
 
-std::vector<int32_t> Download(CudaWorld& world, int32_t* data, int64_t count) {
-  std::vector<int32_t> values(static_cast<size_t>(count));
-  const Tensor host = world.Get(Tensor(data, DType::kI32, {count}, world.gpu.device));
-  for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = host.data<int32_t>()[i];
-  return values;
-}
-
-TEST(MoeCudaTest, OrdersAndLoads) {
+TEST(MoeCudaTest, OrdersAndBiases) {
   GROUPER_NEEDS_CUDA();
   for (const auto& [tokens, top_k, experts] : {std::array<int64_t, 3>{0, 2, 4}, {1, 1, 1}, {1, 6, 64}, {37, 2, 7}, {1000, 8, 256}, {5000, 3, 31}}) {
     for (const bool one : {false, true}) {
       SCOPED_TRACE(std::to_string(tokens) + " x " + std::to_string(top_k) + " of " + std::to_string(experts) + (one ? ", one place" : ""));
       CudaWorld world;
-      const Tensor ids = Ids(world, tokens, top_k, experts, one), on_gpu = world.Put(ids);
+      const Tensor ids = Ids(world, tokens, top_k, experts, one);
       const int n = static_cast<int>(experts);
-      const ExpertOrder want = SortByExpert(ids, n), staged = SortByExpert(on_gpu, n);
-      EXPECT_TRUE(staged.offsets == want.offsets && staged.token == want.token && staged.row_of == want.row_of);
-      const cuda::DeviceExpertOrder got = cuda::SortByExpertDevice(world.gpu, on_gpu, n, world.gpu.scratch);
-      EXPECT_EQ(Download(world, got.offsets, experts + 1), want.offsets);
-      EXPECT_TRUE(Download(world, got.token, tokens * top_k) == want.token);
-      EXPECT_TRUE(Download(world, got.row_of, tokens * top_k) == want.row_of);
+      const ExpertOrder want = SortByExpert(world.cpu, ids, n, world.cpu.scratch),
+                        got = SortByExpert(world.gpu, world.Put(ids), n, world.gpu.scratch);
+      EXPECT_TRUE(Same(world.Get(got.offsets), want.offsets));
+      EXPECT_TRUE(Same(world.Get(got.token), want.token));
+      EXPECT_TRUE(Same(world.Get(got.row_of), want.row_of));
 
-      // Two passes' loads, then a step of the bias by both ways.
-      const Tensor load = world.Put(world.memory.Zero(DType::kI32, {experts * 2})), bias = world.memory.Random(DType::kF32, {experts}, "bias");
-      const Tensor bias_staged = world.Put(bias), bias_device = world.Put(bias);
-      std::vector<int64_t> sums(static_cast<size_t>(experts));
-      int64_t* const device_load = static_cast<int64_t*>(load.raw());
-      for (int pass = 0; pass < 2; ++pass) {
-        cuda::AddExpertLoad(world.gpu, got, device_load);
-        for (size_t e = 0; e < sums.size(); ++e) sums[e] += want.offsets[e + 1] - want.offsets[e];
-      }
-      cuda::UpdateExpertBiasDevice(world.gpu, device_load, 1e-3, bias_device);
-      UpdateExpertBias(sums, 1e-3, bias_staged);
-      UpdateExpertBias(sums, 1e-3, bias);
-      EXPECT_TRUE(Same(world.Get(bias_device), bias));
-      EXPECT_TRUE(Same(world.Get(bias_staged), bias));
+      std::vector<int64_t> load(static_cast<size_t>(experts));
+      for (size_t e = 0; e < load.size(); ++e) load[e] = want.offsets.data<int32_t>()[e + 1] - want.offsets.data<int32_t>()[e];
+      const Tensor bias = world.memory.Random(DType::kF32, {experts}, "bias"), on_gpu = world.Put(bias);
+      UpdateExpertBias(load, 1e-3, on_gpu);
+      UpdateExpertBias(load, 1e-3, bias);
+      EXPECT_TRUE(Same(world.Get(on_gpu), bias));
     }
   }
 }
@@ -141,23 +124,25 @@ TEST(MoeCudaTest, CombinationsAndTheirGradients) {
                    std::to_string(experts) + ", width " + std::to_string(width));
       CudaWorld world;
       auto& m = world.memory;
-      const ExpertOrder order = SortByExpert(Ids(world, tokens, top_k, experts, false), static_cast<int>(experts));
+      const Tensor ids = Ids(world, tokens, top_k, experts, false);
+      const ExpertOrder order = SortByExpert(world.cpu, ids, static_cast<int>(experts), world.cpu.scratch),
+                        gpu_order = SortByExpert(world.gpu, world.Put(ids), static_cast<int>(experts), world.gpu.scratch);
       const Tensor expert_out = m.Random(dtype, {tokens * top_k, width}, "out"), weights = m.Random(DType::kF32, {tokens, top_k}, "weights");
       const Tensor y = m.Random(dtype, {tokens, width}, "y"), dy = m.Random(dtype, {tokens, width}, "dy");
       const Tensor gpu_out = world.Put(expert_out), gpu_weights = world.Put(weights), gpu_y = world.Put(y), gpu_dy = world.Put(dy);
       for (const bool accumulate : {true, false}) {
         CombineExperts(world.cpu, order, expert_out, weights, y, accumulate);
-        CombineExperts(world.gpu, order, gpu_out, gpu_weights, gpu_y, accumulate);
+        CombineExperts(world.gpu, gpu_order, gpu_out, gpu_weights, gpu_y, accumulate);
         EXPECT_TRUE(Same(world.Get(gpu_y), y)) << "accumulate " << accumulate;
       }
       const Tensor d_out = m.New(dtype, {tokens * top_k, width}), dweights = m.New(DType::kF32, {tokens, top_k});
       const Tensor gpu_d_out = world.Put(d_out), gpu_dweights = world.Put(dweights);
       CombineExpertsBackward(world.cpu, order, dy, expert_out, weights, d_out, dweights);
-      CombineExpertsBackward(world.gpu, order, gpu_dy, gpu_out, gpu_weights, gpu_d_out, gpu_dweights);
+      CombineExpertsBackward(world.gpu, gpu_order, gpu_dy, gpu_out, gpu_weights, gpu_d_out, gpu_dweights);
       EXPECT_TRUE(Same(world.Get(gpu_d_out), d_out)) << "d_expert_out";
       EXPECT_TRUE(Same(world.Get(gpu_dweights), dweights)) << "dweights";
       ScatterExpertRows(world.cpu, order, d_out, static_cast<int>(top_k), y);
-      ScatterExpertRows(world.gpu, order, gpu_d_out, static_cast<int>(top_k), gpu_y);
+      ScatterExpertRows(world.gpu, gpu_order, gpu_d_out, static_cast<int>(top_k), gpu_y);
       EXPECT_TRUE(Same(world.Get(gpu_y), y)) << "scattered";
     }
   }
@@ -175,10 +160,10 @@ TEST(MoeCudaTest, RoutedOnTheDeviceAloneIsTheSame) {
                y = m.New(DType::kBF16, {kTokens, kWidth});
   const Tensor gpu_ids = world.Put(ids), gpu_weights = world.Put(weights), gpu_y = world.Put(y);
   Route(world.gpu, c, world.Put(logits), world.Put(bias), gpu_ids, gpu_weights, world.Put(scores));
-  const cuda::DeviceExpertOrder order = cuda::SortByExpertDevice(world.gpu, gpu_ids, c.num_experts, world.gpu.scratch);
-  cuda::CombineExperts(world.gpu, order, world.Put(out), gpu_weights, gpu_y, false);
+  const ExpertOrder order = SortByExpert(world.gpu, gpu_ids, c.num_experts, world.gpu.scratch);
+  CombineExperts(world.gpu, order, world.Put(out), gpu_weights, gpu_y, false);
   Route(world.cpu, c, logits, bias, ids, weights, scores);
-  CombineExperts(world.cpu, SortByExpert(ids, c.num_experts), out, weights, y, false);
+  CombineExperts(world.cpu, SortByExpert(world.cpu, ids, c.num_experts, world.cpu.scratch), out, weights, y, false);
   EXPECT_TRUE(Same(world.Get(gpu_y), y));
 }
 

@@ -246,36 +246,50 @@ Tensor SomeIds(Memory& memory) {
 
 TEST(SortByExpertTest, IsStableAndComplete) {
   Memory memory;
+  TestStream test(1);
   const Tensor ids = SomeIds(memory);
-  const ExpertOrder order = SortByExpert(ids, 6);
-  ASSERT_EQ(order.offsets.front(), 0);
-  ASSERT_EQ(order.offsets.back(), 111);
-  EXPECT_EQ(order.offsets[2], order.offsets[3]);
+  const ExpertOrder order = SortByExpert(test.stream, ids, 6, test.stream.scratch);
+  const int32_t* const offsets = order.offsets.data<int32_t>();
+  ASSERT_EQ(offsets[0], 0);
+  ASSERT_EQ(offsets[6], 111);
+  EXPECT_EQ(offsets[2], offsets[3]);
   for (int e = 0; e < 6; ++e) {
     std::vector<int32_t> want;
     for (int64_t i = 0; i < ids.size(); ++i) {
       if (Get(ids, i) == e) want.push_back(static_cast<int32_t>(i));
     }
-    ASSERT_EQ(order.offsets[e + 1] - order.offsets[e], static_cast<int32_t>(want.size()));
+    ASSERT_EQ(offsets[e + 1] - offsets[e], static_cast<int32_t>(want.size()));
     for (size_t j = 0; j < want.size(); ++j) {
-      EXPECT_EQ(order.token[order.offsets[e] + static_cast<int32_t>(j)], want[j] / 3);
-      EXPECT_EQ(order.row_of[want[j]], order.offsets[e] + static_cast<int32_t>(j));
+      EXPECT_EQ(order.token.data<int32_t>()[offsets[e] + static_cast<int32_t>(j)], want[j] / 3);
+      EXPECT_EQ(order.row_of.data<int32_t>()[want[j]], offsets[e] + static_cast<int32_t>(j));
     }
   }
 }
 
+TEST(SortByExpertTest, PutsTheOffsetsWhereItIsTold) {
+  Memory memory;
+  TestStream test(1);
+  const Tensor ids = SomeIds(memory), offsets = memory.New(DType::kI32, {7});
+  const ExpertOrder want = SortByExpert(test.stream, ids, 6, test.stream.scratch),
+                    got = SortByExpert(test.stream, ids, 6, test.stream.scratch, offsets);
+  EXPECT_EQ(got.offsets.raw(), offsets.raw());
+  EXPECT_TRUE(Same(offsets, want.offsets));
+  EXPECT_TRUE(Same(got.row_of, want.row_of));
+}
+
 TEST(SortByExpertTest, TakesABatchWithoutTokens) {
   Memory memory;
-  const ExpertOrder order = SortByExpert(memory.New(DType::kI32, {0, 2}), 3);
-  EXPECT_EQ(order.offsets, (std::vector<int32_t>{0, 0, 0, 0}));
-  EXPECT_TRUE(order.token.empty());
+  TestStream test(1);
+  const ExpertOrder order = SortByExpert(test.stream, memory.New(DType::kI32, {0, 2}), 3, test.stream.scratch);
+  for (int e = 0; e <= 3; ++e) EXPECT_EQ(order.offsets.data<int32_t>()[e], 0);
+  EXPECT_EQ(order.token.size(), 0);
 }
 
 TEST(CombineExpertsTest, IsOneFusedChainOverSlots) {
   for (const int64_t width : {1, 8, 21, 64}) {
     Memory memory;
     TestStream test(2);
-    const ExpertOrder order = SortByExpert(SomeIds(memory), 6);
+    const ExpertOrder order = SortByExpert(test.stream, SomeIds(memory), 6, test.stream.scratch);
     const Tensor rows = memory.Random(DType::kF32, {111, width}, "rows"),
                  weights = memory.Random(DType::kF32, {37, 3}, "weights");
     const Tensor start = memory.Random(DType::kF32, {37, width}, "start"), want = memory.New(DType::kF32, {37, width});
@@ -287,7 +301,7 @@ TEST(CombineExpertsTest, IsOneFusedChainOverSlots) {
         float sum = accumulate ? static_cast<float>(Get(start, i)) : 0;
         for (int64_t k = 0; k < 3; ++k) {
           sum = std::fma(static_cast<float>(Get(weights, t * 3 + k)),
-                         static_cast<float>(Get(rows, order.row_of[t * 3 + k] * width + i % width)), sum);
+                         static_cast<float>(Get(rows, order.row_of.data<int32_t>()[t * 3 + k] * width + i % width)), sum);
         }
         Set(want, i, sum);
       }
@@ -299,7 +313,7 @@ TEST(CombineExpertsTest, IsOneFusedChainOverSlots) {
 TEST(CombineExpertsBackwardTest, MatchesCentralDifferences) {
   Memory memory;
   TestStream test(2);
-  const ExpertOrder order = SortByExpert(SomeIds(memory), 6);
+  const ExpertOrder order = SortByExpert(test.stream, SomeIds(memory), 6, test.stream.scratch);
   const Tensor rows = memory.Random(DType::kF64, {111, 13}, "rows"),
                weights = memory.Random(DType::kF64, {37, 3}, "weights");
   const Tensor dy = memory.Random(DType::kF64, {37, 13}, "dy");
@@ -320,7 +334,7 @@ TEST(ScatterExpertRowsTest, AddsSlotsAscendingToWhatIsThere) {
   for (const DType dtype : {DType::kF32, DType::kF64, DType::kBF16}) {
     Memory memory;
     TestStream test(3);
-    const ExpertOrder order = SortByExpert(SomeIds(memory), 6);
+    const ExpertOrder order = SortByExpert(test.stream, SomeIds(memory), 6, test.stream.scratch);
     const Tensor rows = memory.Random(dtype, {111, 19}, "rows"), got = memory.Random(dtype, {37, 19}, "start"),
                  want = memory.Clone(got);
     ScatterExpertRows(test.stream, order, rows, 3, got);
@@ -328,7 +342,7 @@ TEST(ScatterExpertRowsTest, AddsSlotsAscendingToWhatIsThere) {
       double wide = Get(want, i);
       float narrow = static_cast<float>(wide);
       for (int64_t k = 0; k < 3; ++k) {
-        const double x = Get(rows, order.row_of[i / 19 * 3 + k] * 19 + i % 19);
+        const double x = Get(rows, order.row_of.data<int32_t>()[i / 19 * 3 + k] * 19 + i % 19);
         wide += x;
         narrow += static_cast<float>(x);
       }
@@ -341,7 +355,7 @@ TEST(ScatterExpertRowsTest, AddsSlotsAscendingToWhatIsThere) {
 TEST(CombineExpertsTest, Bf16RoundsTheFloatResultOnce) {
   Memory memory;
   TestStream test(1);
-  const ExpertOrder order = SortByExpert(SomeIds(memory), 6);
+  const ExpertOrder order = SortByExpert(test.stream, SomeIds(memory), 6, test.stream.scratch);
   const Tensor rows = memory.Random(DType::kBF16, {111, 20}, "rows"),
                weights = memory.Random(DType::kF32, {37, 3}, "weights");
   const Tensor got = memory.New(DType::kBF16, {37, 20}), want = memory.New(DType::kF32, {37, 20});
@@ -368,11 +382,11 @@ TEST(MoeTest, EmptyBatchesDoNothing) {
   const Tensor none = memory.New(DType::kF32, {0, 16}), logits = memory.New(DType::kF32, {0, c.num_experts});
   Route(test.stream, c, logits, Tensor(), routes.ids, routes.weights, routes.scores);
   RouteBackward(test.stream, c, routes.scores, routes.ids, routes.weights, logits);
-  const ExpertOrder order = SortByExpert(routes.ids, c.num_experts);
+  const ExpertOrder order = SortByExpert(test.stream, routes.ids, c.num_experts, test.stream.scratch);
   CombineExperts(test.stream, order, none, routes.weights, none, false);
   CombineExpertsBackward(test.stream, order, none, none, routes.weights, none, routes.weights);
   ScatterExpertRows(test.stream, order, none, c.top_k, none);
-  EXPECT_EQ(order.offsets.back(), 0);
+  EXPECT_EQ(order.offsets.data<int32_t>()[c.num_experts], 0);
 }
 
 }  // namespace

@@ -45,6 +45,7 @@ Result RunPass(const std::string& family, int num_threads, const TrainingPass::O
         for (size_t i = 0; i < slopes.size(); ++i) slopes[i] = static_cast<float>(std::sin(static_cast<double>(first) + static_cast<double>(i)));
       },
       gradients, &result.load);
+  gradients.Finish(stream);
   for (size_t i = 0; i < gradients.size(); ++i) {
     const Tensor& g = gradients.tensor(i);
     result.gradients.emplace_back(g.data<float>(), g.data<float>() + g.size());
@@ -108,6 +109,7 @@ TEST(TrainingPassTest, ABatchWithNothingToTrainLeavesTheGradientsAlone) {
   pass.Run({s}, [](size_t, size_t, int64_t, absl::Span<const float> logprobs, absl::Span<const float>, absl::Span<float>) {
     EXPECT_TRUE(logprobs.empty());
   }, gradients, nullptr);
+  gradients.Finish(stream);
   for (size_t i = 0; i < gradients.size(); ++i) {
     for (int64_t j = 0; j < gradients.tensor(i).size(); ++j) ASSERT_EQ(GetElement(gradients.tensor(i), j), 0);
   }

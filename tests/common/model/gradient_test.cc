@@ -16,6 +16,7 @@ TEST_P(Gradient, EqualsCentralDifferences) {
   const std::vector<std::vector<int32_t>> sequences = {RandomTokens(9, 1), RandomTokens(66, 2)};
   Training training(*model);
   training.Step(stream, sequences, 0, {});
+  training.gradients.Finish(stream);
   PhiloxStream random(MakePhiloxKey(3, "elements"));
   for (size_t i = 0; i < model->tensors().size(); ++i) {
     const LogicalTensor& tensor = model->tensors()[i];
@@ -57,6 +58,7 @@ TEST_P(Gradient, BitsDoNotDependOnCutThreadsOrRecomputation) {
         begin += n;
       }
       EXPECT_EQ(begin, sequences.size());
+      training.gradients.Finish(local);
       return training.Bits();
     };
     const std::string whole = run({16}, 1, false);
@@ -84,6 +86,8 @@ TEST_P(Gradient, Bf16IsCloseToF32) {
   const std::vector<std::vector<int32_t>> sequences = {RandomTokens(40, 5)};
   a.Step(stream, sequences, 0, {});
   b.Step(stream, sequences, 0, {});
+  a.gradients.Finish(stream);
+  b.gradients.Finish(stream);
   if (a.expert_load != b.expert_load) GTEST_SKIP() << "rounding moved a token to another expert";
   double difference = 0, norm = 0;
   for (size_t i = 0; i < a.gradients.size(); ++i) {

@@ -106,6 +106,7 @@ TEST_P(HuggingFace, GradientsAgree) {
   Gradients gradients(*model_);
   model_->LogitsBackward(stream_, dlogits, hidden, dhidden, gradients);
   model_->Backward(stream_, batch, kv, saved, dhidden, gradients);
+  gradients.Finish(stream_);
   int compared = 0;
   for (const StoredTensor& tensor : golden_->tensors()) {
     if (tensor.name.rfind("gradient.", 0) != 0) continue;

@@ -5,8 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/philox.h"
 #include "common/model/model.h"
+#include "common/tensor/cuda.h"
+#include "common/tensor/host_memory.h"
 #include "gtest/gtest.h"
 
 namespace grouper {
@@ -16,7 +19,22 @@ inline std::vector<std::string> TinyFamilies() {
   return {"llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3", "deepseek_v3_no_q_lora"};
 }
 
+// Of the shapes that the GPU's tensor-core kernels take: GQA 64 wide, MLA 512 + 64.
+inline std::vector<std::string> TensorCoreFamilies() { return {"llama_64", "deepseek_576"}; }
+
 inline std::string TinyConfigText(const std::string& family) {
+  if (family == "llama_64") {
+    return R"({"architectures": ["LlamaForCausalLM"], "vocab_size": 41, "hidden_size": 72, "intermediate_size": 88, "num_hidden_layers": 2,
+      "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
+      "hidden_act": "silu", "eos_token_id": 2, "tie_word_embeddings": true})";
+  }
+  if (family == "deepseek_576") {
+    return R"({"architectures": ["DeepseekV3ForCausalLM"], "vocab_size": 41, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+      "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+      "eos_token_id": 2, "kv_lora_rank": 512, "qk_nope_head_dim": 32, "qk_rope_head_dim": 64, "v_head_dim": 32, "q_lora_rank": null,
+      "moe_intermediate_size": 40, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 3,
+      "n_group": 4, "topk_group": 2, "norm_topk_prob": true, "routed_scaling_factor": 2.5})";
+  }
   const std::string common =
       R"("vocab_size": 41, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
       "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "hidden_act": "silu", "eos_token_id": 2, )";
@@ -85,17 +103,19 @@ inline void SetElement(const Tensor& t, int64_t i, double value) {
   }
 }
 
-// Random weights, norms and biases included.
+// Random weights, norms and biases included, on the stream's device.
 inline std::unique_ptr<Model> TinyModel(const std::string& family, DType dtype, Stream& stream) {
-  absl::StatusOr<std::unique_ptr<Model>> model = Model::Create(TinyConfig(family), dtype);
+  absl::StatusOr<std::unique_ptr<Model>> model = Model::Create(TinyConfig(family), dtype, stream.device);
   EXPECT_TRUE(model.ok()) << model.status();
   (*model)->InitRandom(stream, 7);
   PhiloxStream random(MakePhiloxKey(11, "tiny model"));
   for (const LogicalTensor& tensor : (*model)->tensors()) {
     if (tensor.value.rank() != 1) continue;
+    const HostBytes bytes(tensor.value);
     for (int64_t i = 0; i < tensor.value.size(); ++i) {
-      SetElement(tensor.value, i, GetElement(tensor.value, i) + 0.1 * random.NextNormal());
+      SetElement(bytes.tensor(), i, GetElement(bytes.tensor(), i) + 0.1 * random.NextNormal());
     }
+    CopyTensor(bytes.tensor(), tensor.value);
   }
   (*model)->WeightsChanged(stream);
   return *std::move(model);
@@ -112,7 +132,7 @@ inline std::vector<int32_t> RandomTokens(int64_t n, uint64_t seed, int64_t vocab
 // A cache and page tables of its own for a set of growing sequences.
 class Cache {
  public:
-  Cache(const Model& model, int32_t pages = 64) : kv(model.config(), model.dtype(), pages) {}
+  Cache(const Model& model, int32_t pages = 64) : kv(model.config(), model.dtype(), pages, model.device()) {}
 
   struct Piece {
     int sequence;
@@ -138,19 +158,14 @@ class Cache {
       }
     }
     const int64_t t = static_cast<int64_t>(batch.token_ids.size());
-    Arena arena;
+    Arena arena(model.device(), stream.handle);
     const Tensor hidden = arena.New(model.dtype(), {t, model.config().hidden_size});
     const Tensor logits = arena.New(model.logits_dtype(), {t, model.config().vocab_size});
     model.Forward(stream, batch, kv, hidden, nullptr);
     model.Logits(stream, hidden, logits);
+    stream.Synchronize();
     std::vector<std::string> result;
-    for (const Piece& piece : pieces) {
-      const auto& s = batch.sequences[result.size()];
-      const Tensor rows = logits.Rows(s.q_begin, s.q_begin + s.q_len);
-      result.emplace_back(static_cast<const char*>(rows.raw()),
-                          static_cast<size_t>(rows.size()) * SizeOf(rows.dtype()));
-      (void)piece;
-    }
+    for (const auto& s : batch.sequences) result.push_back(std::string(HostBytes(logits.Rows(s.q_begin, s.q_begin + s.q_len)).view()));
     return result;
   }
 
@@ -177,7 +192,7 @@ struct Training {
   double Step(Stream& stream, const std::vector<std::vector<int32_t>>& sequences, int first, SaveOptions options,
               bool backward = true) {
     Batch batch;
-    KvPool kv(model.config(), model.dtype(), 256);
+    KvPool kv(model.config(), model.dtype(), 256, model.device());
     std::vector<std::vector<int32_t>> tables(sequences.size());
     std::vector<double> coefficients;
     for (size_t i = 0; i < sequences.size(); ++i) {
@@ -194,7 +209,7 @@ struct Training {
       }
     }
     const int64_t rows = static_cast<int64_t>(batch.output_rows.size());
-    Arena arena;
+    Arena arena(model.device(), stream.handle);
     SavedActivations saved(arena, options);
     const Tensor hidden = arena.New(model.dtype(), {rows, model.config().hidden_size});
     const Tensor dhidden = arena.New(model.dtype(), {rows, model.config().hidden_size});
@@ -202,10 +217,13 @@ struct Training {
     model.Forward(stream, batch, kv, hidden, &saved);
     model.Logits(stream, hidden, logits);
     double loss = 0;
+    stream.Synchronize();
+    const HostBytes bytes(logits);
     for (int64_t i = 0; i < logits.size(); ++i) {
-      loss += coefficients[static_cast<size_t>(i)] * GetElement(logits, i);
-      SetElement(logits, i, coefficients[static_cast<size_t>(i)]);
+      loss += coefficients[static_cast<size_t>(i)] * GetElement(bytes.tensor(), i);
+      SetElement(bytes.tensor(), i, coefficients[static_cast<size_t>(i)]);
     }
+    CopyTensor(bytes.tensor(), logits);
     expert_load = saved.expert_load;
     if (backward) {
       model.LogitsBackward(stream, logits, hidden, dhidden, gradients);
@@ -218,10 +236,7 @@ struct Training {
   // All gradients, byte for byte.
   std::string Bits() const {
     std::string bits;
-    for (size_t i = 0; i < gradients.size(); ++i) {
-      const Tensor& g = gradients.tensor(i);
-      bits.append(static_cast<const char*>(g.raw()), static_cast<size_t>(g.size()) * SizeOf(g.dtype()));
-    }
+    for (size_t i = 0; i < gradients.size(); ++i) absl::StrAppend(&bits, HostBytes(gradients.tensor(i)).view());
     return bits;
   }
 
