@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
+#include <functional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -10,6 +10,8 @@
 #include "common/base/status.h"
 #include "common/checkpoint/ggml_encode.h"
 #include "common/checkpoint/gguf_writer.h"
+#include "common/model/gguf_metadata.h"
+#include "common/model/gguf_names.h"
 
 namespace grouper {
 namespace {
@@ -22,26 +24,13 @@ struct Format {
 constexpr Format kFormats[] = {{"F32", StorageType::kF32, 0},   {"F16", StorageType::kF16, 1},   {"BF16", StorageType::kBF16, 32},
                                {"Q8_0", StorageType::kQ8_0, 7}, {"Q4_0", StorageType::kQ4_0, 2}, {"Q4_K", StorageType::kQ4_K, 14}};
 
-absl::StatusOr<std::string> ArchitectureOf(const ModelConfig& config) {
-  if (config.architecture == "LlamaForCausalLM") return "llama";
-  if (config.architecture == "Qwen2ForCausalLM") return "qwen2";
-  if (config.architecture == "Qwen3ForCausalLM") return "qwen3";
-  return absl::UnimplementedError(absl::StrCat(config.architecture, " is not written to GGUF (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM are); use --format hf"));
-}
-
-// A tensor of the file: which of ours it comes from, and how.
+// A tensor of the file, and what its rows are made of. `read` fills one row of shape.back() numbers (a vector is one row).
 struct Source {
-  int tensor = -1;            // of Model::tensors(); -1: `values`
-  int64_t rotated_heads = 0;  // rows of so many heads go from half-split to llama.cpp's interleaved rotary pairs
-  std::vector<float> values;
+  TensorSpec spec;
+  std::function<void(int64_t row, std::vector<float>* out)> read;
 };
 
 std::string GgufName(absl::string_view name) {
-  static constexpr std::pair<absl::string_view, absl::string_view> kParts[] = {
-      {"input_layernorm", "attn_norm"},    {"post_attention_layernorm", "ffn_norm"}, {"self_attn.q_proj", "attn_q"},
-      {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},           {"self_attn.o_proj", "attn_output"},
-      {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},      {"mlp.gate_proj", "ffn_gate"},
-      {"mlp.up_proj", "ffn_up"},           {"mlp.down_proj", "ffn_down"}};
   if (name == "model.embed_tokens.weight") return "token_embd.weight";
   if (name == "model.norm.weight") return "output_norm.weight";
   if (name == "lm_head.weight") return "output.weight";
@@ -49,88 +38,40 @@ std::string GgufName(absl::string_view name) {
   CHECK(absl::ConsumePrefix(&rest, "model.layers.")) << name;
   const absl::string_view layer = rest.substr(0, rest.find('.'));
   rest.remove_prefix(layer.size() + 1);
-  for (const auto& [ours, theirs] : kParts) {
-    if (absl::ConsumePrefix(&rest, absl::StrCat(ours, "."))) return absl::StrCat("blk.", layer, ".", theirs, ".", rest);
+  if (rest == "mlp.gate.e_score_correction_bias") return absl::StrCat("blk.", layer, ".exp_probs_b.bias");
+  for (const GgufPart& part : kGgufParts) {
+    absl::string_view kind = rest;
+    if (absl::ConsumePrefix(&kind, absl::StrCat(part.ours, ".")) && kind.find('.') == absl::string_view::npos) {
+      return absl::StrCat("blk.", layer, ".", part.theirs, ".", kind);
+    }
   }
   CHECK(false) << name;
   return "";
 }
 
-StorageType TypeOf(const Format& format, const Tensor& value, const std::string& name) {
-  if (value.rank() == 1) return StorageType::kF32;
+// Vectors and routers stay F32.
+StorageType TypeOf(const Format& format, const TensorSpec& spec) {
+  if (spec.shape.size() == 1 || absl::EndsWith(spec.name, ".ffn_gate_inp.weight")) return StorageType::kF32;
   StorageType type = format.type;
-  const int64_t columns = value.dim(1);
-  if ((type == StorageType::kQ4_0 || type == StorageType::kQ4_K) && (name == "token_embd.weight" || name == "output.weight")) type = StorageType::kQ8_0;
+  const int64_t columns = spec.shape.back();
+  if ((type == StorageType::kQ4_0 || type == StorageType::kQ4_K) && (spec.name == "token_embd.weight" || spec.name == "output.weight")) {
+    type = StorageType::kQ8_0;
+  }
   if (columns % BlockElements(type) != 0) type = columns % 32 == 0 ? StorageType::kQ8_0 : StorageType::kF16;
   return type;
 }
 
-absl::Status AddMetadata(GgufWriter& out, const std::string& architecture, const ModelConfig& c, const Format& format) {
-  auto key = [&](const char* name) { return absl::StrCat(architecture, ".", name); };
-  auto add = [&](const char* name, int64_t value) { out.AddUint32(key(name), static_cast<uint32_t>(value)); };
-  out.AddString("general.architecture", architecture);
-  out.AddString("general.type", "model");
-  out.AddUint32("general.file_type", format.file_type);
-  out.AddUint32("general.quantization_version", 2);
-  add("block_count", c.num_hidden_layers);
-  add("context_length", c.declared_max_position_embeddings > 0 ? c.declared_max_position_embeddings : c.max_position_embeddings);
-  add("embedding_length", c.hidden_size);
-  add("feed_forward_length", c.intermediate_size);
-  add("attention.head_count", c.num_attention_heads);
-  add("attention.head_count_kv", c.num_key_value_heads);
-  add("attention.key_length", c.head_dim);
-  add("attention.value_length", c.head_dim);
-  out.AddFloat32(key("attention.layer_norm_rms_epsilon"), static_cast<float>(c.rms_norm_eps));
-  out.AddFloat32(key("rope.freq_base"), static_cast<float>(c.rope_theta));
-  add("rope.dimension_count", c.head_dim);
-  add("vocab_size", c.vocab_size);
-  const RopeScaling& s = c.rope_scaling;
-  if (s.type == RopeScaling::Type::kLinear || s.type == RopeScaling::Type::kYarn) {
-    const bool yarn = s.type == RopeScaling::Type::kYarn;
-    if (yarn && (s.beta_fast != 32 || s.beta_slow != 1 || s.mscale != 0 || s.mscale_all_dim != 0 || s.attention_factor || !s.truncate)) {
-      return absl::UnimplementedError("rope_scaling: GGUF has no place for YaRN's beta_fast, beta_slow, mscale, attention_factor and truncate; only their defaults are written");
-    }
-    out.AddString(key("rope.scaling.type"), yarn ? "yarn" : "linear");
-    out.AddFloat32(key("rope.scaling.factor"), static_cast<float>(s.factor));
-    if (yarn) add("rope.scaling.original_context_length", s.original_max_position_embeddings);
+float ElementAsFloat(const Tensor& t, int64_t i) {
+  switch (t.dtype()) {
+    case DType::kF64: return static_cast<float>(t.data<double>()[i]);
+    case DType::kBF16: return static_cast<float>(t.data<bf16>()[i]);
+    default: return t.data<float>()[i];
   }
-  return absl::OkStatus();
 }
 
-void AddVocab(GgufWriter& out, const GgufVocab& vocab, const std::vector<int32_t>& stop_token_ids) {
-  out.AddString("tokenizer.ggml.model", vocab.model);
-  out.AddString("tokenizer.ggml.pre", vocab.pre);
-  out.AddStrings("tokenizer.ggml.tokens", vocab.tokens);
-  out.AddInt32s("tokenizer.ggml.token_type", vocab.token_types);
-  out.AddStrings("tokenizer.ggml.merges", vocab.merges);
-  // llama.cpp ends a generation at eos: the first stop token, where the model has several.
-  const int32_t eos = stop_token_ids.empty() ? vocab.eos_id : stop_token_ids[0];
-  const std::pair<const char*, int32_t> ids[] = {{"bos", vocab.bos_id}, {"eos", eos}, {"padding", vocab.pad_id}, {"unknown", vocab.unk_id}};
-  for (const auto& [name, id] : ids) {
-    if (id >= 0) out.AddUint32(absl::StrCat("tokenizer.ggml.", name, "_token_id"), static_cast<uint32_t>(id));
-  }
-  out.AddBool("tokenizer.ggml.add_bos_token", vocab.add_bos);
-  out.AddBool("tokenizer.ggml.add_eos_token", vocab.add_eos);
-  if (!vocab.chat_template.empty()) out.AddString("tokenizer.chat_template", vocab.chat_template);
-}
-
-// Llama 3's scaling is a tensor of divisors, one for each rotary pair.
-std::vector<float> Llama3Divisors(const ModelConfig& c) {
-  const RopeScaling& s = c.rope_scaling;
-  const double original = static_cast<double>(s.original_max_position_embeddings);
-  std::vector<float> divisors;
-  for (int64_t i = 0; i < c.head_dim / 2; ++i) {
-    const double wavelength = 2 * std::numbers::pi * std::pow(c.rope_theta, 2.0 * static_cast<double>(i) / static_cast<double>(c.head_dim));
-    double divisor = 1;
-    if (wavelength > original / s.low_freq_factor) {
-      divisor = s.factor;
-    } else if (wavelength > original / s.high_freq_factor) {
-      const double smooth = (original / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-      divisor = 1 / ((1 - smooth) / s.factor + smooth);
-    }
-    divisors.push_back(static_cast<float>(divisor));
-  }
-  return divisors;
+void ReadRow(const Tensor& t, int64_t row, std::vector<float>* out) {
+  const int64_t columns = static_cast<int64_t>(out->size());
+  for (int64_t c = 0; c < columns; ++c) (*out)[static_cast<size_t>(c)] = ElementAsFloat(t, row * columns + c);
 }
 
 // Row `row` of the file's tensor as our row: of each head, pair p's two rows lie apart with us, side by side there.
@@ -138,6 +79,83 @@ int64_t OurRow(int64_t row, int64_t rows, int64_t heads) {
   if (heads == 0) return row;
   const int64_t width = rows / heads, head = row / width, within = row % width;
   return head * width + within % 2 * (width / 2) + within / 2;
+}
+
+// One of our tensors; rotated_heads > 0: its rows go from half-split to llama.cpp's interleaved rotary pairs.
+Source Whole(const LogicalTensor& tensor, std::string name, int64_t rotated_heads) {
+  Source source;
+  source.spec.name = std::move(name);
+  for (int d = 0; d < tensor.value.rank(); ++d) source.spec.shape.push_back(tensor.value.dim(d));
+  source.read = [value = tensor.value, rotated_heads](int64_t row, std::vector<float>* out) { ReadRow(value, OurRow(row, value.dim(0), rotated_heads), out); };
+  return source;
+}
+
+// The same part of all experts of a layer, `first` being expert 0's.
+Source Stacked(const Model& model, const LogicalTensor& first, const std::string& before, const std::string& after, std::string name) {
+  std::vector<Tensor> experts;
+  for (int e = 0; e < model.config().moe->router.num_experts; ++e) {
+    const int index = model.FindTensor(absl::StrCat(before, e, after));
+    CHECK_GE(index, 0) << before << e << after;
+    experts.push_back(model.tensors()[static_cast<size_t>(index)].value);
+  }
+  const int64_t rows = first.value.dim(0);
+  Source source;
+  source.spec = {std::move(name), StorageType::kF32, {static_cast<int64_t>(experts.size()), rows, first.value.dim(1)}};
+  source.read = [experts = std::move(experts), rows](int64_t row, std::vector<float>* out) {
+    ReadRow(experts[static_cast<size_t>(row / rows)], row % rows, out);
+  };
+  return source;
+}
+
+// kv_b_proj's two halves (gguf_names.h).
+void AddKvB(const ModelConfig& config, const Tensor& value, const std::string& layer, std::vector<Source>* sources) {
+  const int64_t heads = config.num_attention_heads, nope = config.mla->qk_nope_head_dim, width = config.mla->v_head_dim, rank = config.mla->kv_lora_rank;
+  Source k, v;
+  k.spec = {layer + "attn_k_b.weight", StorageType::kF32, {heads, rank, nope}};
+  k.read = [value, nope, width, rank](int64_t row, std::vector<float>* out) {
+    const int64_t head = row / rank, column = row % rank;
+    for (int64_t d = 0; d < nope; ++d) (*out)[static_cast<size_t>(d)] = ElementAsFloat(value, (head * (nope + width) + d) * rank + column);
+  };
+  v.spec = {layer + "attn_v_b.weight", StorageType::kF32, {heads, width, rank}};
+  v.read = [value, nope, width](int64_t row, std::vector<float>* out) { ReadRow(value, row / width * (nope + width) + nope + row % width, out); };
+  sources->push_back(std::move(k));
+  sources->push_back(std::move(v));
+}
+
+std::vector<Source> MakeSources(const Model& model, const Format& format) {
+  const ModelConfig& config = model.config();
+  std::vector<Source> sources;
+  if (config.rope_scaling.type == RopeScaling::Type::kLlama3) {
+    Source divisors;
+    divisors.spec = {"rope_freqs.weight", StorageType::kF32, {config.head_dim / 2}};
+    divisors.read = [values = Llama3Divisors(config)](int64_t row, std::vector<float>* out) { (*out)[0] = values[static_cast<size_t>(row)]; };
+    sources.push_back(std::move(divisors));
+  }
+  const bool rotated = config.architecture == "LlamaForCausalLM";
+  for (const LogicalTensor& tensor : model.tensors()) {
+    const size_t experts = tensor.name.find(".mlp.experts.");
+    if (experts != std::string::npos) {
+      const std::string before = tensor.name.substr(0, experts + 13), layer = tensor.name.substr(13, experts - 13);  // behind "model.layers."
+      if (!absl::StartsWith(absl::string_view(tensor.name).substr(before.size()), "0.")) continue;                    // with expert 0
+      const std::string after = tensor.name.substr(before.size() + 1);
+      for (const GgufPart& part : kGgufExpertParts) {
+        if (after != absl::StrCat(".", part.ours, ".weight")) continue;
+        sources.push_back(Stacked(model, tensor, before, after, absl::StrCat("blk.", layer, ".", part.theirs, ".weight")));
+      }
+      continue;
+    }
+    std::string name = GgufName(tensor.name);
+    if (absl::EndsWith(name, ".attn_kv_b.weight")) {
+      AddKvB(config, tensor.value, name.substr(0, name.size() - 16), &sources);
+      continue;
+    }
+    int64_t heads = 0;
+    if (rotated && absl::StrContains(name, ".attn_q.")) heads = config.num_attention_heads;
+    if (rotated && absl::StrContains(name, ".attn_k.")) heads = config.num_key_value_heads;
+    sources.push_back(Whole(tensor, std::move(name), heads));
+  }
+  for (Source& source : sources) source.spec.type = TypeOf(format, source.spec);
+  return sources;
 }
 
 // Halves, and the scales of blocks, end at 65504.
@@ -169,14 +187,6 @@ absl::Status WriteRow(StorageType type, const std::vector<float>& row, AppendByt
   }
 }
 
-float ElementAsFloat(const Tensor& t, int64_t i) {
-  switch (t.dtype()) {
-    case DType::kF64: return static_cast<float>(t.data<double>()[i]);
-    case DType::kBF16: return static_cast<float>(t.data<bf16>()[i]);
-    default: return t.data<float>()[i];
-  }
-}
-
 }  // namespace
 
 absl::Status SaveGguf(FileSystem& fs, const Model& model, const Tokenizer& tokenizer, const std::vector<int32_t>& stop_token_ids, const std::string& path,
@@ -185,48 +195,36 @@ absl::Status SaveGguf(FileSystem& fs, const Model& model, const Tokenizer& token
   if (format == std::end(kFormats)) return absl::InvalidArgumentError(absl::StrCat("dtype ", type, ": expected F32, F16, BF16, Q8_0, Q4_0 or Q4_K"));
   if (fs.Exists(path)) return absl::AlreadyExistsError(absl::StrCat(path, " exists; a model is written into a new file"));
   const ModelConfig& config = model.config();
-  ASSIGN_OR_RETURN(const std::string architecture, ArchitectureOf(config));
+  ASSIGN_OR_RETURN(const std::string architecture, GgufArchitecture(config));
   GgufWriter writer;
-  RETURN_IF_ERROR(AddMetadata(writer, architecture, config, *format));
+  RETURN_IF_ERROR(AddGgufMetadata(writer, architecture, config, format->file_type));
   ASSIGN_OR_RETURN(const GgufVocab vocab, tokenizer.ToGgufVocab(config.vocab_size));
-  AddVocab(writer, vocab, stop_token_ids);
-
+  AddGgufVocab(writer, vocab, stop_token_ids);
+  const std::vector<Source> sources = MakeSources(model, *format);
   std::vector<TensorSpec> specs;
-  std::vector<Source> sources;
-  if (config.rope_scaling.type == RopeScaling::Type::kLlama3) {
-    sources.push_back({-1, 0, Llama3Divisors(config)});
-    specs.push_back({"rope_freqs.weight", StorageType::kF32, {config.head_dim / 2}});
-  }
-  for (size_t i = 0; i < model.tensors().size(); ++i) {
-    const LogicalTensor& tensor = model.tensors()[i];
-    const std::string name = GgufName(tensor.name);
-    TensorSpec spec{name, TypeOf(*format, tensor.value, name), {}};
-    for (int d = 0; d < tensor.value.rank(); ++d) spec.shape.push_back(tensor.value.dim(d));
-    Source source{static_cast<int>(i), 0, {}};
-    if (architecture == "llama") {
-      if (absl::StrContains(name, ".attn_q.")) source.rotated_heads = config.num_attention_heads;
-      if (absl::StrContains(name, ".attn_k.")) source.rotated_heads = config.num_key_value_heads;
-    }
-    specs.push_back(std::move(spec));
-    sources.push_back(std::move(source));
-  }
-  const std::string temporary = path + ".tmp";
-  RETURN_IF_ERROR(fs.RemoveAll(temporary));
-  RETURN_IF_ERROR(writer.Write(fs, temporary, specs, [&](const TensorSpec& spec, AppendBytes append) -> absl::Status {
+  for (const Source& source : sources) specs.push_back(source.spec);
+  const auto write = [&](const TensorSpec& spec, AppendBytes append) -> absl::Status {
     const Source& source = sources[static_cast<size_t>(&spec - specs.data())];
-    if (source.tensor < 0) return WriteRow(spec.type, source.values, append);
-    const Tensor& value = model.tensors()[static_cast<size_t>(source.tensor)].value;
-    const int64_t rows = value.dim(0), columns = value.rank() == 1 ? 1 : value.dim(1);
+    const int64_t columns = spec.shape.size() == 1 ? 1 : spec.shape.back();
+    int64_t rows = 1;
+    for (const int64_t extent : spec.shape) rows *= extent;
+    rows /= columns;
     std::vector<float> row(static_cast<size_t>(columns));
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t from = OurRow(r, rows, source.rotated_heads);
-      for (int64_t c = 0; c < columns; ++c) row[static_cast<size_t>(c)] = ElementAsFloat(value, from * columns + c);
+      source.read(r, &row);
       RETURN_IF_ERROR(CheckRange(spec.type, spec.name, row));
       RETURN_IF_ERROR(WriteRow(spec.type, row, append));
     }
     return absl::OkStatus();
-  }));
-  RETURN_IF_ERROR(fs.Rename(temporary, path));
+  };
+  const std::string temporary = path + ".tmp";
+  RETURN_IF_ERROR(fs.RemoveAll(temporary));
+  absl::Status written = writer.Write(fs, temporary, specs, write);
+  if (written.ok()) written = fs.Rename(temporary, path);
+  if (!written.ok()) {
+    fs.RemoveAll(temporary).IgnoreError();  // the first error is the one to tell
+    return written;
+  }
   return fs.SyncDirectory(Dirname(path));
 }
 

@@ -259,6 +259,18 @@ TEST(Gguf, RefusesEachLieWithItsName) {
   }
 }
 
+TEST(Gguf, NamesFromAFileAreMadeFitToPrint) {
+  const std::pair<std::string, std::string> kNames[] = {
+      {"blk.0", "\"blk.0\""},
+      {"a\"b\n\x1b", "\"a\\\"b\\n\\x1b\""},
+      {"\xc3\xa9\xf0\x9f\x91\x8d", "\"\xc3\xa9\xf0\x9f\x91\x8d\""},
+      {"\xff\xc3(\xe2\x82", "\"\\xff\\xc3(\\xe2\\x82\""},
+      {"\xed\xa0\x80\xc0\x80\xf4\x90\x80\x80", "\"\\xed\\xa0\\x80\\xc0\\x80\\xf4\\x90\\x80\\x80\""},
+      {std::string(119, 'a') + "\xc3\xa9z", "\"" + std::string(119, 'a') + "\xc3\xa9...\" (122 bytes)"},
+  };
+  for (const auto& [name, shown] : kNames) EXPECT_EQ(QuoteName(name), shown);
+}
+
 TEST(Gguf, CountsAreComparedWithTheBytesThatFollow) {
   for (uint64_t count : {uint64_t{2}, uint64_t{1000}, kHuge, ~uint64_t{0}}) {
     const auto values = GgufFile::Parse(absl::StrCat("GGUF", U32(3), U64(0), U64(count), KeyU32("k", 1)), "x");
