@@ -79,8 +79,8 @@ absl::Status Run(const Arguments& arguments) {
   sampling->set_temperature(temperature);
   sampling->set_top_p(1);
   sampling->set_max_new_tokens(static_cast<int32_t>(new_tokens));
-  recipe.mutable_rollout()->set_max_batch_tokens(2048);
-  recipe.mutable_rollout()->set_max_sequences(256);
+  recipe.mutable_rollout()->set_max_batch_tokens(device.kind == Device::Kind::kCuda ? 16384 : 2048);
+  recipe.mutable_rollout()->set_max_sequences(device.kind == Device::Kind::kCuda ? 1024 : 256);
   recipe.mutable_rollout()->set_timeout_seconds(600);
   recipe.mutable_reward()->set_timeout_seconds(60);
 

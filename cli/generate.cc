@@ -24,7 +24,9 @@ absl::Status Run(const Arguments& arguments) {
   ThreadPool threads(static_cast<int>(num_threads));
   LoadOptions load;
   ASSIGN_OR_RETURN(load.device, Annotate(FindDevice(arguments.Get("device")), "--device"));
-  if (load.device.kind == Device::Kind::kCuda) load.dtype = DType::kBF16;
+  const std::string dtype = arguments.Get("dtype");
+  if (dtype != "" && dtype != "float32" && dtype != "bfloat16") return absl::InvalidArgumentError("--dtype " + dtype + ": expected float32 or bfloat16");
+  if (dtype == "bfloat16" || (dtype.empty() && load.device.kind == Device::Kind::kCuda)) load.dtype = DType::kBF16;
   ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(arguments.Get("model"), load, threads));
 
   v1::PromptTemplate prompt_template;
@@ -96,6 +98,7 @@ const Command kGenerate = {
         {.name = "max-new-tokens", .placeholder = "N", .help = "longest completion", .default_text = "256"},
         {.name = "stop", .placeholder = "TEXT", .help = "stop string", .default_text = "", .repeated = true},
         {.name = "seed", .placeholder = "N", .help = "of the sampling noise", .default_text = "0"},
+        {.name = "dtype", .placeholder = "TYPE", .help = "float32 or bfloat16 (default: float32, on a GPU bfloat16)", .default_text = ""},
         {.name = "device", .placeholder = "DEVICE", .help = "auto (a GPU if there is one), cpu, cuda or cuda:N", .default_text = "auto"},
         {.name = "threads", .placeholder = "N", .help = "CPU threads; 0: one per core", .default_text = "0"},
     },

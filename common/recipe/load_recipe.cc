@@ -73,7 +73,8 @@ void FillDefaults(v1::Recipe& recipe, const std::string& path) {
   v1::ModelSource* model = recipe.mutable_model();
   // Written down as what it is on this machine: a run that is resumed elsewhere must not change its numbers silently.
   if (model->device().empty() || model->device() == "auto") model->set_device(NumCudaDevices() > 0 ? "cuda" : "cpu");
-  if (model->dtype().empty()) model->set_dtype(model->device() == "cpu" ? "float32" : "bfloat16");
+  const bool on_cpu = model->device() == "cpu";
+  if (model->dtype().empty()) model->set_dtype(on_cpu ? "float32" : "bfloat16");
   if (recipe.prompt().template_().empty()) recipe.mutable_prompt()->set_template_("plain");
   for (v1::Stage& stage : *recipe.mutable_stages()) {
     v1::Optimizer* optimizer = stage.mutable_optimizer();
@@ -83,7 +84,7 @@ void FillDefaults(v1::Recipe& recipe, const std::string& path) {
     if (!optimizer->has_eps()) optimizer->set_eps(1e-8);
     if (!optimizer->has_max_grad_norm()) optimizer->set_max_grad_norm(1);
     if (!optimizer->has_max_skipped_steps()) optimizer->set_max_skipped_steps(2);
-    if (optimizer->micro_batch_tokens() == 0) optimizer->set_micro_batch_tokens(4096);
+    if (optimizer->micro_batch_tokens() == 0) optimizer->set_micro_batch_tokens(on_cpu ? 4096 : 16384);
     if (stage.data().too_long().empty()) stage.mutable_data()->set_too_long("error");
     if (stage.has_sft() && stage.sft().batch_size() == 0) stage.mutable_sft()->set_batch_size(32);
     if (stage.has_grpo()) {
@@ -110,7 +111,7 @@ void FillDefaults(v1::Recipe& recipe, const std::string& path) {
     }
   }
   v1::Rollout* rollout = recipe.mutable_rollout();
-  if (rollout->max_batch_tokens() == 0) rollout->set_max_batch_tokens(2048);
+  if (rollout->max_batch_tokens() == 0) rollout->set_max_batch_tokens(on_cpu ? 2048 : 16384);
   if (rollout->max_sequences() == 0) rollout->set_max_sequences(256);
   if (rollout->timeout_seconds() == 0) rollout->set_timeout_seconds(120);
   if (recipe.reward().timeout_seconds() == 0) recipe.mutable_reward()->set_timeout_seconds(60);
@@ -292,13 +293,18 @@ v1::Recipe ResultFields(const v1::Recipe& recipe) {
   results.clear_name();
   results.clear_threads();
   results.mutable_model()->clear_recompute();
+  if (results.model().device() != "cpu") results.mutable_model()->set_device("cuda");  // whichever
   results.clear_rollout();
   results.clear_logging();
   results.clear_checkpoint();
   results.mutable_reward()->clear_address();
   results.mutable_reward()->clear_timeout_seconds();
   results.mutable_reward()->clear_tls();
-  for (v1::Stage& stage : *results.mutable_stages()) stage.mutable_optimizer()->clear_micro_batch_tokens();
+  // bfloat16 sums of weight gradients on a GPU depend on where micro-batches are cut (kernels/README.md).
+  const bool cut_counts = recipe.model().device() != "cpu" && recipe.model().dtype() == "bfloat16";
+  for (v1::Stage& stage : *results.mutable_stages()) {
+    if (!cut_counts) stage.mutable_optimizer()->clear_micro_batch_tokens();
+  }
   return results;
 }
 
