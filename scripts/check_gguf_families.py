@@ -29,6 +29,7 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_fre
 # name -> golden configuration, changes, llama.cpp reads the same model, transformers reads it from GGUF
 FAMILIES = {
     "llama": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}, "head_dim": 16}, True),
+    "llama2-vocab": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}, "head_dim": 16, "vocab_size": 32000}, True),
     "llama3-rope": ("llama", {"rope_parameters": LLAMA3, "head_dim": 32}, False),  # transformers ignores rope_freqs.weight
     "qwen2": ("qwen2", {}, True),
     "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}, True),
@@ -45,7 +46,16 @@ FAMILIES = {
 TEXT = "Hello there, it's 123 o'clock.\n\n  Two  spaces, \u00e9\u4f60."
 
 
-def make_tokenizer():
+def sentencepiece_tokenizer():
+    """Llama 2's kind of vocabulary: Mistral's first, as mistral-common carries it."""
+    from check_tokenizers import sentencepiece_bpe
+    t = tokenizers.Tokenizer.from_str(json.dumps(sentencepiece_bpe("tokenizer.model.v1")))
+    return PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def make_tokenizer(vocab_size=300):
+    if vocab_size == 32000:
+        return sentencepiece_tokenizer()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate(alphabet + ["th", "the", "er"])}
     t = tokenizers.Tokenizer(models.BPE(vocab, [("t", "h"), ("th", "e"), ("e", "r")]))
@@ -57,7 +67,9 @@ def make_tokenizer():
 
 def make_model(golden, changes, folder):
     config = json.load(open(os.path.join(ROOT, "tests", "golden", "models", golden, "config.json")))
-    config.update(vocab_size=300, hidden_size=64, bos_token_id=259, eos_token_id=260, pad_token_id=None, **changes)
+    config.update(**dict({"vocab_size": 300, "hidden_size": 64, "pad_token_id": None}, **changes))
+    tokenizer = make_tokenizer(config["vocab_size"])
+    config.update(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     with open(os.path.join(folder, "config.json"), "w") as f:
         json.dump(config, f)
     torch.manual_seed(1)
@@ -71,8 +83,8 @@ def make_model(golden, changes, folder):
             elif tensor.dim() >= 2:
                 tensor.normal_(0, 0.15)
     model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return model
+    tokenizer.save_pretrained(folder)
+    return model, tokenizer
 
 
 def logits_of(model, ids):
@@ -88,7 +100,7 @@ def check(grouper, name, golden, changes, transformers_reads):
     with tempfile.TemporaryDirectory() as scratch:
         source, path, back = (os.path.join(scratch, x) for x in ("source", "model.gguf", "back"))
         os.mkdir(source)
-        model = make_model(golden, changes, source)
+        model, tokenizer = make_model(golden, changes, source)
         ids = np.random.default_rng(3).integers(0, 256, 48).tolist()
         expected = logits_of(model, ids)
         for command in (["--from", source, "--to", path, "--format", "gguf", "--dtype", "F32"], ["--from", path, "--to", back, "--format", "hf"]):
@@ -97,7 +109,7 @@ def check(grouper, name, golden, changes, transformers_reads):
         loaded = llama_cpp.Llama(path, n_ctx=64, n_batch=64, n_threads=2, logits_all=True, verbose=False, type_k=0, type_v=0, flash_attn=False)
         loaded.eval(ids)
         llama = difference(np.array(loaded.scores[:len(ids)]), expected)
-        tokens = loaded.tokenize(TEXT.encode(), add_bos=False) == make_tokenizer()(TEXT).input_ids
+        tokens = loaded.tokenize(TEXT.encode(), add_bos=False) == tokenizer(TEXT, add_special_tokens=False).input_ids
         again = difference(logits_of(AutoModelForCausalLM.from_pretrained(back, dtype=torch.float32, attn_implementation="eager").eval(), ids), expected)
         theirs = None
         if transformers_reads:

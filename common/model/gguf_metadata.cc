@@ -135,7 +135,9 @@ void AddGgufVocab(GgufWriter& out, const GgufVocab& vocab, const std::vector<int
   out.AddString("tokenizer.ggml.pre", vocab.pre);
   out.AddStrings("tokenizer.ggml.tokens", vocab.tokens);
   out.AddInt32s("tokenizer.ggml.token_type", vocab.token_types);
-  out.AddStrings("tokenizer.ggml.merges", vocab.merges);
+  if (!vocab.scores.empty()) out.AddFloat32s("tokenizer.ggml.scores", vocab.scores);
+  if (vocab.model == "gpt2") out.AddStrings("tokenizer.ggml.merges", vocab.merges);
+  if (vocab.model == "llama") out.AddBool("tokenizer.ggml.add_space_prefix", vocab.add_space_prefix);
   // llama.cpp ends a generation at eos: the first stop token, where the model has several.
   const int32_t eos = stop_token_ids.empty() ? vocab.eos_id : stop_token_ids[0];
   const std::pair<const char*, int32_t> ids[] = {{"bos", vocab.bos_id}, {"eos", eos}, {"padding", vocab.pad_id}, {"unknown", vocab.unk_id}};

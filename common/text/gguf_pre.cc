@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "common/text/scanners.h"
 
@@ -9,6 +10,19 @@ namespace grouper::text {
 namespace {
 
 using json::OrderedJson;
+
+// DeepSeek-LLM's and DeepSeek-V2's letters and signs, and CJK.
+constexpr char kDeepSeekLlmWords[] =
+    R"(\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ)"
+    R"(-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+)";
+constexpr char kDeepSeekLlmSigns[] = R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)";
+constexpr char kDeepSeekLlmCjk[] = R"([一-龥ࠀ-一가-퟿]+)";
+constexpr char kKimiRegex[] =
+    R"([\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+constexpr const char* kNames[] = {"gpt-2", "smollm", "llama-bpe", "qwen2", "qwen35", "deepseek-llm", "deepseek-coder", "deepseek-v3", "kimi-k2"};
 
 OrderedJson Split(absl::string_view regex) {
   return {{"type", "Split"}, {"pattern", {{"Regex", std::string(regex)}}}, {"behavior", "Isolated"}, {"invert", false}};
@@ -64,6 +78,11 @@ std::optional<GgufPre> FindGgufPre(const std::string& name) {
   } else if (one_of({"qwen35"})) {
     pre.normalizer = {{"type", "NFC"}};
     pre.pre_tokenizer = Sequence("pretokenizers", {Split(kQwen35Regex), ByteLevel(false)});
+  } else if (one_of({"deepseek-llm"})) {
+    pre.pre_tokenizer = Sequence("pretokenizers", {Split("[\r\n]"), Split(kDeepSeekLlmWords), Split(kDeepSeekLlmSigns), Split("\\s+$"), Split(kDeepSeekLlmCjk),
+                                                   {{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(false)});
+  } else if (one_of({"kimi-k2"})) {
+    pre.pre_tokenizer = Sequence("pretokenizers", {Split(kKimiRegex), ByteLevel(false)});
   } else if (one_of({"deepseek-coder"})) {
     pre.pre_tokenizer = Sequence("pretokenizers", {Split("[\r\n]"), Split("\\s?\\p{L}+"), Split("\\s?\\p{P}+"), Split("[一-龥ࠀ-一가-퟿]+"),
                                                    {{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(false)});
@@ -77,9 +96,26 @@ std::optional<GgufPre> FindGgufPre(const std::string& name) {
 
 std::optional<std::string> GgufPreOf(const OrderedJson& tokenizer) {
   const auto part = [&](const char* key) { return tokenizer.contains(key) ? tokenizer[key] : OrderedJson(nullptr); };
-  for (const char* name : {"gpt-2", "smollm", "llama-bpe", "qwen2", "qwen35", "deepseek-coder", "deepseek-v3"}) {
+  for (const char* name : kNames) {
     const std::optional<GgufPre> pre = FindGgufPre(name);
     if (Same(pre->pre_tokenizer, part("pre_tokenizer")) && Same(pre->normalizer, part("normalizer"))) return name;
+  }
+  return std::nullopt;
+}
+
+std::string GgufPreNames() { return absl::StrJoin(kNames, ", "); }
+
+OrderedJson SentencePieceNormalizer(bool prefix) {
+  const OrderedJson spaces = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\u2581"}};
+  if (!prefix) return spaces;
+  return Sequence("normalizers", {{{"type", "Prepend"}, {"prepend", "\u2581"}}, spaces});
+}
+
+std::optional<bool> SentencePiecePrefixOf(const OrderedJson& tokenizer) {
+  const auto part = [&](const char* key) { return tokenizer.contains(key) ? tokenizer[key] : OrderedJson(nullptr); };
+  if (!Essence(part("pre_tokenizer")).is_null()) return std::nullopt;
+  for (const bool prefix : {true, false}) {
+    if (Same(part("normalizer"), SentencePieceNormalizer(prefix))) return prefix;
   }
   return std::nullopt;
 }

@@ -23,6 +23,7 @@ using text::ByteLevel;
 using text::Sequence;
 
 constexpr int32_t kNormal = 1;
+constexpr int32_t kUnknown = 2;
 constexpr int32_t kControl = 3;
 constexpr int32_t kUserDefined = 4;
 
@@ -103,14 +104,14 @@ absl::Status CheckVocab(const GgufVocab& vocab, const std::string& name) {
   return absl::OkStatus();
 }
 
-// Control and user-defined tokens, and those with a role.
+// Control, unknown and user-defined tokens, and those with a role.
 OrderedJson AddedTokens(const GgufVocab& vocab) {
   OrderedJson added = OrderedJson::array();
   for (size_t i = 0; i < vocab.tokens.size(); ++i) {
     const int32_t type = vocab.token_types.empty() ? kNormal : vocab.token_types[i];
     const int32_t id = static_cast<int32_t>(i);
     const bool has_role = id == vocab.bos_id || id == vocab.eos_id || id == vocab.pad_id;
-    if ((type != kControl && type != kUserDefined && !has_role) || vocab.tokens[i].empty()) continue;
+    if ((type != kUnknown && type != kControl && type != kUserDefined && !has_role) || vocab.tokens[i].empty()) continue;
     added.push_back({{"id", id},
                      {"content", vocab.tokens[i]},
                      {"single_word", false},
@@ -184,10 +185,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromGgufVocab(const 
     }
   } else if (vocab.model == "llama") {
     if (vocab.scores.empty()) return Invalid(name, "scores", "missing; a \"llama\" vocabulary needs them");
-    OrderedJson spaces = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}};
-    root["normalizer"] = vocab.add_space_prefix
-                             ? Sequence("normalizers", {{{"type", "Prepend"}, {"prepend", "▁"}}, spaces})
-                             : spaces;
+    root["normalizer"] = text::SentencePieceNormalizer(vocab.add_space_prefix);
     root["pre_tokenizer"] = nullptr;
     std::vector<OrderedJson> steps = {{{"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}}, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
     if (vocab.add_space_prefix) steps.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});

@@ -85,8 +85,8 @@ class Tokenizer {
   // What `transformers.AutoTokenizer` loads: the original text where there was one, else generated from the GGUF vocabulary.
   std::string ToJson() const;                  // tokenizer.json
   std::string TokenizerConfigJson() const;     // tokenizer_config.json
-  // As a GGUF file holds it, filled up to `vocab_size` tokens. Unimplemented for what llama.cpp cannot say: other models than byte-level BPE, and
-  // splits of the text that it has no name for.
+  // As a GGUF file holds it, filled up to `vocab_size` tokens. Unimplemented for what llama.cpp cannot say: other models than BPE, byte-level
+  // splits of the text that it has no name for, and merges that are not those of a SentencePiece vocabulary with scores.
   absl::StatusOr<GgufVocab> ToGgufVocab(int64_t vocab_size) const;
 
   struct Parts;  // tokenizer_parts.h

@@ -88,6 +88,41 @@ TEST(GgufVocabTest, SentencePieceMergesFollowFromTheScores) {
   EXPECT_THAT(tokens("the thin"), testing::ElementsAre("▁the", "▁t", "h", "in"));
   EXPECT_THAT(tokens("é"), testing::ElementsAre("▁", "<0xC3>", "<0xA9>"));
   EXPECT_EQ((*tokenizer)->Decode((*tokenizer)->Encode("the thin é"), true), "the thin é");
+
+  // And back: the same vocabulary, other scores of the same order.
+  for (const bool prefix : {true, false}) {
+    vocab.add_space_prefix = prefix;
+    const auto first = Tokenizer::FromGgufVocab(vocab, "model.gguf");
+    ASSERT_TRUE(first.ok()) << first.status();
+    const auto exported = (*first)->ToGgufVocab(300);
+    ASSERT_TRUE(exported.ok()) << exported.status();
+    EXPECT_EQ(exported->model, "llama");
+    EXPECT_EQ(exported->add_space_prefix, prefix);
+    EXPECT_EQ(exported->tokens.size(), 300u);
+    EXPECT_TRUE(std::equal(vocab.token_types.begin(), vocab.token_types.end(), exported->token_types.begin()));
+    const auto second = Tokenizer::FromGgufVocab(*exported, "again.gguf");
+    ASSERT_TRUE(second.ok()) << second.status();
+    for (const char* text : {"the thin é", "  ttheinn", "<s>the<unk>"}) EXPECT_EQ((*second)->Encode(text), (*first)->Encode(text)) << text;
+  }
+}
+
+TEST(GgufVocabTest, EveryNameOfASplitComesBack) {
+  for (const char* pre : {"gpt-2", "smollm", "llama-bpe", "qwen2", "qwen35", "deepseek-llm", "deepseek-coder", "deepseek-v3", "kimi-k2"}) {
+    const auto tokenizer = Tokenizer::FromGgufVocab(ByteVocab(pre), "model.gguf");
+    ASSERT_TRUE(tokenizer.ok()) << pre << " " << tokenizer.status();
+    const auto exported = (*tokenizer)->ToGgufVocab((*tokenizer)->vocab_size());
+    ASSERT_TRUE(exported.ok()) << pre << " " << exported.status();
+    EXPECT_EQ(exported->pre, pre);
+  }
+}
+
+TEST(GgufVocabTest, MergesThatScoresCannotSayAreRefused) {
+  const char* const json = R"({"version":"1.0","added_tokens":[],"normalizer":{"type":"Replace","pattern":{"String":" "},"content":"\u2581"},"pre_tokenizer":null,
+      "post_processor":null,"decoder":null,"model":{"type":"BPE","unk_token":"a","fuse_unk":true,"byte_fallback":true,
+      "vocab":{"a":0,"b":1,"c":2,"ab":3,"bc":4,"abc":5},"merges":[["a","b"],["b","c"],["ab","c"]]}})";
+  const auto tokenizer = Tokenizer::FromJson(json, "t.json");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->ToGgufVocab(6).status().code(), absl::StatusCode::kUnimplemented);  // a + bc is no merge there
 }
 
 TEST(GgufVocabTest, DamagedVocabulariesAreErrorsThatNameTheKey) {
