@@ -26,12 +26,22 @@ absl::Status WriteProblems(const EvaluationResult& result, JsonLinesFile* file) 
       sample["completion"] = group.completions[i];
       sample["score"] = rule.status() == v1::RULE_STATUS_SCORED ? json::OrderedJson(rule.score()) : json::OrderedJson(nullptr);
       sample["extracted"] = rule.extracted();
+      sample["truncated"] = group.samples[i].finish_reason() == v1::FINISH_REASON_LENGTH;
       if (!rule.reason().empty()) sample["reason"] = rule.reason();
       line["samples"].push_back(std::move(sample));
     }
     RETURN_IF_ERROR(file->AppendLine(json::Dump(line)));
   }
   return file->Sync();
+}
+
+void PrintTruncated(const EvaluationResult& result) {
+  int truncated = 0, all = 0;
+  for (const ScoredGroup& group : result.groups.groups) {
+    all += static_cast<int>(group.samples.size());
+    for (const v1::Sample& sample : group.samples) truncated += sample.finish_reason() == v1::FINISH_REASON_LENGTH;
+  }
+  if (truncated > 0) std::printf("truncated %d of %d completions, at --max-new-tokens or the model's context\n", truncated, all);
 }
 
 absl::Status Run(const Arguments& arguments) {
@@ -41,7 +51,13 @@ absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(double temperature, arguments.GetDouble("temperature", 0, 100));
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
   ASSIGN_OR_RETURN(const int64_t seed, arguments.GetInt("seed", 0, INT64_MAX));
-  if (samples > 1 && temperature == 0) temperature = 1;
+  ASSIGN_OR_RETURN(const int64_t top_k, arguments.GetInt("top-k", 0, 1 << 30));
+  ASSIGN_OR_RETURN(const double top_p, arguments.GetDouble("top-p", 1e-9, 1));
+  if (arguments.Has("chat") && arguments.Has("template")) return absl::InvalidArgumentError("--chat and --template: expected one of them");
+  if (samples > 1 && temperature == 0) {
+    if (arguments.Has("temperature")) return absl::InvalidArgumentError("--temperature 0: all samples of a problem would be the same; expected more than 0 with --samples");
+    temperature = 1;
+  }
 
   v1::Recipe recipe;
   recipe.set_name("eval");
@@ -53,6 +69,7 @@ absl::Status Run(const Arguments& arguments) {
   recipe.mutable_model()->set_dtype(device.kind == Device::Kind::kCuda ? "bfloat16" : "float32");
   recipe.mutable_prompt()->set_template_(arguments.Get("template"));
   recipe.mutable_prompt()->set_prefill(arguments.Get("prefill"));
+  recipe.mutable_prompt()->set_system(arguments.Get("system"));
   recipe.mutable_prompt()->set_add_bos(arguments.Has("add-bos"));
   // A block of rules, or a recipe that holds one.
   absl::Status rules = ParseTextProtoFile(arguments.Get("rules"), recipe.mutable_reward());
@@ -77,7 +94,8 @@ absl::Status Run(const Arguments& arguments) {
   eval->set_rule(arguments.Get("rule"));
   v1::Sampling* sampling = eval->mutable_sampling();
   sampling->set_temperature(temperature);
-  sampling->set_top_p(1);
+  sampling->set_top_k(static_cast<int32_t>(top_k));
+  sampling->set_top_p(top_p);
   sampling->set_max_new_tokens(static_cast<int32_t>(new_tokens));
   recipe.mutable_rollout()->set_max_batch_tokens(device.kind == Device::Kind::kCuda ? 16384 : 2048);
   recipe.mutable_rollout()->set_max_sequences(device.kind == Device::Kind::kCuda ? 1024 : 256);
@@ -91,6 +109,7 @@ absl::Status Run(const Arguments& arguments) {
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe, Dirname(arguments.Get("rules"))));
   ASSIGN_OR_RETURN(const std::unique_ptr<Dataset> data, Dataset::Open(stage->data(), recipe.seed(), 0, ""));
+  if (arguments.Has("chat")) recipe.mutable_prompt()->set_template_(parts->loaded().tokenizer->chat_template().empty() ? "chatml" : "tokenizer");
   ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(recipe.prompt(), parts->loaded().tokenizer));
   Stream stream(parts->threads(), device);
   WeightPublisher publisher(*parts->loaded().model, parts->rollout(), parts->threads());
@@ -102,6 +121,7 @@ absl::Status Run(const Arguments& arguments) {
   if (result.unscored > 0) std::printf(" (%d more could not be scored)", static_cast<int>(result.unscored));
   std::printf("\npass@1 %.4f  95%% interval [%.4f, %.4f]\n", result.accuracy, result.interval.low, result.interval.high);
   if (samples > 1) std::printf("pass@%d %.4f\nmaj@%d %.4f\n", result.samples, result.pass_at_k, result.samples, result.majority);
+  PrintTruncated(result);
   return output == nullptr ? absl::OkStatus() : WriteProblems(result, output.get());
 }
 
@@ -120,8 +140,12 @@ const Command kEval = {
         {.name = "field", .placeholder = "NAME=COLUMN", .help = "map our column name to the file's", .default_text = "", .repeated = true},
         {.name = "samples", .placeholder = "K", .help = "samples a problem", .default_text = "1"},
         {.name = "temperature", .placeholder = "T", .help = "0: greedy", .default_text = "0"},
+        {.name = "top-k", .placeholder = "K", .help = "0: all", .default_text = "0"},
+        {.name = "top-p", .placeholder = "P", .help = "1: all", .default_text = "1"},
         {.name = "max-new-tokens", .placeholder = "N", .help = "longest completion", .default_text = "512"},
         {.name = "max-problems", .placeholder = "N", .help = "first N problems; 0: all", .default_text = "0"},
+        {.name = "chat", .placeholder = "", .help = "use the model's chat template (ChatML when it has none)", .default_text = ""},
+        {.name = "system", .placeholder = "TEXT", .help = "system message", .default_text = ""},
         {.name = "template", .placeholder = "NAME", .help = "plain, r1_zero, chatml, tokenizer", .default_text = "plain"},
         {.name = "prefill", .placeholder = "TEXT", .help = "beginning of each completion", .default_text = ""},
         {.name = "add-bos", .placeholder = "", .help = "put the bos token first", .default_text = ""},

@@ -21,6 +21,10 @@ absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const double top_p, arguments.GetDouble("top-p", 1e-9, 1));
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
   ASSIGN_OR_RETURN(const int64_t seed, arguments.GetInt("seed", 0, INT64_MAX));
+  if (arguments.Has("chat") && arguments.Has("template")) return absl::InvalidArgumentError("--chat and --template: expected one of them");
+  if (arguments.Has("system") && !arguments.Has("chat") && arguments.Get("template") != "chatml" && arguments.Get("template") != "tokenizer") {
+    return absl::InvalidArgumentError("--system: needs --chat, or a template that has a place for it (chatml, tokenizer)");
+  }
   ThreadPool threads(static_cast<int>(num_threads));
   LoadOptions load;
   ASSIGN_OR_RETURN(load.device, Annotate(FindDevice(arguments.Get("device")), "--device"));
@@ -40,6 +44,11 @@ absl::Status Run(const Arguments& arguments) {
   row.source = "--prompt";
   row.columns["prompt"] = arguments.Get("prompt");
   ASSIGN_OR_RETURN(const PromptEncoder::Prompt prompt, encoder.EncodePrompt(row));
+
+  const int64_t context = loaded.model->config().max_position_embeddings;
+  if (static_cast<int64_t>(prompt.token_ids.size()) >= context) {
+    return absl::InvalidArgumentError(absl::StrFormat("--prompt: %d tokens, expected fewer than the model's context of %d", prompt.token_ids.size(), context));
+  }
 
   EngineOptions options;
   options.max_sequences = 1;
@@ -88,7 +97,7 @@ const Command kGenerate = {
         {.name = "model", .placeholder = "MODEL", .help = "directory, GGUF file or run directory", .default_text = "", .required = true},
         {.name = "prompt", .placeholder = "TEXT", .help = "the prompt, or the user's message with --chat", .default_text = "", .required = true},
         {.name = "chat", .placeholder = "", .help = "use the chat template", .default_text = ""},
-        {.name = "system", .placeholder = "TEXT", .help = "system message with --chat", .default_text = ""},
+        {.name = "system", .placeholder = "TEXT", .help = "system message", .default_text = ""},
         {.name = "template", .placeholder = "NAME", .help = "plain, r1_zero, chatml, tokenizer", .default_text = "plain"},
         {.name = "prefill", .placeholder = "TEXT", .help = "beginning of the completion", .default_text = ""},
         {.name = "add-bos", .placeholder = "", .help = "put the bos token first", .default_text = ""},

@@ -96,6 +96,11 @@ TEST(CommandsTest, WrongValuesExitWithOneAndNameTheOption) {
       {{"generate", "--model", run, "--prompt", "1", "--top-p", "7"}, "top-p"},
       {{"generate", "--model", run, "--prompt", "1", "--max-new-tokens", "-4"}, "--max-new-tokens"},
       {{"generate", "--model", run, "--prompt", "1", "--template", "nope"}, "nope"},
+      {{"generate", "--model", run, "--prompt", "1", "--chat", "--template", "plain"}, "--chat and --template"},
+      {{"generate", "--model", run, "--prompt", "1", "--system", "x"}, "--system"},
+      {{"generate", "--model", run, "--prompt", std::string(5000, '1')}, "--prompt: 5000 tokens"},
+      {{"eval", "--model", run, "--data", "d", "--rules", "r", "--samples", "4", "--temperature", "0"}, "--temperature 0"},
+      {{"eval", "--model", run, "--data", "d", "--rules", "r", "--chat", "--template", "plain"}, "--chat and --template"},
       {{"convert", "--from", run, "--to", run + "/model"}, run + "/model"},
       {{"convert", "--from", run, "--to", FreshDirectory("x"), "--dtype", "float7"}, "float7"},
       {{"convert", "--from", run, "--to", FreshDirectory("x"), "--format", "onnx"}, "onnx"},
@@ -166,10 +171,17 @@ TEST(CommandsTest, EvalWritesALineAProblemAndItsInterval) {
   const Outcome outcome = Grouper({"eval", "--model", FinishedRun(), "--data", data, "--rules", rules, "--samples", "3", "--max-new-tokens", "8",
                                    "--add-bos", "--output", output});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
-  EXPECT_THAT(outcome.output, AllOf(HasSubstr("pass@1"), HasSubstr("pass@3"), HasSubstr("maj@3")));
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("pass@1"), HasSubstr("pass@3"), HasSubstr("maj@3"), HasSubstr("95% interval")));
   std::istringstream lines(ReadFile(output));
   int count = 0;
-  for (std::string line; std::getline(lines, line); ++count) EXPECT_TRUE(json::Parse(line).ok()) << line;
+  for (std::string line; std::getline(lines, line); ++count) {
+    const auto parsed = json::Parse(line);
+    ASSERT_TRUE(parsed.ok()) << line;
+    ASSERT_EQ((*parsed)["samples"].size(), 3u) << line;
+    for (const json::Json& sample : (*parsed)["samples"]) {
+      EXPECT_TRUE(sample["completion"].is_string() && sample["score"].is_number() && sample["truncated"].is_boolean()) << line;
+    }
+  }
   EXPECT_EQ(count, 2);
   std::filesystem::remove(output);
 }
