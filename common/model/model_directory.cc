@@ -135,7 +135,7 @@ absl::StatusOr<LoadedModel> Finish(std::unique_ptr<Model> model, std::shared_ptr
 }
 
 absl::StatusOr<LoadedModel> LoadGguf(const std::string& path, const LoadOptions& options, ThreadPool& threads) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
+  ASSIGN_OR_RETURN(std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
   ASSIGN_OR_RETURN(ModelConfig config, GgufConfig(*file));
   RETURN_IF_ERROR(CheckSize(config, file->tensors(), path));
   LimitContext(options.max_context, config);
@@ -143,6 +143,7 @@ absl::StatusOr<LoadedModel> LoadGguf(const std::string& path, const LoadOptions&
                    LoadTokenizer(options.tokenizer.empty() ? path : options.tokenizer));
   ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype, options.device));
   RETURN_IF_ERROR(LoadWeights(GgufTensors(config, *file), path, {}, *model, threads));
+  file.reset();  // unmapped before matrices are packed
   Stream stream(threads, options.device);
   model->WeightsChanged(stream);
   return Finish(std::move(model), std::move(tokenizer), "", path);
@@ -160,11 +161,12 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions
   LimitContext(options.max_context, config);
   ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
                    LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
-  ASSIGN_OR_RETURN(const std::shared_ptr<const ModelTensors> tensors, ModelTensors::Open(directory));
+  ASSIGN_OR_RETURN(std::shared_ptr<const ModelTensors> tensors, ModelTensors::Open(directory));
   RETURN_IF_ERROR(CheckSize(config, tensors->tensors(), directory));
   ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype, options.device));
   RETURN_IF_ERROR(
       LoadWeights(HuggingFaceTensors(config, tensors->tensors(), directory), directory, blocks, *model, threads));
+  tensors.reset();  // unmapped before matrices are packed
   Stream stream(threads, options.device);
   model->WeightsChanged(stream);
   return Finish(std::move(model), std::move(tokenizer), directory, directory);
