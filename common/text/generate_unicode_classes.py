@@ -96,6 +96,9 @@ def main():
         ("kCombining", combining_marks()),
         ("kWord", words()),
         ("kNormalizing", normalizing()),
+        ("kUpperLike", members_by_split(regex(r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"))),
+        ("kLowerLike", members_by_split(regex(r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"))),
+        ("kHan", members_by_split(regex(r"\p{Han}"))),
     ]
     for name, members in classes:
         entries = [f"{{0x{first:X}, 0x{last:X}, {name}}}," for first, last in ranges(members)]

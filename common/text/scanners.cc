@@ -127,6 +127,70 @@ size_t Llama3MatchEnd(absl::string_view text, size_t pos) {
   return WhitespaceEnd(text, pos, true);
 }
 
+// The ends of UPPER*LOWER+ and of UPPER+LOWER* at `pos`, `pos` where there is no match. Letters without case and marks are both. In UPPER*LOWER+
+// the run of upper ones gives back as little as it must: up to the last that is a lower one too.
+struct CasedWord {
+  size_t mixed_end;
+  size_t upper_end;
+};
+template <bool kWithoutHan>
+CasedWord FindCasedWord(absl::string_view text, size_t pos) {
+  const auto is_upper = [](uint16_t mask) { return (mask & kUpperLike) != 0 && !(kWithoutHan && (mask & kHan) != 0); };
+  const auto is_lower = [](uint16_t mask) { return (mask & kLowerLike) != 0 && !(kWithoutHan && (mask & kHan) != 0); };
+  size_t uppers_end = pos, after_last_both = pos;
+  while (uppers_end < text.size()) {
+    const Char c = CharAt(text, uppers_end);
+    if (!is_upper(c.mask)) break;
+    uppers_end = c.next;
+    if (is_lower(c.mask)) after_last_both = uppers_end;
+  }
+  const size_t lowers_end = RunEnd(text, uppers_end, is_lower);
+  return {lowers_end > uppers_end ? lowers_end : after_last_both, uppers_end > pos ? lowers_end : pos};
+}
+
+// The family of GPT-4o and Llama 4; with kKimi that of Kimi and Moonlight, whose words have no Han characters and which cut those out before.
+template <bool kKimi>
+size_t O200kMatchEnd(absl::string_view text, size_t pos) {
+  const Char c = CharAt(text, pos);
+  if (kKimi && (c.mask & kHan) != 0) return RunEnd(text, c.next, [](uint16_t mask) { return (mask & kHan) != 0; });
+  const bool has_next = c.next < text.size();
+  const Char next = has_next ? CharAt(text, c.next) : Char();
+  const auto in_word = [](uint16_t mask) { return (mask & (kUpperLike | kLowerLike)) != 0 && !(kKimi && (mask & kHan) != 0); };
+  const bool may_lead = !IsNewline(c.code_point) && (c.mask & (kLetter | kNumber)) == 0;
+  size_t word_end = pos;
+  if (may_lead && has_next && in_word(next.mask)) {
+    const CasedWord word = FindCasedWord<kKimi>(text, c.next);
+    if (word.mixed_end > c.next) {
+      word_end = word.mixed_end;
+    } else if (in_word(c.mask)) {  // a mark: UPPER*LOWER+ without a leading character comes before UPPER+LOWER* with one
+      word_end = FindCasedWord<kKimi>(text, pos).mixed_end;
+    } else {
+      word_end = word.upper_end;
+    }
+  } else if (in_word(c.mask)) {
+    const CasedWord word = FindCasedWord<kKimi>(text, pos);
+    word_end = word.mixed_end > pos ? word.mixed_end : word.upper_end;
+  }
+  if (word_end > pos) return word_end + (word_end < text.size() ? ContractionLength<true>(text, word_end) : 0);
+  if (c.mask & kNumber) {
+    size_t end = c.next;
+    for (int digits = 1; digits < 3 && end < text.size(); ++digits) {
+      const Char digit = CharAt(text, end);
+      if ((digit.mask & kNumber) == 0) break;
+      end = digit.next;
+    }
+    return end;
+  }
+  const auto is_other = [](uint16_t mask) { return (mask & (kSpace | kLetter | kNumber)) == 0; };
+  const auto trailing_end = [&](size_t end) {
+    while (end < text.size() && (IsNewline(static_cast<unsigned char>(text[end])) || (!kKimi && text[end] == '/'))) ++end;
+    return end;
+  };
+  if (is_other(c.mask)) return trailing_end(RunEnd(text, c.next, is_other));
+  if (c.code_point == ' ' && has_next && is_other(next.mask)) return trailing_end(RunEnd(text, next.next, is_other));
+  return WhitespaceEnd(text, pos, true);
+}
+
 // The third Split of DeepSeek-V3. `pos` itself: no match begins here.
 size_t DeepSeek3MatchEnd(absl::string_view text, size_t pos) {
   const auto in_word = [](uint16_t mask) { return (mask & (kLetter | kMark)) != 0; };
@@ -195,6 +259,8 @@ Scanner FindScanner(absl::string_view regex) {
   if (canonical == kLlama3Regex) return Scan<Llama3MatchEnd<kLetter, 3>>;
   if (canonical == kQwen2Regex) return Scan<Llama3MatchEnd<kLetter, 1>>;
   if (canonical == kQwen35Regex) return Scan<Llama3MatchEnd<kLetter | kMark, 1>>;
+  if (canonical == kO200kRegex) return Scan<O200kMatchEnd<false>>;
+  if (canonical == kKimiRegex) return Scan<O200kMatchEnd<true>>;
   if (canonical == kDeepSeek3Regex) return Scan<DeepSeek3MatchEnd>;
   if (canonical == kDeepSeek3Cjk) return Scan<CjkEnd>;
   if (canonical == R"(\p{N}{1,3})") return Scan<NumbersEnd<3>>;

@@ -21,6 +21,9 @@ enum CharClass : uint16_t {
   kSplitNumber = 128,      // Digits
   kCombining = 256,        // StripAccents
   kWord = 512,             // \w of Whitespace and of single_word
+  kUpperLike = 2048,       // [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]
+  kLowerLike = 4096,       // [\p{Ll}\p{Lm}\p{Lo}\p{M}]
+  kHan = 8192,
   kNormalizing = 1024,     // known to the normalizers NFC, NFD, NFKC and NFKD; every other character passes them unchanged
 };
 

@@ -14,7 +14,7 @@ namespace {
 std::string RandomText(std::mt19937* random) {
   static const char* const kCharacters[] = {" ", " ", "  ", "\n", "\r", "\r\n", "\t", "\u00a0", "\u2028", "\u3000", "a", "B", "s", "t", "ll", "re", "ve", "'", "'s", "'S",
                                             "'LL", "'Re", "'\u017f", "\u017f", "\u00e9", "\u4e2d", "\u3042", "\u30fc", "0", "12", "\u0663", "\u00bd", "\u2167", "\u0301", "\u0300", ".", "!", "(", "_",
-                                            "\u2014", "\u20ac", "+", "\u200b", "\u200d", "\x01", "\x7f", "\U0001F44D", "\u0378", "\uE000", "\u0085", "\x0b", "\x1c", "\u180e", "/", "\u01c5"};
+                                            "\u2014", "\u20ac", "+", "\u200b", "\u200d", "\x01", "\x7f", "\U0001F44D", "\u0378", "\uE000", "\u0085", "\x0b", "\x1c", "\u180e", "/", "\u01c5", "AB", "\u02b0", "\u3005", "\u2e80", "\u3007"};
   std::string text;
   const int length = 1 + (*random)() % 24;
   for (int i = 0; i < length; ++i) text += kCharacters[(*random)() % std::size(kCharacters)];
@@ -43,7 +43,7 @@ TEST_P(ScannerTest, MatchesWhereTheRegexMatches) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Known, ScannerTest,
-                         testing::Values(kGpt2Regex, kLlama3Regex, kQwen2Regex, kQwen35Regex, kDeepSeek3Regex, kDeepSeek3Cjk, R"(\p{N}{1,3})",
+                         testing::Values(kGpt2Regex, kLlama3Regex, kQwen2Regex, kQwen35Regex, kDeepSeek3Regex, kDeepSeek3Cjk, kO200kRegex, kKimiRegex, R"(\p{N}{1,3})",
                                          R"(\p{N})", "."));
 
 TEST(PatternTest, LiteralNewlinesInARegexAreTheEscapes) {
