@@ -1,6 +1,7 @@
 #include "common/text/jinja.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -25,6 +26,7 @@ constexpr int64_t kMaxSteps = 1'000'000;
 constexpr size_t kMaxOutputBytes = 64 << 20;
 constexpr int kMaxDepth = 64;
 constexpr int64_t kMaxRange = 100'000;
+constexpr int kMaxMacroDepth = 16;
 
 constexpr absl::string_view kFunctions[] = {"raise_exception", "namespace", "range", "dict"};
 
@@ -88,6 +90,13 @@ class Renderer {
         std::string text;
         RETURN_IF_ERROR(Run(statement.body, &text));
         return Set(statement, Value::String(std::move(text)));
+      }
+      case Statement::kMacro: {
+        macros_.push_back(&statement);
+        Value macro = Value::Method(Value::None(), statement.text);
+        macro.integer = static_cast<int64_t>(macros_.size());  // of a function that is no macro: 0
+        Assign(statement.text, std::move(macro));
+        break;
       }
       case Statement::kBreak:
         flow_ = Flow::kBreak;
@@ -308,6 +317,7 @@ class Renderer {
     if (callee.kind != Value::kMethod) return jinja::ErrorAt(node.line, absl::StrCat(KindName(callee), " cannot be called"));
     ASSIGN_OR_RETURN(const Arguments arguments, EvaluateArguments(node));
     const std::string& name = *callee.string;
+    if (callee.integer > 0) return CallMacro(node.line, *macros_[static_cast<size_t>(callee.integer - 1)], arguments);
     if (callee.self->kind != Value::kNone) return ChargeValue(node.line, Located(node.line, CallMethod(*callee.self, name, arguments)));
     if (name == "raise_exception") {
       const Value* const message = arguments.Get(0, "message");
@@ -327,6 +337,46 @@ class Renderer {
       return made;
     }
     return Range(node.line, arguments);
+  }
+
+  // The text of a macro's body, which sees its arguments and the template's own names, not those of the loops around the call.
+  absl::StatusOr<Value> CallMacro(int line, const Statement& macro, const Arguments& arguments) {
+    if (macro_depth_ >= kMaxMacroDepth) return jinja::ErrorAt(line, absl::StrCat("macros call each other deeper than ", kMaxMacroDepth));
+    if (arguments.positional.size() > macro.targets.size()) {
+      return jinja::ErrorAt(line, absl::StrCat(macro.text, "(): ", arguments.positional.size(), " arguments, expected at most ", macro.targets.size()));
+    }
+    for (const auto& [name, value] : arguments.named) {
+      const auto at = std::find(macro.targets.begin(), macro.targets.end(), name);
+      if (at == macro.targets.end() || at - macro.targets.begin() < static_cast<int64_t>(arguments.positional.size())) {
+        return jinja::ErrorAt(line, absl::StrCat(macro.text, "(): unexpected argument \"", name, "\""));
+      }
+    }
+    std::vector<Dict> around(std::make_move_iterator(scopes_.begin() + 1), std::make_move_iterator(scopes_.end()));
+    scopes_.resize(1);
+    scopes_.emplace_back();
+    ++macro_depth_;
+    std::string text;
+    const absl::Status status = RunMacro(macro, arguments, &text);
+    --macro_depth_;
+    scopes_.resize(1);
+    scopes_.insert(scopes_.end(), std::make_move_iterator(around.begin()), std::make_move_iterator(around.end()));
+    RETURN_IF_ERROR(status);
+    return ChargeValue(line, Value::String(std::move(text)));
+  }
+
+  absl::Status RunMacro(const Statement& macro, const Arguments& arguments, std::string* text) {
+    const size_t first_default = macro.targets.size() - macro.expression->children.size();
+    for (size_t i = 0; i < macro.targets.size(); ++i) {
+      if (const Value* const given = arguments.Get(i, macro.targets[i])) {
+        Assign(macro.targets[i], *given);
+      } else if (i < first_default) {
+        Assign(macro.targets[i], Value::Undefined(macro.targets[i]));
+      } else {
+        ASSIGN_OR_RETURN(Value value, Evaluate(*macro.expression->children[i - first_default]));
+        Assign(macro.targets[i], std::move(value));
+      }
+    }
+    return Run(macro.body, text);
   }
 
   absl::StatusOr<Value> Range(int line, const Arguments& arguments) {
@@ -350,6 +400,8 @@ class Renderer {
 
   std::vector<Dict> scopes_;
   std::vector<std::shared_ptr<Dict>> namespaces_;
+  std::vector<const Statement*> macros_;  // in the order in which their definitions were met
+  int macro_depth_ = 0;
   int64_t steps_ = 0;
   Flow flow_ = Flow::kOn;
 };

@@ -2,16 +2,16 @@
 //
 //   text {{ expression }} {% statement %} {# comment #}    with trim_blocks, lstrip_blocks and the - and + marks
 //   statements:  if elif else endif, for x in e / for a, b in e (with loop.*, "if" filter, else), set x = e, set ns.x = e, set x ... endset,
-//                generation ... endgeneration (transparent), break, continue
+//                generation ... endgeneration (transparent), break, continue, macro f(a, b=x) ... endmacro (no caller, varargs, kwargs)
 //   expressions: literals, lists, dicts, names, a.b, a[b], slices, calls, filters |, tests is, + - * / // % ~, comparisons, in, not, and,
 //                or, a if b else c
 //   methods:     split strip lstrip rstrip startswith endswith replace upper lower title join items keys values get
 //   filters:     trim length count upper lower title join default first last tojson string int list items replace capitalize map select
 //                reject selectattr rejectattr (map and the four with attribute names or simple tests), safe
 //   functions:   raise_exception namespace range strftime_now (always an error: a prompt must not depend on the day) dict
-// Macros, includes, inheritance and anything else are errors that show the construct and its line.
+// Call blocks, imports, includes, inheritance and anything else are errors that show the construct and its line.
 //
-// Bounded: source of at most 256 KiB, nesting 64, 1,000,000 steps and 64 MiB of output a rendering; no recursion beyond the nesting, no
+// Bounded: source of at most 256 KiB, nesting 64, 1,000,000 steps and 64 MiB of output a rendering; no recursion beyond the nesting and 16 macros deep, no
 // access to anything but the given values. Immutable once parsed, thread-safe.
 #pragma once
 

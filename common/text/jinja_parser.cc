@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -142,6 +143,8 @@ class Parser {
       ASSIGN_OR_RETURN(statement, For(line));
     } else if (name == "set") {
       ASSIGN_OR_RETURN(statement, Set(line));
+    } else if (name == "macro") {
+      ASSIGN_OR_RETURN(statement, Macro(line));
     } else if (name == "generation") {
       RETURN_IF_ERROR(EndOfBlock());
       ASSIGN_OR_RETURN(std::vector<Statement> body, Body({"endgeneration"}));
@@ -231,6 +234,32 @@ class Parser {
     statement.kind = Statement::kSetBlock;
     ASSIGN_OR_RETURN(statement.body, Body({"endset"}));
     RETURN_IF_ERROR(ExpectEnd("endset"));
+    return statement;
+  }
+
+  // {% macro name(a, b=default) %} ... {% endmacro %}
+  absl::StatusOr<Statement> Macro(int line) {
+    Statement statement{Statement::kMacro, line, "", {}, nullptr, nullptr, {}, {}};
+    ASSIGN_OR_RETURN(statement.text, ExpectName());
+    statement.expression = Make(Expression::kList, line);
+    RETURN_IF_ERROR(Expect("("));
+    while (!TakeOperator(")")) {
+      if (!statement.targets.empty()) RETURN_IF_ERROR(Expect(","));
+      if (statement.targets.size() >= kMaxArguments) return Error(absl::StrCat("more than ", kMaxArguments, " parameters"));
+      ASSIGN_OR_RETURN(std::string parameter, ExpectName());
+      statement.targets.push_back(std::move(parameter));
+      if (TakeOperator("=")) {
+        ASSIGN_OR_RETURN(ExpressionPtr value, Ternary());
+        statement.expression->children.push_back(std::move(value));
+      } else if (!statement.expression->children.empty()) {
+        return Error("a parameter without a default behind one that has one");
+      }
+    }
+    RETURN_IF_ERROR(EndOfBlock());
+    const int loops = std::exchange(loops_, 0);
+    ASSIGN_OR_RETURN(statement.body, Body({"endmacro"}));
+    loops_ = loops;
+    RETURN_IF_ERROR(ExpectEnd("endmacro"));
     return statement;
   }
 

@@ -37,12 +37,12 @@ struct Expression {
 };
 
 struct Statement {
-  enum Kind { kText, kPrint, kIf, kFor, kSet, kSetBlock, kBreak, kContinue };
+  enum Kind { kText, kPrint, kIf, kFor, kSet, kSetBlock, kMacro, kBreak, kContinue };
   Kind kind;
   int line;
-  std::string text;                        // kText: what is output; kSet: the attribute of a namespace, or empty
-  std::vector<std::string> targets;        // kFor, kSet: names
-  std::unique_ptr<Expression> expression;  // printed, condition, iterated, assigned
+  std::string text;                        // kText: what is output; kSet: the attribute of a namespace, or empty; kMacro: its name
+  std::vector<std::string> targets;        // kFor, kSet: names; kMacro: parameters
+  std::unique_ptr<Expression> expression;  // printed, condition, iterated, assigned; kMacro: list of the last parameters' defaults
   std::unique_ptr<Expression> filter;      // kFor: "if"
   std::vector<Statement> body;
   std::vector<Statement> otherwise;        // else, elif

@@ -77,6 +77,7 @@ std::map<std::string, std::vector<std::string>> MakeCorpus() {
   for (const json::Json& item : templates["templates"]) corpus["ChatTemplate"].push_back(item["template"].get<std::string>());
   corpus["ChatTemplate"].push_back("{% for m in messages | selectattr('role', 'equalto', 'user') %}{{ m.content[::-1] ~ loop.index0 }}{% endfor %}");
   corpus["ChatTemplate"].push_back("{% set ns = namespace(a=[1, {'b': 2.5}]) %}{{ ns.a[1]['b'] ** 2 if ns.a is defined else range(3) | join(',') }}");
+  corpus["ChatTemplate"].push_back("{% macro f(a, b='x') %}{% for i in a %}{{ b ~ f(i) if i is mapping else i }}{% endfor %}{% endmacro %}{{ f(messages, b=1) }}");
   corpus["Safetensors"] = {Read("tests/golden/plain_types.safetensors"), Read("tests/golden/models/qwen3/model.safetensors").substr(0, 1 << 14)};
   corpus["SafetensorsIndex"] = {R"({"metadata": {"total_size": 8}, "weight_map": {"a": "x.safetensors", "b": "x.safetensors"}})",
                                 R"({"weight_map": {"a": "../x.safetensors", "c": "y.safetensors"}})"};

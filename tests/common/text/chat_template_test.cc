@@ -98,8 +98,8 @@ TEST(ChatTemplateTest, ATemplateThatRewritesEarlierTurnsCannotMarkTheAssistants)
 }
 
 TEST(ChatTemplateTest, ATemplateOutsideTheSubsetSaysHowToGiveAnother) {
-  const auto made = ChatTemplate::Create("tokenizer", "{% macro x() %}{% endmacro %}", "", {});
-  EXPECT_THAT(std::string(made.status().message()), testing::AllOf(testing::HasSubstr("{% macro %}"), testing::HasSubstr("\"custom\"")));
+  const auto made = ChatTemplate::Create("tokenizer", "{% include x() %}{% endinclude %}", "", {});
+  EXPECT_THAT(std::string(made.status().message()), testing::AllOf(testing::HasSubstr("{% include %}"), testing::HasSubstr("\"custom\"")));
 }
 
 TEST(ChatTemplateTest, WhatATemplateCannotSayIsAnError) {

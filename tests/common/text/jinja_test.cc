@@ -65,6 +65,12 @@ TEST(JinjaTest, ExpressionsMeanWhatTheyMeanInJinja) {
       {"{{ messages | map(attribute='role') | join(', ') }} {{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "user 1"},
       {"{{ 'x' is string }} {{ {} is mapping }} {{ 1 is number }} {{ true is boolean }} {{ none is none }} {{ 3 is odd }}", "True True True True True True"},
       {"{% generation %}x{% endgeneration %}", "x"},
+      {"{% macro f(a, b='x') %}[{{ a }}{{ b }}]{% endmacro %}{{ f(1) }}{{ f(1, 2) }}{{ f(b=3, a=4) }}", "[1x][12][43]"},
+      {"{% macro f(a, b=a) %}{{ b is defined }}{% endmacro %}{{ f(1) }}{{ f() }}", "TrueFalse"},
+      {"{% set g = 1 %}{% macro f() %}{{ g }}{{ x is defined }}{{ loop is defined }}{% endmacro %}{% for x in [7] %}{{ f() }}{% endfor %}", "1FalseFalse"},
+      {"{% macro f(n) %}{{ n }}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(3) | length }}{{ f(2) | upper }}", "4210"},
+      {"{% macro f() %}{% set z = 5 %}{{ z }}{% endmacro %}{{ f() }}{{ z is defined }}", "5False"},
+      {"{% macro f(a) %}{% for i in a %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}{% endmacro %}{% for j in [0, 1] %}{{ f([j, 2, 3]) }}{% endfor %}", "01"},
   };
   for (const auto& [source, expected] : rows) {
     const auto rendered = Render(source);
@@ -90,7 +96,12 @@ TEST(JinjaTest, WhiteSpaceFollowsTrimBlocksAndLstripBlocks) {
 
 TEST(JinjaTest, WhatIsOutsideTheSubsetIsAnErrorThatShowsItAndItsLine) {
   const std::pair<const char*, const char*> rows[] = {
-      {"\n\n{% macro f() %}{% endmacro %}", "line 3: {% macro %} is not supported"},
+      {"\n\n{% call f() %}{% endcall %}", "line 3: {% call %} is not supported"},
+      {"{% macro f(a=1, b) %}{% endmacro %}", "a parameter without a default"},
+      {"{% macro f(a) %}{% endmacro %}{{ f(1, 2) }}", "f(): 2 arguments, expected at most 1"},
+      {"{% macro f(a) %}{% endmacro %}{{ f(1, a=2) }}", "f(): unexpected argument \"a\""},
+      {"{% for i in [1] %}{% macro f() %}{% break %}{% endmacro %}{% endfor %}", "{% break %} outside a loop"},
+      {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "macros call each other deeper than 16"},
       {"{% include 'x' %}", "{% include %} is not supported"},
       {"{{ x | nosuch }}", "filter \"nosuch\" is not supported"},
       {"{{ 1 is nosuch }}", "test \"nosuch\" is not supported"},
@@ -139,6 +150,9 @@ TEST(JinjaTest, HostileTemplatesEndWithAnError) {
       "{{ 'x' * 999999999999 }}",
       "{% set ns = namespace(l=[]) %}{% for a in range(90000) %}{% set ns.l = [ns.l] %}{% endfor %}",
       "{% set ns = namespace() %}{% set ns.me = [ns] %}{{ ns.me | tojson }}{{ 1 // 0 }}",
+      "{% macro f() %}" + std::string(40 * 10, ' ') + "{{ f() ~ f() }}{% endmacro %}{{ f() }}",
+      "{% macro f(n) %}{% for i in range(n) %}{% for j in range(n) %}{{ f(n) }}{% endfor %}{% endfor %}{% endmacro %}{{ f(9) }}",
+      "{% macro f(n) %}{% if n < 14 %}{{ f(n + 1) }}{{ f(n + 1) }}{{ f(n + 1) }}{% endif %}{% endmacro %}{{ f(0) }}",
       "{{ range(999999999999) }}",
       "{{ 2 ** 999999999999 }}",
       "{% for a in range(90000) %}{{ messages * 2 }}{% endfor %}",
