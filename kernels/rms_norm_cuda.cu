@@ -4,67 +4,114 @@
 namespace grouper::kernels::cuda {
 namespace {
 
-// 1 / sqrt(mean(x^2) + eps), in all eight lanes. `delta`: x += delta first. Lanes of no row take part with width 0.
-template <typename S, bool kAdd>
-__device__ float Rstd(S* x, const S* delta, int64_t width, int64_t divisor, float eps, int lane) {
+// A warp a row: it fetches eight elements a thread into shared memory as floats; its first eight threads, the CPU's lanes, walk the
+// chains there.
+constexpr int kWarpThreads = 32;
+
+// Sum over the row of term(i), lane i mod 8 ascending, then the tree; in every thread of the warp.
+template <typename F>
+__device__ float SumOfRow(int width, int lane, F term) {
   float sum = 0;
+  if (lane < kRowThreads) {
 #pragma unroll 8
-  for (int64_t i = lane; i < width; i += kRowThreads) {
-    if constexpr (kAdd) StoreFloat(x + i, LoadFloat(x + i) + LoadFloat(delta + i));
-    const float v = LoadFloat(x + i);
-    sum = fmaf(v, v, sum);
+    for (int i = lane; i < width; i += kRowThreads) sum = term(i, sum);
   }
-  return 1.0f / sqrtf(ReduceLanes(sum) / static_cast<float>(divisor) + eps);
+  return __shfl_sync(~0u, ReduceLanes(sum), 0);
 }
 
 template <typename S, bool kAdd>
-__global__ void __launch_bounds__(kBlockThreads) Norm(DeviceRows<S> xs, DeviceRows<S> deltas, const S* weight, float eps,
-                                                      DeviceRows<S> ys, float* rstds, int64_t rows, int64_t width) {
-  const int64_t row = (int64_t{blockIdx.x} * kBlockThreads + threadIdx.x) / kRowThreads;
-  const int lane = threadIdx.x % kRowThreads;
-  const bool mine = row < rows;
-  S* const x = mine ? xs[row] : nullptr;
-  const float r = Rstd<S, kAdd>(x, mine && kAdd ? deltas[row] : nullptr, mine ? width : 0, width, eps, lane);
-  if (!mine) return;
+__global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, const S* weight, float eps, DeviceRows<S> ys, float* rstds, int64_t rows,
+                     int width, bool vector) {
+  extern __shared__ float4 shared[];
+  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
+  const int64_t row = int64_t{blockIdx.x} * warps + warp;
+  if (row >= rows) return;  // whole warps
+  float* const staged = reinterpret_cast<float*>(shared) + int64_t{warp} * ((width + 7) / 8 * 8);
+  S* const x = xs[row];
+  const S* const delta = kAdd ? deltas[row] : nullptr;
+  for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+    float v[8];
+    LoadEight(x + i, width - i, vector, v);
+    if constexpr (kAdd) {
+      float d[8];
+      LoadEight(delta + i, width - i, vector, d);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        S rounded;
+        StoreFloat(&rounded, v[k] + d[k]);
+        v[k] = LoadFloat(&rounded);
+      }
+      StoreEight(x + i, width - i, vector, v);
+    }
+    *reinterpret_cast<float4*>(staged + i) = make_float4(v[0], v[1], v[2], v[3]);
+    *reinterpret_cast<float4*>(staged + i + 4) = make_float4(v[4], v[5], v[6], v[7]);
+  }
+  __syncwarp();
+  const float squares = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(staged[i], staged[i], sum); });
+  const float r = 1.0f / sqrtf(squares / static_cast<float>(width) + eps);
   if (rstds != nullptr && lane == 0) rstds[row] = r;
   S* const y = ys[row];
-#pragma unroll 8
-  for (int64_t i = lane; i < width; i += kRowThreads) StoreFloat(y + i, LoadFloat(x + i) * r * LoadFloat(weight + i));
+  for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+    float w[8];
+    LoadEight(weight + i, width - i, vector, w);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) w[k] = staged[i + k] * r * w[k];
+    StoreEight(y + i, width - i, vector, w);
+  }
 }
 
 // dx = rstd * (g - xhat * mean(g * xhat)), g = dy * weight, xhat = x * rstd
 template <typename S>
-__global__ void __launch_bounds__(kBlockThreads)
-    NormBackward(DeviceRows<S> dys, DeviceRows<S> xs, const S* weight, const float* rstds, DeviceRows<S> dxs, bool accumulate,
-                 int64_t rows, int64_t width) {
-  const int64_t row = (int64_t{blockIdx.x} * kBlockThreads + threadIdx.x) / kRowThreads;
-  const int lane = threadIdx.x % kRowThreads;
-  const bool mine = row < rows;
-  const S* const g = mine ? dys[row] : nullptr;
-  const S* const x = mine ? xs[row] : nullptr;
-  const float r = mine ? rstds[row] : 0;
-  float sum = 0;
-#pragma unroll 8
-  for (int64_t i = lane; mine && i < width; i += kRowThreads)
-    sum = fmaf(LoadFloat(g + i) * LoadFloat(weight + i), LoadFloat(x + i) * r, sum);
-  const float mean = ReduceLanes(sum) / static_cast<float>(width);
-  if (!mine) return;
+__global__ void NormBackward(DeviceRows<S> dys, DeviceRows<S> xs, const S* weight, const float* rstds, DeviceRows<S> dxs, bool accumulate,
+                             int64_t rows, int width, bool vector) {
+  extern __shared__ float4 shared[];
+  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
+  const int64_t row = int64_t{blockIdx.x} * warps + warp;
+  if (row >= rows) return;  // whole warps
+  const int padded = (width + 7) / 8 * 8;
+  float* const g = reinterpret_cast<float*>(shared) + int64_t{warp} * 2 * padded;
+  float* const xhat = g + padded;
+  const S* const dy = dys[row];
+  const S* const x = xs[row];
+  const float r = rstds[row];
+  for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+    float a[8], w[8];
+    LoadEight(dy + i, width - i, vector, a);
+    LoadEight(weight + i, width - i, vector, w);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) g[i + k] = a[k] * w[k];
+    LoadEight(x + i, width - i, vector, a);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) xhat[i + k] = a[k] * r;
+  }
+  __syncwarp();
+  const float mean = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(g[i], xhat[i], sum); }) / static_cast<float>(width);
   S* const out = dxs[row];
-#pragma unroll 4
-  for (int64_t i = lane; i < width; i += kRowThreads) {
-    float d = r * (LoadFloat(g + i) * LoadFloat(weight + i) - LoadFloat(x + i) * r * mean);
-    if (accumulate) d = LoadFloat(out + i) + d;
-    StoreFloat(out + i, d);
+  for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+    float d[8];
+    if (accumulate) LoadEight(out + i, width - i, vector, d);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const float step = r * (g[i + k] - xhat[i + k] * mean);
+      d[k] = accumulate ? d[k] + step : step;
+    }
+    StoreEight(out + i, width - i, vector, d);
   }
 }
 
 // dweight[i] = fma(dy, x * rstd, dweight[i]), rows ascending: one chain a column. A block has 32 columns; its eight warps fetch
-// pieces of rows, the first one walks the chains while the next piece is on its way.
+// pieces of rows, the first one walks the chains while the next piece is on its way. Block y has rows [y, y + 1) * part: part 0 continues
+// from dweight, the others start from 0 in `parts` [y - 1, width], and AddParts adds those in order.
 constexpr int kColumns = 32, kWarps = kBlockThreads / 32, kRowsAWarp = 16, kPiece = kWarps * kRowsAWarp;
+// bf16 only: a float's chain is the CPU's.
+constexpr int64_t kPartRows = 512;
 
 template <typename S>
-__global__ void __launch_bounds__(kBlockThreads) NormWeightGradient(DeviceRows<S> dys, DeviceRows<S> xs, const float* rstds,
-                                                                    float* dweight, int64_t rows, int64_t width) {
+__global__ void __launch_bounds__(kBlockThreads)
+    NormWeightGradient(DeviceRows<S> dys, DeviceRows<S> xs, const float* rstds, float* dweight, float* parts, int64_t part, int64_t all_rows,
+                       int64_t width) {
+  const int64_t begin = int64_t{blockIdx.y} * part, rows = min(all_rows, begin + part);
+  float* const to = blockIdx.y == 0 ? dweight : parts + (int64_t{blockIdx.y} - 1) * width;
   __shared__ float2 pairs[kPiece][kColumns];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t column = int64_t{blockIdx.x} * kColumns + lane;
@@ -78,9 +125,9 @@ __global__ void __launch_bounds__(kBlockThreads) NormWeightGradient(DeviceRows<S
                                       : make_float2(0, 0);
     }
   };
-  float sum = mine && warp == 0 ? dweight[column] : 0;
-  fetch(0);
-  for (int64_t first = 0; first < rows; first += kPiece) {
+  float sum = mine && warp == 0 && blockIdx.y == 0 ? dweight[column] : 0;
+  fetch(begin);
+  for (int64_t first = begin; first < rows; first += kPiece) {
 #pragma unroll
     for (int i = 0; i < kRowsAWarp; ++i) pairs[i * kWarps + warp][lane] = fetched[i];
     __syncthreads();
@@ -92,53 +139,88 @@ __global__ void __launch_bounds__(kBlockThreads) NormWeightGradient(DeviceRows<S
     }
     __syncthreads();
   }
-  if (mine && warp == 0) dweight[column] = sum;
+  if (mine && warp == 0) to[column] = sum;
+}
+
+__global__ void __launch_bounds__(kBlockThreads) AddParts(const float* parts, int64_t count, float* dweight, int64_t width) {
+  const int64_t column = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
+  if (column >= width) return;
+  float sum = dweight[column];
+#pragma unroll 8
+  for (int64_t i = 0; i < count; ++i) sum = sum + parts[i * width + column];
+  dweight[column] = sum;
+}
+
+// Warps a block, so that their rows' `floats` fit shared memory.
+template <typename Kernel>
+int WarpsABlock(Kernel* kernel, int64_t floats, uint64_t& allowed) {
+  constexpr int64_t kMost = 200 << 10;
+  const int64_t bytes = floats * 4;
+  CHECK_LE(bytes, kMost) << "a row is wider than the normalisation's shared memory";
+  AllowSharedMemory(kernel, static_cast<int>(kMost), allowed);
+  return static_cast<int>(std::clamp<int64_t>((48 << 10) / bytes, 1, 8));
 }
 
 float* RstdsOf(const Tensor& rstd) { return rstd.empty() ? nullptr : rstd.data<float>(); }
 
+template <bool kAdd>
+void LaunchNorm(Stream& stream, const Tensor& delta, const Tensor& x, const Tensor& weight, double eps, const Tensor& y,
+                const Tensor& rstd) {
+  const int64_t rows = NumRows(x), width = x.dim(-1), padded = (width + 7) / 8 * 8;
+  if (rows == 0 || width == 0) return;
+  const bool vector = RowsOfEights(x) && RowsOfEights(delta) && RowsOfEights(weight) && RowsOfEights(y);
+  ByDeviceStorage(x.dtype(), [&](auto s) {
+    using S = decltype(s);
+    static uint64_t allowed = 0;
+    const int warps = WarpsABlock(Norm<S, kAdd>, padded, allowed);
+    Norm<S, kAdd><<<static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
+                    static_cast<size_t>(warps * padded * 4), HandleOf(stream)>>>(
+        RowsOnDevice<S>(x), kAdd ? RowsOnDevice<S>(delta) : DeviceRows<S>{}, static_cast<const S*>(weight.raw()), static_cast<float>(eps),
+        RowsOnDevice<S>(y), RstdsOf(rstd), rows, static_cast<int>(width), vector);
+  });
+  GROUPER_CUDA_LAUNCHED();
+}
+
 }  // namespace
 
 void RmsNorm(Stream& stream, const Tensor& x, const Tensor& weight, double eps, const Tensor& y, const Tensor& rstd) {
-  const int64_t rows = NumRows(x);
-  if (rows == 0) return;
-  ByDeviceStorage(x.dtype(), [&](auto s) {
-    using S = decltype(s);
-    Norm<S, false><<<BlocksFor(rows * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(
-        RowsOnDevice<S>(x), {}, static_cast<const S*>(weight.raw()), static_cast<float>(eps), RowsOnDevice<S>(y), RstdsOf(rstd),
-        rows, x.dim(-1));
-  });
-  GROUPER_CUDA_LAUNCHED();
+  LaunchNorm<false>(stream, {}, x, weight, eps, y, rstd);
 }
 
 void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& weight, double eps,
                 const Tensor& y, const Tensor& rstd) {
-  const int64_t rows = NumRows(residual);
-  if (rows == 0) return;
-  ByDeviceStorage(residual.dtype(), [&](auto s) {
-    using S = decltype(s);
-    Norm<S, true><<<BlocksFor(rows * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(
-        RowsOnDevice<S>(residual), RowsOnDevice<S>(delta), static_cast<const S*>(weight.raw()), static_cast<float>(eps),
-        RowsOnDevice<S>(y), RstdsOf(rstd), rows, residual.dim(-1));
-  });
-  GROUPER_CUDA_LAUNCHED();
+  LaunchNorm<true>(stream, delta, residual, weight, eps, y, rstd);
 }
 
 void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rstd,
                      const Tensor& dx, bool accumulate, const Tensor& dweight) {
-  const int64_t rows = NumRows(x), width = x.dim(-1);
+  const int64_t rows = NumRows(x), width = x.dim(-1), padded = (width + 7) / 8 * 8;
   if (rows == 0 || width == 0) return;
+  const bool vector = RowsOfEights(dy) && RowsOfEights(x) && RowsOfEights(weight) && RowsOfEights(dx);
+  const Arena::Mark mark = stream.scratch.mark();
   ByDeviceStorage(x.dtype(), [&](auto s) {
     using S = decltype(s);
     // First: dx may be dy or x.
-    NormWeightGradient<S><<<static_cast<unsigned>((width + kColumns - 1) / kColumns), kBlockThreads, 0, HandleOf(stream)>>>(
-        RowsOnDevice<S>(dy), RowsOnDevice<S>(x), rstd.data<float>(), dweight.data<float>(), rows, width);
+    const int64_t part = std::is_same_v<S, float> ? rows : kPartRows, parts = (rows + part - 1) / part;
+    CHECK_LE(parts, 65535) << rows << " rows";
+    float* const sums = parts == 1 ? nullptr : stream.scratch.New(DType::kF32, {parts - 1, width}).template data<float>();
+    NormWeightGradient<S><<<dim3(static_cast<unsigned>((width + kColumns - 1) / kColumns), static_cast<unsigned>(parts)), kBlockThreads, 0,
+                            HandleOf(stream)>>>(RowsOnDevice<S>(dy), RowsOnDevice<S>(x), rstd.data<float>(), dweight.data<float>(), sums,
+                                                part, rows, width);
     GROUPER_CUDA_LAUNCHED();
-    NormBackward<S><<<BlocksFor(rows * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(
-        RowsOnDevice<S>(dy), RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx),
-        accumulate, rows, width);
+    if (parts > 1) {
+      AddParts<<<BlocksFor(width), kBlockThreads, 0, HandleOf(stream)>>>(sums, parts - 1, dweight.data<float>(), width);
+      GROUPER_CUDA_LAUNCHED();
+    }
+    static uint64_t allowed = 0;
+    const int warps = WarpsABlock(NormBackward<S>, 2 * padded, allowed);
+    NormBackward<S><<<static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
+                      static_cast<size_t>(warps * 2 * padded * 4), HandleOf(stream)>>>(
+        RowsOnDevice<S>(dy), RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate,
+        rows, static_cast<int>(width), vector);
   });
   GROUPER_CUDA_LAUNCHED();
+  stream.scratch.Release(mark);
 }
 
 }  // namespace grouper::kernels::cuda

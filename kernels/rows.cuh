@@ -79,4 +79,45 @@ T* Staged(Stream& stream, const T* host, int64_t count) {
   return device;
 }
 
+// Eight consecutive elements: one load or store where the address allows (`vector`), `count` of them at a row's end.
+template <typename S>
+__device__ __forceinline__ void LoadEight(const S* p, int count, bool vector, float v[8]) {
+  struct alignas(16) Eight {
+    S x[8];
+  };
+  if (vector) {
+    const Eight eight = *reinterpret_cast<const Eight*>(p);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = LoadFloat(eight.x + i);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] = i < count ? LoadFloat(p + i) : 0;
+}
+template <typename S>
+__device__ __forceinline__ void StoreEight(S* p, int count, bool vector, const float v[8]) {
+  struct alignas(16) Eight {
+    S x[8];
+  };
+  if (vector) {
+    Eight eight;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) StoreFloat(eight.x + i, v[i]);
+    *reinterpret_cast<Eight*>(p) = eight;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (i < count) StoreFloat(p + i, v[i]);
+  }
+}
+
+// Whether every row begins at 16 bytes and holds whole eights.
+inline bool RowsOfEights(const Tensor& t) {
+  if (t.empty()) return true;
+  bool whole = reinterpret_cast<uintptr_t>(t.raw()) % 16 == 0 && t.dim(-1) % 8 == 0;
+  for (int d = 0; d + 1 < t.rank(); ++d) whole = whole && t.stride(d) % 8 == 0;
+  return whole;
+}
+
 }  // namespace grouper::kernels::cuda

@@ -67,6 +67,14 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
   }
 }
 
+int64_t TrainingPass::LogitRows() const {
+  const int64_t row = model_.config().vocab_size * static_cast<int64_t>(SizeOf(model_.logits_dtype()));
+  const int64_t bytes = options_.logits_bytes > 0                             ? options_.logits_bytes
+                        : model_.device().kind == Device::Kind::kCuda ? int64_t{1} << 30
+                                                                              : int64_t{64} << 20;
+  return std::max<int64_t>(1, bytes / row);
+}
+
 Tensor TrainingPass::OnHost(const Tensor& values) {
   if (model_.device().kind == Device::Kind::kCpu) return values;
   const Tensor copy = host_.New(DType::kF32, {values.dim(0)});
@@ -86,7 +94,7 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
   const int64_t width = model_.config().hidden_size, vocab = model_.config().vocab_size;
   const DType logits_type = model_.logits_dtype();
   CHECK(logits_type == DType::kF32) << "training runs in float32 or bfloat16";
-  const int64_t chunk = std::max<int64_t>(1, options_.logits_bytes / (vocab * static_cast<int64_t>(SizeOf(logits_type))));
+  const int64_t chunk = LogitRows();
   int64_t first = 0;
   for (const auto& [begin, end] : Cut(sequences, options_.micro_batch_tokens)) {
     MicroBatch micro;
@@ -130,7 +138,7 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
 
 std::vector<float> TrainingPass::Score(const std::vector<TrainSequence>& sequences) {
   const int64_t width = model_.config().hidden_size, vocab = model_.config().vocab_size;
-  const int64_t chunk = std::max<int64_t>(1, options_.logits_bytes / (vocab * static_cast<int64_t>(SizeOf(model_.logits_dtype()))));
+  const int64_t chunk = LogitRows();
   std::vector<float> all;
   for (const auto& [begin, end] : Cut(sequences, options_.micro_batch_tokens)) {
     MicroBatch micro;

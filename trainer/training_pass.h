@@ -29,7 +29,7 @@ class TrainingPass {
   struct Options {
     int64_t micro_batch_tokens = 4096;  // a longer sequence goes alone
     bool recompute = false;
-    int64_t logits_bytes = 64 << 20;    // of logits held at once
+    int64_t logits_bytes = 0;           // of logits held at once; 0: 64 MB, on a GPU 1 GB
   };
   TrainingPass(const Model& model, Stream& stream, const Options& options);
 
@@ -49,6 +49,7 @@ class TrainingPass {
 
  private:
   struct MicroBatch;
+  int64_t LogitRows() const;
   Tensor OnHost(const Tensor& values);    // [n] float: a copy in host_, or the same on the CPU; waits
   Tensor OnDevice(const Tensor& values);  // [n] float of host_: a copy in arena_, or the same on the CPU
   void Prepare(const std::vector<TrainSequence>& sequences, size_t begin, size_t end, MicroBatch& micro);
