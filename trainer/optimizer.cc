@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "common/model/pass_memory.h"
 #include "kernels/adamw.h"
 #include "kernels/elementwise.h"
 
@@ -35,6 +36,16 @@ OptimizerState::OptimizerState(Model& model, Stream& stream) : model_(model), me
       named_.push_back({absl::StrCat("master.", tensor.name), master_.back()});
     }
   }
+}
+
+size_t OptimizerState::Bytes(const Model& model, Device device) {
+  const DType type = model.dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
+  ArenaSizer memory(device);
+  for (const LogicalTensor& tensor : model.tensors()) {
+    if (!tensor.trainable) continue;
+    for (int i = 0; i < (tensor.value.dtype() == type ? 2 : 3); ++i) memory.New(type, tensor.value.size());
+  }
+  return memory.reserved();
 }
 
 OptimizerState::Outcome OptimizerState::Step(Stream& stream, const v1::Optimizer& config, double lr, const Gradients& gradients) {

@@ -17,6 +17,8 @@ class OptimizerState {
  public:
   // m = v = 0, masters from the model. `model` must outlive the state.
   OptimizerState(Model& model, Stream& stream);
+  // What it takes of memory on `device`, arena blocks included.
+  static size_t Bytes(const Model& model, Device device);
 
   struct Outcome {
     double grad_norm = 0;   // before clipping

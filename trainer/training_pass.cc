@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/base/check.h"
+#include "common/model/pass_memory.h"
 #include "kernels/attention.h"
 
 namespace grouper {
@@ -17,7 +18,7 @@ void AddExpertLoad(const std::vector<std::vector<int64_t>>& load, std::vector<st
 int64_t TrainSequence::num_trained() const { return std::count(trained.begin(), trained.end(), uint8_t{1}); }
 
 TrainingPass::TrainingPass(const Model& model, Stream& stream, const Options& options)
-    : model_(model), stream_(stream), options_(options), arena_(model.device(), stream.handle) {}
+    : model_(model), stream_(stream), options_(options) {}
 
 std::vector<std::pair<size_t, size_t>> TrainingPass::Cut(const std::vector<TrainSequence>& sequences, int64_t micro_batch_tokens) {
   std::vector<std::pair<size_t, size_t>> cuts;
@@ -48,9 +49,6 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
     first_page.push_back(pages);
     pages += static_cast<int32_t>((sequences[i].token_ids.size() + kernels::kPageTokens - 1) / kernels::kPageTokens);
   }
-  if (kv_ == nullptr || kv_->num_pages() < pages) {
-    kv_ = std::make_unique<KvPool>(model_.config(), model_.dtype(), std::max(pages, kv_ == nullptr ? 0 : kv_->num_pages() * 2), model_.device());
-  }
   for (int32_t page = 0; page < pages; ++page) micro.pages.push_back(page);
   for (size_t i = begin; i < end; ++i) {
     const TrainSequence& sequence = sequences[i];
@@ -67,12 +65,75 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
   }
 }
 
-int64_t TrainingPass::LogitRows() const {
-  const int64_t row = model_.config().vocab_size * static_cast<int64_t>(SizeOf(model_.logits_dtype()));
-  const int64_t bytes = options_.logits_bytes > 0                             ? options_.logits_bytes
-                        : model_.device().kind == Device::Kind::kCuda ? int64_t{1} << 30
-                                                                              : int64_t{64} << 20;
+int64_t TrainingPass::LogitRows(const Model& model, Device device, const Options& options) {
+  const int64_t row = model.config().vocab_size * static_cast<int64_t>(SizeOf(model.logits_dtype()));
+  const int64_t bytes = options.logits_bytes > 0                  ? options.logits_bytes
+                        : device.kind == Device::Kind::kCuda ? int64_t{1} << 30
+                                                             : int64_t{64} << 20;
   return std::max<int64_t>(1, bytes / row);
+}
+
+int64_t TrainingPass::RoundTokens(const Options& options, int64_t tokens) {
+  const int64_t step = std::max<int64_t>(64, options.micro_batch_tokens / 8), up = (tokens + step - 1) / step * step;
+  return tokens <= options.micro_batch_tokens ? std::min(up, options.micro_batch_tokens) : up;
+}
+
+namespace {
+
+// Attention's plan of a device depends on the number of sequences, which varies: many short ones are allowed for.
+PassBytes BytesFor(const Model& model, Device device, int64_t tokens, int64_t sequences, int64_t longest, int64_t logit_rows, bool recompute,
+                   bool backward) {
+  const PassSize size = {tokens, tokens, std::max(sequences, tokens / 32 + 1), longest, std::min(tokens, logit_rows)};
+  return backward ? TrainingBytes(model.config(), model.dtype(), device, size, recompute)
+                  : ForwardBytes(model.config(), model.dtype(), device, size);
+}
+
+}  // namespace
+
+TrainingPass::Memory TrainingPass::MemoryFor(const Model& model, Device device, const Options& options, bool backward, int64_t tokens,
+                                             int64_t sequences, int64_t longest) {
+  const int64_t most = RoundTokens(options, tokens);
+  const PassBytes pass =
+      BytesFor(model, device, most, sequences, longest, LogitRows(model, device, options), options.recompute, backward);
+  // Each sequence ends with a page that is half full, on average.
+  const int64_t pages = most / kernels::kPageTokens + sequences / 2 + 1;
+  return {ArenaBlockBytes(pass.arena, device) - pass.logits, pass.logits,
+          static_cast<size_t>(pages) * KvPool::BytesPerPage(model.config(), model.dtype()), pass.scratch};
+}
+
+void TrainingPass::Reserve(const std::vector<TrainSequence>& sequences, const std::vector<std::pair<size_t, size_t>>& cuts, bool backward) {
+  if (cuts.empty()) return;
+  int64_t most_tokens = 0, most_sequences = 0, longest = 0;
+  int32_t most_pages = 1;
+  for (const auto& [begin, end] : cuts) {
+    int64_t tokens = 0;
+    int32_t pages = 0;
+    for (size_t i = begin; i < end; ++i) {
+      const int64_t length = static_cast<int64_t>(sequences[i].token_ids.size());
+      tokens += length;
+      longest = std::max(longest, length);
+      pages += static_cast<int32_t>((length + kernels::kPageTokens - 1) / kernels::kPageTokens);
+    }
+    most_tokens = std::max(most_tokens, tokens);
+    most_sequences = std::max(most_sequences, static_cast<int64_t>(end - begin));
+    most_pages = std::max(most_pages, pages);
+  }
+  if (kv_ == nullptr || kv_->num_pages() < most_pages) {
+    const int32_t more = kv_ == nullptr ? 0 : most_pages / 8;
+    kv_.reset();  // before the next one is taken
+    kv_ = std::make_unique<KvPool>(model_.config(), model_.dtype(), most_pages + more, model_.device());
+  }
+  if (arena_ && most_tokens <= reserved_tokens_) return;
+  reserved_tokens_ = RoundTokens(options_, most_tokens);
+  const PassBytes bytes = BytesFor(model_, model_.device(), reserved_tokens_, most_sequences, longest,
+                                   LogitRows(model_, model_.device(), options_), options_.recompute, backward);
+  arena_.reset();
+  arena_.emplace(model_.device(), stream_.handle);
+  arena_->Allocate(bytes.arena);
+  arena_->Reset();
+  const Arena::Mark mark = stream_.scratch.mark();
+  stream_.scratch.Allocate(bytes.scratch);
+  stream_.scratch.Release(mark);
 }
 
 Tensor TrainingPass::OnHost(const Tensor& values) {
@@ -84,7 +145,7 @@ Tensor TrainingPass::OnHost(const Tensor& values) {
 
 Tensor TrainingPass::OnDevice(const Tensor& values) {
   if (model_.device().kind == Device::Kind::kCpu) return values;
-  const Tensor copy = arena_.New(DType::kF32, {values.dim(0)});
+  const Tensor copy = arena_->New(DType::kF32, {values.dim(0)});
   UploadAsync(stream_, values, copy);
   return copy;
 }
@@ -94,20 +155,22 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
   const int64_t width = model_.config().hidden_size, vocab = model_.config().vocab_size;
   const DType logits_type = model_.logits_dtype();
   CHECK(logits_type == DType::kF32) << "training runs in float32 or bfloat16";
-  const int64_t chunk = LogitRows();
+  const int64_t chunk = LogitRows(model_, model_.device(), options_);
   int64_t first = 0;
-  for (const auto& [begin, end] : Cut(sequences, options_.micro_batch_tokens)) {
+  const std::vector<std::pair<size_t, size_t>> cuts = Cut(sequences, options_.micro_batch_tokens);
+  Reserve(sequences, cuts, /*backward=*/true);
+  for (const auto& [begin, end] : cuts) {
     MicroBatch micro;
     Prepare(sequences, begin, end, micro);
-    arena_.Reset();
+    arena_->Reset();
     const int64_t rows = static_cast<int64_t>(micro.targets.size());
-    const Tensor hidden = arena_.New(model_.dtype(), {rows, width});
-    SavedActivations saved(arena_, {options_.recompute});
+    const Tensor hidden = arena_->New(model_.dtype(), {rows, width});
+    SavedActivations saved(*arena_, {options_.recompute});
     model_.Forward(stream_, micro.batch, *kv_, hidden, &saved);
-    const Tensor logprobs = arena_.New(DType::kF32, {rows}), entropies = arena_.New(DType::kF32, {rows});
+    const Tensor logprobs = arena_->New(DType::kF32, {rows}), entropies = arena_->New(DType::kF32, {rows});
     // Logits are kept for the backward pass when they fit; else each chunk is computed twice.
     const bool keep = rows <= chunk;
-    const Tensor logits = arena_.New(logits_type, {std::min(rows, chunk), vocab});
+    const Tensor logits = arena_->New(logits_type, {std::min(rows, chunk), vocab});
     auto filters = [&](int64_t r, int64_t n) {
       return std::vector<kernels::SamplingFilter>(micro.filters.begin() + r, micro.filters.begin() + r + n);
     };
@@ -124,7 +187,7 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     first += rows;
     if (expert_load != nullptr) AddExpertLoad(saved.expert_load, *expert_load);
     if (rows == 0) continue;
-    const Tensor dhidden = arena_.New(model_.dtype(), {rows, width});
+    const Tensor dhidden = arena_->New(model_.dtype(), {rows, width});
     for (int64_t r = 0; r < rows; r += chunk) {
       const int64_t n = std::min(chunk, rows - r);
       const Tensor part = logits.Rows(0, n);
@@ -138,17 +201,19 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
 
 std::vector<float> TrainingPass::Score(const std::vector<TrainSequence>& sequences) {
   const int64_t width = model_.config().hidden_size, vocab = model_.config().vocab_size;
-  const int64_t chunk = LogitRows();
+  const int64_t chunk = LogitRows(model_, model_.device(), options_);
   std::vector<float> all;
-  for (const auto& [begin, end] : Cut(sequences, options_.micro_batch_tokens)) {
+  const std::vector<std::pair<size_t, size_t>> cuts = Cut(sequences, options_.micro_batch_tokens);
+  Reserve(sequences, cuts, /*backward=*/false);
+  for (const auto& [begin, end] : cuts) {
     MicroBatch micro;
     Prepare(sequences, begin, end, micro);
-    arena_.Reset();
+    arena_->Reset();
     const int64_t rows = static_cast<int64_t>(micro.targets.size());
-    const Tensor hidden = arena_.New(model_.dtype(), {rows, width});
+    const Tensor hidden = arena_->New(model_.dtype(), {rows, width});
     model_.Forward(stream_, micro.batch, *kv_, hidden, nullptr);
-    const Tensor logprobs = arena_.New(DType::kF32, {rows});
-    const Tensor logits = arena_.New(model_.logits_dtype(), {std::min(rows, chunk), vocab});
+    const Tensor logprobs = arena_->New(DType::kF32, {rows});
+    const Tensor logits = arena_->New(model_.logits_dtype(), {std::min(rows, chunk), vocab});
     for (int64_t r = 0; r < rows; r += chunk) {
       const int64_t n = std::min(chunk, rows - r);
       model_.Logits(stream_, hidden.Rows(r, r + n), logits.Rows(0, n));

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -44,12 +45,23 @@ class TrainingPass {
   // Forward only: the log-probability of each trained token.
   std::vector<float> Score(const std::vector<TrainSequence>& sequences);
 
+  // Memory for lists whose largest micro-batch has `tokens` tokens in `sequences` sequences, for Run (backward) or for Score. A pass takes it at
+  // once, before a list's first micro-batch, so that lengths that vary leave no holes in its arena.
+  struct Memory {
+    size_t activations = 0, logits = 0, keys_and_values = 0, scratch = 0;
+  };
+  static Memory MemoryFor(const Model& model, Device device, const Options& options, bool backward, int64_t tokens,
+                          int64_t sequences, int64_t longest);
+
   // [begin, end) of each micro-batch.
   static std::vector<std::pair<size_t, size_t>> Cut(const std::vector<TrainSequence>& sequences, int64_t micro_batch_tokens);
 
  private:
   struct MicroBatch;
-  int64_t LogitRows() const;
+  static int64_t LogitRows(const Model& model, Device device, const Options& options);
+  // Tokens that memory is taken for when the largest micro-batch has `tokens`: lengths vary from list to list.
+  static int64_t RoundTokens(const Options& options, int64_t tokens);
+  void Reserve(const std::vector<TrainSequence>& sequences, const std::vector<std::pair<size_t, size_t>>& cuts, bool backward);
   Tensor OnHost(const Tensor& values);    // [n] float: a copy in host_, or the same on the CPU; waits
   Tensor OnDevice(const Tensor& values);  // [n] float of host_: a copy in arena_, or the same on the CPU
   void Prepare(const std::vector<TrainSequence>& sequences, size_t begin, size_t end, MicroBatch& micro);
@@ -57,7 +69,9 @@ class TrainingPass {
   const Model& model_;
   Stream& stream_;
   const Options options_;
-  Arena arena_, host_;  // host_: what the loss reads and writes when the model is on a device
+  std::optional<Arena> arena_;
+  Arena host_;  // what the loss reads and writes when the model is on a device
+  int64_t reserved_tokens_ = 0;
   std::unique_ptr<KvPool> kv_;
 };
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "common/model/model_state.h"
+#include "common/model/pass_memory.h"
 #include "kernels/elementwise.h"
 
 namespace grouper {
@@ -38,6 +39,15 @@ Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>(model
 }
 
 Gradients::~Gradients() = default;
+
+size_t Gradients::Bytes(const Model& model, Device device) {
+  const Model::State& s = *model.state_;
+  const DType type = AccumulatorType(s.dtype);
+  ArenaSizer memory(device);
+  for (const auto& weight : s.store.weights) memory.New(type, weight->value.size());
+  if (s.head == s.embedding) memory.New(type, s.embedding->value.size());
+  return memory.reserved();
+}
 
 const Tensor& Gradients::tensor(size_t i) const {
   CHECK(!(head_pending_ && i == tied_)) << "Finish comes first";

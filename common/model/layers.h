@@ -29,6 +29,7 @@ class WeightStore {
  public:
   WeightStore(DType dtype, Device device) : dtype_(dtype), memory_(device) {}
   DType dtype() const { return dtype_; }
+  size_t reserved_bytes() const { return memory_.reserved_bytes(); }
 
   struct Part {
     std::string name;

@@ -82,6 +82,14 @@ Device Model::device() const { return state_->device; }
 DType Model::logits_dtype() const { return AccumulatorType(state_->dtype); }
 const std::vector<LogicalTensor>& Model::tensors() const { return state_->tensors; }
 
+size_t Model::WeightBytes() const { return state_->store.reserved_bytes() + state_->tables.reserved_bytes(); }
+
+size_t Model::PackedBytes() const {
+  size_t bytes = 0;
+  for (const auto& weight : state_->store.weights) bytes += weight->packed.bytes();
+  return bytes;
+}
+
 int Model::FindTensor(const std::string& name) const {
   const auto& tensors = state_->tensors;
   auto it = std::lower_bound(tensors.begin(), tensors.end(), name,

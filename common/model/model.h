@@ -57,6 +57,8 @@ class Gradients {
   // Call it when all micro-batches are done: a tied head's gradient is summed apart from the embedding's, so that bits
   // do not depend on micro-batches, and joins it here.
   void Finish(Stream& stream);
+  // What Gradients of `model` take on `device`, arena blocks included.
+  static size_t Bytes(const class Model& model, Device device);
   // REQUIRES: Finish since the last Backward.
   const Tensor& tensor(size_t i) const;
   size_t size() const { return tensors_.size(); }
@@ -101,6 +103,9 @@ class Model {
 
   // Every weight, sorted by name. Tied heads appear once, as model.embed_tokens.weight.
   const std::vector<LogicalTensor>& tensors() const;
+  // Memory taken for the weights and the rotary tables; for the matrices packed beside them (on the CPU).
+  size_t WeightBytes() const;
+  size_t PackedBytes() const;
   // Index in tensors(), or -1.
   int FindTensor(const std::string& name) const;
 

@@ -2,6 +2,11 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <unordered_map>
+
 namespace grouper {
 
 namespace {
@@ -32,6 +37,42 @@ int NumCudaDevices() {
 }
 
 namespace cuda {
+namespace {
+
+// Sizes of what Allocate gave out.
+class Ledger {
+ public:
+  void Add(int device, void* data, size_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    sizes_[data] = bytes;
+    AllocationBytes& of = devices_[device];
+    of.now += bytes;
+    of.peak = std::max(of.peak, of.now);
+  }
+  void Remove(int device, void* data) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto it = sizes_.find(data);
+    if (it == sizes_.end()) return;
+    devices_[device].now -= it->second;
+    sizes_.erase(it);
+  }
+  AllocationBytes Of(int device) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return devices_[device];
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<void*, size_t> sizes_;
+  std::map<int, AllocationBytes> devices_;
+};
+
+Ledger& TheLedger() {
+  static Ledger& ledger = *new Ledger;  // outlives every owner of device memory
+  return ledger;
+}
+
+}  // namespace
 
 void* Allocate(int device, size_t bytes) {
   REQUIRE_CUDA(cudaSetDevice(device));
@@ -43,8 +84,11 @@ void* Allocate(int device, size_t bytes) {
                  << info.total << " free";
   }
   Require(error, "cudaMalloc");
+  TheLedger().Add(device, data, bytes);
   return data;
 }
+
+AllocationBytes Allocated(int device) { return TheLedger().Of(device); }
 
 MemoryInfo Memory(int device) {
   REQUIRE_CUDA(cudaSetDevice(device));
@@ -55,6 +99,7 @@ MemoryInfo Memory(int device) {
 
 void Free(int device, void* data) {
   REQUIRE_CUDA(cudaSetDevice(device));
+  TheLedger().Remove(device, data);
   REQUIRE_CUDA(cudaFree(data));
 }
 

@@ -27,6 +27,11 @@ struct MemoryInfo {
 };
 MemoryInfo Memory(int device);
 void Free(int device, void* data);
+// What Allocate has given out: now, and at most at once since the process began. 0 without CUDA.
+struct AllocationBytes {
+  size_t now = 0, peak = 0;
+};
+AllocationBytes Allocated(int device);
 
 // A stream of its own (cudaStream_t), not ordered with the legacy default stream.
 void* NewStream(int device);

@@ -14,6 +14,7 @@ namespace cuda {
 void* Allocate(int, size_t) { NoCuda(); }
 MemoryInfo Memory(int) { NoCuda(); }
 void Free(int, void*) { NoCuda(); }
+AllocationBytes Allocated(int) { return {}; }
 void* NewStream(int) { NoCuda(); }
 void DeleteStream(int, void*) { NoCuda(); }
 void Zero(int, void*, size_t, void*) { NoCuda(); }

@@ -1,0 +1,346 @@
+#include "common/model/pass_memory.h"
+
+#include <algorithm>
+
+#include "common/base/check.h"
+#include "common/model/layers.h"
+
+namespace grouper {
+namespace {
+
+// Arena's (common/tensor/arena.cc).
+constexpr size_t kAlign = 64, kCudaAlign = 256;
+constexpr size_t kBlock = size_t{8} << 20, kCudaBlock = size_t{64} << 20, kHuge = size_t{2} << 20;
+
+size_t RoundUp(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+}  // namespace
+
+size_t ArenaBlockBytes(size_t bytes, Device device) {
+  return RoundUp(std::max(bytes, device.kind == Device::Kind::kCuda ? kCudaBlock : kBlock), kHuge);
+}
+
+void ArenaSizer::Allocate(size_t bytes) {
+  const size_t align = cuda_ ? kCudaAlign : kAlign;
+  bytes = std::max(RoundUp(bytes, align), align);
+  while (block_ < blocks_.size() && used_ + bytes > blocks_[block_]) {
+    ++block_;
+    used_ = 0;
+  }
+  if (block_ == blocks_.size()) {
+    blocks_.push_back(ArenaBlockBytes(bytes, {cuda_ ? Device::Kind::kCuda : Device::Kind::kCpu}));
+    used_ = 0;
+  }
+  used_ += bytes;
+  handed_out_ += bytes;
+  peak_ = std::max(peak_, handed_out_);
+}
+
+void ArenaSizer::Release(Mark mark) {
+  CHECK_LE(mark.handed_out, handed_out_);
+  block_ = mark.block;
+  used_ = mark.used;
+  handed_out_ = mark.handed_out;
+}
+
+size_t ArenaSizer::reserved() const {
+  size_t total = 0;
+  for (size_t block : blocks_) total += block;
+  return total;
+}
+
+namespace {
+
+// Walks through a pass as forward_backward.cc does.
+class PassWalk {
+ public:
+  PassWalk(const ModelConfig& config, DType dtype, Device device, const PassSize& size, ArenaSizer& arena, ArenaSizer& scratch)
+      : c_(config),
+        dtype_(dtype),
+        acc_(AccumulatorType(dtype)),
+        cuda_(device.kind == Device::Kind::kCuda),
+        narrow_(dtype == DType::kBF16),
+        size_(size),
+        t_(size.tokens),
+        d_(config.hidden_size),
+        arena_(arena),
+        scratch_(scratch) {}
+
+  void Forward(bool saved, bool recompute) {
+    if (saved && c_.moe) arena_.New(DType::kI32, c_.num_hidden_layers * (c_.moe->router.num_experts + 1));
+    arena_.New(dtype_, t_ * d_);
+    arena_.New(dtype_, t_ * d_);
+    if (recompute) arena_.New(dtype_, t_ * d_);
+    Batch();
+    Indices(t_);
+    for (int64_t layer = 0; layer < c_.num_hidden_layers; ++layer) {
+      if (saved && layer > 0) arena_.New(dtype_, t_ * d_);
+      if (saved && !recompute) {
+        arena_.New(dtype_, t_ * d_);
+        BlockForward(layer, true);
+        continue;
+      }
+      const ArenaSizer::Mark mark = arena_.mark();
+      BlockForward(layer, false);
+      arena_.Release(mark);
+    }
+    if (size_.rows == 0) return;
+    arena_.New(dtype_, size_.rows * d_);
+    arena_.New(dtype_, size_.rows * d_);
+    Indices(size_.rows);
+    if (saved) arena_.New(acc_, size_.rows);
+  }
+
+  void Backward(bool recompute) {
+    const ArenaSizer::Mark start = arena_.mark();
+    Batch();
+    arena_.New(dtype_, t_ * d_);
+    arena_.New(dtype_, size_.rows * d_);
+    Indices(size_.rows);
+    arena_.New(dtype_, t_ * d_);
+    for (int64_t layer = 0; layer < c_.num_hidden_layers; ++layer) {
+      const ArenaSizer::Mark mark = arena_.mark();
+      if (recompute) {
+        arena_.New(dtype_, t_ * d_);
+        BlockForward(layer, true);
+      }
+      FeedForwardBackward(layer);
+      AttentionBackward();
+      arena_.Release(mark);
+    }
+    arena_.Release(start);
+  }
+
+  void Logits() {
+    const ArenaSizer::Mark mark = scratch_.mark();
+    if (narrow_) scratch_.New(dtype_, size_.logit_rows * c_.vocab_size);
+    scratch_.Release(mark);
+    if (cuda_) OfOneOp(static_cast<size_t>(size_.logit_rows) * 40);  // requests, filters, targets, tokens
+  }
+
+  void LogitsBackward() {
+    const ArenaSizer::Mark mark = scratch_.mark();
+    if (narrow_) scratch_.New(dtype_, size_.logit_rows * c_.vocab_size);
+    WeightGradient(c_.vocab_size, d_, size_.logit_rows);
+    scratch_.Release(mark);
+  }
+
+ private:
+  void OfOneOp(size_t bytes) {
+    const ArenaSizer::Mark mark = scratch_.mark();
+    scratch_.Allocate(bytes);
+    scratch_.Release(mark);
+  }
+
+  // Integers that a device reads.
+  void Indices(int64_t n) {
+    if (cuda_ && n > 0) arena_.New(DType::kI32, n);
+  }
+
+  // Positions, then the batch as attention on a device reads it (kernels/attention_plan_cuda.cu).
+  void Batch() {
+    if (!cuda_) return;
+    Indices(t_);
+    const int64_t kv_heads = c_.mla ? 1 : c_.num_key_value_heads, group = c_.num_attention_heads / kv_heads;
+    const int64_t sequences = size_.sequences, pages_each = (size_.longest + kernels::kPageTokens - 1) / kernels::kPageTokens;
+    arena_.New(DType::kI32, sequences * (4 + pages_each));
+    arena_.New(DType::kI32, t_);
+    arena_.Allocate(static_cast<size_t>(kv_heads * (t_ * group / 64 + sequences * 2 * Splits())) * 28);
+    Indices(1);
+    Indices(sequences);
+  }
+
+  // LinearBackwardWeight of a [rows, columns] matrix: pieces of 2048 tokens for small ones (kernels/linear_cuda.cu).
+  void WeightGradient(int64_t rows, int64_t columns, int64_t tokens) {
+    if (!cuda_ || !narrow_ || ((rows + 127) / 128) * ((columns + 191) / 192) > 66) return;
+    OfOneOp(static_cast<size_t>((tokens + 2047) / 2048 * rows * columns) * 4);
+  }
+
+  void BlockForward(int64_t layer, bool saved) {
+    arena_.New(dtype_, t_ * d_);
+    arena_.New(dtype_, t_ * d_);
+    if (saved) {
+      arena_.New(acc_, t_);
+      arena_.New(acc_, t_);
+    }
+    if (c_.mla) {
+      MlaForward(saved);
+    } else {
+      GqaForward(saved);
+    }
+    FeedForward(layer, saved);
+  }
+
+  int64_t Splits() const { return std::max<int64_t>(1, (size_.longest + 1023) / 1024); }
+
+  // Splits of few rows with long contexts run side by side (kernels/attention_plan_cuda.cu).
+  void SplitScratch(int64_t value_width) {
+    if (!cuda_ || !narrow_ || Splits() < 2) return;
+    const int64_t kv_heads = c_.mla ? 1 : c_.num_key_value_heads, group = c_.num_attention_heads / kv_heads;
+    const int64_t rows = std::min(t_ * group, size_.sequences * 128);
+    OfOneOp(static_cast<size_t>(kv_heads * Splits() * rows * (value_width + 2)) * 4);
+  }
+
+  void GqaForward(bool saved) {
+    const int64_t h = c_.num_attention_heads, kv = c_.num_key_value_heads, w = c_.head_dim;
+    arena_.New(dtype_, t_ * (h + 2 * kv) * w);
+    if (c_.qk_norm && saved) {
+      arena_.New(dtype_, t_ * h * w);
+      arena_.New(dtype_, t_ * kv * w);
+      arena_.New(acc_, t_ * h);
+      arena_.New(acc_, t_ * kv);
+    }
+    arena_.New(dtype_, t_ * h * w);
+    if (saved) arena_.New(acc_, t_ * h);
+    SplitScratch(w);
+  }
+
+  void MlaForward(bool saved) {
+    const MlaConfig& m = *c_.mla;
+    const int64_t h = c_.num_attention_heads, q = h * (m.qk_nope_head_dim + m.qk_rope_head_dim);
+    const int64_t key = m.kv_lora_rank + m.qk_rope_head_dim;
+    arena_.New(dtype_, t_ * ((m.q_lora_rank > 0 ? m.q_lora_rank : q) + key));
+    if (m.q_lora_rank > 0) {
+      arena_.New(dtype_, t_ * m.q_lora_rank);
+      if (saved) arena_.New(acc_, t_);
+      arena_.New(dtype_, t_ * q);
+    }
+    arena_.New(dtype_, t_ * key);
+    if (saved) arena_.New(acc_, t_);
+    arena_.New(dtype_, t_ * h * key);
+    arena_.New(dtype_, t_ * h * m.kv_lora_rank);
+    if (saved) arena_.New(acc_, t_ * h);
+    arena_.New(dtype_, t_ * h * m.v_head_dim);
+    if (cuda_ && narrow_) OfOneOp(size_t{132} * 64 * static_cast<size_t>(m.kv_lora_rank) * 4);
+    SplitScratch(m.kv_lora_rank);
+  }
+
+  void DenseForward(int64_t width) {
+    arena_.New(dtype_, t_ * 2 * width);
+    arena_.New(dtype_, t_ * width);
+  }
+
+  void FeedForward(int64_t layer, bool saved) {
+    if (!c_.IsMoeLayer(layer)) return DenseForward(c_.intermediate_size);
+    const MoeConfig& m = *c_.moe;
+    const int64_t k = m.router.top_k, experts = m.router.num_experts, width = m.moe_intermediate_size, rows = t_ * k;
+    if (m.n_shared_experts > 0) DenseForward(m.n_shared_experts * width);
+    if (dtype_ != acc_) arena_.New(acc_, t_ * d_);
+    arena_.New(acc_, t_ * experts);
+    arena_.New(DType::kI32, rows);
+    arena_.New(acc_, rows);
+    arena_.New(acc_, t_ * experts);
+    if (!saved) arena_.New(DType::kI32, experts + 1);
+    arena_.New(DType::kI32, rows);
+    arena_.New(DType::kI32, rows);
+    arena_.New(dtype_, rows * 2 * width);
+    arena_.New(dtype_, rows * width);
+    arena_.New(dtype_, rows * d_);
+    if (cuda_ && narrow_) OfOneOp(static_cast<size_t>(rows * d_) * 2);  // rows gathered for the experts
+  }
+
+  void AttentionBackward() {
+    const ArenaSizer::Mark mark = arena_.mark();
+    const int64_t h = c_.num_attention_heads;
+    if (!c_.mla) {
+      const int64_t q = h * c_.head_dim, all = q + 2 * c_.num_key_value_heads * c_.head_dim;
+      arena_.New(dtype_, t_ * q);
+      arena_.New(dtype_, t_ * all);
+      WeightGradient(d_, q, t_);
+      WeightGradient(all, d_, t_);
+      if (cuda_) OfOneOp(static_cast<size_t>(t_ * h) * 4);
+    } else {
+      const MlaConfig& m = *c_.mla;
+      const int64_t q = h * (m.qk_nope_head_dim + m.qk_rope_head_dim), key = m.kv_lora_rank + m.qk_rope_head_dim;
+      const int64_t first = (m.q_lora_rank > 0 ? m.q_lora_rank : q) + key;
+      arena_.New(dtype_, t_ * h * m.v_head_dim);
+      arena_.New(dtype_, t_ * h * m.kv_lora_rank);
+      arena_.New(dtype_, t_ * h * key);
+      arena_.New(dtype_, t_ * key);
+      arena_.New(dtype_, t_ * first);
+      if (m.q_lora_rank > 0) {
+        arena_.New(dtype_, t_ * q);
+        arena_.New(dtype_, t_ * m.q_lora_rank);
+      }
+      if (dtype_ != acc_) {  // gradients of kv_b_proj: both factors, widened
+        const ArenaSizer::Mark wide = scratch_.mark();
+        scratch_.New(acc_, t_ * h * std::max(m.v_head_dim, m.qk_nope_head_dim));
+        scratch_.New(acc_, t_ * h * m.kv_lora_rank);
+        scratch_.Release(wide);
+      }
+      WeightGradient(d_, h * m.v_head_dim, t_);
+      WeightGradient(first, d_, t_);
+    }
+    arena_.Release(mark);
+  }
+
+  void DenseBackward(int64_t width) {
+    const ArenaSizer::Mark mark = arena_.mark();
+    arena_.New(dtype_, t_ * width);
+    arena_.New(dtype_, t_ * 2 * width);
+    WeightGradient(d_, width, t_);
+    WeightGradient(2 * width, d_, t_);
+    arena_.Release(mark);
+  }
+
+  void FeedForwardBackward(int64_t layer) {
+    if (!c_.IsMoeLayer(layer)) return DenseBackward(c_.intermediate_size);
+    const MoeConfig& m = *c_.moe;
+    const int64_t k = m.router.top_k, experts = m.router.num_experts, width = m.moe_intermediate_size, rows = t_ * k;
+    const ArenaSizer::Mark mark = arena_.mark();
+    if (m.n_shared_experts > 0) DenseBackward(m.n_shared_experts * width);
+    arena_.New(dtype_, rows * d_);
+    arena_.New(acc_, rows);
+    arena_.New(dtype_, rows * width);
+    arena_.New(dtype_, rows * 2 * width);
+    arena_.New(dtype_, rows * d_);
+    arena_.New(acc_, t_ * experts);
+    if (dtype_ != acc_) {
+      arena_.New(acc_, t_ * d_);
+      arena_.New(dtype_, t_ * d_);
+    }
+    if (cuda_ && narrow_) OfOneOp(static_cast<size_t>(rows * d_) * 2);
+    arena_.Release(mark);
+  }
+
+  const ModelConfig& c_;
+  const DType dtype_, acc_;
+  const bool cuda_, narrow_;
+  const PassSize size_;
+  const int64_t t_, d_;
+  ArenaSizer &arena_, &scratch_;
+};
+
+}  // namespace
+
+PassBytes TrainingBytes(const ModelConfig& config, DType dtype, Device device, const PassSize& size, bool recompute) {
+  ArenaSizer arena(device), scratch(device);
+  PassWalk walk(config, dtype, device, size, arena, scratch);
+  const DType acc = AccumulatorType(dtype);
+  arena.New(dtype, size.rows * config.hidden_size);
+  walk.Forward(true, recompute);
+  arena.New(acc, size.rows);
+  arena.New(acc, size.rows);
+  arena.New(acc, size.logit_rows * config.vocab_size);
+  walk.Logits();
+  arena.New(acc, size.rows);
+  arena.New(dtype, size.rows * config.hidden_size);
+  walk.LogitsBackward();
+  walk.Backward(recompute);
+  return {arena.peak(), static_cast<size_t>(size.logit_rows * config.vocab_size) * SizeOf(acc), scratch.peak()};
+}
+
+PassBytes ForwardBytes(const ModelConfig& config, DType dtype, Device device, const PassSize& size) {
+  ArenaSizer arena(device), scratch(device);
+  arena.New(dtype, size.rows * config.hidden_size);
+  arena.New(AccumulatorType(dtype), size.rows);
+  arena.New(AccumulatorType(dtype), size.logit_rows * config.vocab_size);
+  const ArenaSizer::Mark mark = scratch.mark();
+  PassWalk walk(config, dtype, device, size, scratch, scratch);  // without `saved`, activations are scratch
+  walk.Forward(false, false);
+  scratch.Release(mark);
+  walk.Logits();
+  return {arena.peak(), static_cast<size_t>(size.logit_rows * config.vocab_size) * SizeOf(AccumulatorType(dtype)), scratch.peak()};
+}
+
+}  // namespace grouper

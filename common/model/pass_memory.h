@@ -1,0 +1,59 @@
+// What passes through a model take of memory, counted without running them: for memory plans, and for arenas that are made large enough at once.
+//
+// pass_memory.cc repeats the allocations of forward_backward.cc and the layers, tensor by tensor; a test compares the two.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "common/model/config.h"
+#include "common/tensor/tensor.h"
+
+namespace grouper {
+
+// Counts what an Arena of `device` would hand out and take, without memory.
+class ArenaSizer {
+ public:
+  explicit ArenaSizer(Device device) : cuda_(device.kind == Device::Kind::kCuda) {}
+
+  void Allocate(size_t bytes);
+  void New(DType dtype, int64_t elements) { Allocate(static_cast<size_t>(elements) * SizeOf(dtype)); }
+  struct Mark {
+    size_t block = 0, used = 0, handed_out = 0;
+  };
+  Mark mark() const { return {block_, used_, handed_out_}; }
+  void Release(Mark mark);
+
+  size_t peak() const { return peak_; }  // handed out at once: what one block would have to hold
+  size_t reserved() const;               // taken from the system, in blocks that grow as an Arena's do
+
+ private:
+  bool cuda_;
+  std::vector<size_t> blocks_;
+  size_t block_ = 0, used_ = 0, handed_out_ = 0, peak_ = 0;
+};
+
+// The block that an Arena takes for one allocation of `bytes`.
+size_t ArenaBlockBytes(size_t bytes, Device device);
+
+struct PassSize {
+  int64_t tokens = 0;
+  int64_t rows = 0;       // output rows
+  int64_t sequences = 1;
+  int64_t longest = 0;     // tokens of the longest sequence, its context included
+  int64_t logit_rows = 0;  // whose logits are held at once
+};
+
+struct PassBytes {
+  size_t arena = 0;    // the pass' own arena
+  size_t logits = 0;   // of that: logits
+  size_t scratch = 0;  // the stream's
+};
+
+// Forward with what it saves, log-probabilities and backward, as TrainingPass::Run goes through them.
+PassBytes TrainingBytes(const ModelConfig& config, DType dtype, Device device, const PassSize& size, bool recompute);
+// Forward alone, then logits: TrainingPass::Score, and a step of the engine.
+PassBytes ForwardBytes(const ModelConfig& config, DType dtype, Device device, const PassSize& size);
+
+}  // namespace grouper

@@ -1,0 +1,86 @@
+// What is counted without running a pass is what a pass takes.
+#include "common/model/pass_memory.h"
+
+#include "tests/common/model/model_world.h"
+
+namespace grouper {
+namespace {
+
+TEST(ArenaSizerTest, TakesTheBlocksThatAnArenaTakes) {
+  Arena arena;
+  ArenaSizer sizer({});
+  const size_t sizes[] = {1, 63, 64, 65, 5 << 20, 4 << 20, 9 << 20, 100, 33 << 20, (2 << 20) + 1};
+  for (size_t size : sizes) {
+    arena.Allocate(size);
+    sizer.Allocate(size);
+    EXPECT_EQ(sizer.reserved(), arena.reserved_bytes()) << size;
+  }
+  arena.Reset();
+  sizer.Release({});
+  for (size_t size : {size_t{7} << 20, size_t{34} << 20}) {
+    arena.Allocate(size);
+    sizer.Allocate(size);
+    EXPECT_EQ(sizer.reserved(), arena.reserved_bytes()) << size;
+  }
+}
+
+class PassMemoryTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(PassMemoryTest, CountsWhatATrainingPassTakes) {
+  ThreadPool threads(1);
+  Stream stream(threads);
+  constexpr int64_t kTokens = 230;
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const std::unique_ptr<Model> model = TinyModel(GetParam(), dtype, stream);
+    const ModelConfig& config = model->config();
+    for (bool recompute : {false, true}) {
+      Arena arena;  // all of it fits one block
+      KvPool kv(config, dtype, 4);
+      Gradients gradients(*model);
+      gradients.Zero(stream);
+      Batch batch;
+      const std::vector<int32_t> pages = {0, 1, 2, 3};
+      batch.token_ids = RandomTokens(kTokens, 1);
+      batch.sequences = {{0, static_cast<int32_t>(kTokens), 0, pages.data()}};
+      for (int32_t row = 0; row < 100; ++row) batch.output_rows.push_back(row);
+      const Tensor hidden = arena.New(dtype, {100, config.hidden_size});
+      SavedActivations saved(arena, {recompute});
+      model->Forward(stream, batch, kv, hidden, &saved);
+      for (int i = 0; i < 3; ++i) arena.New(model->logits_dtype(), {100});
+      const Tensor logits = arena.New(model->logits_dtype(), {60, config.vocab_size});
+      const Tensor dhidden = arena.NewZero(dtype, {100, config.hidden_size});
+      model->Backward(stream, batch, kv, saved, dhidden, gradients);
+      const PassBytes counted = TrainingBytes(config, dtype, {}, {kTokens, 100, 1, kTokens, 60}, recompute);
+      const double taken = static_cast<double>(arena.peak_bytes());
+      EXPECT_NEAR(static_cast<double>(counted.arena), taken, 0.01 * taken) << Name(dtype) << (recompute ? " recomputed" : "");
+      EXPECT_EQ(counted.logits, NumBytes(logits));
+    }
+  }
+}
+
+TEST_P(PassMemoryTest, CountsWhatAForwardPassTakes) {
+  ThreadPool threads(1);
+  constexpr int64_t kTokens = 200;
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    Stream stream(threads), making(threads);
+    const std::unique_ptr<Model> model = TinyModel(GetParam(), dtype, making);
+    KvPool kv(model->config(), dtype, 4);
+    const std::vector<int32_t> pages = {0, 1, 2, 3};
+    Batch batch;
+    batch.token_ids = RandomTokens(kTokens, 1);
+    batch.sequences = {{0, static_cast<int32_t>(kTokens), 0, pages.data()}};
+    batch.output_rows = {static_cast<int32_t>(kTokens) - 1};
+    Arena arena;
+    const Tensor hidden = arena.New(dtype, {1, model->config().hidden_size});
+    model->Forward(stream, batch, kv, hidden, nullptr);
+    const double counted = static_cast<double>(ForwardBytes(model->config(), dtype, {}, {kTokens, 1, 1, kTokens, 1}).scratch);
+    // Packing of small operands comes on top.
+    EXPECT_GE(static_cast<double>(stream.scratch.peak_bytes()), 0.99 * counted) << Name(dtype);
+    EXPECT_LE(static_cast<double>(stream.scratch.peak_bytes()), 1.05 * counted + (2 << 20)) << Name(dtype);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, PassMemoryTest, ::testing::ValuesIn(TinyFamilies()));
+
+}  // namespace
+}  // namespace grouper
