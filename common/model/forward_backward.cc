@@ -7,6 +7,7 @@
 // delta, not yet added.
 #include <algorithm>
 
+#include "common/model/forward_parts.h"
 #include "common/model/model_state.h"
 #include "common/tensor/host_memory.h"
 #include "kernels/elementwise.h"
@@ -104,6 +105,7 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
   const int64_t rows = static_cast<int64_t>(batch.output_rows.size());
   CHECK_EQ(hidden.dim(0), rows);
   CHECK(stream.device == s.device && hidden.device() == s.device) << "a pass runs on the model's device";
+  if (saved == nullptr && ForwardInParts(*this, stream, batch, kv, hidden)) return;
   const std::vector<int32_t> positions = Positions(batch, config.max_position_embeddings);
   CheckIds(batch.token_ids, config.vocab_size);
   if (t == 0) return;

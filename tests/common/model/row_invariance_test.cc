@@ -38,14 +38,21 @@ TEST_P(RowInvariance, PackedEqualsAlone) {
   EXPECT_EQ(cache.Run(*model_, *local_, pieces), alone_);
 }
 
+// The same sequences n times are shared out evenly: then each thread runs its own part (forward_parts.h).
 TEST_P(RowInvariance, ThreadsDoNotMatter) {
   for (int n : {2, 3}) {
     ThreadPool threads(n);
     Stream stream(threads, device_);
-    Cache cache(*model_);
-    std::vector<Cache::Piece> pieces;
-    for (size_t i = 0; i < sequences_.size(); ++i) pieces.push_back({static_cast<int>(i), sequences_[i]});
-    EXPECT_EQ(cache.Run(*model_, stream, pieces), alone_) << n << " threads";
+    for (int copies : {1, n}) {
+      Cache cache(*model_);
+      std::vector<Cache::Piece> pieces;
+      std::vector<std::string> expected;
+      for (int copy = 0; copy < copies; ++copy) {
+        for (const std::vector<int32_t>& tokens : sequences_) pieces.push_back({static_cast<int>(pieces.size()), tokens});
+        expected.insert(expected.end(), alone_.begin(), alone_.end());
+      }
+      EXPECT_EQ(cache.Run(*model_, stream, pieces), expected) << n << " threads, " << copies << " copies";
+    }
   }
 }
 
