@@ -21,11 +21,13 @@ absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool
 }
 
 absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recipe& recipe, const std::string& rules_folder,
-                                                                 const std::vector<std::string>& rules_libraries) {
+                                                                 const std::vector<std::string>& rules_libraries,
+                                                                 const std::function<absl::Status(const LoadedModel&)>& loaded) {
   std::unique_ptr<Composition> parts(new Composition);
   parts->threads_ = std::make_unique<ThreadPool>(recipe.threads());
   ASSIGN_OR_RETURN(parts->rules_, RuleSet::Create(recipe.reward(), rules_folder, rules_libraries));
   ASSIGN_OR_RETURN(parts->loaded_, LoadRecipeModel(recipe, *parts->threads_));
+  if (loaded) RETURN_IF_ERROR(loaded(parts->loaded_));
 
   std::vector<grpc::Service*> local;
   const bool own_rollout = recipe.rollout().addresses().empty(), own_reward = recipe.reward().address().empty();

@@ -5,6 +5,7 @@
 //             rules ─► RewardService ─► RewardClient ──────────────┴─► the trainer
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,8 +31,10 @@ class Composition {
   // Loads everything and connects. Rules are made (and thereby checked) in any case; a remote reward service must have the same rules.
   // rules_folder: where relative paths in the rules begin (LoadRecipe has made a recipe's absolute).
   // rules_libraries: --rules-library.
+  // loaded: called when the model is there and before anything else takes memory; its error ends the creation. May be empty.
   static absl::StatusOr<std::unique_ptr<Composition>> Create(const v1::Recipe& recipe, const std::string& rules_folder = "",
-                                                             const std::vector<std::string>& rules_libraries = {});
+                                                             const std::vector<std::string>& rules_libraries = {},
+                                                             const std::function<absl::Status(const LoadedModel&)>& loaded = {});
   ~Composition();
 
   ThreadPool& threads() { return *threads_; }

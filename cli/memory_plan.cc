@@ -1,54 +1,282 @@
 #include "cli/memory_plan.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "common/base/process_memory.h"
 #include "common/model/kv_pool.h"
+#include "common/model/pass_memory.h"
+#include "common/tensor/cuda.h"
+#include "trainer/optimizer.h"
+#include "trainer/training_pass.h"
 
 namespace grouper::cli {
 namespace {
 
-std::string Line(const std::string& what, int64_t bytes) { return absl::StrFormat("  %-44s %10.1f MB\n", what, static_cast<double>(bytes) / 1e6); }
+// Rows of JSON take several times their text; every stage that reads a file holds it.
+constexpr int64_t kRowFactor = 4;
+// The CUDA context grows while kernels are loaded; cudaMalloc rounds.
+constexpr int64_t kDeviceMargin = int64_t{256} << 20;
+
+double Gigabytes(int64_t bytes) { return static_cast<double>(bytes) / 1e9; }
+int64_t Pages(double tokens) { return static_cast<int64_t>(std::ceil(tokens / kernels::kPageTokens)); }
+
+// Sampling of a stage: groups of samples, from prompts.
+struct Sampling {
+  int64_t groups = 0, samples = 0, prompt = 0, longest = 0;  // of a group; mean tokens of a prompt; tokens of the longest sequence
+  double mean_length = 0;                                     // prompt and completion
+};
+
+class Planner {
+ public:
+  Planner(const v1::Recipe& recipe, const Model& model, const std::vector<StageLengths>& lengths, const MachineMemory& machine)
+      : recipe_(recipe), model_(model), config_(model.config()), lengths_(lengths), machine_(machine) {}
+
+  MemoryPlan Plan() {
+    MemoryPlan plan;
+    const MemoryUse largest = LargestStage();
+    if (OnCuda()) {
+      MemoryUse device = largest;
+      device.where = Name(machine_.device);
+      device.limit = machine_.device_taken + machine_.device_free - kDeviceMargin;
+      plan.uses.push_back(device);
+    }
+    MemoryUse host;
+    host.where = "host";
+    host.limit = machine_.host_limit;
+    const int64_t model_here = OnCuda() ? 0 : WeightBytes() + PackedBytes();
+    host.parts.push_back({"program, libraries, tokenizer", std::max<int64_t>(0, machine_.host_resident - model_here), ""});
+    int64_t data = 0;
+    for (const StageLengths& stage : lengths_) data += stage.data_bytes * kRowFactor;
+    if (data > 0) host.parts.push_back({"rows of the data", data, "data.max_rows"});
+    if (OnCuda()) {
+      int64_t largest_tensor = 0;
+      for (const LogicalTensor& tensor : model_.tensors()) largest_tensor = std::max(largest_tensor, tensor.value.size());
+      // Checkpoints and digests read the device one tensor a thread at a time.
+      host.parts.push_back({"staging of weights", 2 * largest_tensor * static_cast<int64_t>(sizeof(float)), ""});
+    } else {
+      host.stage = largest.stage;
+      host.parts.insert(host.parts.end(), largest.parts.begin(), largest.parts.end());
+    }
+    plan.uses.push_back(host);
+    return plan;
+  }
+
+ private:
+  bool OnCuda() const { return machine_.device.kind == Device::Kind::kCuda; }
+  int64_t WeightBytes() const { return static_cast<int64_t>(model_.WeightBytes()); }
+  int64_t PackedBytes() const { return OnCuda() ? 0 : static_cast<int64_t>(model_.PackedBytes()); }
+
+  std::vector<Sampling> SamplingsOf(int index) const {
+    const v1::Stage& stage = recipe_.stages(index);
+    const StageLengths& lengths = lengths_[static_cast<size_t>(index)];
+    const auto sampling = [&](int64_t groups, int64_t samples, const Lengths& prompts, const v1::Sampling& config) {
+      const double length = std::min<double>(static_cast<double>(config_.max_position_embeddings), prompts.mean + config.max_new_tokens());
+      const int64_t longest = std::min<int64_t>(config_.max_position_embeddings, prompts.longest + config.max_new_tokens());
+      return Sampling{groups, samples, static_cast<int64_t>(std::ceil(prompts.mean)), longest, length};
+    };
+    std::vector<Sampling> all;
+    if (stage.has_grpo()) {
+      all.push_back(sampling(stage.grpo().prompts_per_step(), stage.grpo().group_size(), lengths.prompts, stage.grpo().sampling()));
+    }
+    if (lengths.eval_rows > 0) {
+      all.push_back(sampling(lengths.eval_rows, std::max(1, stage.eval().samples()), lengths.eval_prompts, stage.eval().sampling()));
+    }
+    return all;
+  }
+
+  // The pool's pages, as Engine::Create chooses them.
+  int64_t PoolPages() const {
+    if (recipe_.rollout().cache_pages() > 0) return recipe_.rollout().cache_pages();
+    const int64_t one = (config_.max_position_embeddings + kernels::kPageTokens - 1) / kernels::kPageTokens + 1;
+    const int64_t memory = OnCuda() ? machine_.device_free / 3 : machine_.host_limit / 4;
+    const int64_t affordable = memory / static_cast<int64_t>(KvPool::BytesPerPage(config_, model_.dtype()));
+    return std::clamp(one * recipe_.rollout().max_sequences(), one, std::max(one, std::min<int64_t>(affordable, std::numeric_limits<int32_t>::max())));
+  }
+
+  // Pages that sampling fills at once: full completions, prompts shared within a group.
+  int64_t FilledPages(const Sampling& s) const {
+    const int64_t running = std::min<int64_t>(recipe_.rollout().max_sequences(), s.groups * s.samples);
+    const int64_t shared = std::max<int64_t>(0, s.prompt - 1) / kernels::kPageTokens;
+    const int64_t groups = s.samples > 1 ? (running + s.samples - 1) / s.samples : 0;
+    const int64_t own = Pages(s.mean_length) - (s.samples > 1 ? shared : 0);
+    return running * own + groups * shared;
+  }
+
+  // Adds the engine's parts, for all sampling up to and with stage `index`.
+  void AddEngine(int index, std::vector<MemoryUse::Part>& parts) const {
+    if (recipe_.rollout().addresses_size() > 0) return;
+    const int64_t page = static_cast<int64_t>(KvPool::BytesPerPage(config_, model_.dtype()));
+    int64_t filled = 0, arena = 0, scratch = 0;
+    for (int i = 0; i <= index; ++i) {
+      for (const Sampling& s : SamplingsOf(i)) {
+        filled = std::max(filled, FilledPages(s));
+        PassSize size;
+        size.sequences = size.rows = size.logit_rows = std::min<int64_t>(recipe_.rollout().max_sequences(), s.groups * s.samples);
+        size.tokens = std::min<int64_t>(recipe_.rollout().max_batch_tokens(), s.groups * s.prompt + size.sequences);
+        size.longest = s.longest;
+        const PassBytes bytes = ForwardBytes(config_, model_.dtype(), machine_.device, size);
+        arena = std::max(arena, Held(bytes.arena));
+        scratch = std::max(scratch, Held(bytes.scratch));
+      }
+    }
+    // A device gives a pool's pages at once, the host when they are written.
+    const int64_t pages = OnCuda() ? PoolPages() : std::min(filled, PoolPages());
+    parts.push_back({"key-value cache", pages * page, "rollout.cache_pages, rollout.max_sequences, model.max_context"});
+    parts.push_back({"a pass of the engine", arena + scratch, "rollout.max_batch_tokens, rollout.max_sequences"});
+  }
+
+  int64_t Held(size_t bytes) const { return static_cast<int64_t>(HeldBytes(bytes, machine_.device)); }
+
+  // Tokens of a stage's largest micro-batch.
+  struct MicroBatch {
+    int64_t tokens = 0, sequences = 1, longest = 0;
+  };
+  MicroBatch LargestMicroBatch(int index) const {
+    const v1::Stage& stage = recipe_.stages(index);
+    const StageLengths& lengths = lengths_[static_cast<size_t>(index)];
+    double mean = 1, list = 0;
+    MicroBatch micro;
+    if (stage.has_sft()) {
+      const double n = stage.sft().batch_size();
+      mean = std::max(1.0, lengths.examples.mean);
+      micro.longest = lengths.examples.longest;
+      list = n * mean + 3 * std::sqrt(n) * lengths.examples.deviation;
+    } else {
+      const Sampling s = SamplingsOf(index).front();
+      mean = std::max(1.0, s.mean_length);
+      micro.longest = s.longest;
+      list = static_cast<double>(s.groups * s.samples / std::max(1, stage.grpo().updates_per_batch())) * mean;
+    }
+    const int64_t limit = stage.optimizer().micro_batch_tokens();
+    micro.tokens = std::max(micro.longest, std::min(limit, static_cast<int64_t>(list)));
+    micro.sequences = std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(micro.tokens) / mean));
+    return micro;
+  }
+
+  // Adds the parts of training in stage `index`.
+  void AddTraining(int index, std::vector<MemoryUse::Part>& parts) const {
+    const v1::Stage& stage = recipe_.stages(index);
+    const std::string micro_field = absl::StrCat("stages[", stage.name(), "].optimizer.micro_batch_tokens");
+    const Device device = machine_.device;
+    parts.push_back({"gradients, float", static_cast<int64_t>(Gradients::Bytes(model_, device)), ""});
+    parts.push_back({model_.dtype() == DType::kBF16 ? "AdamW: m, v, float weights" : "AdamW: m, v",
+                     static_cast<int64_t>(OptimizerState::Bytes(model_, device)), ""});
+    const TrainingPass::Options options = {stage.optimizer().micro_batch_tokens(), recipe_.model().recompute()};
+    const MicroBatch micro = LargestMicroBatch(index);
+    TrainingPass::Memory pass = TrainingPass::MemoryFor(model_, device, options, true, micro.tokens, micro.sequences, micro.longest);
+    int64_t reference_pass = 0;
+    if (stage.has_grpo() && stage.grpo().kl_coef() > 0) {
+      const TrainingPass::Memory reference = TrainingPass::MemoryFor(model_, device, options, false, micro.tokens, micro.sequences, micro.longest);
+      pass.scratch = std::max(pass.scratch, reference.scratch);
+      reference_pass = static_cast<int64_t>(reference.activations + reference.logits + reference.keys_and_values);
+      parts.push_back({"reference policy", WeightBytes() + PackedBytes() + reference_pass, absl::StrCat("stages[", stage.name(), "].grpo.kl_coef")});
+    }
+    parts.push_back({"activations of a micro-batch", static_cast<int64_t>(pass.activations),
+                     absl::StrCat(micro_field, recipe_.model().recompute() ? "" : ", model.recompute")});
+    parts.push_back({"logits of a micro-batch", static_cast<int64_t>(pass.logits), micro_field});
+    parts.push_back({"keys and values of a micro-batch", static_cast<int64_t>(pass.keys_and_values), micro_field});
+    parts.push_back({"scratch of the ops", Held(pass.scratch), micro_field});
+  }
+
+  MemoryUse LargestStage() const {
+    MemoryUse largest;
+    for (int i = 0; i < recipe_.stages_size(); ++i) {
+      MemoryUse use;
+      use.stage = recipe_.stages(i).name();
+      use.parts.push_back({absl::StrCat("weights, ", Name(model_.dtype())), WeightBytes(), "model.dtype"});
+      if (!OnCuda()) use.parts.push_back({"weights, packed for the kernels", PackedBytes(), ""});
+      AddEngine(i, use.parts);
+      if (!recipe_.stages(i).has_evaluate()) AddTraining(i, use.parts);
+      if (use.total() > largest.total()) largest = use;
+    }
+    return largest;
+  }
+
+  const v1::Recipe& recipe_;
+  const Model& model_;
+  const ModelConfig& config_;
+  const std::vector<StageLengths>& lengths_;
+  const MachineMemory& machine_;
+};
+
+std::string Percent(int64_t predicted, int64_t measured) {
+  return absl::StrFormat("%+.1f%%", 100 * (static_cast<double>(predicted) / static_cast<double>(std::max<int64_t>(1, measured)) - 1));
+}
 
 }  // namespace
 
-std::string MemoryPlan(const v1::Recipe& recipe, const Model& model) {
-  int64_t weights = 0, trained = 0;
-  for (const LogicalTensor& tensor : model.tensors()) {
-    weights += tensor.value.size() * static_cast<int64_t>(SizeOf(tensor.value.dtype()));
-    if (tensor.trainable) trained += tensor.value.size();
-  }
-  const int64_t item = static_cast<int64_t>(SizeOf(model.dtype()));
-  int64_t train = 0, reference = 0, sequences = 0, longest = 1;
-  bool samples = false;
-  for (const v1::Stage& stage : recipe.stages()) {
-    if (stage.has_grpo() && stage.grpo().kl_coef() > 0) reference = 2 * weights;
-    if (stage.has_grpo() || stage.has_sft()) {
-      const int64_t tokens = std::max<int64_t>(stage.optimizer().micro_batch_tokens(), 1);
-      const int64_t logits = std::min<int64_t>(64 << 20, tokens * model.config().vocab_size * 4);
-      train = std::max(train, static_cast<int64_t>(model.SavedBytes(tokens, {recipe.model().recompute()})) + logits);
+int64_t MemoryUse::total() const {
+  int64_t sum = 0;
+  for (const Part& part : parts) sum += part.bytes;
+  return sum;
+}
+
+std::string MemoryPlan::Text() const {
+  std::string text;
+  for (const MemoryUse& use : uses) {
+    absl::StrAppend(&text, "memory of ", use.where, ", predicted", use.stage.empty() ? "" : absl::StrCat(" at most, in stage ", use.stage), ":\n");
+    for (const MemoryUse::Part& part : use.parts) {
+      absl::StrAppend(&text, absl::StrFormat("  %-34s %10.1f MB%s\n", part.what, static_cast<double>(part.bytes) / 1e6,
+                                             part.field.empty() ? "" : absl::StrCat("   ", part.field)));
     }
-    if (stage.has_grpo()) {
-      samples = true;
-      sequences = std::max<int64_t>(sequences, int64_t{stage.grpo().prompts_per_step()} * stage.grpo().group_size());
-      longest = std::max<int64_t>(longest, stage.grpo().sampling().max_new_tokens());
-    }
-    samples |= stage.has_eval() || stage.has_evaluate();
+    absl::StrAppend(&text, absl::StrFormat("  %-34s %10.1f MB   of %.1f MB that it may take\n", "in all", static_cast<double>(use.total()) / 1e6,
+                                           static_cast<double>(use.limit) / 1e6));
   }
-  // The cache fills as sequences grow; sequences end at their length limit, with some prompt before it.
-  const int64_t pages_each = (std::min<int64_t>(model.config().max_position_embeddings, longest * 2) + kernels::kPageTokens - 1) / kernels::kPageTokens;
-  const int64_t pages = std::min<int64_t>(recipe.rollout().max_sequences(), std::max<int64_t>(sequences, 1)) * pages_each;
-  const int64_t cache = samples ? pages * static_cast<int64_t>(KvPool::BytesPerPage(model.config(), model.dtype())) : 0;
-  const int64_t optimizer = trained * (item == 2 ? 12 : 8), gradients = trained * 4, packed = weights;
-  std::string text = "memory, predicted:\n";
-  absl::StrAppend(&text, Line("weights", weights), Line("weights, packed for the kernels", packed), Line("gradients", gradients),
-                  Line("optimizer state", optimizer));
-  if (reference > 0) absl::StrAppend(&text, Line("reference policy", reference));
-  absl::StrAppend(&text, Line("activations of a micro-batch", train));
-  if (cache > 0) absl::StrAppend(&text, Line("key-value cache when full", cache));
-  absl::StrAppend(&text, Line("in all", weights + packed + gradients + optimizer + reference + train + cache));
   return text;
+}
+
+absl::Status MemoryPlan::Check() const {
+  for (const MemoryUse& use : uses) {
+    if (use.total() <= use.limit) continue;
+    std::vector<MemoryUse::Part> parts = use.parts;
+    std::stable_sort(parts.begin(), parts.end(), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+    std::vector<std::string> largest;
+    for (size_t i = 0; i < parts.size() && largest.size() < 4; ++i) {
+      largest.push_back(absl::StrFormat("%s %.2f GB%s", parts[i].what, Gigabytes(parts[i].bytes),
+                                        parts[i].field.empty() ? "" : absl::StrCat(" (lower or change ", parts[i].field, ")")));
+    }
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "the run would take %.2f GB of %s%s, which has %.2f GB for it; the largest parts: %s. --dry-run shows all", Gigabytes(use.total()),
+        use.where, use.stage.empty() ? "" : absl::StrCat(" in stage ", use.stage), Gigabytes(use.limit), absl::StrJoin(largest, "; ")));
+  }
+  return absl::OkStatus();
+}
+
+MachineMemory MeasureMachine(const Model& model) {
+  MachineMemory machine;
+  machine.host_resident = ResidentBytes();
+  machine.host_limit = MemoryLimitBytes();
+  machine.device = model.device();
+  if (machine.device.kind == Device::Kind::kCuda) {
+    machine.device_taken = static_cast<int64_t>(cuda::Allocated(machine.device.index).now);
+    machine.device_free = static_cast<int64_t>(cuda::Memory(machine.device.index).free);
+  }
+  return machine;
+}
+
+MemoryPlan PlanMemory(const v1::Recipe& recipe, const Model& model, const std::vector<StageLengths>& stages, const MachineMemory& machine) {
+  return Planner(recipe, model, stages, machine).Plan();
+}
+
+std::string MemoryReport(const MemoryPlan& plan, Device device) {
+  std::vector<std::string> memories;
+  for (const MemoryUse& use : plan.uses) {
+    const int64_t measured = use.where == "host" ? PeakResidentBytes() : static_cast<int64_t>(cuda::Allocated(device.index).peak);
+    memories.push_back(absl::StrFormat("%s %.3f GB at most, predicted %.3f GB (%s)", use.where, Gigabytes(measured), Gigabytes(use.total()),
+                                       Percent(use.total(), measured)));
+    if (use.where != "host") {
+      // What others hold of it: the context with its kernels, and other programs.
+      const cuda::MemoryInfo info = cuda::Memory(device.index);
+      const int64_t others = static_cast<int64_t>(info.total - info.free) - static_cast<int64_t>(cuda::Allocated(device.index).now);
+      absl::StrAppend(&memories.back(), absl::StrFormat(", beside a CUDA context of %.3f GB", Gigabytes(others)));
+    }
+  }
+  return absl::StrCat("memory: ", absl::StrJoin(memories, "; "));
 }
 
 }  // namespace grouper::cli

@@ -85,7 +85,15 @@ absl::Status Run(const Arguments& arguments) {
   if (!arguments.Has("dry-run")) {
     ASSIGN_OR_RETURN(lock, RunLock::Acquire(out));
   }
-  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe, "", arguments.GetAll("rules-library")));
+  MemoryPlan memory;
+  const auto plan_memory = [&](const LoadedModel& loaded) -> absl::Status {
+    ASSIGN_OR_RETURN(const std::vector<StageLengths> lengths, MeasureStages(recipe, loaded));
+    memory = PlanMemory(recipe, *loaded.model, lengths, MeasureMachine(*loaded.model));
+    if (arguments.Has("dry-run")) std::fputs(memory.Text().c_str(), stdout);
+    return memory.Check();
+  };
+  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts,
+                   Composition::Create(recipe, "", arguments.GetAll("rules-library"), plan_memory));
   TerminalView view;
   RunParts run{recipe,
                out,
@@ -106,8 +114,7 @@ absl::Status Run(const Arguments& arguments) {
   if (arguments.Has("dry-run")) {
     ASSIGN_OR_RETURN(const std::string report, CheckRun(run));
     std::fputs(report.c_str(), stdout);
-    std::fputs(MemoryPlan(recipe, *parts->loaded().model).c_str(), stdout);
-    std::printf("dry run: everything loads\n");
+    std::printf("dry run: everything loads and fits\n");
     return absl::OkStatus();
   }
   std::unique_ptr<v1::TrainerService::Service> service;
@@ -121,6 +128,7 @@ absl::Status Run(const Arguments& arguments) {
   RETURN_IF_ERROR(status);
   view.Curve();
   std::printf("%s in %s; results in %s\n", control.StopRequested() ? "stopped" : "finished", HumanDuration(absl::Now() - start).c_str(), out.c_str());
+  std::printf("%s\n", MemoryReport(memory, parts->loaded().model->device()).c_str());
   return absl::OkStatus();
 }
 

@@ -45,7 +45,7 @@ size_t OptimizerState::Bytes(const Model& model, Device device) {
     if (!tensor.trainable) continue;
     for (int i = 0; i < (tensor.value.dtype() == type ? 2 : 3); ++i) memory.New(type, tensor.value.size());
   }
-  return memory.reserved();
+  return memory.held();
 }
 
 OptimizerState::Outcome OptimizerState::Step(Stream& stream, const v1::Optimizer& config, double lr, const Gradients& gradients) {

@@ -9,9 +9,11 @@
 #include "common/base/failpoint.h"
 #include "common/base/hash.h"
 #include "common/base/log.h"
+#include "common/base/process_memory.h"
 #include "common/base/status.h"
 #include "common/checkpoint/checkpoint_directory.h"
 #include "common/recipe/load_recipe.h"
+#include "common/tensor/cuda.h"
 #include "trainer/grpo_stage.h"
 #include "trainer/run_checkpoint.h"
 #include "trainer/sft_stage.h"
@@ -237,6 +239,10 @@ class Run {
       row.Set("stage", std::string(stage.type()));
       for (const auto& [name, value] : result.metrics.values()) std::visit([&](const auto& v) { row.Set(name, v); }, value);
       row.Set("num_tokens", state_.num_tokens);
+      row.Set("perf/host_memory_peak_bytes", PeakResidentBytes());
+      if (const Device device = p_.loaded.model->device(); device.kind == Device::Kind::kCuda) {
+        row.Set("perf/device_memory_peak_bytes", static_cast<int64_t>(cuda::Allocated(device.index).peak));
+      }
       bool best = false;
       if ((config.eval().every() > 0 && state_.stage.step % config.eval().every() == 0) || (last && config.eval().at_end())) {
         ASSIGN_OR_RETURN(best, EvaluateInto(context, row));

@@ -97,7 +97,7 @@ TrainingPass::Memory TrainingPass::MemoryFor(const Model& model, Device device, 
       BytesFor(model, device, most, sequences, longest, LogitRows(model, device, options), options.recompute, backward);
   // Each sequence ends with a page that is half full, on average.
   const int64_t pages = most / kernels::kPageTokens + sequences / 2 + 1;
-  return {ArenaBlockBytes(pass.arena, device) - pass.logits, pass.logits,
+  return {HeldBytes(pass.arena, device) - pass.logits, pass.logits,
           static_cast<size_t>(pages) * KvPool::BytesPerPage(model.config(), model.dtype()), pass.scratch};
 }
 

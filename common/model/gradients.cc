@@ -46,7 +46,7 @@ size_t Gradients::Bytes(const Model& model, Device device) {
   ArenaSizer memory(device);
   for (const auto& weight : s.store.weights) memory.New(type, weight->value.size());
   if (s.head == s.embedding) memory.New(type, s.embedding->value.size());
-  return memory.reserved();
+  return memory.held();
 }
 
 const Tensor& Gradients::tensor(size_t i) const {

@@ -29,7 +29,7 @@ class WeightStore {
  public:
   WeightStore(DType dtype, Device device) : dtype_(dtype), memory_(device) {}
   DType dtype() const { return dtype_; }
-  size_t reserved_bytes() const { return memory_.reserved_bytes(); }
+  const Arena& memory() const { return memory_; }
 
   struct Part {
     std::string name;

@@ -12,6 +12,7 @@
 #include "common/base/philox.h"
 #include "common/base/status.h"
 #include "common/model/model_state.h"
+#include "common/model/pass_memory.h"
 #include "common/tensor/cuda.h"
 #include "common/tensor/host_memory.h"
 
@@ -82,7 +83,12 @@ Device Model::device() const { return state_->device; }
 DType Model::logits_dtype() const { return AccumulatorType(state_->dtype); }
 const std::vector<LogicalTensor>& Model::tensors() const { return state_->tensors; }
 
-size_t Model::WeightBytes() const { return state_->store.reserved_bytes() + state_->tables.reserved_bytes(); }
+size_t Model::WeightBytes() const {
+  const bool on_cuda = state_->device.kind == Device::Kind::kCuda;
+  const Arena& store = state_->store.memory();
+  return on_cuda ? store.reserved_bytes() + state_->tables.reserved_bytes()
+                 : HeldBytes(store.peak_bytes(), {}) + HeldBytes(state_->tables.peak_bytes(), {});
+}
 
 size_t Model::PackedBytes() const {
   size_t bytes = 0;

@@ -103,7 +103,7 @@ class Model {
 
   // Every weight, sorted by name. Tied heads appear once, as model.embed_tokens.weight.
   const std::vector<LogicalTensor>& tensors() const;
-  // Memory taken for the weights and the rotary tables; for the matrices packed beside them (on the CPU).
+  // Memory held by the weights and the rotary tables; by the matrices packed beside them (on the CPU).
   size_t WeightBytes() const;
   size_t PackedBytes() const;
   // Index in tensors(), or -1.

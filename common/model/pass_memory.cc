@@ -14,10 +14,13 @@ constexpr size_t kBlock = size_t{8} << 20, kCudaBlock = size_t{64} << 20, kHuge 
 
 size_t RoundUp(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
+size_t BlockBytes(size_t bytes, bool cuda) { return RoundUp(std::max(bytes, cuda ? kCudaBlock : kBlock), kHuge); }
+
 }  // namespace
 
-size_t ArenaBlockBytes(size_t bytes, Device device) {
-  return RoundUp(std::max(bytes, device.kind == Device::Kind::kCuda ? kCudaBlock : kBlock), kHuge);
+size_t HeldBytes(size_t bytes, Device device) {
+  if (bytes == 0) return 0;
+  return device.kind == Device::Kind::kCuda ? BlockBytes(bytes, true) : RoundUp(bytes, kHuge);
 }
 
 void ArenaSizer::Allocate(size_t bytes) {
@@ -28,7 +31,7 @@ void ArenaSizer::Allocate(size_t bytes) {
     used_ = 0;
   }
   if (block_ == blocks_.size()) {
-    blocks_.push_back(ArenaBlockBytes(bytes, {cuda_ ? Device::Kind::kCuda : Device::Kind::kCpu}));
+    blocks_.push_back(BlockBytes(bytes, cuda_));
     used_ = 0;
   }
   used_ += bytes;
@@ -48,6 +51,8 @@ size_t ArenaSizer::reserved() const {
   for (size_t block : blocks_) total += block;
   return total;
 }
+
+size_t ArenaSizer::held() const { return cuda_ ? reserved() : RoundUp(peak_, kHuge); }
 
 namespace {
 

@@ -27,6 +27,7 @@ class ArenaSizer {
 
   size_t peak() const { return peak_; }  // handed out at once: what one block would have to hold
   size_t reserved() const;               // taken from the system, in blocks that grow as an Arena's do
+  size_t held() const;                   // of the memory itself: reserved; on the host what is handed out, in huge pages
 
  private:
   bool cuda_;
@@ -34,8 +35,8 @@ class ArenaSizer {
   size_t block_ = 0, used_ = 0, handed_out_ = 0, peak_ = 0;
 };
 
-// The block that an Arena takes for one allocation of `bytes`.
-size_t ArenaBlockBytes(size_t bytes, Device device);
+// What an Arena holds (ArenaSizer::held) that handed out `bytes` at once.
+size_t HeldBytes(size_t bytes, Device device);
 
 struct PassSize {
   int64_t tokens = 0;
