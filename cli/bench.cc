@@ -11,6 +11,8 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "cli/commands.h"
+#include "common/base/file.h"
+#include "common/base/json.h"
 #include "common/base/philox.h"
 #include "common/base/status.h"
 #include "common/model/model_directory.h"
@@ -26,6 +28,8 @@ constexpr int kRounds = 7;
 
 struct Shape {
   int64_t batch, length, group, prompt, new_tokens, batch_tokens;
+  bool recompute;
+  EngineOptions::Ahead ahead;
 };
 
 // A config.json gives random weights, everything else is a model to load.
@@ -34,7 +38,17 @@ absl::StatusOr<LoadedModel> BenchModel(const std::string& path, const std::strin
   LoadOptions options;
   ASSIGN_OR_RETURN(options.device, Annotate(FindDevice(device), "--device"));
   if (options.device.kind == Device::Kind::kCuda) options.dtype = DType::kBF16;
-  return absl::EndsWith(path, ".json") ? InitModel(path, options, 1, threads) : LoadModel(path, options, threads);
+  if (!absl::EndsWith(path, ".json")) return LoadModel(path, options, threads);
+  // Shapes alone are enough here: no tokenizer.
+  ASSIGN_OR_RETURN(const std::string text, DefaultFileSystem().ReadFile(path, uint64_t{16} << 20));
+  ASSIGN_OR_RETURN(const json::Json parsed, Annotate(json::Parse(text), path));
+  ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::FromHuggingFace(parsed, path));
+  LoadedModel loaded;
+  ASSIGN_OR_RETURN(loaded.model, Model::Create(config, options.dtype, options.device));
+  Stream stream(threads, options.device);
+  loaded.model->InitRandom(stream, 1);
+  loaded.source = path;
+  return loaded;
 }
 
 std::string Where(const Model& model, const ThreadPool& threads) {
@@ -51,14 +65,18 @@ int32_t RandomToken(PhiloxStream& random, const Model& model) {
   return static_cast<int32_t>(random.NextBelow(static_cast<uint64_t>(model.config().vocab_size)));
 }
 
-// One optimizer step on `batch` sequences of `length` tokens; returns the gradient norm.
-double TrainStep(TrainingPass& pass, const std::vector<TrainSequence>& sequences, Gradients& gradients, OptimizerState& optimizer,
-                 Model& model, Stream& stream, double lr) {
+v1::Optimizer AdamWOptions() {
   v1::Optimizer config;
   config.set_beta1(0.9);
   config.set_beta2(0.95);
   config.set_eps(1e-8);
   config.set_max_grad_norm(1);
+  return config;
+}
+
+// One optimizer step on `batch` sequences of `length` tokens; returns the gradient norm.
+double TrainStep(TrainingPass& pass, const std::vector<TrainSequence>& sequences, Gradients& gradients, OptimizerState& optimizer,
+                 Model& model, Stream& stream, double lr) {
   int64_t trained = 0;
   for (const TrainSequence& sequence : sequences) trained += sequence.num_trained();
   gradients.Zero(stream);
@@ -68,7 +86,7 @@ double TrainStep(TrainingPass& pass, const std::vector<TrainSequence>& sequences
            },
            gradients, nullptr);
   gradients.Finish(stream);
-  const double norm = optimizer.Step(stream, config, lr, gradients).grad_norm;
+  const double norm = optimizer.Step(stream, AdamWOptions(), lr, gradients).grad_norm;
   model.WeightsChanged(stream);
   return norm;
 }
@@ -87,8 +105,8 @@ absl::Status BenchTrain(LoadedModel& loaded, ThreadPool& threads, const Shape& s
   Gradients gradients(model);
   OptimizerState optimizer(model, stream);
   // Check: the gradient's norm does not depend on the cut.
-  TrainingPass narrow(model, stream, {shape.length * 3, false});
-  TrainingPass pass(model, stream, {shape.batch_tokens, false});
+  TrainingPass narrow(model, stream, {shape.length * 3, shape.recompute});
+  TrainingPass pass(model, stream, {shape.batch_tokens, shape.recompute});
   const double a = TrainStep(narrow, sequences, gradients, optimizer, model, stream, 0);
   const double b = TrainStep(pass, sequences, gradients, optimizer, model, stream, 0);
   const double allowed = model.dtype() == DType::kF32 ? 0 : 1e-3 * std::abs(b);
@@ -106,38 +124,56 @@ absl::Status BenchTrain(LoadedModel& loaded, ThreadPool& threads, const Shape& s
   return absl::OkStatus();
 }
 
-absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const Shape& shape) {
-  Model& model = *loaded.model;
+// An engine for the shape's sequences; one for all rounds, as a run has one for all steps.
+absl::StatusOr<std::unique_ptr<Engine>> BenchEngine(const LoadedModel& loaded, ThreadPool& threads, const Shape& shape) {
+  const int64_t longest = shape.prompt + shape.new_tokens, context = loaded.model->config().max_position_embeddings;
+  if (longest > context) return absl::InvalidArgumentError(absl::StrCat("--prompt and --new-tokens: ", longest, " tokens, the model's context is ", context));
   EngineOptions options;
   options.max_sequences = static_cast<int32_t>(shape.batch);
   options.max_batch_tokens = static_cast<int32_t>(shape.batch_tokens);
-  const int64_t longest = shape.prompt + shape.new_tokens, context = model.config().max_position_embeddings;
-  if (longest > context) return absl::InvalidArgumentError(absl::StrCat("--prompt and --new-tokens: ", longest, " tokens, the model's context is ", context));
+  options.decode_ahead = shape.ahead;
+  return Engine::Create(*loaded.model, loaded.tokenizer, threads, options);
+}
+
+// The shape's samples, of random prompts: the same in every round.
+absl::StatusOr<std::vector<v1::Sample>> Generate(Engine& engine, const Model& model, const Shape& shape) {
+  PhiloxStream random(MakePhiloxKey(1, "bench"));
+  std::vector<v1::Sample> samples;
+  for (int64_t i = 0; i < shape.batch; i += shape.group) {
+    v1::GenerateRequest request;
+    request.set_seed(1);
+    request.set_group_serial(static_cast<uint64_t>(i));
+    for (int64_t sample = 0; sample < std::min(shape.group, shape.batch - i); ++sample) request.add_sample_indices(static_cast<uint32_t>(sample));
+    for (int64_t t = 0; t < shape.prompt; ++t) request.add_prompt_token_ids(RandomToken(random, model));
+    request.mutable_sampling()->set_temperature(1);
+    request.mutable_sampling()->set_top_p(1);
+    request.mutable_sampling()->set_max_new_tokens(static_cast<uint32_t>(shape.new_tokens));
+    RETURN_IF_ERROR(engine.Add(request, 1, [&samples](v1::Sample sample) { samples.push_back(std::move(sample)); }));
+  }
+  while (true) {
+    ASSIGN_OR_RETURN(const bool more, engine.Step());
+    if (!more) return samples;
+  }
+}
+
+uint64_t HashOf(const std::vector<v1::Sample>& samples) {
+  uint64_t hash = 0;
+  for (const v1::Sample& sample : samples) {
+    const uint64_t place = (sample.id().group_serial() + sample.id().sample_index()) * 2 + 0x9e3779b97f4a7c15ull;
+    for (int32_t id : sample.token_ids()) hash += (static_cast<uint64_t>(id) + 1) * place;
+  }
+  return hash;
+}
+
+absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const Shape& shape) {
+  Model& model = *loaded.model;
   std::vector<double> seconds;
   uint64_t first_hash = 0;
-  // One engine for all rounds, as a run has one for all steps. The first round warms it up and is not counted.
-  ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(model, loaded.tokenizer, threads, options));
-  for (int round = 0; round <= kRounds; ++round) {
-    PhiloxStream random(MakePhiloxKey(1, "bench"));
-    uint64_t hash = 0;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, BenchEngine(loaded, threads, shape));
+  for (int round = 0; round <= kRounds; ++round) {  // the first one warms up and is not counted
     const absl::Time start = absl::Now();
-    for (int64_t i = 0; i < shape.batch; i += shape.group) {
-      v1::GenerateRequest request;
-      request.set_seed(1);
-      request.set_group_serial(static_cast<uint64_t>(i));
-      for (int64_t sample = 0; sample < std::min(shape.group, shape.batch - i); ++sample) request.add_sample_indices(static_cast<uint32_t>(sample));
-      for (int64_t t = 0; t < shape.prompt; ++t) request.add_prompt_token_ids(RandomToken(random, model));
-      request.mutable_sampling()->set_temperature(1);
-      request.mutable_sampling()->set_top_p(1);
-      request.mutable_sampling()->set_max_new_tokens(static_cast<uint32_t>(shape.new_tokens));
-      RETURN_IF_ERROR(engine->Add(request, 1, [&hash](v1::Sample sample) {
-        for (int32_t id : sample.token_ids()) hash += (static_cast<uint64_t>(id) + 1) * ((sample.id().group_serial() + sample.id().sample_index()) * 2 + 0x9e3779b97f4a7c15ull);
-      }));
-    }
-    while (true) {
-      ASSIGN_OR_RETURN(const bool more, engine->Step());
-      if (!more) break;
-    }
+    ASSIGN_OR_RETURN(const std::vector<v1::Sample> samples, Generate(*engine, model, shape));
+    const uint64_t hash = HashOf(samples);
     // Check: every round samples the same tokens.
     if (round == 0) {
       first_hash = hash;
@@ -153,6 +189,68 @@ absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const Shape&
   return absl::OkStatus();
 }
 
+// A GRPO step: samples, then one update on them with random advantages. Rewards, data and services are left out.
+absl::Status BenchStep(LoadedModel& loaded, ThreadPool& threads, const Shape& shape) {
+  Model& model = *loaded.model;
+  Stream stream(threads, model.device());
+  Gradients gradients(model);
+  OptimizerState optimizer(model, stream);
+  TrainingPass pass(model, stream, {shape.batch_tokens, shape.recompute});
+  ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, BenchEngine(loaded, threads, shape));
+  std::vector<double> all, rollout, train;
+  int64_t checked = 0;
+  for (int round = 0; round <= kRounds; ++round) {
+    const absl::Time start = absl::Now();
+    ASSIGN_OR_RETURN(const std::vector<v1::Sample> samples, Generate(*engine, model, shape));
+    const absl::Time sampled = absl::Now();
+    std::vector<TrainSequence> sequences;
+    std::vector<float> recorded;
+    for (const v1::Sample& sample : samples) {
+      TrainSequence& sequence = sequences.emplace_back();
+      sequence.token_ids.assign(sample.token_ids().begin(), sample.token_ids().end());
+      for (int i = 0; i < sample.token_ids_size(); ++i) {
+        sequence.trained.push_back(sample.sampled(i));
+        if (sample.sampled(i)) recorded.push_back(sample.rollout_logprobs(i));
+      }
+    }
+    // Check: the trainer's log-probabilities are the sampler's.
+    int64_t different = 0;
+    gradients.Zero(stream);
+    pass.Run(sequences,
+             [&](size_t, size_t, int64_t first, absl::Span<const float> logprobs, absl::Span<const float>, absl::Span<float> slopes) {
+               for (size_t i = 0; i < logprobs.size(); ++i) {
+                 different += logprobs[i] != recorded[static_cast<size_t>(first) + i];
+                 slopes[i] = ((first + static_cast<int64_t>(i)) / shape.new_tokens % 2 == 0 ? 1.0f : -1.0f) / static_cast<float>(recorded.size());
+               }
+             },
+             gradients, nullptr);
+    gradients.Finish(stream);
+    optimizer.Step(stream, AdamWOptions(), 1e-6, gradients);
+    model.WeightsChanged(stream);
+    const absl::Time end = absl::Now();
+    checked += static_cast<int64_t>(recorded.size());
+    if (different > 0) {
+      return absl::InternalError(absl::StrCat("bench step: ", different, " of ", recorded.size(), " log-probabilities differ between sampler and trainer"));
+    }
+    if (round == 0) continue;
+    all.push_back(absl::ToDoubleSeconds(end - start));
+    rollout.push_back(absl::ToDoubleSeconds(sampled - start));
+    train.push_back(absl::ToDoubleSeconds(end - sampled));
+  }
+  std::printf("step %s %ld x %ld, %ld + %ld, %s: %.1f ms a step (rollout %.1f, train %.1f), log-probabilities of %ld tokens equal\n",
+              model.config().architecture.c_str(), static_cast<long>(shape.batch / shape.group), static_cast<long>(shape.group),
+              static_cast<long>(shape.prompt), static_cast<long>(shape.new_tokens), Where(model, threads).c_str(), 1e3 * Median(all),
+              1e3 * Median(rollout), 1e3 * Median(train), static_cast<long>(checked));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<EngineOptions::Ahead> ParseAhead(const std::string& name) {
+  if (name == "auto") return EngineOptions::Ahead::kOnCuda;
+  if (name == "always") return EngineOptions::Ahead::kAlways;
+  if (name == "never") return EngineOptions::Ahead::kNever;
+  return absl::InvalidArgumentError("--decode-ahead " + name + ": expected auto, always or never");
+}
+
 absl::Status Run(const Arguments& arguments) {
   const std::string what = arguments.positional(0);
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
@@ -162,17 +260,22 @@ absl::Status Run(const Arguments& arguments) {
     options.filter = arguments.Get("filter");
     return kernels::BenchKernels(options);
   }
-  if (what != "train" && what != "rollout") return absl::InvalidArgumentError("bench " + what + ": expected kernels, train or rollout");
+  if (what != "train" && what != "rollout" && what != "step") {
+    return absl::InvalidArgumentError("bench " + what + ": expected kernels, train, rollout or step");
+  }
   Shape shape;
   ASSIGN_OR_RETURN(shape.batch, arguments.GetInt("batch", 1, 1 << 20));
   ASSIGN_OR_RETURN(shape.length, arguments.GetInt("length", 2, 1 << 20));
   ASSIGN_OR_RETURN(shape.group, arguments.GetInt("group", 1, 1 << 20));
   ASSIGN_OR_RETURN(shape.prompt, arguments.GetInt("prompt", 1, 1 << 20));
   ASSIGN_OR_RETURN(shape.new_tokens, arguments.GetInt("new-tokens", 1, 1 << 20));
+  shape.recompute = arguments.Has("recompute");
+  ASSIGN_OR_RETURN(shape.ahead, ParseAhead(arguments.Get("decode-ahead")));
   ThreadPool threads(static_cast<int>(num_threads));
   ASSIGN_OR_RETURN(LoadedModel loaded, BenchModel(arguments.Get("model"), arguments.Get("device"), threads));
   ASSIGN_OR_RETURN(shape.batch_tokens, arguments.GetInt("batch-tokens", 0, 1 << 24));
   if (shape.batch_tokens == 0) shape.batch_tokens = loaded.model->device().kind == Device::Kind::kCuda ? 16384 : 2048;
+  if (what == "step") return BenchStep(loaded, threads, shape);
   return what == "train" ? BenchTrain(loaded, threads, shape) : BenchRollout(loaded, threads, shape);
 }
 
@@ -181,17 +284,19 @@ absl::Status Run(const Arguments& arguments) {
 const Command kBench = {
     "bench",
     "NAME",
-    "measure: kernels, train, rollout",
+    "measure: kernels, train, rollout, step",
     "Each benchmark checks its result first. scripts/bench_reference.py runs the same models in PyTorch and prints the ratio.",
     {
-        {.name = "model", .placeholder = "MODEL", .help = "for train and rollout: a config.json (random weights), a directory or a GGUF file", .default_text = ""},
+        {.name = "model", .placeholder = "MODEL", .help = "for all but kernels: a config.json (random weights), a directory or a GGUF file", .default_text = ""},
         {.name = "batch", .placeholder = "N", .help = "sequences", .default_text = "96"},
         {.name = "length", .placeholder = "N", .help = "train: tokens a sequence", .default_text = "34"},
-        {.name = "group", .placeholder = "N", .help = "rollout: samples a prompt", .default_text = "1"},
-        {.name = "prompt", .placeholder = "N", .help = "rollout: prompt tokens", .default_text = "9"},
-        {.name = "new-tokens", .placeholder = "N", .help = "rollout: sampled tokens", .default_text = "32"},
+        {.name = "group", .placeholder = "N", .help = "rollout, step: samples a prompt", .default_text = "1"},
+        {.name = "prompt", .placeholder = "N", .help = "rollout, step: prompt tokens", .default_text = "9"},
+        {.name = "new-tokens", .placeholder = "N", .help = "rollout, step: sampled tokens", .default_text = "32"},
         {.name = "batch-tokens", .placeholder = "N", .help = "tokens a pass or micro-batch; 0: 2048, on a GPU 16384", .default_text = "0"},
-        {.name = "device", .placeholder = "DEVICE", .help = "train and rollout: auto (a GPU if there is one), cpu, cuda or cuda:N", .default_text = "auto"},
+        {.name = "device", .placeholder = "DEVICE", .help = "all but kernels: auto (a GPU if there is one), cpu, cuda or cuda:N", .default_text = "auto"},
+        {.name = "recompute", .placeholder = "", .help = "train, step: blocks are computed again for their gradients", .default_text = ""},
+        {.name = "decode-ahead", .placeholder = "WHEN", .help = "rollout, step: decode steps before the results of the last: auto (on a GPU, as graphs), always, never", .default_text = "auto"},
         {.name = "filter", .placeholder = "TEXT", .help = "kernels: only lines whose name contains this", .default_text = ""},
         {.name = "threads", .placeholder = "N", .help = "0: one per core", .default_text = "0"},
     },

@@ -126,7 +126,7 @@ class Planner {
     }
     // A device gives a pool's pages at once, the host when they are written.
     const int64_t pages = OnCuda() ? PoolPages() : std::min(filled, PoolPages());
-    parts.push_back({"key-value cache", pages * page, "rollout.cache_pages, rollout.max_sequences, model.max_context"});
+    parts.push_back({"key-value cache", (pages + (OnCuda() ? 1 : 0)) * page, "rollout.cache_pages, rollout.max_sequences, model.max_context"});
     parts.push_back({"a pass of the engine", arena + scratch, "rollout.max_batch_tokens, rollout.max_sequences"});
   }
 

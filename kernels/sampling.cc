@@ -1,5 +1,7 @@
 #include "kernels/sampling.h"
 
+#include <algorithm>
+
 #include "kernels/dispatch.h"
 #include "kernels/sampling_cuda.h"
 
@@ -57,6 +59,29 @@ void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleReques
   tokens.resize(requests.size());
   ByStorage(logits, [&](auto s) { cpu::Sample<decltype(s)>(stream, logits, requests, tokens); },
             [&](auto) { cuda::Sample(stream, logits, requests, tokens); });
+}
+
+void SampleRows(Stream& stream, const Tensor& logits, const SampleRequest* requests, SampledToken* tokens) {
+  CHECK(logits.rank() == 2) << logits.ShapeString();
+  const size_t rows = static_cast<size_t>(logits.dim(0));
+  ByStorage(
+      logits,
+      [&](auto s) {
+        std::vector<SampledToken> sampled(rows);
+        cpu::Sample<decltype(s)>(stream, logits, {requests, requests + rows}, sampled);
+        std::copy(sampled.begin(), sampled.end(), tokens);
+      },
+      [&](auto) { cuda::SampleDevice(stream, logits, requests, tokens); });
+}
+
+void NextTokens(Stream& stream, const SampledToken* sampled, const NextToken* next, const Tensor& ids) {
+  CheckVector(ids, DType::kI32, ids.dim(0), "ids");
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda) return cuda::NextTokens(stream, sampled, next, ids);
+  }
+  for (int64_t i = 0; i < ids.dim(0); ++i) {
+    ids.data<int32_t>()[i] = next[i].from >= 0 ? std::max(sampled[next[i].from].token, 0) : next[i].given;
+  }
 }
 
 void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,

@@ -45,6 +45,17 @@ struct SampledToken {
 void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests,
             std::vector<SampledToken>& tokens);
 
+// Sample with requests and tokens (logits.dim(0) of each) where the stream's ops reach them: a device's memory, or the host's on the CPU.
+// Nothing is checked or waited for, so that it can be recorded (common/tensor/graph.h).
+void SampleRows(Stream& stream, const Tensor& logits, const SampleRequest* requests, SampledToken* tokens);
+
+// The ids that the next pass takes: ids[i] (=) = from >= 0 ? sampled[from].token : given, [B] int32. A token -1 (logits that were not
+// numbers) becomes id 0. All pointers as in SampleRows.
+struct NextToken {
+  int32_t from = -1, given = 0;
+};
+void NextTokens(Stream& stream, const SampledToken* sampled, const NextToken* next, const Tensor& ids);
+
 // The same number that Sample records, for a given token: logprobs[r] and, of the filtered distribution, entropies[r]
 // (nats). logits [R, V] (F32, F64, BF16), tokens R values. A token outside the filter has -inf. logprobs/entropies: [R]
 // float (double for F64).

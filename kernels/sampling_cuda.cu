@@ -136,6 +136,13 @@ __global__ void __launch_bounds__(Team::kThreads* Team::kRowsABlock, Team::kResi
   op(row, team, r);
 }
 
+__global__ void NextTokensKernel(const SampledToken* sampled, const NextToken* next, int count, int32_t* ids) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const NextToken n = next[i];
+  ids[i] = n.from >= 0 ? max(sampled[n.from].token, 0) : n.given;
+}
+
 size_t RoundUp(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 // A team has `blocks` blocks of ids, of all the row's `row_blocks`, and at most `ids` ids.
@@ -192,6 +199,13 @@ void ForEachRow(Stream& stream, const Tensor& tensor, const Op& op) {
 
 void SampleDevice(Stream& stream, const Tensor& logits, const SampleRequest* requests, SampledToken* tokens) {
   ByDeviceStorage(logits.dtype(), [&](auto s) { ForEachRow<decltype(s)>(stream, logits, Draw{requests, tokens}); });
+}
+
+void NextTokens(Stream& stream, const SampledToken* sampled, const NextToken* next, const Tensor& ids) {
+  const int count = static_cast<int>(ids.dim(0));
+  if (count == 0) return;
+  NextTokensKernel<<<(count + 127) / 128, 128, 0, HandleOf(stream)>>>(sampled, next, count, ids.data<int32_t>());
+  GROUPER_CUDA_CHECK(cudaGetLastError());
 }
 
 void TokenLogprobsDevice(Stream& stream, const Tensor& logits, const SamplingFilter* filters, const int32_t* tokens,

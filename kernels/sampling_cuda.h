@@ -18,6 +18,7 @@ namespace grouper::kernels::cuda {
 
 // requests, tokens: R values on the device.
 void SampleDevice(Stream& stream, const Tensor& logits, const SampleRequest* requests, SampledToken* tokens);
+void NextTokens(Stream& stream, const SampledToken* sampled, const NextToken* next, const Tensor& ids);
 // filters, tokens: R values on the device; entropies may be empty.
 void TokenLogprobsDevice(Stream& stream, const Tensor& logits, const SamplingFilter* filters, const int32_t* tokens,
                          const Tensor& logprobs, const Tensor& entropies);

@@ -4,15 +4,28 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/failpoint.h"
 #include "common/base/status.h"
 #include "common/tensor/cuda.h"
+#include "rollout/decode_ahead.h"
 #include "rollout/scheduler.h"
 #include "rollout/sequence.h"
 
 namespace grouper {
+
+namespace {
+
+bool DecodesAhead(const Model& model, const EngineOptions& options) {
+  using Ahead = EngineOptions::Ahead;
+  return options.decode_ahead == Ahead::kAlways ||
+         (options.decode_ahead == Ahead::kOnCuda && model.device().kind == Device::Kind::kCuda);
+}
+
+}  // namespace
 
 struct Engine::State {
   State(const Model& model, std::shared_ptr<const Tokenizer> tokenizer, ThreadPool& threads, const EngineOptions& options, int32_t pages)
@@ -21,7 +34,15 @@ struct Engine::State {
         stream(threads, model.device()),
         kv(model.config(), model.dtype(), pages, model.device()),
         scheduler(kv, stream, model.config().num_hidden_layers, options),
-        arena(model.device(), stream.handle) {}
+        arena(model.device(), stream.handle) {
+    if (DecodesAhead(model, options)) decode.emplace(model, stream, kv, options.max_sequences);
+    pages_for_sequences = kv.free_pages();
+  }
+
+  // Puts a sampled token at the end of its sequence, and finishes the sequence if it ends there.
+  absl::Status Take(Sequence& sequence, const kernels::SampledToken& token);
+  absl::StatusOr<bool> StepAhead();
+  absl::Status CollectAhead();
 
   const Model& model;
   std::shared_ptr<const Tokenizer> tokenizer;
@@ -30,12 +51,16 @@ struct Engine::State {
   Scheduler scheduler;
   Arena arena;
   Stats stats;
+  std::optional<DecodeAhead> decode;
+  std::deque<std::vector<std::shared_ptr<Sequence>>> under_way;  // whose tokens decode's steps in flight sample
+  int32_t pages_for_sequences = 0;
 
   // Of the present pass; kept for their memory.
   Batch batch;
   std::vector<Sequence*> sampling;
   std::vector<kernels::SampleRequest> requests;
   std::vector<kernels::SampledToken> sampled;
+  std::vector<DecodeAhead::Row> rows;
 };
 
 namespace {
@@ -101,7 +126,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model& model, std::
                                                    " for one context of ", context, " tokens (or a smaller model.max_context)"));
   }
   const int32_t pages = options.cache_pages != 0 ? options.cache_pages : DefaultPages(model, options);
-  return std::unique_ptr<Engine>(new Engine(std::make_unique<State>(model, std::move(tokenizer), threads, options, pages)));
+  const int32_t padding = DecodesAhead(model, options) ? 1 : 0;  // a page of DecodeAhead's own
+  return std::unique_ptr<Engine>(new Engine(std::make_unique<State>(model, std::move(tokenizer), threads, options, pages + padding)));
 }
 
 int64_t Engine::max_context() const { return state_->model.config().max_position_embeddings; }
@@ -183,8 +209,78 @@ v1::Sample MakeSample(const Sequence& sequence, v1::FinishReason reason) {
 
 }  // namespace
 
+absl::Status Engine::State::Take(Sequence& sequence, const kernels::SampledToken& token) {
+  if (token.token < 0) {
+    return absl::InternalError(absl::StrCat("logits are not finite at position ", sequence.size(), " of group ",
+                                            sequence.group->request.group_serial(), " sample ", sequence.sample_index));
+  }
+  if (sequence.logprobs.empty()) RETURN_IF_ERROR(failpoint::Hit("rollout.first_token"));
+  sequence.tokens.push_back(token.token);
+  sequence.logprobs.push_back(token.logprob);
+  ++stats.sampled_tokens;
+  if (sequence.group->on_token) sequence.group->on_token(IdOf(sequence), token.token);
+  const v1::FinishReason reason = FinishOf(sequence, model.config().max_position_embeddings);
+  if (reason == v1::FINISH_REASON_UNSPECIFIED) return absl::OkStatus();
+  RETURN_IF_ERROR(failpoint::Hit("rollout.sample_finished"));
+  const std::shared_ptr<Group> group = sequence.group;
+  v1::Sample sample = MakeSample(sequence, reason);
+  scheduler.Finish(&sequence);
+  group->on_finished(std::move(sample));
+  return absl::OkStatus();
+}
+
+// Launches the next decode step if there is one, and takes the tokens of the oldest when enough are under way. False when nothing could be
+// done: nothing is under way, and the scheduler has another kind of pass, or nothing.
+absl::StatusOr<bool> Engine::State::StepAhead() {
+  const std::vector<std::shared_ptr<Sequence>>& next = scheduler.ScheduleAhead(model.config().max_position_embeddings);
+  if (!next.empty()) {
+    RETURN_IF_ERROR(failpoint::Hit("rollout.decode"));
+    rows.clear();
+    for (const std::shared_ptr<Sequence>& sequence : next) {
+      const int32_t size = sequence->size() + sequence->ahead;
+      DecodeAhead::Row row;
+      row.token = sequence->ahead > 0 ? kernels::NextToken{sequence->row, 0} : kernels::NextToken{-1, sequence->tokens.back()};
+      row.position = size - 1;
+      row.pages = &sequence->pages;
+      row.request = {sequence->group->filter, sequence->group->key, sequence->sample_index, static_cast<uint32_t>(size)};
+      sequence->row = static_cast<int32_t>(rows.size());
+      ++sequence->ahead;
+      rows.push_back(row);
+    }
+    decode->Launch(rows);
+    under_way.push_back(next);
+    ++stats.steps;
+    ++stats.ahead;
+  }
+  if (decode->in_flight() == 0) return false;
+  if (next.empty() || decode->in_flight() == DecodeAhead::kMaxInFlight) RETURN_IF_ERROR(CollectAhead());
+  // What remains under way when all is finished is thrown away, and must not touch weights that change.
+  if (scheduler.running() == 0) {
+    while (decode->in_flight() > 0) RETURN_IF_ERROR(CollectAhead());
+  }
+  return true;
+}
+
+absl::Status Engine::State::CollectAhead() {
+  const std::vector<std::shared_ptr<Sequence>> sequences = std::move(under_way.front());
+  under_way.pop_front();
+  const absl::Span<const kernels::SampledToken> tokens = decode->Collect();
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    Sequence& sequence = *sequences[i];
+    --sequence.ahead;
+    if (sequence.over) continue;
+    scheduler.Computed({{&sequence, 1}});
+    RETURN_IF_ERROR(Take(sequence, tokens[i]));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<bool> Engine::Step() {
   State& s = *state_;
+  if (s.decode) {
+    ASSIGN_OR_RETURN(const bool ahead, s.StepAhead());
+    if (ahead) return true;
+  }
   const std::vector<Scheduler::Work>& work = s.scheduler.Schedule();
   if (work.empty()) return false;
 
@@ -217,39 +313,30 @@ absl::StatusOr<bool> Engine::Step() {
   s.scheduler.Computed(work);
   ++s.stats.steps;
   if (rows == 0) return true;
-  const Tensor logits = s.arena.New(s.model.logits_dtype(), {rows, config.vocab_size});
+  const Tensor logits = s.arena.New(s.model.dtype(), {rows, config.vocab_size});
   s.model.Logits(s.stream, hidden, logits);
   kernels::Sample(s.stream, logits, s.requests, s.sampled);
-
-  for (size_t i = 0; i < s.sampling.size(); ++i) {
-    Sequence& sequence = *s.sampling[i];
-    const kernels::SampledToken& token = s.sampled[i];
-    if (token.token < 0) {
-      return absl::InternalError(absl::StrCat("logits are not finite at position ", sequence.size(), " of group ",
-                                              sequence.group->request.group_serial(), " sample ", sequence.sample_index));
-    }
-    if (sequence.logprobs.empty()) RETURN_IF_ERROR(failpoint::Hit("rollout.first_token"));
-    sequence.tokens.push_back(token.token);
-    sequence.logprobs.push_back(token.logprob);
-    ++s.stats.sampled_tokens;
-    if (sequence.group->on_token) sequence.group->on_token(IdOf(sequence), token.token);
-    const v1::FinishReason reason = FinishOf(sequence, config.max_position_embeddings);
-    if (reason == v1::FINISH_REASON_UNSPECIFIED) continue;
-    RETURN_IF_ERROR(failpoint::Hit("rollout.sample_finished"));
-    const std::shared_ptr<Group> group = sequence.group;
-    v1::Sample sample = MakeSample(sequence, reason);
-    s.scheduler.Finish(&sequence);
-    group->on_finished(std::move(sample));
-  }
+  for (size_t i = 0; i < s.sampling.size(); ++i) RETURN_IF_ERROR(s.Take(*s.sampling[i], s.sampled[i]));
   return true;
+}
+
+void Engine::DropUnderWay() {
+  State& s = *state_;
+  if (s.decode) {
+    while (s.decode->in_flight() > 0) s.decode->Collect();
+  }
+  s.under_way.clear();
 }
 
 void Engine::Abort() {
   state_->scheduler.DropIf([](const Group&) { return true; });
+  DropUnderWay();
 }
 
+// What is being sampled for the dropped ones is thrown away when it comes.
 void Engine::AbortOwner(const void* owner) {
   state_->scheduler.DropIf([owner](const Group& group) { return group.owner == owner; });
+  if (state_->scheduler.running() == 0) DropUnderWay();
 }
 
 Engine::Stats Engine::stats() const {
@@ -258,7 +345,7 @@ Engine::Stats Engine::stats() const {
   stats.waiting = state_->scheduler.waiting();
   stats.preemptions = state_->scheduler.preemptions();
   stats.free_pages = state_->kv.free_pages();
-  stats.total_pages = state_->kv.num_pages();
+  stats.total_pages = state_->pages_for_sequences;
   return stats;
 }
 

@@ -5,6 +5,8 @@
 // out the youngest sequence is preempted: its pages are freed and it is computed again later, to the same bits. What a sample becomes
 // depends on (seed, stage, group_serial, sample_index) and the weights alone, never on the batch it happened to be in.
 //
+// Passes that only decode run ahead on a GPU: the host sees a token while the next one is being sampled.
+//
 // Not thread-safe: one thread owns an engine (rollout_service.h has that thread).
 #pragma once
 
@@ -28,6 +30,9 @@ struct EngineOptions {
   int32_t max_sequences = 256;      // running at once
   int32_t cache_pages = 0;  // 0: enough for max_sequences full contexts, up to a quarter of the machine's memory
   bool share_prefix = true;  // off: each sample computes its own prompt (same bits; for tests)
+  // Passes that only decode are launched ahead of their results (decode_ahead.h; same bits): when they run on a GPU, always, never.
+  enum class Ahead { kOnCuda, kAlways, kNever };
+  Ahead decode_ahead = Ahead::kOnCuda;
 };
 
 class Engine {
@@ -48,7 +53,8 @@ class Engine {
   absl::Status Add(const v1::GenerateRequest& request, uint64_t weight_version, OnFinished on_finished, OnToken on_token = {},
                    const void* owner = nullptr);
 
-  // Runs one forward pass and samples. False when there was nothing to do. Internal: the model's logits are not numbers, or an injected
+  // Runs one forward pass and samples, or launches one and takes the results of an earlier one. False when there was nothing to do: then nothing
+  // is under way either, and the weights may be changed. Internal: the model's logits are not numbers, or an injected
   // failure; the engine must be aborted then.
   absl::StatusOr<bool> Step();
 
@@ -59,12 +65,13 @@ class Engine {
 
   struct Stats {
     int32_t running = 0, waiting = 0, free_pages = 0, total_pages = 0;
-    uint64_t sampled_tokens = 0, prefill_tokens = 0, preemptions = 0, steps = 0;
+    uint64_t sampled_tokens = 0, prefill_tokens = 0, preemptions = 0, steps = 0, ahead = 0;  // ahead: of the steps
   };
   Stats stats() const;
   int64_t max_context() const;
 
  private:
+  void DropUnderWay();
   struct State;
   explicit Engine(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;

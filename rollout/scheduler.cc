@@ -9,10 +9,17 @@ namespace grouper {
 namespace {
 constexpr int32_t kPage = kernels::kPageTokens;
 int32_t PagesFor(int32_t tokens) { return (tokens + kPage - 1) / kPage; }
+// ScheduleAhead lets one place in so many stand empty before it makes way for those that wait.
+constexpr int32_t kPlacesKeptFree = 32;
 }  // namespace
 
 Scheduler::Scheduler(KvPool& kv, Stream& stream, int64_t num_layers, const EngineOptions& options)
     : kv_(kv), stream_(stream), num_layers_(num_layers), options_(options) {}
+
+void Scheduler::Add(std::shared_ptr<Sequence> sequence) {
+  waiting_.push_back(std::move(sequence));
+  admission_tried_ = false;
+}
 
 bool Scheduler::AllocatePages(Sequence& sequence, int32_t tokens) {
   const int32_t wanted = PagesFor(tokens), had = static_cast<int32_t>(sequence.pages.size());
@@ -48,6 +55,7 @@ void Scheduler::Preempt(std::list<std::shared_ptr<Sequence>>::iterator victim) {
     sequence->group->prefix = Group::Prefix::kNone;
   }
   waiting_.push_front(std::move(sequence));
+  admission_tried_ = false;
   ++preemptions_;
 }
 
@@ -151,6 +159,7 @@ const std::vector<Scheduler::Work>& Scheduler::Schedule() {
   }
   Prefill(budget);
   Admit(budget);
+  admission_tried_ = budget > 0;
   if (!work_.empty()) return work_;
   // Nothing fits: prompts kept for later samples go, then all but the oldest sequence. One alone always fits.
   if (running_.empty()) {
@@ -168,6 +177,29 @@ const std::vector<Scheduler::Work>& Scheduler::Schedule() {
   return work_;
 }
 
+const std::vector<std::shared_ptr<Sequence>>& Scheduler::ScheduleAhead(int64_t max_context) {
+  ahead_.clear();
+  if (running() > options_.max_batch_tokens) return ahead_;
+  // With many sequences places are filled several at a time: a pass with prompts in it interrupts the others.
+  const int32_t free_places = options_.max_sequences - running();
+  if (!waiting_.empty() && !admission_tried_ && free_places > options_.max_sequences / kPlacesKeptFree) return ahead_;
+  for (const std::shared_ptr<Sequence>& sequence : running_) {
+    if (sequence->remaining() != 1) {
+      ahead_.clear();
+      return ahead_;
+    }
+    const int64_t sampled = static_cast<int64_t>(sequence->logprobs.size()) + sequence->ahead;
+    const int32_t size = sequence->size() + sequence->ahead;
+    if (sampled >= sequence->group->request.sampling().max_new_tokens() || size >= max_context) continue;
+    if (!AllocatePages(*sequence, size)) {
+      ahead_.clear();
+      return ahead_;
+    }
+    ahead_.push_back(sequence);
+  }
+  return ahead_;
+}
+
 void Scheduler::Computed(const std::vector<Work>& work) {
   for (const Work& w : work) {
     Sequence& sequence = *w.sequence;
@@ -176,6 +208,7 @@ void Scheduler::Computed(const std::vector<Work>& work) {
     if (sequence.computes_prefix && sequence.computed >= prompt) {
       Group& group = *sequence.group;
       sequence.computes_prefix = false;
+      admission_tried_ = false;
       group.prefix = Group::Prefix::kReady;
       for (int32_t i = 0; i < PagesFor(prompt); ++i) {
         kv_.Retain(sequence.pages[i]);
@@ -190,13 +223,17 @@ void Scheduler::Finish(Sequence* sequence) {
   auto it = std::find_if(running_.begin(), running_.end(), [&](const auto& s) { return s.get() == sequence; });
   CHECK(it != running_.end());
   const std::shared_ptr<Sequence> keep = *it;
+  keep->over = true;
   running_.erase(it);
+  admission_tried_ = false;
   FreePages(*keep);
   MarkStarted(*keep);
 }
 
 void Scheduler::DropIf(const std::function<bool(const Group&)>& drop) {
+  admission_tried_ = false;
   auto release = [&](Sequence& sequence) {
+    sequence.over = true;
     FreePages(sequence);
     ReleasePrefix(*sequence.group);
   };

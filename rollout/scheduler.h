@@ -26,7 +26,7 @@ class Scheduler {
   // `kv` and `stream` must outlive the scheduler.
   Scheduler(KvPool& kv, Stream& stream, int64_t num_layers, const EngineOptions& options);
 
-  void Add(std::shared_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
+  void Add(std::shared_ptr<Sequence> sequence);
 
   struct Work {
     Sequence* sequence;
@@ -34,6 +34,11 @@ class Scheduler {
   };
   // The next pass; empty when nothing waits or runs. A single sequence always fits (Engine::Create checked the cache's size).
   const std::vector<Work>& Schedule();
+
+  // The next pass while all that runs decodes and nothing that waits could start: the sequences to be given one token more, oldest first,
+  // counting those still being sampled (Sequence::ahead); sequences that certainly end with these are left out. Pages are there. Empty: bring
+  // in what is being sampled, then ask Schedule.
+  const std::vector<std::shared_ptr<Sequence>>& ScheduleAhead(int64_t max_context);
 
   // After the pass: the fed tokens are in the cache. A sequence that has computed its group's prompt hands it to the group.
   void Computed(const std::vector<Work>& work);
@@ -65,6 +70,9 @@ class Scheduler {
   std::deque<std::shared_ptr<Sequence>> waiting_;
   std::list<std::shared_ptr<Sequence>> running_;  // oldest first
   std::vector<Work> work_;
+  std::vector<std::shared_ptr<Sequence>> ahead_;
+  // Since Schedule last tried, nothing has changed for those that wait.
+  bool admission_tried_ = false;
   uint64_t preemptions_ = 0;
 };
 

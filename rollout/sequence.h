@@ -42,6 +42,9 @@ struct Sequence {
   std::vector<int32_t> pages;
   bool computes_prefix = false;  // its prompt becomes the group's prefix
   bool started = false;          // counted off group->unstarted
+  int32_t ahead = 0;             // tokens that are being sampled (decode_ahead.h), not yet in `tokens`
+  int32_t row = -1;              // of the step that samples the newest of them
+  bool over = false;             // finished or dropped: what is still being sampled for it is thrown away
   std::optional<IncrementalDecoder> decoder;  // with stop strings only
   std::string text;                           // decoded completion so far, likewise
 

@@ -66,7 +66,7 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
 }
 
 int64_t TrainingPass::LogitRows(const Model& model, Device device, const Options& options) {
-  const int64_t row = model.config().vocab_size * static_cast<int64_t>(SizeOf(model.logits_dtype()));
+  const int64_t row = model.config().vocab_size * static_cast<int64_t>(SizeOf(model.dtype()));
   const int64_t bytes = options.logits_bytes > 0                  ? options.logits_bytes
                         : device.kind == Device::Kind::kCuda ? int64_t{1} << 30
                                                              : int64_t{64} << 20;
@@ -153,8 +153,7 @@ Tensor TrainingPass::OnDevice(const Tensor& values) {
 void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, Gradients& gradients,
                        std::vector<std::vector<int64_t>>* expert_load) {
   const int64_t width = model_.config().hidden_size, vocab = model_.config().vocab_size;
-  const DType logits_type = model_.logits_dtype();
-  CHECK(logits_type == DType::kF32) << "training runs in float32 or bfloat16";
+  CHECK(model_.dtype() != DType::kF64) << "training runs in float32 or bfloat16";
   const int64_t chunk = LogitRows(model_, model_.device(), options_);
   int64_t first = 0;
   const std::vector<std::pair<size_t, size_t>> cuts = Cut(sequences, options_.micro_batch_tokens);
@@ -170,7 +169,7 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     const Tensor logprobs = arena_->New(DType::kF32, {rows}), entropies = arena_->New(DType::kF32, {rows});
     // Logits are kept for the backward pass when they fit; else each chunk is computed twice.
     const bool keep = rows <= chunk;
-    const Tensor logits = arena_->New(logits_type, {std::min(rows, chunk), vocab});
+    const Tensor logits = arena_->New(model_.dtype(), {std::min(rows, chunk), vocab});
     auto filters = [&](int64_t r, int64_t n) {
       return std::vector<kernels::SamplingFilter>(micro.filters.begin() + r, micro.filters.begin() + r + n);
     };
@@ -213,7 +212,7 @@ std::vector<float> TrainingPass::Score(const std::vector<TrainSequence>& sequenc
     const Tensor hidden = arena_->New(model_.dtype(), {rows, width});
     model_.Forward(stream_, micro.batch, *kv_, hidden, nullptr);
     const Tensor logprobs = arena_->New(DType::kF32, {rows});
-    const Tensor logits = arena_->New(model_.logits_dtype(), {std::min(rows, chunk), vocab});
+    const Tensor logits = arena_->New(model_.dtype(), {std::min(rows, chunk), vocab});
     for (int64_t r = 0; r < rows; r += chunk) {
       const int64_t n = std::min(chunk, rows - r);
       model_.Logits(stream_, hidden.Rows(r, r + n), logits.Rows(0, n));

@@ -164,6 +164,28 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
   if (saved == nullptr) arena.Release(start);
 }
 
+void Model::Forward(Stream& stream, const DecodeBatch& batch, KvPool& kv, const Tensor& hidden) const {
+  const State& s = *state_;
+  const int64_t t = batch.token_ids.dim(0);
+  CHECK_EQ(hidden.dim(0), t);
+  CHECK(stream.device == s.device && hidden.device() == s.device) << "a pass runs on the model's device";
+  if (t == 0) return;
+  Arena& arena = stream.scratch;
+  const Arena::Mark start = arena.mark();
+  const Tensor x = arena.New(s.dtype, {t, s.config.hidden_size});
+  const Tensor delta = arena.New(s.dtype, {t, s.config.hidden_size});
+  Pass pass{stream, kv, arena, t, batch.positions,
+            kernels::AttentionBatch(stream, batch.attention, kv.layout(), s.config.num_attention_heads, arena)};
+  kernels::Embedding(stream, s.embedding->value, batch.token_ids, x);
+  for (size_t i = 0; i < s.blocks.size(); ++i) {
+    const Arena::Mark mark = arena.mark();
+    BlockForward(pass, s.config, s.blocks[i], static_cast<int64_t>(i), x, x, delta, i > 0, nullptr, {});
+    arena.Release(mark);
+  }
+  kernels::AddRmsNorm(stream, delta, x, s.final_norm->value, s.config.rms_norm_eps, hidden, {});
+  arena.Release(start);
+}
+
 void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActivations& saved, const Tensor& dhidden,
                      Gradients& gradients) const {
   const State& s = *state_;
@@ -212,32 +234,17 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
 }
 
 void Model::Logits(Stream& stream, const Tensor& hidden, const Tensor& logits) const {
-  const State& s = *state_;
-  if (s.dtype == logits.dtype()) {
-    kernels::Linear(stream, hidden, s.head->value, &s.head->packed, {}, logits);
-    return;
-  }
-  // bf16: the product is rounded to bf16, as the CUDA kernels store it, and widened.
-  const Arena::Mark mark = stream.scratch.mark();
-  const Tensor narrow = stream.scratch.New(s.dtype, {logits.dim(0), logits.dim(1)});
-  kernels::Linear(stream, hidden, s.head->value, &s.head->packed, {}, narrow);
-  kernels::Copy(stream, narrow, logits);
-  stream.scratch.Release(mark);
+  CHECK(logits.dtype() == state_->dtype);
+  kernels::Linear(stream, hidden, state_->head->value, &state_->head->packed, {}, logits);
 }
 
 void Model::LogitsBackward(Stream& stream, const Tensor& dlogits, const Tensor& hidden, const Tensor& dhidden,
                            Gradients& gradients) const {
   const State& s = *state_;
-  const Arena::Mark mark = stream.scratch.mark();
-  Tensor d = dlogits;
-  if (s.dtype != dlogits.dtype()) {
-    d = stream.scratch.New(s.dtype, {dlogits.dim(0), dlogits.dim(1)});
-    kernels::Copy(stream, dlogits, d);
-  }
-  kernels::LinearBackwardInput(stream, d, s.head->value, dhidden, false);
-  kernels::LinearBackwardWeight(stream, d, hidden, gradients.head_, {});
+  CHECK(dlogits.dtype() == s.dtype);
+  kernels::LinearBackwardInput(stream, dlogits, s.head->value, dhidden, false);
+  kernels::LinearBackwardWeight(stream, dlogits, hidden, gradients.head_, {});
   gradients.head_pending_ = s.head == s.embedding;
-  stream.scratch.Release(mark);
 }
 
 }  // namespace grouper

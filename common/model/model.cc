@@ -80,7 +80,6 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, 
 const ModelConfig& Model::config() const { return state_->config; }
 DType Model::dtype() const { return state_->dtype; }
 Device Model::device() const { return state_->device; }
-DType Model::logits_dtype() const { return AccumulatorType(state_->dtype); }
 const std::vector<LogicalTensor>& Model::tensors() const { return state_->tensors; }
 
 size_t Model::WeightBytes() const {

@@ -44,6 +44,14 @@ struct Batch {
   std::vector<int32_t> output_rows;                   // ascending rows whose final hidden state is wanted
 };
 
+// The same for one token of each of B sequences, read on the model's device when the pass runs: a pass that was recorded
+// (common/tensor/graph.h) can run again with other contents. All rows are output rows.
+struct DecodeBatch {
+  Tensor token_ids;  // [B] int32
+  Tensor positions;  // [B] int32, of the tokens in their sequences
+  kernels::AttentionTables attention;  // q_begin i, q_len 1, context positions[i]
+};
+
 // Gradients, one float (F64 for an F64 model) tensor for each of Model::tensors(), same order and shape. Accumulated
 // with +=.
 class Gradients {
@@ -122,9 +130,11 @@ class Model {
   // per expert are added to saved->expert_load.
   void Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor& hidden, SavedActivations* saved) const;
 
-  // logits [R, vocab_size] (=) of hidden [R, hidden_size], in the model's dtype (F32 for BF16 models).
+  // hidden [B, hidden_size]. Same bits as above.
+  void Forward(Stream& stream, const DecodeBatch& batch, KvPool& kv, const Tensor& hidden) const;
+
+  // logits [R, vocab_size] (=) of hidden [R, hidden_size], in the model's dtype.
   void Logits(Stream& stream, const Tensor& hidden, const Tensor& logits) const;
-  DType logits_dtype() const;
 
   // dhidden [R, hidden_size] (=) = dlogits W; gradients of the head +=. dlogits like logits.
   void LogitsBackward(Stream& stream, const Tensor& dlogits, const Tensor& hidden, const Tensor& dhidden,

@@ -117,17 +117,11 @@ class PassWalk {
   }
 
   void Logits() {
-    const ArenaSizer::Mark mark = scratch_.mark();
-    if (narrow_) scratch_.New(dtype_, size_.logit_rows * c_.vocab_size);
-    scratch_.Release(mark);
     if (cuda_) OfOneOp(static_cast<size_t>(size_.logit_rows) * 40);  // requests, filters, targets, tokens
   }
 
   void LogitsBackward() {
-    const ArenaSizer::Mark mark = scratch_.mark();
-    if (narrow_) scratch_.New(dtype_, size_.logit_rows * c_.vocab_size);
     WeightGradient(c_.vocab_size, d_, size_.logit_rows);
-    scratch_.Release(mark);
   }
 
  private:
@@ -326,26 +320,26 @@ PassBytes TrainingBytes(const ModelConfig& config, DType dtype, Device device, c
   walk.Forward(true, recompute);
   arena.New(acc, size.rows);
   arena.New(acc, size.rows);
-  arena.New(acc, size.logit_rows * config.vocab_size);
+  arena.New(dtype, size.logit_rows * config.vocab_size);
   walk.Logits();
   arena.New(acc, size.rows);
   arena.New(dtype, size.rows * config.hidden_size);
   walk.LogitsBackward();
   walk.Backward(recompute);
-  return {arena.peak(), static_cast<size_t>(size.logit_rows * config.vocab_size) * SizeOf(acc), scratch.peak()};
+  return {arena.peak(), static_cast<size_t>(size.logit_rows * config.vocab_size) * SizeOf(dtype), scratch.peak()};
 }
 
 PassBytes ForwardBytes(const ModelConfig& config, DType dtype, Device device, const PassSize& size) {
   ArenaSizer arena(device), scratch(device);
   arena.New(dtype, size.rows * config.hidden_size);
   arena.New(AccumulatorType(dtype), size.rows);
-  arena.New(AccumulatorType(dtype), size.logit_rows * config.vocab_size);
+  arena.New(dtype, size.logit_rows * config.vocab_size);
   const ArenaSizer::Mark mark = scratch.mark();
   PassWalk walk(config, dtype, device, size, scratch, scratch);  // without `saved`, activations are scratch
   walk.Forward(false, false);
   scratch.Release(mark);
   walk.Logits();
-  return {arena.peak(), static_cast<size_t>(size.logit_rows * config.vocab_size) * SizeOf(AccumulatorType(dtype)), scratch.peak()};
+  return {arena.peak(), static_cast<size_t>(size.logit_rows * config.vocab_size) * SizeOf(dtype), scratch.peak()};
 }
 
 }  // namespace grouper

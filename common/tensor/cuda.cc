@@ -135,5 +135,65 @@ void Synchronize(int device, void* handle) {
   REQUIRE_CUDA(cudaStreamSynchronize(static_cast<cudaStream_t>(handle)));
 }
 
+void* AllocatePinned(int device, size_t bytes) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  void* data = nullptr;
+  REQUIRE_CUDA(cudaMallocHost(&data, bytes));
+  return data;
+}
+
+void FreePinned(int device, void* data) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaFreeHost(data));
+}
+
+void* NewEvent(int device) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  cudaEvent_t event = nullptr;
+  REQUIRE_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  return event;
+}
+
+void RecordEvent(int device, void* event, void* handle) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(handle)));
+}
+
+void WaitForEvent(int device, void* event) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaEventSynchronize(static_cast<cudaEvent_t>(event)));
+}
+
+void DeleteEvent(int device, void* event) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaEventDestroy(static_cast<cudaEvent_t>(event)));
+}
+
+void BeginCapture(int device, void* handle) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  // Relaxed: an arena may still take memory, and other threads have streams of their own.
+  REQUIRE_CUDA(cudaStreamBeginCapture(static_cast<cudaStream_t>(handle), cudaStreamCaptureModeRelaxed));
+}
+
+void* EndCapture(int device, void* handle) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  cudaGraph_t graph = nullptr;
+  REQUIRE_CUDA(cudaStreamEndCapture(static_cast<cudaStream_t>(handle), &graph));
+  cudaGraphExec_t executable = nullptr;
+  REQUIRE_CUDA(cudaGraphInstantiate(&executable, graph, 0));
+  REQUIRE_CUDA(cudaGraphDestroy(graph));
+  return executable;
+}
+
+void LaunchGraph(int device, void* graph, void* handle) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), static_cast<cudaStream_t>(handle)));
+}
+
+void DeleteGraph(int device, void* graph) {
+  REQUIRE_CUDA(cudaSetDevice(device));
+  REQUIRE_CUDA(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)));
+}
+
 }  // namespace cuda
 }  // namespace grouper

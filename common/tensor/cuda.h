@@ -44,5 +44,21 @@ void CopyToDevice(int device, void* to, const void* host, size_t bytes, void* ha
 void CopyToHost(int device, void* host, const void* from, size_t bytes, void* handle);
 void Synchronize(int device, void* handle);
 
+// Host memory that copies can use while the host goes on.
+void* AllocatePinned(int device, size_t bytes);
+void FreePinned(int device, void* data);
+
+// A point in a stream (cudaEvent_t): recorded when everything before it has run.
+void* NewEvent(int device);
+void RecordEvent(int device, void* event, void* handle);
+void WaitForEvent(int device, void* event);  // the host waits
+void DeleteEvent(int device, void* event);
+
+// Work of a stream between the two, as one executable graph (cudaGraphExec_t); it does not run.
+void BeginCapture(int device, void* handle);
+void* EndCapture(int device, void* handle);
+void LaunchGraph(int device, void* graph, void* handle);
+void DeleteGraph(int device, void* graph);
+
 }  // namespace cuda
 }  // namespace grouper

@@ -21,5 +21,15 @@ void Zero(int, void*, size_t, void*) { NoCuda(); }
 void CopyToDevice(int, void*, const void*, size_t, void*) { NoCuda(); }
 void CopyToHost(int, void*, const void*, size_t, void*) { NoCuda(); }
 void Synchronize(int, void*) { NoCuda(); }
+void* AllocatePinned(int, size_t) { NoCuda(); }
+void FreePinned(int, void*) { NoCuda(); }
+void* NewEvent(int) { NoCuda(); }
+void RecordEvent(int, void*, void*) { NoCuda(); }
+void WaitForEvent(int, void*) { NoCuda(); }
+void DeleteEvent(int, void*) { NoCuda(); }
+void BeginCapture(int, void*) { NoCuda(); }
+void* EndCapture(int, void*) { NoCuda(); }
+void LaunchGraph(int, void*, void*) { NoCuda(); }
+void DeleteGraph(int, void*) { NoCuda(); }
 }  // namespace cuda
 }  // namespace grouper

@@ -1,6 +1,7 @@
 #include "rollout/engine.h"
 
 #include <limits>
+#include <optional>
 
 #include "common/base/failpoint.h"
 #include "gmock/gmock.h"
@@ -12,11 +13,17 @@ namespace {
 
 using testing::HasSubstr;
 
-class EngineFamilies : public testing::TestWithParam<std::tuple<std::string, DType>> {
+class EngineFamilies : public testing::TestWithParam<std::tuple<std::string, DType, Device::Kind>> {
  protected:
-  EngineFamilies() : threads_(1), stream_(threads_), model_(TinyModel(std::get<0>(GetParam()), std::get<1>(GetParam()), stream_)) {}
-  ThreadPool threads_;
-  Stream stream_;
+  void SetUp() override {
+    device_.kind = std::get<2>(GetParam());
+    if (device_.kind == Device::Kind::kCuda && NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+    local_.emplace(threads_, device_);
+    model_ = TinyModel(std::get<0>(GetParam()), std::get<1>(GetParam()), *local_);
+  }
+  ThreadPool threads_{1};
+  Device device_;
+  std::optional<Stream> local_;
   std::unique_ptr<Model> model_;
 };
 
@@ -41,6 +48,11 @@ TEST_P(EngineFamilies, ASampleIsTheSameBitsHoweverItIsBatched) {
       {"few pages, own prefixes", {.cache_pages = 7, .share_prefix = false}, threads_},
       {"few pages, small batches", {.max_batch_tokens = 33, .cache_pages = 6}, two},
       {"two threads", {}, two},
+      {"decoding ahead", {.decode_ahead = EngineOptions::Ahead::kAlways}, threads_},
+      {"decoding ahead, three sequences", {.max_sequences = 3, .decode_ahead = EngineOptions::Ahead::kAlways}, two},
+      {"decoding ahead, few pages", {.cache_pages = 6, .decode_ahead = EngineOptions::Ahead::kAlways}, threads_},
+      {"not ahead", {.decode_ahead = EngineOptions::Ahead::kNever}, threads_},
+      {"decoding ahead, small batches", {.max_batch_tokens = 7, .decode_ahead = EngineOptions::Ahead::kAlways}, threads_},
   };
   for (const auto& c : cases) EXPECT_EQ(BitsOf(RunAll(*MakeEngine(*model_, c.threads, c.options), groups)), expected) << c.name;
 }
@@ -78,38 +90,53 @@ TEST_P(EngineFamilies, RecordedLogprobsEqualTeacherForcedScoring) {
     }
     const std::vector<kernels::SamplingFilter> filters(
         tokens.size(), {sampling.temperature(), static_cast<int32_t>(sampling.top_k()), sampling.top_p()});
-    KvPool kv(model_->config(), model_->dtype(), 4);
-    Arena arena;
+    KvPool kv(model_->config(), model_->dtype(), 4, device_);
+    Arena arena(device_, local_->handle);
     const Tensor hidden = arena.New(model_->dtype(), {n - 1, model_->config().hidden_size});
-    const Tensor logits = arena.New(model_->logits_dtype(), {n - 1, model_->config().vocab_size});
+    const Tensor logits = arena.New(model_->dtype(), {n - 1, model_->config().vocab_size});
     const Tensor logprobs = arena.New(DType::kF32, {n - 1}), entropies = arena.New(DType::kF32, {n - 1});
-    model_->Forward(stream_, batch, kv, hidden, nullptr);
-    model_->Logits(stream_, hidden, logits);
-    kernels::TokenLogprobs(stream_, logits, filters, tokens.data(), logprobs, entropies);
+    model_->Forward(*local_, batch, kv, hidden, nullptr);
+    model_->Logits(*local_, hidden, logits);
+    kernels::TokenLogprobs(*local_, logits, filters, tokens.data(), logprobs, entropies);
+    local_->Synchronize();
+    const HostBytes scored(logprobs);
     for (int32_t i = 1; i < n; ++i) {
       if (!sample.sampled(i)) continue;
-      EXPECT_EQ(sample.rollout_logprobs(i), logprobs.data<float>()[i - 1]) << sample.id().ShortDebugString() << " position " << i;
+      EXPECT_EQ(sample.rollout_logprobs(i), scored.tensor().data<float>()[i - 1]) << sample.id().ShortDebugString() << " position " << i;
       ++checked;
     }
   }
   EXPECT_GT(checked, 500);
 }
 
+std::string NameOf(const testing::TestParamInfo<EngineFamilies::ParamType>& info) {
+  return std::get<0>(info.param) + "_" + Name(std::get<1>(info.param)) +
+         (std::get<2>(info.param) == Device::Kind::kCuda ? "_cuda" : "");
+}
 INSTANTIATE_TEST_SUITE_P(Families, EngineFamilies,
-                         testing::Combine(testing::Values("llama", "qwen3_moe", "deepseek_v3"), testing::Values(DType::kF32, DType::kBF16)),
-                         [](const auto& info) { return std::get<0>(info.param) + "_" + Name(std::get<1>(info.param)); });
+                         testing::Combine(testing::Values("llama", "qwen3_moe", "deepseek_v3"), testing::Values(DType::kF32, DType::kBF16),
+                                          testing::Values(Device::Kind::kCpu, Device::Kind::kCuda)),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(TensorCores, EngineFamilies,
+                         testing::Combine(testing::ValuesIn(TensorCoreFamilies()), testing::Values(DType::kBF16),
+                                          testing::Values(Device::Kind::kCuda)),
+                         NameOf);
 
-class EngineTest : public testing::Test {
+// Whether decoding runs ahead or not.
+class EngineTest : public testing::TestWithParam<EngineOptions::Ahead> {
  protected:
   EngineTest() : threads_(1), stream_(threads_), model_(TinyModel("llama", DType::kF32, stream_)) {}
   ~EngineTest() override { EXPECT_TRUE(failpoint::Arm("").ok()); }
-  std::unique_ptr<Engine> Make(const EngineOptions& options = {}) { return MakeEngine(*model_, threads_, options); }
+  std::unique_ptr<Engine> Make(EngineOptions options = {}) {
+    options.decode_ahead = GetParam();
+    return MakeEngine(*model_, threads_, options);
+  }
   ThreadPool threads_;
   Stream stream_;
   std::unique_ptr<Model> model_;
 };
 
-TEST_F(EngineTest, FewPagesPreemptAndAllPagesComeBack) {
+TEST_P(EngineTest, FewPagesPreemptAndAllPagesComeBack) {
   const std::unique_ptr<Engine> engine = Make({.cache_pages = 6});
   RunAll(*engine, MixedGroups());
   EXPECT_GT(engine->stats().preemptions, 0u);
@@ -117,7 +144,7 @@ TEST_F(EngineTest, FewPagesPreemptAndAllPagesComeBack) {
   EXPECT_EQ(engine->stats().running + engine->stats().waiting, 0);
 }
 
-TEST_F(EngineTest, ManyGroupsWithOneTokenEachDoNotStarveOnKeptPrompts) {
+TEST_P(EngineTest, ManyGroupsWithOneTokenEachDoNotStarveOnKeptPrompts) {
   std::vector<v1::GenerateRequest> groups;
   for (uint64_t i = 0; i < 20; ++i) groups.push_back(MakeGroup(i, 64, 4, 1));
   const std::unique_ptr<Engine> engine = Make({.max_batch_tokens = 256, .cache_pages = 5});
@@ -125,7 +152,7 @@ TEST_F(EngineTest, ManyGroupsWithOneTokenEachDoNotStarveOnKeptPrompts) {
   EXPECT_EQ(engine->stats().free_pages, 5);
 }
 
-TEST_F(EngineTest, AGroupsPromptIsComputedOnce) {
+TEST_P(EngineTest, AGroupsPromptIsComputedOnce) {
   const v1::GenerateRequest group = MakeGroup(1, 200, 8, 4);
   const std::unique_ptr<Engine> shared = Make();
   RunAll(*shared, {group});
@@ -135,7 +162,7 @@ TEST_F(EngineTest, AGroupsPromptIsComputedOnce) {
   EXPECT_EQ(own->stats().prefill_tokens, 1600u);
 }
 
-TEST_F(EngineTest, TheContextEndsASampleAsTruncated) {
+TEST_P(EngineTest, TheContextEndsASampleAsTruncated) {
   const std::vector<v1::Sample> samples = RunAll(*Make(), {MakeGroup(1, 250, 2, 100)});
   ASSERT_EQ(samples.size(), 2u);
   for (const v1::Sample& sample : samples) {
@@ -145,7 +172,7 @@ TEST_F(EngineTest, TheContextEndsASampleAsTruncated) {
   }
 }
 
-TEST_F(EngineTest, AStopTokenIsKeptAsTheLastToken) {
+TEST_P(EngineTest, AStopTokenIsKeptAsTheLastToken) {
   v1::GenerateRequest group = MakeGroup(1, 5, 8, 200);
   group.mutable_sampling()->add_stop_token_ids(7);
   group.mutable_sampling()->add_stop_token_ids(9);
@@ -159,7 +186,7 @@ TEST_F(EngineTest, AStopTokenIsKeptAsTheLastToken) {
   EXPECT_GT(stopped, 4);
 }
 
-TEST_F(EngineTest, AStopStringIsFoundOverTokenBorders) {
+TEST_P(EngineTest, AStopStringIsFoundOverTokenBorders) {
   const std::shared_ptr<const Tokenizer> tokenizer = TinyTokenizer();
   v1::GenerateRequest group = MakeGroup(1, 5, 1, 200);
   const v1::Sample free = RunAll(*Make(), {group})[0];
@@ -180,7 +207,7 @@ TEST_F(EngineTest, AStopStringIsFoundOverTokenBorders) {
   for (int i = 0; i < stopped.token_ids_size(); ++i) EXPECT_EQ(stopped.token_ids(i), free.token_ids(i));
 }
 
-TEST_F(EngineTest, TokensAreSeenInOrderAsTheyAreSampled) {
+TEST_P(EngineTest, TokensAreSeenInOrderAsTheyAreSampled) {
   std::vector<int32_t> seen;
   v1::Sample finished;
   const std::unique_ptr<Engine> engine = Make();
@@ -192,7 +219,7 @@ TEST_F(EngineTest, TokensAreSeenInOrderAsTheyAreSampled) {
   EXPECT_EQ(seen.size(), 30u);
 }
 
-TEST_F(EngineTest, BadRequestsNameGroupAndField) {
+TEST_P(EngineTest, BadRequestsNameGroupAndField) {
   const struct {
     const char* field;
     std::function<void(v1::GenerateRequest&)> spoil;
@@ -223,12 +250,12 @@ TEST_F(EngineTest, BadRequestsNameGroupAndField) {
   EXPECT_FALSE(*engine->Step());
 }
 
-TEST_F(EngineTest, ACacheTooSmallForOneContextIsRefused) {
+TEST_P(EngineTest, ACacheTooSmallForOneContextIsRefused) {
   const auto engine = Engine::Create(*model_, nullptr, threads_, {.cache_pages = 4});
   EXPECT_THAT(std::string(engine.status().message()), HasSubstr("rollout.cache_pages: 4, expected at least 5"));
 }
 
-TEST_F(EngineTest, AbortOwnerDropsOnlyItsWork) {
+TEST_P(EngineTest, AbortOwnerDropsOnlyItsWork) {
   const Samples expected = BitsOf(RunAll(*Make(), {MakeGroup(1, 70, 4, 40)}));
   const std::unique_ptr<Engine> engine = Make({.cache_pages = 8});
   Samples samples;
@@ -243,7 +270,7 @@ TEST_F(EngineTest, AbortOwnerDropsOnlyItsWork) {
   EXPECT_EQ(engine->stats().free_pages, 8);
 }
 
-TEST_F(EngineTest, LogitsThatAreNotNumbersAreAnError) {
+TEST_P(EngineTest, LogitsThatAreNotNumbersAreAnError) {
   const Tensor& norm = model_->tensors()[static_cast<size_t>(model_->FindTensor("model.norm.weight"))].value;
   norm.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
   model_->WeightsChanged(stream_);
@@ -254,6 +281,9 @@ TEST_F(EngineTest, LogitsThatAreNotNumbersAreAnError) {
   engine->Abort();
   EXPECT_FALSE(*engine->Step());
 }
+
+INSTANTIATE_TEST_SUITE_P(Decoding, EngineTest, testing::Values(EngineOptions::Ahead::kNever, EngineOptions::Ahead::kAlways),
+                         [](const auto& info) { return info.param == EngineOptions::Ahead::kAlways ? "Ahead" : "AtOnce"; });
 
 }  // namespace
 }  // namespace grouper

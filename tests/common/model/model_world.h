@@ -160,7 +160,7 @@ class Cache {
     const int64_t t = static_cast<int64_t>(batch.token_ids.size());
     Arena arena(model.device(), stream.handle);
     const Tensor hidden = arena.New(model.dtype(), {t, model.config().hidden_size});
-    const Tensor logits = arena.New(model.logits_dtype(), {t, model.config().vocab_size});
+    const Tensor logits = arena.New(model.dtype(), {t, model.config().vocab_size});
     model.Forward(stream, batch, kv, hidden, nullptr);
     model.Logits(stream, hidden, logits);
     stream.Synchronize();
@@ -213,7 +213,7 @@ struct Training {
     SavedActivations saved(arena, options);
     const Tensor hidden = arena.New(model.dtype(), {rows, model.config().hidden_size});
     const Tensor dhidden = arena.New(model.dtype(), {rows, model.config().hidden_size});
-    const Tensor logits = arena.New(model.logits_dtype(), {rows, model.config().vocab_size});
+    const Tensor logits = arena.New(model.dtype(), {rows, model.config().vocab_size});
     model.Forward(stream, batch, kv, hidden, &saved);
     model.Logits(stream, hidden, logits);
     double loss = 0;

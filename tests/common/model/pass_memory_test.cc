@@ -46,8 +46,8 @@ TEST_P(PassMemoryTest, CountsWhatATrainingPassTakes) {
       const Tensor hidden = arena.New(dtype, {100, config.hidden_size});
       SavedActivations saved(arena, {recompute});
       model->Forward(stream, batch, kv, hidden, &saved);
-      for (int i = 0; i < 3; ++i) arena.New(model->logits_dtype(), {100});
-      const Tensor logits = arena.New(model->logits_dtype(), {60, config.vocab_size});
+      for (int i = 0; i < 3; ++i) arena.New(model->dtype(), {100});
+      const Tensor logits = arena.New(model->dtype(), {60, config.vocab_size});
       const Tensor dhidden = arena.NewZero(dtype, {100, config.hidden_size});
       model->Backward(stream, batch, kv, saved, dhidden, gradients);
       const PassBytes counted = TrainingBytes(config, dtype, {}, {kTokens, 100, 1, kTokens, 60}, recompute);

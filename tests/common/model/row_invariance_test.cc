@@ -90,7 +90,7 @@ TEST_P(RowInvariance, SharedPrefixPagesEqualOwn) {
   Cache cache(*model_);
   cache.Run(*model_, *local_, {{0, sequences_[2]}});
   cache.Share(0, 1, 1);
-  const size_t row = 41 * SizeOf(model_->logits_dtype());
+  const size_t row = 41 * SizeOf(model_->dtype());
   EXPECT_EQ(cache.Run(*model_, *local_, {{1, Slice(other, 64, other.size())}})[0], expected.substr(64 * row));
 }
 
@@ -105,7 +105,7 @@ TEST_P(RowInvariance, TrainingForwardEqualsScoring) {
     Arena arena(device_, local_->handle);
     SavedActivations saved(arena, {.recompute = recompute});
     const Tensor hidden = arena.New(model_->dtype(), {131, model_->config().hidden_size});
-    const Tensor logits = arena.New(model_->logits_dtype(), {131, 41});
+    const Tensor logits = arena.New(model_->dtype(), {131, 41});
     model_->Forward(*local_, batch, kv, hidden, &saved);
     model_->Logits(*local_, hidden, logits);
     local_->Synchronize();

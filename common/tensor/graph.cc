@@ -1,0 +1,45 @@
+#include "common/tensor/graph.h"
+
+#include <utility>
+
+#include "common/tensor/cuda.h"
+
+namespace grouper {
+namespace {
+bool OnCuda(Device device) { return device.kind == Device::Kind::kCuda; }
+}  // namespace
+
+Graph::Graph(Stream& stream, std::function<void()> ops) : device_(stream.device) {
+  if (!OnCuda(device_)) {
+    ops_ = std::move(ops);
+    return;
+  }
+  cuda::BeginCapture(device_.index, stream.handle);
+  ops();
+  executable_ = cuda::EndCapture(device_.index, stream.handle);
+}
+
+Graph::~Graph() {
+  if (executable_ != nullptr) cuda::DeleteGraph(device_.index, executable_);
+}
+
+void Graph::Launch(Stream& stream) {
+  CHECK(stream.device == device_);
+  OnCuda(device_) ? cuda::LaunchGraph(device_.index, executable_, stream.handle) : ops_();
+}
+
+StreamEvent::StreamEvent(Device device) : device_(device), event_(OnCuda(device) ? cuda::NewEvent(device.index) : nullptr) {}
+
+StreamEvent::~StreamEvent() {
+  if (event_ != nullptr) cuda::DeleteEvent(device_.index, event_);
+}
+
+void StreamEvent::Record(Stream& stream) {
+  if (event_ != nullptr) cuda::RecordEvent(device_.index, event_, stream.handle);
+}
+
+void StreamEvent::Wait() {
+  if (event_ != nullptr) cuda::WaitForEvent(device_.index, event_);
+}
+
+}  // namespace grouper
