@@ -13,14 +13,22 @@ template <typename T>
 double SumOfSquares(Stream& stream, const Tensor& gradient);
 }  // namespace cpu
 
-void AdamW(Stream& stream, const AdamWParams& params, const Tensor& gradient, const Tensor& m, const Tensor& v,
-           const Tensor& master, const Tensor& weight) {
-  CHECK_GE(params.step, 1);
+namespace {
+
+void CheckTensors(const Tensor& gradient, const Tensor& m, const Tensor& v, const Tensor& master, const Tensor& weight) {
   for (const Tensor* t : {&gradient, &m, &v, &master}) {
     CHECK(t->dtype() == AccumulatorOf(weight.dtype()) && t->contiguous() && t->size() == weight.size())
         << t->ShapeString() << " for weight " << weight.ShapeString();
   }
   CHECK(weight.contiguous()) << weight.ShapeString();
+}
+
+}  // namespace
+
+void AdamW(Stream& stream, const AdamWParams& params, const Tensor& gradient, const Tensor& m, const Tensor& v,
+           const Tensor& master, const Tensor& weight) {
+  CHECK_GE(params.step, 1);
+  CheckTensors(gradient, m, v, master, weight);
   ByStorage(
       weight,
       [&](auto w) {
@@ -28,14 +36,37 @@ void AdamW(Stream& stream, const AdamWParams& params, const Tensor& gradient, co
         using T = std::conditional_t<std::is_same_v<W, double>, double, float>;
         cpu::AdamW<T, W>(stream, params, gradient, m, v, master, weight);
       },
-      [&](auto) { cuda::AdamW(stream, params, gradient, m, v, master, weight); });
+      [&](auto) { cuda::AdamW(stream, params, {{gradient, m, v, master, weight, params.weight_decay}}); });
+}
+
+void AdamW(Stream& stream, const AdamWParams& params, const std::vector<AdamWTensors>& tensors) {
+  CHECK_GE(params.step, 1);
+  for (const AdamWTensors& t : tensors) CheckTensors(t.gradient, t.m, t.v, t.master, t.weight);
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda) return cuda::AdamW(stream, params, tensors);
+  }
+  for (const AdamWTensors& t : tensors) {
+    AdamWParams own = params;
+    own.weight_decay = t.weight_decay;
+    AdamW(stream, own, t.gradient, t.m, t.v, t.master, t.weight);
+  }
 }
 
 double SumOfSquares(Stream& stream, const Tensor& gradient) {
   CHECK(gradient.contiguous()) << gradient.ShapeString();
   double sum = 0;
   ByStorage(gradient, [&](auto t) { sum = cpu::SumOfSquares<decltype(t)>(stream, gradient); },
-            [&](auto) { sum = cuda::SumOfSquares(stream, gradient); });
+            [&](auto) { sum = cuda::SumOfSquares(stream, {gradient}); });
+  return sum;
+}
+
+double SumOfSquares(Stream& stream, const std::vector<Tensor>& gradients) {
+  for (const Tensor& gradient : gradients) CHECK(gradient.contiguous()) << gradient.ShapeString();
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda) return cuda::SumOfSquares(stream, gradients);
+  }
+  double sum = 0;
+  for (const Tensor& gradient : gradients) sum += SumOfSquares(stream, gradient);
   return sum;
 }
 

@@ -20,8 +20,17 @@ struct AdamWParams {
 void AdamW(Stream& stream, const AdamWParams& params, const Tensor& gradient, const Tensor& m, const Tensor& v,
            const Tensor& master, const Tensor& weight);
 
+// The same for many tensors at once, each with its own weight decay instead of params.weight_decay. On a device one launch does all.
+struct AdamWTensors {
+  Tensor gradient, m, v, master, weight;
+  double weight_decay = 0;
+};
+void AdamW(Stream& stream, const AdamWParams& params, const std::vector<AdamWTensors>& tensors);
+
 // Sum of squares in double, in fixed chunks of 4096 elements of the logical tensor, chunks added in order: independent of threads.
 // NaN or Inf anywhere makes the result non-finite.
 double SumOfSquares(Stream& stream, const Tensor& gradient);
+// The tensors' sums, added in order. On a device one launch, and one wait, does all.
+double SumOfSquares(Stream& stream, const std::vector<Tensor>& gradients);
 
 }  // namespace grouper::kernels

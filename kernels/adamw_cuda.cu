@@ -7,39 +7,111 @@
 namespace grouper::kernels::cuda {
 namespace {
 
+// Tensors are cut into chunks of 4096 elements, and the chunks of all tensors numbered through: a launch finds its chunk's tensor in a
+// table.
+constexpr int kChunk = 4096;
+
 struct Constants {
-  float scale, beta1, beta2, rest1, rest2, correct1, correct2, minus_lr, decay, eps;
+  float scale, beta1, beta2, rest1, rest2, correct1, correct2, minus_lr, eps;
 };
 
 template <typename W>
-__global__ void __launch_bounds__(kBlockThreads)
-    Step(Constants c, const float* gradient, float* m, float* v, float* master, W* weight, int64_t size) {
-  for (int64_t i = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x; i < size; i += int64_t{gridDim.x} * kBlockThreads) {
-    const float g = gradient[i] * c.scale;
-    const float m1 = fmaf(c.beta1, m[i], c.rest1 * g);
-    const float v1 = fmaf(c.beta2, v[i], c.rest2 * (g * g));
-    const float w = master[i];
-    const float update = (m1 * c.correct1) / (sqrtf(v1 * c.correct2) + c.eps);
-    const float next = fmaf(c.minus_lr, fmaf(c.decay, w, update), w);
-    m[i] = m1;
-    v[i] = v1;
-    master[i] = next;
-    if (weight != nullptr) StoreFloat(weight + i, next);
+struct Updated {
+  const float* gradient;
+  float *m, *v, *master;
+  W* weight;  // null: the master is the weight
+  int64_t size, first_chunk;
+  float decay;
+  int vector;
+};
+
+struct Summed {
+  const void* data;
+  int64_t size, first_chunk;
+};
+
+// The entry whose chunks hold `chunk`.
+template <typename Entry>
+__device__ const Entry& EntryOf(const Entry* entries, int count, int64_t chunk) {
+  int low = 0, high = count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (entries[middle].first_chunk <= chunk) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
   }
+  return entries[low];
 }
 
-constexpr int64_t kChunk = 4096;
+struct Element {
+  float m, v, master;
+};
+
+__device__ __forceinline__ Element Next(const Constants& c, float decay, float gradient, const Element& e) {
+  const float g = gradient * c.scale;
+  const float m1 = fmaf(c.beta1, e.m, c.rest1 * g);
+  const float v1 = fmaf(c.beta2, e.v, c.rest2 * (g * g));
+  const float update = (m1 * c.correct1) / (sqrtf(v1 * c.correct2) + c.eps);
+  return {m1, v1, fmaf(c.minus_lr, fmaf(decay, e.master, update), e.master)};
+}
+
+// A block a chunk. Bound by memory: 28 bytes read and written an element for float weights, 30 for bf16.
+template <typename W>
+__global__ void __launch_bounds__(kBlockThreads) Step(Constants c, const Updated<W>* entries, int count, int64_t chunks) {
+  const int64_t chunk = blockIdx.x;
+  const Updated<W> t = EntryOf(entries, count, chunk);
+  const int64_t first = (chunk - t.first_chunk) * kChunk;
+  const int size = static_cast<int>(min(int64_t{kChunk}, t.size - first));
+  const auto one = [&](int64_t i) {
+    const Element e = Next(c, t.decay, t.gradient[i], {t.m[i], t.v[i], t.master[i]});
+    t.m[i] = e.m;
+    t.v[i] = e.v;
+    t.master[i] = e.master;
+    if (t.weight != nullptr) StoreFloat(t.weight + i, e.master);
+  };
+  if (!t.vector) {
+    for (int i = threadIdx.x; i < size; i += kBlockThreads) one(first + i);
+    return;
+  }
+  for (int i = threadIdx.x * 4; i + 4 <= size; i += kBlockThreads * 4) {
+    const int64_t at = first + i;
+    const float4 g = __ldcs(reinterpret_cast<const float4*>(t.gradient + at)), m = __ldcs(reinterpret_cast<const float4*>(t.m + at)),
+                 v = __ldcs(reinterpret_cast<const float4*>(t.v + at)), w = __ldcs(reinterpret_cast<const float4*>(t.master + at));
+    const Element x = Next(c, t.decay, g.x, {m.x, v.x, w.x}), y = Next(c, t.decay, g.y, {m.y, v.y, w.y}),
+                  z = Next(c, t.decay, g.z, {m.z, v.z, w.z}), u = Next(c, t.decay, g.w, {m.w, v.w, w.w});
+    __stcs(reinterpret_cast<float4*>(t.m + at), make_float4(x.m, y.m, z.m, u.m));
+    __stcs(reinterpret_cast<float4*>(t.v + at), make_float4(x.v, y.v, z.v, u.v));
+    __stcs(reinterpret_cast<float4*>(t.master + at), make_float4(x.master, y.master, z.master, u.master));
+    if (t.weight != nullptr) {
+      struct alignas(4 * sizeof(W)) Four {
+        W w[4];
+      } four;
+      StoreFloat(four.w, x.master);
+      StoreFloat(four.w + 1, y.master);
+      StoreFloat(four.w + 2, z.master);
+      StoreFloat(four.w + 3, u.master);
+      *reinterpret_cast<Four*>(t.weight + at) = four;
+    }
+  }
+  const int rest = size / 4 * 4 + threadIdx.x;
+  if (threadIdx.x < 4 && rest < size) one(first + rest);
+}
 
 // Eight threads a chunk, one a lane.
 template <typename S>
-__global__ void __launch_bounds__(kBlockThreads) SumChunks(const S* data, int64_t size, double* sums, int64_t chunks) {
+__global__ void __launch_bounds__(kBlockThreads) SumChunks(const Summed* entries, int count, double* sums, int64_t chunks) {
   const int64_t chunk = (int64_t{blockIdx.x} * kBlockThreads + threadIdx.x) / kRowThreads;
   const int lane = threadIdx.x % kRowThreads;
-  const int64_t first = chunk * kChunk, count = chunk < chunks ? min(kChunk, size - first) : 0;
+  const Summed t = EntryOf(entries, count, min(chunk, chunks - 1));
+  const int64_t first = (chunk - t.first_chunk) * kChunk;
+  const int size = chunk < chunks ? static_cast<int>(min(int64_t{kChunk}, t.size - first)) : 0;
+  const S* const data = static_cast<const S*>(t.data) + first;
   double sum = 0;
 #pragma unroll 16
-  for (int64_t i = lane; i < count; i += kRowThreads) {
-    const double x = static_cast<double>(LoadFloat(data + first + i));
+  for (int i = lane; i < size; i += kRowThreads) {
+    const double x = static_cast<double>(LoadFloat(data + i));
     sum = fma(x, x, sum);
   }
   sum = sum + __shfl_xor_sync(~0u, sum, 4);
@@ -48,11 +120,35 @@ __global__ void __launch_bounds__(kBlockThreads) SumChunks(const S* data, int64_
   if (lane == 0 && chunk < chunks) sums[chunk] = sum;
 }
 
+bool Fours(const void* p, size_t element) { return reinterpret_cast<uintptr_t>(p) % (4 * element) == 0; }
+
+int64_t ChunksOf(int64_t size) { return (size + kChunk - 1) / kChunk; }
+
+template <typename W>
+void AdamWOf(Stream& stream, const Constants& constants, const std::vector<AdamWTensors>& tensors) {
+  std::vector<Updated<W>> entries;
+  int64_t chunks = 0;
+  for (const AdamWTensors& t : tensors) {
+    if (t.weight.size() == 0) continue;
+    W* const copy = t.weight.raw() == t.master.raw() ? nullptr : static_cast<W*>(t.weight.raw());
+    const bool vector = Fours(t.gradient.raw(), 4) && Fours(t.m.raw(), 4) && Fours(t.v.raw(), 4) && Fours(t.master.raw(), 4) &&
+                        Fours(copy, sizeof(W));
+    entries.push_back({t.gradient.data<float>(), t.m.data<float>(), t.v.data<float>(), t.master.data<float>(), copy, t.weight.size(),
+                       chunks, static_cast<float>(t.weight_decay), vector});
+    chunks += ChunksOf(t.weight.size());
+  }
+  if (entries.empty()) return;
+  CHECK_LE(chunks, int64_t{0x7fffffff});
+  const Arena::Mark mark = stream.scratch.mark();
+  const Updated<W>* const table = Staged(stream, entries.data(), static_cast<int64_t>(entries.size()));
+  Step<W><<<static_cast<unsigned>(chunks), kBlockThreads, 0, HandleOf(stream)>>>(constants, table, static_cast<int>(entries.size()), chunks);
+  GROUPER_CUDA_LAUNCHED();
+  stream.scratch.Release(mark);
+}
+
 }  // namespace
 
-void AdamW(Stream& stream, const AdamWParams& params, const Tensor& gradient, const Tensor& m, const Tensor& v,
-           const Tensor& master, const Tensor& weight) {
-  if (weight.size() == 0) return;
+void AdamW(Stream& stream, const AdamWParams& params, const std::vector<AdamWTensors>& tensors) {
   const double step = static_cast<double>(params.step);
   const auto constant = [](double x) { return static_cast<float>(x); };
   const Constants constants = {.scale = constant(params.gradient_scale),
@@ -63,35 +159,46 @@ void AdamW(Stream& stream, const AdamWParams& params, const Tensor& gradient, co
                                .correct1 = constant(1 / (1 - std::pow(params.beta1, step))),
                                .correct2 = constant(1 / (1 - std::pow(params.beta2, step))),
                                .minus_lr = constant(-params.lr),
-                               .decay = constant(params.weight_decay),
                                .eps = constant(params.eps)};
-  ByDeviceStorage(weight.dtype(), [&](auto s) {
-    using W = decltype(s);
-    W* const copy = weight.raw() == master.raw() ? nullptr : static_cast<W*>(weight.raw());
-    Step<W><<<FillingBlocks(weight.size()), kBlockThreads, 0, HandleOf(stream)>>>(
-        constants, gradient.data<float>(), m.data<float>(), v.data<float>(), master.data<float>(), copy, weight.size());
-  });
-  GROUPER_CUDA_LAUNCHED();
+  // By storage: a model's router is float where the rest is bf16.
+  std::vector<AdamWTensors> wide, narrow;
+  for (const AdamWTensors& t : tensors) (t.weight.dtype() == DType::kF32 ? wide : narrow).push_back(t);
+  AdamWOf<float>(stream, constants, wide);
+  for (const AdamWTensors& t : narrow) CHECK(t.weight.dtype() == DType::kBF16) << "no CUDA kernel for " << Name(t.weight.dtype());
+  AdamWOf<__nv_bfloat16>(stream, constants, narrow);
 }
 
-double SumOfSquares(Stream& stream, const Tensor& gradient) {
-  const int64_t size = gradient.size(), chunks = (size + kChunk - 1) / kChunk;
-  if (size == 0) return 0;
+double SumOfSquares(Stream& stream, const std::vector<Tensor>& gradients) {
+  std::vector<Summed> entries;
+  int64_t chunks = 0;
+  for (const Tensor& gradient : gradients) {
+    if (gradient.size() == 0) continue;
+    CHECK(gradient.dtype() == gradients.front().dtype());
+    entries.push_back({gradient.raw(), gradient.size(), chunks});
+    chunks += ChunksOf(gradient.size());
+  }
+  if (entries.empty()) return 0;
   const Arena::Mark mark = stream.scratch.mark();
   const size_t bytes = sizeof(double) * static_cast<size_t>(chunks);
   double* const sums = static_cast<double*>(stream.scratch.Allocate(bytes));
-  ByDeviceStorage(gradient.dtype(), [&](auto s) {
-    using S = decltype(s);
-    SumChunks<S><<<BlocksFor(chunks * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(static_cast<const S*>(gradient.raw()),
-                                                                                       size, sums, chunks);
+  const Summed* const table = Staged(stream, entries.data(), static_cast<int64_t>(entries.size()));
+  ByDeviceStorage(gradients.front().dtype(), [&](auto s) {
+    SumChunks<decltype(s)><<<BlocksFor(chunks * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(
+        table, static_cast<int>(entries.size()), sums, chunks);
   });
   GROUPER_CUDA_LAUNCHED();
   std::vector<double> host(static_cast<size_t>(chunks));
   GROUPER_CUDA_CHECK(cudaMemcpyAsync(host.data(), sums, bytes, cudaMemcpyDeviceToHost, HandleOf(stream)));
   stream.Synchronize();
   stream.scratch.Release(mark);
+  // Each tensor's chunks in order, then the tensors in order, as one tensor after another would give.
   double total = 0;
-  for (double sum : host) total += sum;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const int64_t end = i + 1 < entries.size() ? entries[i + 1].first_chunk : chunks;
+    double sum = 0;
+    for (int64_t chunk = entries[i].first_chunk; chunk < end; ++chunk) sum += host[static_cast<size_t>(chunk)];
+    total += sum;
+  }
   return total;
 }
 

@@ -9,8 +9,8 @@ namespace cpu {  // rms_norm_cpu.cc
 template <typename S>
 void RmsNorm(Stream& stream, const Tensor& x, const Tensor& weight, double eps, const Tensor& y, const Tensor& rstd);
 template <typename S>
-void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& weight, double eps, const Tensor& y,
-                const Tensor& rstd);
+void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& sum, const Tensor& weight, double eps,
+                const Tensor& y, const Tensor& rstd);
 template <typename S>
 void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& dx,
                      bool accumulate, const Tensor& dweight);
@@ -43,13 +43,14 @@ void RmsNorm(Stream& stream, const Tensor& x, const Tensor& weight, double eps, 
             [&](auto) { cuda::RmsNorm(stream, x, weight, eps, y, rstd); });
 }
 
-void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& weight, double eps, const Tensor& y,
-                const Tensor& rstd) {
+void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& sum, const Tensor& weight, double eps,
+                const Tensor& y, const Tensor& rstd) {
   CheckNorm(residual, weight, rstd);
   CheckSame(delta, residual, "delta");
+  CheckSame(sum, residual, "sum");
   CheckSame(y, residual, "y");
-  ByStorage(residual, [&](auto s) { cpu::AddRmsNorm<decltype(s)>(stream, delta, residual, weight, eps, y, rstd); },
-            [&](auto) { cuda::AddRmsNorm(stream, delta, residual, weight, eps, y, rstd); });
+  ByStorage(residual, [&](auto s) { cpu::AddRmsNorm<decltype(s)>(stream, delta, residual, sum, weight, eps, y, rstd); },
+            [&](auto) { cuda::AddRmsNorm(stream, delta, residual, sum, weight, eps, y, rstd); });
 }
 
 void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& dx,

@@ -9,9 +9,10 @@ namespace grouper::kernels {
 // rstd [T] or [T * H] float (double for F64), written unless empty: backward needs it.
 void RmsNorm(Stream& stream, const Tensor& x, const Tensor& weight, double eps, const Tensor& y, const Tensor& rstd);
 
-// residual [T, D] += delta [T, D], then y = RmsNorm(residual). One pass for the two ops between blocks. y may not alias.
-void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& weight, double eps, const Tensor& y,
-                const Tensor& rstd);
+// sum (=) = residual + delta, all [T, D], then y = RmsNorm(sum). One pass for the two ops between blocks. sum may be residual; y may not
+// alias.
+void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& sum, const Tensor& weight, double eps,
+                const Tensor& y, const Tensor& rstd);
 
 // With xhat = x * rstd and g = dy * weight: dx (= or +=) rstd * (g - xhat * mean(g * xhat)); dweight [D] += sum over rows, ascending,
 // of dy * xhat. x is the forward's input.

@@ -42,18 +42,19 @@ void RmsNorm(Stream& stream, const Tensor& x, const Tensor& weight, double eps, 
 }
 
 template <typename S>
-void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& weight, double eps, const Tensor& y,
-                const Tensor& rstd) {
+void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& sum, const Tensor& weight, double eps,
+                const Tensor& y, const Tensor& rstd) {
   using T = Compute<S>;
-  const RowsOf<S> deltas(delta), residuals(residual), ys(y);
+  const RowsOf<S> deltas(delta), residuals(residual), sums(sum), ys(y);
   const int64_t width = residuals.width();
   const S* w = weight.data<S>();
   T* const rstds = rstd.empty() ? nullptr : rstd.data<T>();
   stream.threads.ParallelFor(residuals.count(), RowGrain(width), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      S* const x = residuals[row];
+      S* const x = sums[row];
+      const S* const before = residuals[row];
       const S* const d = deltas[row];
-      ForEachVector(width, [&](int64_t i, int64_t n) { VecStore(x + i, VecLoad(x + i, n) + VecLoad(d + i, n), n); });
+      ForEachVector(width, [&](int64_t i, int64_t n) { VecStore(x + i, VecLoad(before + i, n) + VecLoad(d + i, n), n); });
       const T r = Rstd(x, width, eps);
       if (rstds != nullptr) rstds[row] = r;
       Scale<S>(x, r, w, width, ys[row]);
@@ -124,9 +125,9 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
 template void RmsNorm<float>(Stream&, const Tensor&, const Tensor&, double, const Tensor&, const Tensor&);
 template void RmsNorm<double>(Stream&, const Tensor&, const Tensor&, double, const Tensor&, const Tensor&);
 template void RmsNorm<bf16>(Stream&, const Tensor&, const Tensor&, double, const Tensor&, const Tensor&);
-template void AddRmsNorm<float>(Stream&, const Tensor&, const Tensor&, const Tensor&, double, const Tensor&, const Tensor&);
-template void AddRmsNorm<double>(Stream&, const Tensor&, const Tensor&, const Tensor&, double, const Tensor&, const Tensor&);
-template void AddRmsNorm<bf16>(Stream&, const Tensor&, const Tensor&, const Tensor&, double, const Tensor&, const Tensor&);
+template void AddRmsNorm<float>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, double, const Tensor&, const Tensor&);
+template void AddRmsNorm<double>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, double, const Tensor&, const Tensor&);
+template void AddRmsNorm<bf16>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, double, const Tensor&, const Tensor&);
 template void RmsNormBackward<float>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool,
                                      const Tensor&);
 template void RmsNormBackward<double>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool,

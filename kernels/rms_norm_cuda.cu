@@ -20,15 +20,16 @@ __device__ float SumOfRow(int width, int lane, F term) {
 }
 
 template <typename S, bool kAdd>
-__global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, const S* weight, float eps, DeviceRows<S> ys, float* rstds, int64_t rows,
+__global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums, const S* weight, float eps, DeviceRows<S> ys, float* rstds, int64_t rows,
                      int width, bool vector) {
   extern __shared__ float4 shared[];
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
   const int64_t row = int64_t{blockIdx.x} * warps + warp;
   if (row >= rows) return;  // whole warps
   float* const staged = reinterpret_cast<float*>(shared) + int64_t{warp} * ((width + 7) / 8 * 8);
-  S* const x = xs[row];
+  const S* const x = xs[row];
   const S* const delta = kAdd ? deltas[row] : nullptr;
+  S* const sum = kAdd ? sums[row] : nullptr;
   for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
     float v[8];
     LoadEight(x + i, width - i, vector, v);
@@ -41,7 +42,7 @@ __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, const S* weight, fl
         StoreFloat(&rounded, v[k] + d[k]);
         v[k] = LoadFloat(&rounded);
       }
-      StoreEight(x + i, width - i, vector, v);
+      StoreEight(sum + i, width - i, vector, v);
     }
     *reinterpret_cast<float4*>(staged + i) = make_float4(v[0], v[1], v[2], v[3]);
     *reinterpret_cast<float4*>(staged + i + 4) = make_float4(v[4], v[5], v[6], v[7]);
@@ -99,19 +100,12 @@ __global__ void NormBackward(DeviceRows<S> dys, DeviceRows<S> xs, const S* weigh
   }
 }
 
-// dweight[i] = fma(dy, x * rstd, dweight[i]), rows ascending: one chain a column. A block has 32 columns; its eight warps fetch
-// pieces of rows, the first one walks the chains while the next piece is on its way. Block y has rows [y, y + 1) * part: part 0 continues
-// from dweight, the others start from 0 in `parts` [y - 1, width], and AddParts adds those in order.
+// Float: dweight[i] = fma(dy, x * rstd, dweight[i]), rows ascending, one chain a column, the CPU's. A block has 32 columns; its eight
+// warps fetch pieces of rows, the first one walks the chains while the next piece is on its way.
 constexpr int kColumns = 32, kWarps = kBlockThreads / 32, kRowsAWarp = 16, kPiece = kWarps * kRowsAWarp;
-// bf16 only: a float's chain is the CPU's.
-constexpr int64_t kPartRows = 512;
 
-template <typename S>
 __global__ void __launch_bounds__(kBlockThreads)
-    NormWeightGradient(DeviceRows<S> dys, DeviceRows<S> xs, const float* rstds, float* dweight, float* parts, int64_t part, int64_t all_rows,
-                       int64_t width) {
-  const int64_t begin = int64_t{blockIdx.y} * part, rows = min(all_rows, begin + part);
-  float* const to = blockIdx.y == 0 ? dweight : parts + (int64_t{blockIdx.y} - 1) * width;
+    NormWeightGradient(DeviceRows<float> dys, DeviceRows<float> xs, const float* rstds, float* dweight, int64_t rows, int64_t width) {
   __shared__ float2 pairs[kPiece][kColumns];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t column = int64_t{blockIdx.x} * kColumns + lane;
@@ -121,13 +115,12 @@ __global__ void __launch_bounds__(kBlockThreads)
 #pragma unroll
     for (int i = 0; i < kRowsAWarp; ++i) {
       const int64_t row = first + i * kWarps + warp;
-      fetched[i] = mine && row < rows ? make_float2(LoadFloat(dys[row] + column), LoadFloat(xs[row] + column) * rstds[row])
-                                      : make_float2(0, 0);
+      fetched[i] = mine && row < rows ? make_float2(dys[row][column], xs[row][column] * rstds[row]) : make_float2(0, 0);
     }
   };
-  float sum = mine && warp == 0 && blockIdx.y == 0 ? dweight[column] : 0;
-  fetch(begin);
-  for (int64_t first = begin; first < rows; first += kPiece) {
+  float sum = mine && warp == 0 ? dweight[column] : 0;
+  fetch(0);
+  for (int64_t first = 0; first < rows; first += kPiece) {
 #pragma unroll
     for (int i = 0; i < kRowsAWarp; ++i) pairs[i * kWarps + warp][lane] = fetched[i];
     __syncthreads();
@@ -139,16 +132,88 @@ __global__ void __launch_bounds__(kBlockThreads)
     }
     __syncthreads();
   }
-  if (mine && warp == 0) to[column] = sum;
+  if (mine && warp == 0) dweight[column] = sum;
 }
 
-__global__ void __launch_bounds__(kBlockThreads) AddParts(const float* parts, int64_t count, float* dweight, int64_t width) {
+// bf16: dx and the gradient of the weight in one pass over dy and x. The weight's sum over rows, in float: chains of fma over 4 rows from
+// 0; 8 of those added in order (a block's 32 rows); 64 of those added in order (2048 rows); those added to dweight in order. So a batch that
+// is cut at multiples of 2048 rows gives the same bits.
+constexpr int kGroupRows = 4, kGroups = 8, kBlockRows = kGroupRows * kGroups, kBlocksOfPiece = 64;
+
+__global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__nv_bfloat16> xs, const __nv_bfloat16* weight,
+                                   const float* rstds, DeviceRows<__nv_bfloat16> dxs, bool accumulate, float* parts, int64_t rows, int width,
+                                   bool vector) {
+  extern __shared__ float4 shared[];
+  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
+  const int padded = (width + 7) / 8 * 8;
+  float* const block_sums = reinterpret_cast<float*>(shared);
+  float* const group_sums = block_sums + padded;  // [warps][padded]
+  float* const g = group_sums + (warps + 2 * warp) * padded;
+  float* const xhat = g + padded;
+  float* const own_sums = group_sums + warp * padded;
+  for (int round = 0; round < kGroups; round += warps) {
+    const int group = round + warp;
+    for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+#pragma unroll
+      for (int k = 0; k < 8; ++k) own_sums[i + k] = 0;
+    }
+    for (int r = 0; r < kGroupRows && group < kGroups; ++r) {
+      const int64_t row = int64_t{blockIdx.x} * kBlockRows + group * kGroupRows + r;
+      if (row >= rows) break;
+      const __nv_bfloat16* const dy = dys[row];
+      const __nv_bfloat16* const x = xs[row];
+      const float rstd = rstds[row];
+      for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+        float d[8], w[8], v[8];
+        LoadEight(dy + i, width - i, vector, d);
+        LoadEight(x + i, width - i, vector, v);
+        LoadEight(weight + i, width - i, vector, w);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          const float hat = v[k] * rstd;
+          g[i + k] = d[k] * w[k];
+          xhat[i + k] = hat;
+          own_sums[i + k] = fmaf(d[k], hat, own_sums[i + k]);
+        }
+      }
+      __syncwarp();
+      const float mean = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(g[i], xhat[i], sum); }) / static_cast<float>(width);
+      __nv_bfloat16* const out = dxs[row];
+      for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+        float d[8];
+        if (accumulate) LoadEight(out + i, width - i, vector, d);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          const float step = rstd * (g[i + k] - xhat[i + k] * mean);
+          d[k] = accumulate ? d[k] + step : step;
+        }
+        StoreEight(out + i, width - i, vector, d);
+      }
+      __syncwarp();
+    }
+    __syncthreads();
+    const int filled = min(warps, kGroups - round);
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+      float sum = round == 0 ? 0 : block_sums[i];
+      for (int w = 0; w < filled; ++w) sum = sum + group_sums[w * padded + i];
+      block_sums[i] = sum;
+    }
+    __syncthreads();
+  }
+  for (int i = threadIdx.x; i < width; i += blockDim.x) parts[int64_t{blockIdx.x} * width + i] = block_sums[i];
+}
+
+// Block (x, y): to[y] (=, or +=) the sum of parts [y, y + 1) * count, in order.
+__global__ void __launch_bounds__(kBlockThreads)
+    AddParts(const float* parts, int64_t all, int64_t count, float* to, bool accumulate, int64_t width) {
   const int64_t column = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
   if (column >= width) return;
-  float sum = dweight[column];
-#pragma unroll 8
-  for (int64_t i = 0; i < count; ++i) sum = sum + parts[i * width + column];
-  dweight[column] = sum;
+  const int64_t begin = int64_t{blockIdx.y} * count, end = min(all, begin + count);
+  float* const place = to + int64_t{blockIdx.y} * width + column;
+  float sum = accumulate ? *place : 0;
+#pragma unroll 16
+  for (int64_t i = begin; i < end; ++i) sum = sum + parts[i * width + column];
+  *place = sum;
 }
 
 // Warps a block, so that their rows' `floats` fit shared memory.
@@ -164,19 +229,19 @@ int WarpsABlock(Kernel* kernel, int64_t floats, uint64_t& allowed) {
 float* RstdsOf(const Tensor& rstd) { return rstd.empty() ? nullptr : rstd.data<float>(); }
 
 template <bool kAdd>
-void LaunchNorm(Stream& stream, const Tensor& delta, const Tensor& x, const Tensor& weight, double eps, const Tensor& y,
-                const Tensor& rstd) {
+void LaunchNorm(Stream& stream, const Tensor& delta, const Tensor& x, const Tensor& sum, const Tensor& weight, double eps,
+                const Tensor& y, const Tensor& rstd) {
   const int64_t rows = NumRows(x), width = x.dim(-1), padded = (width + 7) / 8 * 8;
   if (rows == 0 || width == 0) return;
-  const bool vector = RowsOfEights(x) && RowsOfEights(delta) && RowsOfEights(weight) && RowsOfEights(y);
+  const bool vector = RowsOfEights(x) && RowsOfEights(delta) && RowsOfEights(sum) && RowsOfEights(weight) && RowsOfEights(y);
   ByDeviceStorage(x.dtype(), [&](auto s) {
     using S = decltype(s);
     static uint64_t allowed = 0;
     const int warps = WarpsABlock(Norm<S, kAdd>, padded, allowed);
     Norm<S, kAdd><<<static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
                     static_cast<size_t>(warps * padded * 4), HandleOf(stream)>>>(
-        RowsOnDevice<S>(x), kAdd ? RowsOnDevice<S>(delta) : DeviceRows<S>{}, static_cast<const S*>(weight.raw()), static_cast<float>(eps),
-        RowsOnDevice<S>(y), RstdsOf(rstd), rows, static_cast<int>(width), vector);
+        RowsOnDevice<S>(x), kAdd ? RowsOnDevice<S>(delta) : DeviceRows<S>{}, kAdd ? RowsOnDevice<S>(sum) : DeviceRows<S>{},
+        static_cast<const S*>(weight.raw()), static_cast<float>(eps), RowsOnDevice<S>(y), RstdsOf(rstd), rows, static_cast<int>(width), vector);
   });
   GROUPER_CUDA_LAUNCHED();
 }
@@ -184,12 +249,12 @@ void LaunchNorm(Stream& stream, const Tensor& delta, const Tensor& x, const Tens
 }  // namespace
 
 void RmsNorm(Stream& stream, const Tensor& x, const Tensor& weight, double eps, const Tensor& y, const Tensor& rstd) {
-  LaunchNorm<false>(stream, {}, x, weight, eps, y, rstd);
+  LaunchNorm<false>(stream, {}, x, {}, weight, eps, y, rstd);
 }
 
-void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& weight, double eps,
+void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& sum, const Tensor& weight, double eps,
                 const Tensor& y, const Tensor& rstd) {
-  LaunchNorm<true>(stream, delta, residual, weight, eps, y, rstd);
+  LaunchNorm<true>(stream, delta, residual, sum, weight, eps, y, rstd);
 }
 
 void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rstd,
@@ -197,28 +262,41 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   const int64_t rows = NumRows(x), width = x.dim(-1), padded = (width + 7) / 8 * 8;
   if (rows == 0 || width == 0) return;
   const bool vector = RowsOfEights(dy) && RowsOfEights(x) && RowsOfEights(weight) && RowsOfEights(dx);
-  const Arena::Mark mark = stream.scratch.mark();
-  ByDeviceStorage(x.dtype(), [&](auto s) {
-    using S = decltype(s);
+  if (x.dtype() == DType::kF32) {
     // First: dx may be dy or x.
-    const int64_t part = std::is_same_v<S, float> ? rows : kPartRows, parts = (rows + part - 1) / part;
-    CHECK_LE(parts, 65535) << rows << " rows";
-    float* const sums = parts == 1 ? nullptr : stream.scratch.New(DType::kF32, {parts - 1, width}).template data<float>();
-    NormWeightGradient<S><<<dim3(static_cast<unsigned>((width + kColumns - 1) / kColumns), static_cast<unsigned>(parts)), kBlockThreads, 0,
-                            HandleOf(stream)>>>(RowsOnDevice<S>(dy), RowsOnDevice<S>(x), rstd.data<float>(), dweight.data<float>(), sums,
-                                                part, rows, width);
+    NormWeightGradient<<<static_cast<unsigned>((width + kColumns - 1) / kColumns), kBlockThreads, 0, HandleOf(stream)>>>(
+        RowsOnDevice<float>(dy), RowsOnDevice<float>(x), rstd.data<float>(), dweight.data<float>(), rows, width);
     GROUPER_CUDA_LAUNCHED();
-    if (parts > 1) {
-      AddParts<<<BlocksFor(width), kBlockThreads, 0, HandleOf(stream)>>>(sums, parts - 1, dweight.data<float>(), width);
-      GROUPER_CUDA_LAUNCHED();
-    }
     static uint64_t allowed = 0;
-    const int warps = WarpsABlock(NormBackward<S>, 2 * padded, allowed);
-    NormBackward<S><<<static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
-                      static_cast<size_t>(warps * 2 * padded * 4), HandleOf(stream)>>>(
-        RowsOnDevice<S>(dy), RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate,
-        rows, static_cast<int>(width), vector);
-  });
+    const int warps = WarpsABlock(NormBackward<float>, 2 * padded, allowed);
+    NormBackward<float><<<static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
+                          static_cast<size_t>(warps * 2 * padded * 4), HandleOf(stream)>>>(
+        RowsOnDevice<float>(dy), RowsOnDevice<float>(x), weight.data<float>(), rstd.data<float>(), RowsOnDevice<float>(dx), accumulate, rows,
+        static_cast<int>(width), vector);
+    GROUPER_CUDA_LAUNCHED();
+    return;
+  }
+  CHECK(x.dtype() == DType::kBF16) << "no CUDA kernel for " << Name(x.dtype());
+  using S = __nv_bfloat16;
+  const Arena::Mark mark = stream.scratch.mark();
+  const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows, pieces = (blocks + kBlocksOfPiece - 1) / kBlocksOfPiece;
+  CHECK_LE(pieces, 65535) << rows << " rows";
+  float* const parts = stream.scratch.New(DType::kF32, {blocks, width}).data<float>();
+  static uint64_t allowed = 0;
+  AllowSharedMemory(NormBackwardNarrow, 227 << 10, allowed);
+  const int64_t bytes_a_warp = 3 * padded * 4, most = (227 << 10) - padded * 4;
+  CHECK_LE(bytes_a_warp, most) << "a row is wider than the normalisation's shared memory";
+  const int warps = static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(64 << 10, most) / bytes_a_warp, 1, kGroups));
+  NormBackwardNarrow<<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpThreads),
+                       static_cast<size_t>(warps * bytes_a_warp + padded * 4), HandleOf(stream)>>>(
+      RowsOnDevice<S>(dy), RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate,
+      parts, rows, static_cast<int>(width), vector);
+  GROUPER_CUDA_LAUNCHED();
+  float* const sums = stream.scratch.New(DType::kF32, {pieces, width}).data<float>();
+  AddParts<<<dim3(BlocksFor(width), static_cast<unsigned>(pieces)), kBlockThreads, 0, HandleOf(stream)>>>(parts, blocks, kBlocksOfPiece, sums,
+                                                                                                        false, width);
+  GROUPER_CUDA_LAUNCHED();
+  AddParts<<<BlocksFor(width), kBlockThreads, 0, HandleOf(stream)>>>(sums, pieces, pieces, dweight.data<float>(), true, width);
   GROUPER_CUDA_LAUNCHED();
   stream.scratch.Release(mark);
 }

@@ -9,7 +9,7 @@
 namespace grouper::kernels::cuda {
 
 void RmsNorm(Stream& stream, const Tensor& x, const Tensor& weight, double eps, const Tensor& y, const Tensor& rstd);
-void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& weight, double eps,
+void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, const Tensor& sum, const Tensor& weight, double eps,
                 const Tensor& y, const Tensor& rstd);
 void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rstd,
                      const Tensor& dx, bool accumulate, const Tensor& dweight);
@@ -31,9 +31,8 @@ void Fill(Stream& stream, const Tensor& y, double value);
 void GatherRows(Stream& stream, const Tensor& all, const Tensor& rows, const Tensor& some);
 void ScatterRows(Stream& stream, const Tensor& some, const Tensor& rows, const Tensor& all);
 
-void AdamW(Stream& stream, const AdamWParams& params, const Tensor& gradient, const Tensor& m, const Tensor& v,
-           const Tensor& master, const Tensor& weight);
+void AdamW(Stream& stream, const AdamWParams& params, const std::vector<AdamWTensors>& tensors);
 // Waits for the stream.
-double SumOfSquares(Stream& stream, const Tensor& gradient);
+double SumOfSquares(Stream& stream, const std::vector<Tensor>& gradients);
 
 }  // namespace grouper::kernels::cuda

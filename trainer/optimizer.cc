@@ -50,11 +50,11 @@ size_t OptimizerState::Bytes(const Model& model, Device device) {
 
 OptimizerState::Outcome OptimizerState::Step(Stream& stream, const v1::Optimizer& config, double lr, const Gradients& gradients) {
   Outcome outcome;
-  double squares = 0;
+  std::vector<Tensor> trained;
   for (size_t i = 0; i < master_.size(); ++i) {
-    if (!master_[i].empty()) squares += kernels::SumOfSquares(stream, Flat(gradients.tensor(i)));
+    if (!master_[i].empty()) trained.push_back(Flat(gradients.tensor(i)));
   }
-  outcome.grad_norm = std::sqrt(squares);
+  outcome.grad_norm = std::sqrt(kernels::SumOfSquares(stream, trained));
   if (!std::isfinite(outcome.grad_norm)) return outcome;
   kernels::AdamWParams params;
   params.lr = lr;
@@ -65,12 +65,14 @@ OptimizerState::Outcome OptimizerState::Step(Stream& stream, const v1::Optimizer
   if (config.max_grad_norm() > 0 && outcome.grad_norm > config.max_grad_norm()) {
     params.gradient_scale = config.max_grad_norm() / outcome.grad_norm;
   }
+  std::vector<kernels::AdamWTensors> tensors;
   for (size_t i = 0; i < master_.size(); ++i) {
     if (master_[i].empty()) continue;
     const Tensor& weight = model_.tensors()[i].value;
-    params.weight_decay = weight.rank() >= 2 ? config.weight_decay() : 0;
-    kernels::AdamW(stream, params, Flat(gradients.tensor(i)), m_[i], v_[i], master_[i], Flat(weight));
+    const double decay = weight.rank() >= 2 ? config.weight_decay() : 0;
+    tensors.push_back({Flat(gradients.tensor(i)), m_[i], v_[i], master_[i], Flat(weight), decay});
   }
+  kernels::AdamW(stream, params, tensors);
   outcome.applied = true;
   return outcome;
 }

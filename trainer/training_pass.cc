@@ -68,7 +68,7 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
 int64_t TrainingPass::LogitRows(const Model& model, Device device, const Options& options) {
   const int64_t row = model.config().vocab_size * static_cast<int64_t>(SizeOf(model.dtype()));
   const int64_t bytes = options.logits_bytes > 0                  ? options.logits_bytes
-                        : device.kind == Device::Kind::kCuda ? int64_t{1} << 30
+                        : device.kind == Device::Kind::kCuda ? int64_t{2} << 30
                                                              : int64_t{64} << 20;
   return std::max<int64_t>(1, bytes / row);
 }

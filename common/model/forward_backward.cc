@@ -67,10 +67,11 @@ void AddLoads(Stream& stream, const ModelConfig& config, const Tensor& offsets, 
   }
 }
 
-// One block. `input` [T, D]: the residual, to which `delta` is added first when has_delta. `middle` [T, D] (=, or the
-// same tensor as `input`): the residual after attention. `delta` (=): what the feed-forward adds.
+// One block. `before` [T, D]: the residual that the block before left, with its `delta` not yet added (empty: there is none, and `input` is
+// filled). `input` (=): both added. `middle` (=): the residual after attention. `delta` (=): what the feed-forward adds. The three residuals
+// may be one tensor.
 void BlockForward(Pass& pass, const ModelConfig& config, const Model::State::Block& block, int64_t layer,
-                  const Tensor& input, const Tensor& middle, const Tensor& delta, bool has_delta, BlockSaved* saved,
+                  const Tensor& before, const Tensor& input, const Tensor& middle, const Tensor& delta, BlockSaved* saved,
                   const Tensor& expert_offsets) {
   const DType dtype = input.dtype(), acc = AccumulatorType(dtype);
   const double eps = config.rms_norm_eps;
@@ -84,14 +85,13 @@ void BlockForward(Pass& pass, const ModelConfig& config, const Model::State::Blo
     s.rstd1 = pass.arena.New(acc, {pass.tokens});
     s.rstd2 = pass.arena.New(acc, {pass.tokens});
   }
-  if (has_delta) {
-    kernels::AddRmsNorm(pass.stream, delta, input, block.input_norm->value, eps, s.y1, s.rstd1);
+  if (!before.empty()) {
+    kernels::AddRmsNorm(pass.stream, delta, before, input, block.input_norm->value, eps, s.y1, s.rstd1);
   } else {
     kernels::RmsNorm(pass.stream, input, block.input_norm->value, eps, s.y1, s.rstd1);
   }
   block.attention->Forward(pass, layer, s.y1, delta, saved != nullptr ? &s.attention : nullptr);
-  if (middle.raw() != input.raw()) kernels::Copy(pass.stream, input, middle);
-  kernels::AddRmsNorm(pass.stream, delta, middle, block.post_norm->value, eps, s.y2, s.rstd2);
+  kernels::AddRmsNorm(pass.stream, delta, input, middle, block.post_norm->value, eps, s.y2, s.rstd2);
   block.feed_forward->Forward(pass, s.y2, delta, saved != nullptr ? &s.feed_forward : nullptr, expert_offsets);
 }
 
@@ -129,21 +129,18 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
   for (size_t i = 0; i < s.blocks.size(); ++i) {
     const int64_t layer = static_cast<int64_t>(i);
     const Tensor offsets = expert_offsets.empty() || !config.IsMoeLayer(layer) ? Tensor() : expert_offsets[layer];
-    if (saved != nullptr && i > 0) {  // the block changes its input by the delta; the one before still needs it
-      const Tensor input = arena.New(s.dtype, {t, d});
-      kernels::Copy(stream, x, input);
-      x = input;
-    }
+    const Tensor before = i > 0 ? x : Tensor();
+    const Tensor input = saved != nullptr && i > 0 ? arena.New(s.dtype, {t, d}) : x;
     if (saved != nullptr && !recompute) {
       const Tensor middle = arena.New(s.dtype, {t, d});
-      BlockForward(pass, config, s.blocks[i], layer, x, middle, delta, i > 0, &saved->blocks->blocks[i], offsets);
+      BlockForward(pass, config, s.blocks[i], layer, before, input, middle, delta, &saved->blocks->blocks[i], offsets);
       x = middle;
       continue;
     }
     const Arena::Mark mark = arena.mark();
-    if (recompute) saved->blocks->blocks[i].input = x;
-    const Tensor middle = recompute ? work : x;
-    BlockForward(pass, config, s.blocks[i], layer, x, middle, delta, i > 0, nullptr, offsets);
+    if (recompute) saved->blocks->blocks[i].input = input;
+    const Tensor middle = recompute ? work : input;
+    BlockForward(pass, config, s.blocks[i], layer, before, input, middle, delta, nullptr, offsets);
     arena.Release(mark);
     x = middle;
   }
@@ -158,7 +155,7 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
       rstd = saved->blocks->final_rstd = arena.New(AccumulatorType(s.dtype), {rows});
       saved->blocks->final_input = last;
     }
-    kernels::AddRmsNorm(stream, last_delta, last, s.final_norm->value, config.rms_norm_eps, hidden, rstd);
+    kernels::AddRmsNorm(stream, last_delta, last, last, s.final_norm->value, config.rms_norm_eps, hidden, rstd);
   }
   if (!expert_offsets.empty()) AddLoads(stream, config, expert_offsets, saved->expert_load);
   if (saved == nullptr) arena.Release(start);
@@ -179,10 +176,10 @@ void Model::Forward(Stream& stream, const DecodeBatch& batch, KvPool& kv, const 
   kernels::Embedding(stream, s.embedding->value, batch.token_ids, x);
   for (size_t i = 0; i < s.blocks.size(); ++i) {
     const Arena::Mark mark = arena.mark();
-    BlockForward(pass, s.config, s.blocks[i], static_cast<int64_t>(i), x, x, delta, i > 0, nullptr, {});
+    BlockForward(pass, s.config, s.blocks[i], static_cast<int64_t>(i), i > 0 ? x : Tensor(), x, x, delta, nullptr, {});
     arena.Release(mark);
   }
-  kernels::AddRmsNorm(stream, delta, x, s.final_norm->value, s.config.rms_norm_eps, hidden, {});
+  kernels::AddRmsNorm(stream, delta, x, x, s.final_norm->value, s.config.rms_norm_eps, hidden, {});
   arena.Release(start);
 }
 
@@ -216,7 +213,7 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
     const BlockSaved* keep = &saved.blocks->blocks[i];
     if (saved.options.recompute) {
       const Tensor middle = arena.New(s.dtype, {t, d});
-      BlockForward(pass, config, block, layer, keep->input, middle, dy, /*has_delta=*/false, &again, {});
+      BlockForward(pass, config, block, layer, {}, keep->input, middle, dy, &again, {});
       keep = &again;
     }
     // out = middle + feed_forward(norm2(middle))

@@ -4,6 +4,7 @@
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/rms_norm.h"
+#include "kernels/rope_write_kv.h"
 
 namespace grouper {
 namespace {
@@ -53,10 +54,8 @@ class GqaLayer : public AttentionLayer {
       kernels::RmsNorm(stream, q, q_norm_->value, eps_, q, q_rstd);
       kernels::RmsNorm(stream, k, k_norm_->value, eps_, k, k_rstd);
     }
-    kernels::Rope(stream, q, pass.positions, rope_, false);
-    kernels::Rope(stream, k, pass.positions, rope_, false);
     const kernels::PagedKv pages = pass.kv.layer(layer);
-    kernels::WriteKv(stream, pages, pass.attention, k, v);
+    kernels::RopeWriteKv(stream, pages, pass.attention, q, k, v, pass.positions, rope_);
     Tensor out = pass.arena.New(dtype, {t, heads_, width_});
     Tensor lse;
     if (saved != nullptr) lse = pass.arena.New(acc, {t, heads_});

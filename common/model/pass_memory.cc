@@ -101,6 +101,8 @@ class PassWalk {
     Batch();
     arena_.New(dtype_, t_ * d_);
     arena_.New(dtype_, size_.rows * d_);
+    NormGradient(size_.rows, d_);
+    NormGradient(t_, d_);
     Indices(size_.rows);
     arena_.New(dtype_, t_ * d_);
     for (int64_t layer = 0; layer < c_.num_hidden_layers; ++layer) {
@@ -153,6 +155,15 @@ class PassWalk {
   void WeightGradient(int64_t rows, int64_t columns, int64_t tokens) {
     if (!cuda_ || !narrow_ || ((rows + 127) / 128) * ((columns + 191) / 192) > 66) return;
     OfOneOp(static_cast<size_t>((tokens + 2047) / 2048 * rows * columns) * 4);
+  }
+
+  // RmsNormBackward: the weight's sums of 32 rows, and of 2048 (kernels/rms_norm_cuda.cu).
+  void NormGradient(int64_t rows, int64_t width) {
+    if (!cuda_ || !narrow_) return;
+    const ArenaSizer::Mark mark = scratch_.mark();
+    scratch_.New(DType::kF32, (rows + 31) / 32 * width);
+    scratch_.New(DType::kF32, (rows + 2047) / 2048 * width);
+    scratch_.Release(mark);
   }
 
   void BlockForward(int64_t layer, bool saved) {
@@ -245,6 +256,7 @@ class PassWalk {
       const int64_t q = h * c_.head_dim, all = q + 2 * c_.num_key_value_heads * c_.head_dim;
       arena_.New(dtype_, t_ * q);
       arena_.New(dtype_, t_ * all);
+      if (c_.qk_norm) NormGradient(t_ * h, c_.head_dim);
       WeightGradient(d_, q, t_);
       WeightGradient(all, d_, t_);
       if (cuda_) OfOneOp(static_cast<size_t>(t_ * h) * 4);

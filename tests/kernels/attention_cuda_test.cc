@@ -7,6 +7,7 @@
 #include <random>
 
 #include "kernels/attention.h"
+#include "kernels/rope_write_kv.h"
 #include "tests/testing/cuda_world.h"
 
 namespace grouper::kernels {
@@ -215,6 +216,57 @@ TEST(AttentionCudaTest, GradientsRepeatAndDoNotDependOnOtherSequences) {
     EXPECT_TRUE(Same(world.Get(dk1), dk.Rows(begin, end)));
     if (!h.mla) {
       EXPECT_TRUE(Same(world.Get(dv1), world.Get(all.dv).Rows(begin, end)));
+    }
+  }
+}
+
+// q, k and v are parts of one projection, as the model has them.
+TEST(AttentionCudaTest, RopeWriteKvIsRopeTwiceAndWriteKv) {
+  GROUPER_NEEDS_CUDA();
+  const struct {
+    int query, kv, width;
+    RopePairing pairing;
+    DType dtype;
+  } cases[] = {{9, 3, 64, RopePairing::kHalfSplit, DType::kBF16},   {4, 1, 128, RopePairing::kHalfSplit, DType::kBF16},
+               {9, 3, 64, RopePairing::kInterleaved, DType::kBF16}, {3, 3, 40, RopePairing::kHalfSplit, DType::kBF16},
+               {2, 1, 64, RopePairing::kHalfSplit, DType::kF32}};
+  for (const auto& c : cases) {
+    for (const std::vector<int32_t>& lengths : {std::vector<int32_t>{1}, {70, 5, 64, 1}}) {
+      CudaWorld world;
+      testing::Memory& m = world.memory;
+      const Batch batch(lengths);
+      const int64_t t = batch.tokens, d = c.width, rows = (c.query + 2 * c.kv) * d;
+      RopeTable table;
+      table.cos = world.Put(m.Random(DType::kF32, {128, d / 2}, "cos"));
+      table.sin = world.Put(m.Random(DType::kF32, {128, d / 2}, "sin"));
+      table.pairing = c.pairing;
+      std::vector<int32_t> positions;
+      for (int32_t n : lengths) {
+        for (int32_t p = 0; p < n; ++p) positions.push_back(p);
+      }
+      const Tensor at = world.Put(Tensor(positions.data(), DType::kI32, {t}));
+      const KvLayout layout = {c.kv, c.width, c.width, false, c.dtype};
+      const Tensor qkv = m.Convert(m.Random(DType::kBF16, {t, rows}, "qkv"), c.dtype);
+      Tensor queries[2], pages[2];
+      for (const bool together : {false, true}) {
+        const Tensor all = world.Put(qkv);
+        const Tensor q = all.Columns(0, c.query * d).Reshape({t, c.query, d}), k = all.Columns(c.query * d, (c.query + c.kv) * d).Reshape({t, c.kv, d});
+        const Tensor v = all.Columns((c.query + c.kv) * d, rows).Reshape({t, c.kv, d});
+        const Tensor memory = world.New(DType::kF32, {batch.num_pages, static_cast<int64_t>(layout.PageBytes()) / 4});
+        const PagedKv kv = {memory.raw(), layout.PageBytes(), layout};
+        const AttentionBatch prepared(world.gpu, batch.sequences, layout, c.query, world.gpu.scratch);
+        if (together) {
+          RopeWriteKv(world.gpu, kv, prepared, q, k, v, at, table);
+        } else {
+          Rope(world.gpu, q, at, table, false);
+          Rope(world.gpu, k, at, table, false);
+          WriteKv(world.gpu, kv, prepared, k, v);
+        }
+        queries[together] = m.Clone(world.Get(all).Columns(0, c.query * d));
+        pages[together] = world.Get(memory);
+      }
+      EXPECT_TRUE(Same(queries[1], queries[0])) << c.width;
+      EXPECT_EQ(std::memcmp(pages[1].raw(), pages[0].raw(), static_cast<size_t>(pages[0].size()) * 4), 0) << c.width;
     }
   }
 }

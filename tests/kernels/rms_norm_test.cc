@@ -89,9 +89,14 @@ TEST(AddRmsNormTest, EqualsAddThenRmsNorm) {
     const Tensor sum = memory.Clone(residual), w = memory.Random(dtype, {33}, "w");
     const Tensor y = memory.New(dtype, {9, 33}), want = memory.New(dtype, {9, 33});
     const Tensor rstd = memory.New(stats, {9}), want_rstd = memory.New(stats, {9});
-    AddRmsNorm(test.stream, delta, residual, w, kEps, y, rstd);
+    const Tensor elsewhere = memory.New(dtype, {9, 33}), before = memory.Clone(residual);
     Add(test.stream, delta, sum);
     RmsNorm(test.stream, sum, w, kEps, want, want_rstd);
+    AddRmsNorm(test.stream, delta, residual, elsewhere, w, kEps, y, rstd);
+    EXPECT_TRUE(Same(residual, before));
+    EXPECT_TRUE(Same(elsewhere, sum));
+    EXPECT_TRUE(Same(y, want));
+    AddRmsNorm(test.stream, delta, residual, residual, w, kEps, y, rstd);
     EXPECT_TRUE(Same(residual, sum));
     EXPECT_TRUE(Same(y, want));
     EXPECT_TRUE(Same(rstd, want_rstd));

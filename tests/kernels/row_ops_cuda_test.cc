@@ -54,7 +54,7 @@ Twin MakeVector(CudaWorld& world, DType dtype, int64_t size, const char* label, 
 
 constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
 constexpr int64_t kWidths[] = {1, 7, 8, 33, 64, 576, 1000};
-constexpr int64_t kRows[] = {0, 1, 5, 33, 300};
+constexpr int64_t kRows[] = {0, 1, 5, 33, 300, 2100};
 
 struct Case {
   DType dtype;
@@ -74,6 +74,42 @@ std::vector<Case> Cases() {
   return cases;
 }
 
+// dweight [D] += the weight's gradient in bf16's order on the GPU (rms_norm_cuda.cu): chains of 4 rows, sums of 8 of those, of 64 of those,
+// and then dweight. dy, x: row r of `rows`, as RmsNormBackward takes them.
+void AddNarrowWeightGradient(const Tensor& dy, const Tensor& x, const Tensor& rstd, const Tensor& dweight) {
+  const int64_t width = x.dim(-1), rows = x.size() / std::max<int64_t>(width, 1);
+  const auto at = [&](const Tensor& t, int64_t row, int64_t i) { return static_cast<float>(Get(t, row * width + i)); };
+  for (int64_t i = 0; i < width; ++i) {
+    float total = dweight.data<float>()[i];
+    for (int64_t piece = 0; piece < rows; piece += 2048) {
+      float of_piece = 0;
+      for (int64_t block = piece; block < std::min(rows, piece + 2048); block += 32) {
+        float of_block = 0;
+        for (int64_t group = block; group < block + 32; group += 4) {
+          float chain = 0;
+          for (int64_t row = group; row < std::min(rows, group + 4); ++row) {
+            chain = std::fma(at(dy, row, i), at(x, row, i) * rstd.data<float>()[row], chain);
+          }
+          of_block = of_block + chain;
+        }
+        of_piece = of_piece + of_block;
+      }
+      total = total + of_piece;
+    }
+    dweight.data<float>()[i] = total;
+  }
+}
+
+// RmsNormBackward on both devices; the weight's gradient on the CPU in the GPU's order.
+void NormGradients(CudaWorld& world, const Twin& dy, const Twin& x, const Twin& weight, const Twin& rstd, const Twin& dx, bool accumulate,
+                   const Twin& dweight) {
+  const bool narrow = x.cpu.dtype() == DType::kBF16;
+  const Tensor chain = narrow ? world.memory.Clone(dweight.cpu) : dweight.cpu;
+  if (narrow) AddNarrowWeightGradient(dy.cpu, x.cpu, rstd.cpu, dweight.cpu);
+  RmsNormBackward(world.cpu, dy.cpu, x.cpu, weight.cpu, rstd.cpu, dx.cpu, accumulate, chain);
+  RmsNormBackward(world.gpu, dy.gpu, x.gpu, weight.gpu, rstd.gpu, dx.gpu, accumulate, dweight.gpu);
+}
+
 TEST(RowOpsCudaTest, RmsNormAndItsGradients) {
   GROUPER_NEEDS_CUDA();
   for (const Case& c : Cases()) {
@@ -89,13 +125,12 @@ TEST(RowOpsCudaTest, RmsNormAndItsGradients) {
     EXPECT_TRUE(Equal(world, y));
     EXPECT_TRUE(Equal(world, rstd));
     for (const bool accumulate : {true, false}) {
-      RmsNormBackward(world.cpu, dy.cpu, x.cpu, weight.cpu, rstd.cpu, dx.cpu, accumulate, dweight.cpu);
-      RmsNormBackward(world.gpu, dy.gpu, x.gpu, weight.gpu, rstd.gpu, dx.gpu, accumulate, dweight.gpu);
+      NormGradients(world, dy, x, weight, rstd, dx, accumulate, dweight);
       EXPECT_TRUE(Equal(world, dx)) << "accumulate " << accumulate;
       EXPECT_TRUE(Equal(world, dweight)) << "accumulate " << accumulate;
     }
-    AddRmsNorm(world.cpu, delta.cpu, x.cpu, weight.cpu, 1e-6, y.cpu, {});
-    AddRmsNorm(world.gpu, delta.gpu, x.gpu, weight.gpu, 1e-6, y.gpu, {});
+    AddRmsNorm(world.cpu, delta.cpu, x.cpu, x.cpu, weight.cpu, 1e-6, y.cpu, {});
+    AddRmsNorm(world.gpu, delta.gpu, x.gpu, x.gpu, weight.gpu, 1e-6, y.gpu, {});
     EXPECT_TRUE(Equal(world, x)) << "residual";
     EXPECT_TRUE(Equal(world, y)) << "of the sum";
     RmsNorm(world.cpu, x.cpu, weight.cpu, 1e-5, x.cpu, {});
@@ -118,8 +153,7 @@ TEST(RowOpsCudaTest, RmsNormOfHeads) {
       EXPECT_TRUE(Equal(world, y));
       EXPECT_TRUE(Equal(world, rstd));
       // In place: dx is dy.
-      RmsNormBackward(world.cpu, dy.cpu, x.cpu, weight.cpu, rstd.cpu, dy.cpu, false, dweight.cpu);
-      RmsNormBackward(world.gpu, dy.gpu, x.gpu, weight.gpu, rstd.gpu, dy.gpu, false, dweight.gpu);
+      NormGradients(world, dy, x, weight, rstd, dy, false, dweight);
       EXPECT_TRUE(Equal(world, dy));
       EXPECT_TRUE(Equal(world, dweight));
     }
@@ -290,6 +324,45 @@ TEST(RowOpsCudaTest, AdamWOverManySteps) {
       EXPECT_TRUE(Equal(world, master)) << "master";
       EXPECT_TRUE(Equal(world, weight)) << "weight";
     }
+  }
+}
+
+TEST(RowOpsCudaTest, AdamWOfManyTensorsIsThatOfEach) {
+  GROUPER_NEEDS_CUDA();
+  for (DType dtype : kTypes) {
+    CudaWorld world;
+    std::vector<Twin> gradients, ms, vs, masters, weights;
+    std::vector<AdamWTensors> together;
+    std::vector<Tensor> gradients_gpu, gradients_cpu;
+    const AdamWParams params = {.lr = 1e-3, .step = 3, .gradient_scale = 0.5};
+    for (const int64_t size : {5, 4096, 0, 9001, 1}) {
+      // Slices: the second begins one element in, where fours cannot be read at once.
+      for (const int64_t offset : {0, 1}) {
+        const auto make = [&](DType type, const char* label) {
+          Twin t = MakeVector(world, type, size + offset, label);
+          t.cpu = t.cpu.Columns(offset, size + offset);
+          t.gpu = t.gpu.Columns(offset, size + offset);
+          return t;
+        };
+        gradients.push_back(make(DType::kF32, "gradient"));
+        ms.push_back(make(DType::kF32, "m"));
+        vs.push_back(MakeVector(world, DType::kF32, size, "v", 0));
+        masters.push_back(make(DType::kF32, "master"));
+        weights.push_back(dtype == DType::kF32 ? masters.back() : make(dtype, "weight"));
+        const double decay = offset == 0 ? 0.1 : 0;
+        together.push_back({gradients.back().gpu, ms.back().gpu, vs.back().gpu, masters.back().gpu, weights.back().gpu, decay});
+        gradients_gpu.push_back(gradients.back().gpu);
+        gradients_cpu.push_back(gradients.back().cpu);
+        AdamWParams own = params;
+        own.weight_decay = decay;
+        AdamW(world.cpu, own, gradients.back().cpu, ms.back().cpu, vs.back().cpu, masters.back().cpu, weights.back().cpu);
+      }
+    }
+    AdamW(world.gpu, params, together);
+    for (size_t i = 0; i < together.size(); ++i) {
+      EXPECT_TRUE(Equal(world, ms[i]) && Equal(world, vs[i]) && Equal(world, masters[i]) && Equal(world, weights[i])) << i;
+    }
+    EXPECT_EQ(SumOfSquares(world.gpu, gradients_gpu), SumOfSquares(world.cpu, gradients_cpu));
   }
 }
 
