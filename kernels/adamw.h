@@ -13,7 +13,7 @@ struct AdamWParams {
   double gradient_scale = 1;  // multiplies the gradient first (clipping)
 };
 
-// Element-wise, in place: master [n] float, m, v [n] float, gradient [n] float; weight [n] (F32: may be master itself; BF16: rounded
+// Element-wise, in place: master [n] float, m, v [n] float, gradient [n] float (on a device BF16 too); weight [n] (F32: may be master itself; BF16: rounded
 // copy of master). F64 tensors throughout are allowed for tests.
 //   g = gradient * gradient_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
 //   master -= lr * (m / (1-beta1^step) / (sqrt(v / (1-beta2^step)) + eps) + weight_decay * master)

@@ -17,18 +17,23 @@ struct Constants {
 
 template <typename W>
 struct Updated {
-  const float* gradient;
+  const void* gradient;  // float, or bf16 when narrow
   float *m, *v, *master;
   W* weight;  // null: the master is the weight
   int64_t size, first_chunk;
   float decay;
-  int vector;
+  bool narrow, vector;
 };
 
 struct Summed {
   const void* data;
   int64_t size, first_chunk;
+  bool narrow;
 };
+
+__device__ __forceinline__ float LoadEither(const void* data, bool narrow, int64_t i) {
+  return narrow ? LoadFloat(static_cast<const __nv_bfloat16*>(data) + i) : static_cast<const float*>(data)[i];
+}
 
 // The entry whose chunks hold `chunk`.
 template <typename Entry>
@@ -65,7 +70,7 @@ __global__ void __launch_bounds__(kBlockThreads) Step(Constants c, const Updated
   const int64_t first = (chunk - t.first_chunk) * kChunk;
   const int size = static_cast<int>(min(int64_t{kChunk}, t.size - first));
   const auto one = [&](int64_t i) {
-    const Element e = Next(c, t.decay, t.gradient[i], {t.m[i], t.v[i], t.master[i]});
+    const Element e = Next(c, t.decay, LoadEither(t.gradient, t.narrow, i), {t.m[i], t.v[i], t.master[i]});
     t.m[i] = e.m;
     t.v[i] = e.v;
     t.master[i] = e.master;
@@ -77,7 +82,15 @@ __global__ void __launch_bounds__(kBlockThreads) Step(Constants c, const Updated
   }
   for (int i = threadIdx.x * 4; i + 4 <= size; i += kBlockThreads * 4) {
     const int64_t at = first + i;
-    const float4 g = __ldcs(reinterpret_cast<const float4*>(t.gradient + at)), m = __ldcs(reinterpret_cast<const float4*>(t.m + at)),
+    float4 g;
+    if (t.narrow) {
+      const __nv_bfloat162* const pairs = reinterpret_cast<const __nv_bfloat162*>(static_cast<const __nv_bfloat16*>(t.gradient) + at);
+      const float2 low = __bfloat1622float2(pairs[0]), high = __bfloat1622float2(pairs[1]);
+      g = make_float4(low.x, low.y, high.x, high.y);
+    } else {
+      g = __ldcs(reinterpret_cast<const float4*>(static_cast<const float*>(t.gradient) + at));
+    }
+    const float4 m = __ldcs(reinterpret_cast<const float4*>(t.m + at)),
                  v = __ldcs(reinterpret_cast<const float4*>(t.v + at)), w = __ldcs(reinterpret_cast<const float4*>(t.master + at));
     const Element x = Next(c, t.decay, g.x, {m.x, v.x, w.x}), y = Next(c, t.decay, g.y, {m.y, v.y, w.y}),
                   z = Next(c, t.decay, g.z, {m.z, v.z, w.z}), u = Next(c, t.decay, g.w, {m.w, v.w, w.w});
@@ -100,18 +113,16 @@ __global__ void __launch_bounds__(kBlockThreads) Step(Constants c, const Updated
 }
 
 // Eight threads a chunk, one a lane.
-template <typename S>
 __global__ void __launch_bounds__(kBlockThreads) SumChunks(const Summed* entries, int count, double* sums, int64_t chunks) {
   const int64_t chunk = (int64_t{blockIdx.x} * kBlockThreads + threadIdx.x) / kRowThreads;
   const int lane = threadIdx.x % kRowThreads;
   const Summed t = EntryOf(entries, count, min(chunk, chunks - 1));
   const int64_t first = (chunk - t.first_chunk) * kChunk;
   const int size = chunk < chunks ? static_cast<int>(min(int64_t{kChunk}, t.size - first)) : 0;
-  const S* const data = static_cast<const S*>(t.data) + first;
   double sum = 0;
 #pragma unroll 16
   for (int i = lane; i < size; i += kRowThreads) {
-    const double x = static_cast<double>(LoadFloat(data + i));
+    const double x = static_cast<double>(LoadEither(t.data, t.narrow, first + i));
     sum = fma(x, x, sum);
   }
   sum = sum + __shfl_xor_sync(~0u, sum, 4);
@@ -131,10 +142,11 @@ void AdamWOf(Stream& stream, const Constants& constants, const std::vector<AdamW
   for (const AdamWTensors& t : tensors) {
     if (t.weight.size() == 0) continue;
     W* const copy = t.weight.raw() == t.master.raw() ? nullptr : static_cast<W*>(t.weight.raw());
-    const bool vector = Fours(t.gradient.raw(), 4) && Fours(t.m.raw(), 4) && Fours(t.v.raw(), 4) && Fours(t.master.raw(), 4) &&
+    const bool narrow = t.gradient.dtype() == DType::kBF16;
+    const bool vector = Fours(t.gradient.raw(), narrow ? 2 : 4) && Fours(t.m.raw(), 4) && Fours(t.v.raw(), 4) && Fours(t.master.raw(), 4) &&
                         Fours(copy, sizeof(W));
-    entries.push_back({t.gradient.data<float>(), t.m.data<float>(), t.v.data<float>(), t.master.data<float>(), copy, t.weight.size(),
-                       chunks, static_cast<float>(t.weight_decay), vector});
+    entries.push_back({t.gradient.raw(), t.m.data<float>(), t.v.data<float>(), t.master.data<float>(), copy, t.weight.size(),
+                       chunks, static_cast<float>(t.weight_decay), narrow, vector});
     chunks += ChunksOf(t.weight.size());
   }
   if (entries.empty()) return;
@@ -173,8 +185,8 @@ double SumOfSquares(Stream& stream, const std::vector<Tensor>& gradients) {
   int64_t chunks = 0;
   for (const Tensor& gradient : gradients) {
     if (gradient.size() == 0) continue;
-    CHECK(gradient.dtype() == gradients.front().dtype());
-    entries.push_back({gradient.raw(), gradient.size(), chunks});
+    CHECK(gradient.dtype() == DType::kF32 || gradient.dtype() == DType::kBF16) << "no CUDA kernel for " << Name(gradient.dtype());
+    entries.push_back({gradient.raw(), gradient.size(), chunks, gradient.dtype() == DType::kBF16});
     chunks += ChunksOf(gradient.size());
   }
   if (entries.empty()) return 0;
@@ -182,10 +194,7 @@ double SumOfSquares(Stream& stream, const std::vector<Tensor>& gradients) {
   const size_t bytes = sizeof(double) * static_cast<size_t>(chunks);
   double* const sums = static_cast<double*>(stream.scratch.Allocate(bytes));
   const Summed* const table = Staged(stream, entries.data(), static_cast<int64_t>(entries.size()));
-  ByDeviceStorage(gradients.front().dtype(), [&](auto s) {
-    SumChunks<decltype(s)><<<BlocksFor(chunks * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(
-        table, static_cast<int>(entries.size()), sums, chunks);
-  });
+  SumChunks<<<BlocksFor(chunks * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(table, static_cast<int>(entries.size()), sums, chunks);
   GROUPER_CUDA_LAUNCHED();
   std::vector<double> host(static_cast<size_t>(chunks));
   GROUPER_CUDA_CHECK(cudaMemcpyAsync(host.data(), sums, bytes, cudaMemcpyDeviceToHost, HandleOf(stream)));

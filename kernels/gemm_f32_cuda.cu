@@ -1,6 +1,10 @@
 // Float products in the CPU's order: every element one ascending chain of fused multiply-adds, so that the bits equal
-// gemm_cpu.cc's. For routers and for small models in float. A block of 256 threads owns 64 x 64 of C, 4 x 4 a thread;
-// bound by the fma units at best.
+// gemm_cpu.cc's. For routers and for small models in float.
+//
+// ChainKernel takes everything: a block of 256 threads owns 64 x 64 of C, 4 x 4 a thread; the next 16 of k are on their way while these are
+// multiplied; bound by the fma units at best. RowsKernel takes x W^T with both along k and rows of 16 bytes, the router's product: a chain of k
+// multiply-adds cannot be shortened, so there are many small blocks, each with 64 columns and a few rows, four rows a thread, and a ring of
+// stages that the copies fill ahead. 2048 of k: some 10 us.
 #include <algorithm>
 
 #include "kernels/cuda_launch.h"
@@ -46,28 +50,53 @@ __global__ void __launch_bounds__(kThreads) ChainKernel(const GemmF32Problem p) 
       acc[i][j] = p.accumulate && m < m_end && n < p.n ? c[m * p.c_m + n] : 0.0f;
     }
   }
+  // Neighbouring threads read neighbouring memory, whichever way it runs.
+  constexpr int kLoads = kTile * kStep / kThreads;
+  float fetched_a[kLoads], fetched_b[kLoads];
+  const auto place_a = [&](int i, int* r, int* k) {
+    *r = p.a_k == 1 ? i / kStep : i % kTile;
+    *k = p.a_k == 1 ? i % kStep : i / kTile;
+  };
+  const auto place_b = [&](int i, int* r, int* k) {
+    *r = p.b_k == 1 ? i / kStep : i % kTile;
+    *k = p.b_k == 1 ? i % kStep : i / kTile;
+  };
+  const auto fetch = [&](int64_t k0) {
+    const int64_t count = k_end - k0;
+#pragma unroll
+    for (int load = 0; load < kLoads; ++load) {
+      const int i = threadIdx.x + load * kThreads;
+      int r, k;
+      place_a(i, &r, &k);
+      const int64_t m = m_begin + r;
+      fetched_a[load] = 0;
+      if (m < m_end && k < count) {
+        const int64_t source = p.groups == GemmGroups::kRows && p.gather != nullptr ? p.gather[m] : m;
+        fetched_a[load] = from_a[source * p.a_m + (k0 + k) * p.a_k];
+      }
+      place_b(i, &r, &k);
+      const int64_t n = n_begin + r;
+      fetched_b[load] = 0;
+      if (n < p.n && k < count) {
+        const int64_t source = p.groups == GemmGroups::kReduction && p.gather != nullptr ? p.gather[k0 + k] : k0 + k;
+        fetched_b[load] = from_b[n * p.b_n + source * p.b_k];
+      }
+    }
+  };
+  fetch(k_begin);
   for (int64_t k0 = k_begin; k0 < k_end; k0 += kStep) {
     const int count = static_cast<int>(min(static_cast<int64_t>(kStep), k_end - k0));
-    for (int i = threadIdx.x; i < kTile * kStep; i += kThreads) {
-      // Neighbouring threads read neighbouring memory, whichever way it runs.
-      const int ra = p.a_k == 1 ? i / kStep : i % kTile, ka = p.a_k == 1 ? i % kStep : i / kTile;
-      const int64_t m = m_begin + ra;
-      float value = 0;
-      if (m < m_end && ka < count) {
-        const int64_t source = p.groups == GemmGroups::kRows && p.gather != nullptr ? p.gather[m] : m;
-        value = from_a[source * p.a_m + (k0 + ka) * p.a_k];
-      }
-      a[ka][ra] = value;
-      const int rb = p.b_k == 1 ? i / kStep : i % kTile, kb = p.b_k == 1 ? i % kStep : i / kTile;
-      const int64_t n = n_begin + rb;
-      value = 0;
-      if (n < p.n && kb < count) {
-        const int64_t k = p.groups == GemmGroups::kReduction && p.gather != nullptr ? p.gather[k0 + kb] : k0 + kb;
-        value = from_b[n * p.b_n + k * p.b_k];
-      }
-      b[kb][rb] = value;
+#pragma unroll
+    for (int load = 0; load < kLoads; ++load) {
+      const int i = threadIdx.x + load * kThreads;
+      int r, k;
+      place_a(i, &r, &k);
+      a[k][r] = fetched_a[load];
+      place_b(i, &r, &k);
+      b[k][r] = fetched_b[load];
     }
     __syncthreads();
+    fetch(k0 + kStep);
     for (int k = 0; k < count; ++k) {
       const float4 x = *reinterpret_cast<const float4*>(&a[k][row]),
                    y = *reinterpret_cast<const float4*>(&b[k][column]);
@@ -88,10 +117,107 @@ __global__ void __launch_bounds__(kThreads) ChainKernel(const GemmF32Problem p) 
   }
 }
 
+// --- x W^T, rows of 16 bytes ------------------------------------------------------
+
+constexpr int kColumns = 64, kChunk = 64, kPitch = kChunk + 4, kStages = 4, kRowsAThread = 4;
+
+__device__ __forceinline__ void CopySixteen(float* to, const float* from, bool there) {
+  const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+
+// kGroups groups of 64 threads; a group has four rows of C, a thread one column of them.
+template <int kGroups>
+struct RowsShape {
+  static constexpr int kRows = kGroups * kRowsAThread, kThreads = kGroups * kColumns;
+  static constexpr int kStageFloats = (kRows + kColumns) * kPitch;
+  static constexpr int kSharedBytes = kStages * kStageFloats * 4;
+};
+
+template <int kGroups>
+__global__ void __launch_bounds__(RowsShape<kGroups>::kThreads) RowsKernel(const GemmF32Problem p) {
+  using Shape = RowsShape<kGroups>;
+  extern __shared__ __align__(16) float shared[];
+  const int64_t m_begin = static_cast<int64_t>(blockIdx.x) * Shape::kRows, n_begin = static_cast<int64_t>(blockIdx.y) * kColumns;
+  const int column = threadIdx.x % kColumns, row = threadIdx.x / kColumns * kRowsAThread;
+  const float* const from_a = p.a + blockIdx.z * p.a_batch;
+  const float* const from_b = p.b + blockIdx.z * p.b_batch;
+  float* const c = p.c + blockIdx.z * p.c_batch;
+  const int64_t chunks = (p.k + kChunk - 1) / kChunk;
+  const auto fetch = [&](int64_t chunk) {
+    if (chunk < chunks) {
+      float* const stage = shared + chunk % kStages * Shape::kStageFloats;
+      for (int i = threadIdx.x; i < (Shape::kRows + kColumns) * (kChunk / 4); i += Shape::kThreads) {
+        const int r = i / (kChunk / 4), k = i % (kChunk / 4) * 4;
+        const int64_t at = chunk * kChunk + k;
+        const bool is_a = r < Shape::kRows;
+        const int64_t place = is_a ? m_begin + r : n_begin + r - Shape::kRows;
+        const bool there = place < (is_a ? p.m : p.n) && at < p.k;
+        const float* const source = (is_a ? from_a : from_b) + (there ? place * (is_a ? p.a_m : p.b_n) + at : 0);
+        CopySixteen(stage + r * kPitch + k, source, there);
+      }
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+  };
+  float acc[kRowsAThread];
+  const int64_t n = n_begin + column;
+#pragma unroll
+  for (int i = 0; i < kRowsAThread; ++i) {
+    const int64_t m = m_begin + row + i;
+    acc[i] = p.accumulate && m < p.m && n < p.n ? c[m * p.c_m + n] : 0.0f;
+  }
+  for (int s = 0; s < kStages - 1; ++s) fetch(s);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
+    __syncthreads();
+    fetch(chunk + kStages - 1);  // into the stage that everybody has left
+    const float* const a = shared + chunk % kStages * Shape::kStageFloats + row * kPitch;
+    const float* const b = shared + chunk % kStages * Shape::kStageFloats + (Shape::kRows + column) * kPitch;
+    const int count = static_cast<int>(min(static_cast<int64_t>(kChunk), p.k - chunk * kChunk));
+#pragma unroll 4
+    for (int k = 0; k < count; k += 4) {
+      const float4 y = *reinterpret_cast<const float4*>(b + k);
+#pragma unroll
+      for (int i = 0; i < kRowsAThread; ++i) {
+        const float4 x = *reinterpret_cast<const float4*>(a + i * kPitch + k);
+        acc[i] = __fmaf_rn(x.x, y.x, acc[i]);
+        acc[i] = __fmaf_rn(x.y, y.y, acc[i]);
+        acc[i] = __fmaf_rn(x.z, y.z, acc[i]);
+        acc[i] = __fmaf_rn(x.w, y.w, acc[i]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kRowsAThread; ++i) {
+    const int64_t m = m_begin + row + i;
+    if (m < p.m && n < p.n) c[m * p.c_m + n] = p.bias != nullptr ? __fadd_rn(acc[i], p.bias[n]) : acc[i];
+  }
+}
+
+bool RowsOfSixteen(const float* data, int64_t row_stride, int64_t k_stride, int64_t batch_stride) {
+  return k_stride == 1 && reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_stride % 4 == 0 && batch_stride % 4 == 0;
+}
+
+template <int kGroups>
+void LaunchRows(Stream& stream, const GemmF32Problem& p) {
+  using Shape = RowsShape<kGroups>;
+  static uint64_t allowed = 0;
+  AllowSharedMemory(RowsKernel<kGroups>, Shape::kSharedBytes, allowed);
+  const dim3 grid(static_cast<unsigned>((p.m + Shape::kRows - 1) / Shape::kRows), static_cast<unsigned>((p.n + kColumns - 1) / kColumns),
+                  static_cast<unsigned>(p.batch));
+  RowsKernel<kGroups><<<grid, Shape::kThreads, Shape::kSharedBytes, HandleOf(stream)>>>(p);
+  GROUPER_CUDA_CHECK(cudaGetLastError());
+}
+
 }  // namespace
 
 void GemmF32(Stream& stream, const GemmF32Problem& p) {
   if (p.m == 0 || p.n == 0 || p.batch == 0) return;
+  if (p.groups == GemmGroups::kNone && p.k > 0 && p.k % 4 == 0 && RowsOfSixteen(p.a, p.a_m, p.a_k, p.a_batch) &&
+      RowsOfSixteen(p.b, p.b_n, p.b_k, p.b_batch)) {
+    const bool many = p.m * ((p.n + kColumns - 1) / kColumns) * p.batch > int64_t{8} * NumMultiprocessors();
+    return many ? LaunchRows<4>(stream, p) : LaunchRows<1>(stream, p);
+  }
   int64_t tiles = (p.m + kTile - 1) / kTile;
   if (p.groups == GemmGroups::kRows) tiles += p.batch;  // at most one part-filled tile a group
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>((p.n + kTile - 1) / kTile),

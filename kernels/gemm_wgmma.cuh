@@ -188,6 +188,24 @@ struct Fragment {
         return;
       }
     }
+    if constexpr (std::is_same_v<Out, __nv_bfloat16> && !kTransposed) {
+      if (args.vector_store) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + 2 * (thread % 4);
+          const bool row_inside = m < spot.m_end;
+          const __nv_bfloat16* row = c + m * args.c_stride + n;
+#pragma unroll
+          for (int j = 0; j < kTileN / 8; ++j) {
+            float2 two = make_float2(0, 0);
+            if (row_inside && n + 8 * j < spot.n_end) two = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(row + 8 * j));
+            acc[4 * j + 2 * h] = two.x;
+            acc[4 * j + 2 * h + 1] = two.y;
+          }
+        }
+        return;
+      }
+    }
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const int m = m0 + Row(thread) + 8 * (i / 2 % 2), n = spot.n0 + i / 4 * 8 + 2 * (thread % 4) + i % 2;

@@ -76,10 +76,20 @@ void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight,
             [&](auto) { cuda::LinearBackwardInput(stream, dy, weight, dx, accumulate); });
 }
 
+namespace {
+
+// The type that a weight's gradient must have: float (double for F64); on a device bf16 too.
+DType GradientType(const Tensor& dweight, const Tensor& dy) {
+  const bool narrow = dweight.dtype() == DType::kBF16 && dy.dtype() == DType::kBF16 && dy.device().kind == Device::Kind::kCuda;
+  return narrow ? DType::kBF16 : AccumulatorOf(dy.dtype());
+}
+
+}  // namespace
+
 void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias) {
   CHECK(dy.rank() == 2 && x.rank() == 2) << dy.ShapeString() << " " << x.ShapeString();
   CheckMatrix(x, dy.dtype(), dy.dim(0), x.dim(1), "x");
-  CheckMatrix(dweight, AccumulatorOf(dy.dtype()), dy.dim(1), x.dim(1), "dweight");
+  CheckMatrix(dweight, GradientType(dweight, dy), dy.dim(1), x.dim(1), "dweight");
   if (!dbias.empty()) CheckVector(dbias, AccumulatorOf(dy.dtype()), dy.dim(1), "dbias");
   ByStorage(dy, [&](auto s) { cpu::LinearBackwardWeight<decltype(s)>(stream, dy, x, dweight, dbias); },
             [&](auto) { cuda::LinearBackwardWeight(stream, dy, x, dweight, dbias); });
@@ -108,7 +118,7 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<con
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
                                  absl::Span<const int32_t> gather, const Tensor& dweight) {
   CheckGroups(dweight, offsets, gather);
-  CHECK(dweight.dtype() == AccumulatorOf(dy.dtype())) << dweight.ShapeString() << " for " << dy.ShapeString();
+  CHECK(dweight.dtype() == GradientType(dweight, dy)) << dweight.ShapeString() << " for " << dy.ShapeString();
   CheckMatrix(dy, dy.dtype(), offsets.back(), dweight.dim(1), "dy");
   CheckMatrix(x, dy.dtype(), gather.empty() ? offsets.back() : x.dim(0), dweight.dim(2), "x");
   for (int32_t row : gather) CHECK(row >= 0 && row < x.dim(0)) << "gather " << row;

@@ -42,7 +42,8 @@ void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedM
 void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
 
 // dweight [N, K] (F32 or F64) += dy^T x, tokens ascending; dbias [N] += column sums of dy, tokens ascending; dbias may be empty.
-// dweight and dbias are float for BF16 inputs.
+// dweight and dbias are float for BF16 inputs; on a device dweight may be BF16 (and so the grouped one): then each
+// call rounds the sum that it leaves.
 void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias);
 
 // Grouped: row r of x belongs to expert e when offsets[e] <= r < offsets[e+1]; offsets has E+1 entries on the host, offsets[E] = R.

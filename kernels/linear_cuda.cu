@@ -58,14 +58,15 @@ void AddColumnSums(Stream& stream, const Tensor& dy, const Tensor& dbias) {
 constexpr int64_t kTokensOfPiece = 2048;
 
 // dweight += pieces[0] + ... , one after another.
-__global__ void AddPiecesKernel(const float* pieces, int64_t count, int64_t rows, int64_t columns, float* dweight,
+template <typename Out>
+__global__ void AddPiecesKernel(const float* pieces, int64_t count, int64_t rows, int64_t columns, Out* dweight,
                                 int64_t stride) {
   const int64_t size = rows * columns, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += step) {
-    float* place = dweight + i / columns * stride + i % columns;
-    float sum = *place;
+    Out* place = dweight + i / columns * stride + i % columns;
+    float sum = static_cast<float>(*place);
     for (int64_t p = 0; p < count; ++p) sum = __fadd_rn(sum, pieces[p * size + i]);
-    *place = sum;
+    *place = static_cast<Out>(sum);
   }
 }
 
@@ -191,8 +192,12 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
                       .groups = GemmGroups::kReduction,
                       .chunk = kTokensOfPiece});
     const unsigned blocks = static_cast<unsigned>(std::clamp<int64_t>((rows * columns + 255) / 256, 1, 2048));
-    AddPiecesKernel<<<blocks, 256, 0, HandleOf(stream)>>>(pieces, count, rows, columns, dweight.data<float>(),
-                                                          dweight.stride(0));
+    if (dweight.dtype() == DType::kF32) {
+      AddPiecesKernel<<<blocks, 256, 0, HandleOf(stream)>>>(pieces, count, rows, columns, dweight.data<float>(), dweight.stride(0));
+    } else {
+      AddPiecesKernel<<<blocks, 256, 0, HandleOf(stream)>>>(pieces, count, rows, columns, static_cast<__nv_bfloat16*>(dweight.raw()),
+                                                            dweight.stride(0));
+    }
     GROUPER_CUDA_CHECK(cudaGetLastError());
     stream.scratch.Release(mark);
     return;
@@ -202,7 +207,7 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
                     .w = AlongRows(x),
                     .y = dweight.raw(),
                     .y_stride = dweight.stride(0),
-                    .y_float = true,
+                    .y_float = dweight.dtype() == DType::kF32,
                     .accumulate = true});
 }
 
@@ -297,7 +302,7 @@ void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor&
                     .y = dweight.raw(),
                     .y_stride = dweight.stride(1),
                     .y_batch_stride = dweight.stride(0),
-                    .y_float = true,
+                    .y_float = dweight.dtype() == DType::kF32,
                     .accumulate = true,
                     .groups = GemmGroups::kReduction,
                     .offsets = groups.offsets});
@@ -354,6 +359,18 @@ void Gemm(Stream& stream, const GemmParams& p) {
                     .y_stride = p.c.row_stride,
                     .y_batch_stride = p.c.batch_stride,
                     .accumulate = p.accumulate});
+}
+
+void HeadWeightGradient(Stream& stream, const Tensor& a, const Tensor& b, const MatrixRef& c, DType type) {
+  GemmBF16(stream, {.k = a.dim(0),
+                    .batch = a.dim(1),
+                    .x = {a.raw(), a.dim(2), 1, a.stride(0), a.stride(1)},
+                    .w = {b.raw(), b.dim(2), 1, b.stride(0), b.stride(1)},
+                    .y = c.data,
+                    .y_stride = c.row_stride,
+                    .y_batch_stride = c.batch_stride,
+                    .y_float = type == DType::kF32,
+                    .accumulate = true});
 }
 
 }  // namespace grouper::kernels::cuda

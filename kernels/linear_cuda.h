@@ -40,5 +40,6 @@ void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor&
                                  absl::Span<const int32_t> gather, const Tensor& dweight);
 
 void Gemm(Stream& stream, const GemmParams& params);
+void HeadWeightGradient(Stream& stream, const Tensor& a, const Tensor& b, const MatrixRef& c, DType type);
 
 }  // namespace grouper::kernels::cuda

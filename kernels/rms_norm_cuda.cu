@@ -19,6 +19,16 @@ __device__ float SumOfRow(int width, int lane, F term) {
   return __shfl_sync(~0u, ReduceLanes(sum), 0);
 }
 
+// Eight floats in shared memory, 32-byte aligned: two accesses of 16 bytes.
+__device__ __forceinline__ void ReadEight(const float* p, float v[8]) {
+  const float4 a = *reinterpret_cast<const float4*>(p), b = *reinterpret_cast<const float4*>(p + 4);
+  v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+__device__ __forceinline__ void WriteEight(float* p, const float v[8]) {
+  *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
+  *reinterpret_cast<float4*>(p + 4) = make_float4(v[4], v[5], v[6], v[7]);
+}
+
 template <typename S, bool kAdd>
 __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums, const S* weight, float eps, DeviceRows<S> ys, float* rstds, int64_t rows,
                      int width, bool vector) {
@@ -44,8 +54,7 @@ __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums,
       }
       StoreEight(sum + i, width - i, vector, v);
     }
-    *reinterpret_cast<float4*>(staged + i) = make_float4(v[0], v[1], v[2], v[3]);
-    *reinterpret_cast<float4*>(staged + i + 4) = make_float4(v[4], v[5], v[6], v[7]);
+    WriteEight(staged + i, v);
   }
   __syncwarp();
   const float squares = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(staged[i], staged[i], sum); });
@@ -53,10 +62,11 @@ __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums,
   if (rstds != nullptr && lane == 0) rstds[row] = r;
   S* const y = ys[row];
   for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-    float w[8];
+    float w[8], v[8];
     LoadEight(weight + i, width - i, vector, w);
+    ReadEight(staged + i, v);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) w[k] = staged[i + k] * r * w[k];
+    for (int k = 0; k < 8; ++k) w[k] = v[k] * r * w[k];
     StoreEight(y + i, width - i, vector, w);
   }
 }
@@ -80,20 +90,24 @@ __global__ void NormBackward(DeviceRows<S> dys, DeviceRows<S> xs, const S* weigh
     LoadEight(dy + i, width - i, vector, a);
     LoadEight(weight + i, width - i, vector, w);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) g[i + k] = a[k] * w[k];
+    for (int k = 0; k < 8; ++k) w[k] = a[k] * w[k];
+    WriteEight(g + i, w);
     LoadEight(x + i, width - i, vector, a);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) xhat[i + k] = a[k] * r;
+    for (int k = 0; k < 8; ++k) a[k] = a[k] * r;
+    WriteEight(xhat + i, a);
   }
   __syncwarp();
   const float mean = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(g[i], xhat[i], sum); }) / static_cast<float>(width);
   S* const out = dxs[row];
   for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-    float d[8];
+    float d[8], of_g[8], of_x[8];
     if (accumulate) LoadEight(out + i, width - i, vector, d);
+    ReadEight(g + i, of_g);
+    ReadEight(xhat + i, of_x);
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      const float step = r * (g[i + k] - xhat[i + k] * mean);
+      const float step = r * (of_g[k] - of_x[k] * mean);
       d[k] = accumulate ? d[k] + step : step;
     }
     StoreEight(out + i, width - i, vector, d);
@@ -154,8 +168,8 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
   for (int round = 0; round < kGroups; round += warps) {
     const int group = round + warp;
     for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-#pragma unroll
-      for (int k = 0; k < 8; ++k) own_sums[i + k] = 0;
+      constexpr float kZeros[8] = {};
+      WriteEight(own_sums + i, kZeros);
     }
     for (int r = 0; r < kGroupRows && group < kGroups; ++r) {
       const int64_t row = int64_t{blockIdx.x} * kBlockRows + group * kGroupRows + r;
@@ -164,27 +178,32 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
       const __nv_bfloat16* const x = xs[row];
       const float rstd = rstds[row];
       for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-        float d[8], w[8], v[8];
+        float d[8], w[8], v[8], sums[8];
         LoadEight(dy + i, width - i, vector, d);
         LoadEight(x + i, width - i, vector, v);
         LoadEight(weight + i, width - i, vector, w);
+        ReadEight(own_sums + i, sums);
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
-          const float hat = v[k] * rstd;
-          g[i + k] = d[k] * w[k];
-          xhat[i + k] = hat;
-          own_sums[i + k] = fmaf(d[k], hat, own_sums[i + k]);
+          v[k] = v[k] * rstd;
+          w[k] = d[k] * w[k];
+          sums[k] = fmaf(d[k], v[k], sums[k]);
         }
+        WriteEight(g + i, w);
+        WriteEight(xhat + i, v);
+        WriteEight(own_sums + i, sums);
       }
       __syncwarp();
       const float mean = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(g[i], xhat[i], sum); }) / static_cast<float>(width);
       __nv_bfloat16* const out = dxs[row];
       for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-        float d[8];
+        float d[8], of_g[8], of_x[8];
         if (accumulate) LoadEight(out + i, width - i, vector, d);
+        ReadEight(g + i, of_g);
+        ReadEight(xhat + i, of_x);
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
-          const float step = rstd * (g[i + k] - xhat[i + k] * mean);
+          const float step = rstd * (of_g[k] - of_x[k] * mean);
           d[k] = accumulate ? d[k] + step : step;
         }
         StoreEight(out + i, width - i, vector, d);

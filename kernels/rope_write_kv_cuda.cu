@@ -3,8 +3,8 @@
 #include "kernels/attention_cuda.h"
 #include "kernels/attention_kernels_cuda.h"
 #include "kernels/attention_pages.cuh"
+#include "kernels/rope.cuh"
 #include "kernels/rope_write_kv.h"
-#include "kernels/rows.cuh"
 
 namespace grouper::kernels::cuda {
 namespace {
@@ -17,25 +17,6 @@ struct Heads {
   __device__ S* At(int64_t token, int head) const { return data + token * token_stride + head * head_stride; }
 };
 Heads HeadsOf(const Tensor& t) { return {static_cast<S*>(t.raw()), t.stride(0), t.stride(1)}; }
-
-// (a, b) -> (a cos - b sin, b cos + a sin), as Turn in rope_cuda.cu.
-__device__ __forceinline__ void TurnEight(const S* first, const S* second, const float* cos, const float* sin, S* to_first, S* to_second) {
-  float a[8], b[8], c[8], s[8], x[8], y[8];
-  LoadEight(first, 8, true, a);
-  LoadEight(second, 8, true, b);
-#pragma unroll
-  for (int i = 0; i < 8; i += 4) {
-    *reinterpret_cast<float4*>(c + i) = *reinterpret_cast<const float4*>(cos + i);
-    *reinterpret_cast<float4*>(s + i) = *reinterpret_cast<const float4*>(sin + i);
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    x[i] = fmaf(a[i], c[i], -(b[i] * s[i]));
-    y[i] = fmaf(b[i], c[i], a[i] * s[i]);
-  }
-  StoreEight(to_first, 8, true, x);
-  StoreEight(to_second, 8, true, y);
-}
 
 __global__ void __launch_bounds__(kBlockThreads)
     RopeWriteKvKernel(const PageView pages, const int32_t* slots, const int32_t* positions, const float* cos, const float* sin,
@@ -59,13 +40,13 @@ __global__ void __launch_bounds__(kBlockThreads)
   const float *const c = cos + position * cos_stride + i, *const s = sin + position * sin_stride + i;
   if (head < q_heads) {
     S* const x = q.At(token, head) + i;
-    TurnEight(x, x + half, c, s, x, x + half);
+    TurnEight(x, x + half, c, s, false, x, x + half);
     return;
   }
   const S* const x = k.At(token, head - q_heads) + i;
   const int slot = slots[token];
   char* const page = pages.Head(slot / 64, head - q_heads);
-  TurnEight(x, x + half, c, s, reinterpret_cast<S*>(page + pages.KeyOffset(slot % 64, i)),
+  TurnEight(x, x + half, c, s, false, reinterpret_cast<S*>(page + pages.KeyOffset(slot % 64, i)),
             reinterpret_cast<S*>(page + pages.KeyOffset(slot % 64, i + half)));
 }
 

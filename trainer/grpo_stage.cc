@@ -70,8 +70,8 @@ class GrpoStage : public Stage {
         g_(context.config().grpo()),
         steps_(steps),
         filter_{static_cast<float>(g_.sampling().temperature()), g_.sampling().top_k(), static_cast<float>(g_.sampling().top_p())},
-        pass_(*context.loaded.model, context.stream, PassOptions(context)),
-        gradients_(*context.loaded.model) {}
+        pass_(*context.loaded.model, context.stream, context.pass_options()),
+        gradients_(*context.loaded.model, context.gradients_dtype()) {}
 
   absl::Status MakeReference() {
     if (g_.kl_coef() == 0) return absl::OkStatus();
@@ -79,7 +79,7 @@ class GrpoStage : public Stage {
     ASSIGN_OR_RETURN(reference_, Model::Create(model.config(), model.dtype(), model.device()));
     for (size_t i = 0; i < model.tensors().size(); ++i) CopyTensor(model.tensors()[i].value, reference_->tensors()[i].value);
     reference_->WeightsChanged(c_.stream);
-    reference_pass_ = std::make_unique<TrainingPass>(*reference_, c_.stream, PassOptions(c_));
+    reference_pass_ = std::make_unique<TrainingPass>(*reference_, c_.stream, c_.pass_options());
     return absl::OkStatus();
   }
 
@@ -135,10 +135,6 @@ class GrpoStage : public Stage {
   struct Timings {
     absl::Duration rollout, reward, sync;
   };
-
-  static TrainingPass::Options PassOptions(const StageContext& context) {
-    return {context.config().optimizer().micro_batch_tokens(), context.recipe.model().recompute()};
-  }
 
   // The next prompts that fit the context.
   absl::StatusOr<std::vector<PromptRequest>> TakePrompts(StageState& state, int count) {

@@ -23,9 +23,8 @@ class SftStage : public Stage {
   SftStage(StageContext& context, int64_t steps)
       : c_(context),
         steps_(steps),
-        pass_(*context.loaded.model, context.stream,
-              {context.config().optimizer().micro_batch_tokens(), context.recipe.model().recompute()}),
-        gradients_(*context.loaded.model) {}
+        pass_(*context.loaded.model, context.stream, context.pass_options()),
+        gradients_(*context.loaded.model, context.gradients_dtype()) {}
 
   const char* type() const override { return "sft"; }
   int64_t steps() const override { return steps_; }

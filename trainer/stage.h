@@ -61,7 +61,17 @@ struct StageContext {
   // Progress inside a step, for people: tokens sampled so far in it.
   std::function<void(int64_t sampled_tokens)> on_tokens;
 
+  TurnMemory* memory = nullptr;  // TrainingPass::Options::memory
+
   const v1::Stage& config() const { return recipe.stages(index); }
+  TrainingPass::Options pass_options() const {
+    TrainingPass::Options options;
+    options.micro_batch_tokens = config().optimizer().micro_batch_tokens();
+    options.recompute = recipe.model().recompute();
+    options.memory = memory;
+    return options;
+  }
+  DType gradients_dtype() const { return recipe.model().gradients() == "bfloat16" ? DType::kBF16 : DType::kF32; }
 };
 
 // What a step hands on.

@@ -5,12 +5,23 @@
 #include "kernels/elementwise.h"
 
 namespace grouper {
+namespace {
 
-Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>(model.device())) {
+template <typename State>
+DType GradientType(const State& s, const Weight& weight, DType matrices) {
+  const bool narrow = matrices == DType::kBF16 && weight.value.rank() >= 2 && weight.value.dtype() == DType::kBF16 &&
+                      &weight != s.embedding && &weight != s.head;
+  return narrow ? DType::kBF16 : AccumulatorType(s.dtype);
+}
+
+}  // namespace
+
+Gradients::Gradients(const Model& model, DType matrices) : memory_(std::make_unique<Arena>(model.device())) {
   const Model::State& s = *model.state_;
-  const DType type = AccumulatorType(s.dtype);
+  CHECK(matrices != DType::kBF16 || (s.dtype == DType::kBF16 && s.device.kind == Device::Kind::kCuda));
   for (const auto& weight : s.store.weights) {
     const Tensor& w = weight->value;
+    const DType type = GradientType(s, *weight, matrices);
     switch (w.rank()) {
       case 1:
         fused_.push_back(memory_->NewZero(type, {w.dim(0)}));
@@ -23,7 +34,7 @@ Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>(model
     }
   }
   if (s.head == s.embedding) {
-    head_ = memory_->NewZero(type, {s.embedding->value.dim(0), s.embedding->value.dim(1)});
+    head_ = memory_->NewZero(AccumulatorType(s.dtype), {s.embedding->value.dim(0), s.embedding->value.dim(1)});
     tied_ = static_cast<size_t>(model.FindTensor("model.embed_tokens.weight"));
   } else {
     head_ = fused_[s.head->index];
@@ -31,6 +42,7 @@ Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>(model
   for (int index : s.logical_of) {
     const WeightStore::Logical& logical = s.store.logical[index];
     const Tensor& fused = fused_[logical.weight];
+    const DType type = fused.dtype();
     char* data = static_cast<char*>(fused.raw()) + static_cast<size_t>(logical.offset) * SizeOf(type);
     const Tensor& shape = logical.tensor.value;
     tensors_.push_back(shape.rank() == 1 ? Tensor(data, type, {shape.dim(0)}, s.device)
@@ -40,12 +52,13 @@ Gradients::Gradients(const Model& model) : memory_(std::make_unique<Arena>(model
 
 Gradients::~Gradients() = default;
 
-size_t Gradients::Bytes(const Model& model, Device device) {
+size_t Gradients::Bytes(const Model& model, Device device, DType matrices) {
   const Model::State& s = *model.state_;
-  const DType type = AccumulatorType(s.dtype);
   ArenaSizer memory(device);
-  for (const auto& weight : s.store.weights) memory.New(type, weight->value.size());
-  if (s.head == s.embedding) memory.New(type, s.embedding->value.size());
+  for (const auto& weight : s.store.weights) {
+    memory.New(GradientType(s, *weight, matrices), weight->value.size());
+  }
+  if (s.head == s.embedding) memory.New(AccumulatorType(s.dtype), s.embedding->value.size());
   return memory.held();
 }
 

@@ -32,27 +32,31 @@ size_t KvPool::BytesPerPage(const ModelConfig& config, DType dtype) {
   return LayoutOf(config, dtype).PageBytes() * static_cast<size_t>(config.num_hidden_layers);
 }
 
-KvPool::KvPool(const ModelConfig& config, DType dtype, int32_t num_pages, Device device)
+KvPool::KvPool(const ModelConfig& config, DType dtype, int32_t num_pages, Device device, void* memory)
     : device_(device),
       layout_(LayoutOf(config, dtype)),
       num_layers_(config.num_hidden_layers),
       num_pages_(num_pages),
       page_bytes_(layout_.PageBytes()),
+      memory_(static_cast<char*>(memory)),
+      owned_(memory == nullptr),
       references_(static_cast<size_t>(num_pages), 0) {
   CHECK_GT(num_pages, 0);
   const size_t bytes = page_bytes_ * static_cast<size_t>(num_pages) * static_cast<size_t>(num_layers_);
   for (int32_t page = 0; page < num_pages; ++page) free_.push_back(page);  // ascending: a min-heap
+  if (!owned_) return;
   if (device.kind == Device::Kind::kCuda) {
     memory_ = static_cast<char*>(cuda::Allocate(device.index, bytes));
     return;
   }
   // Anonymous memory: pages that are never used cost nothing.
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  CHECK(memory != MAP_FAILED) << "out of memory: " << bytes << " bytes of key-value cache";
-  memory_ = static_cast<char*>(memory);
+  void* fresh = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  CHECK(fresh != MAP_FAILED) << "out of memory: " << bytes << " bytes of key-value cache";
+  memory_ = static_cast<char*>(fresh);
 }
 
 KvPool::~KvPool() {
+  if (!owned_) return;
   if (device_.kind == Device::Kind::kCuda) {
     cuda::Free(device_.index, memory_);
   } else {

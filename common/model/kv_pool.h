@@ -14,7 +14,8 @@ namespace grouper {
 
 class KvPool {
  public:
-  KvPool(const ModelConfig& config, DType dtype, int32_t num_pages, Device device = {});
+  // memory: where the pages lie, BytesPerPage each, if not in memory of the pool's own; it must outlive the pool.
+  KvPool(const ModelConfig& config, DType dtype, int32_t num_pages, Device device = {}, void* memory = nullptr);
   ~KvPool();
   KvPool(const KvPool&) = delete;
   KvPool& operator=(const KvPool&) = delete;
@@ -39,6 +40,7 @@ class KvPool {
   int32_t num_pages_;
   size_t page_bytes_;          // of one layer
   char* memory_;               // [layer][page]
+  bool owned_;
   std::vector<int32_t> free_;  // a heap, lowest id on top
   std::vector<int32_t> references_;
 };

@@ -116,7 +116,7 @@ class MlaLayer : public AttentionLayer {
                 const Tensor& dy, const GradientSink& gradients) const override {
     Stream& stream = pass.stream;
     const int64_t t = pass.tokens, q_first = q_rank_ > 0 ? q_rank_ : heads_ * (nope_ + turn_);
-    const DType dtype = y.dtype(), acc = AccumulatorType(dtype);
+    const DType dtype = y.dtype();
     const Arena::Mark mark = pass.arena.mark();
     const Tensor d_kv_b = gradients[kv_b_];
 
@@ -136,7 +136,7 @@ class MlaLayer : public AttentionLayer {
                            .b = Down(kv_b_->value),
                            .c = Heads(d_out),
                            .dtype = dtype});
-    WeightGradient(stream, d_o, s.out, Down(d_kv_b), value_, acc);
+    kernels::HeadWeightGradient(stream, d_o, s.out, Down(d_kv_b), d_kv_b.dtype());
 
     // out = attention(query, key)
     Tensor d_query = pass.arena.New(dtype, {t, heads_, rank_ + turn_});
@@ -158,7 +158,7 @@ class MlaLayer : public AttentionLayer {
                            .b = Transposed(Up(kv_b_->value)),
                            .c = Heads(d_q),
                            .dtype = dtype});
-    WeightGradient(stream, s.q.Columns(0, nope_), d_query.Columns(0, rank_), Up(d_kv_b), nope_, acc);
+    kernels::HeadWeightGradient(stream, s.q.Columns(0, nope_), d_query.Columns(0, rank_), Up(d_kv_b), d_kv_b.dtype());
     kernels::Copy(stream, d_query.Columns(rank_, rank_ + turn_), d_q.Columns(nope_, nope_ + turn_));
     if (q_rank_ > 0) {
       Tensor d_q_latent = pass.arena.New(dtype, {t, q_rank_});
@@ -191,30 +191,6 @@ class MlaLayer : public AttentionLayer {
   kernels::MatrixRef Up(const Tensor& kv_b) const { return {kv_b.raw(), rank_, 1, (nope_ + value_) * rank_}; }
   kernels::MatrixRef Down(const Tensor& kv_b) const {
     return {kv_b.Rows(nope_, kv_b.dim(0)).raw(), rank_, 1, (nope_ + value_) * rank_};
-  }
-
-  // c [m, r] += a[h]^T b[h], tokens ascending; a [T, H, m], b [T, H, r]. Gradients are float: bf16 activations are
-  // widened first.
-  void WeightGradient(Stream& stream, const Tensor& a, const Tensor& b, const kernels::MatrixRef& c, int64_t m,
-                      DType acc) const {
-    const Arena::Mark mark = stream.scratch.mark();
-    Tensor wide_a = a, wide_b = b;
-    if (a.dtype() != acc) {
-      wide_a = stream.scratch.New(acc, {a.dim(0), a.dim(1), a.dim(2)});
-      wide_b = stream.scratch.New(acc, {b.dim(0), b.dim(1), b.dim(2)});
-      kernels::Copy(stream, a, wide_a);
-      kernels::Copy(stream, b, wide_b);
-    }
-    kernels::Gemm(stream, {.batch = heads_,
-                           .m = m,
-                           .n = rank_,
-                           .k = a.dim(0),
-                           .a = Transposed(Heads(wide_a)),
-                           .b = Heads(wide_b),
-                           .c = c,
-                           .dtype = acc,
-                           .accumulate = true});
-    stream.scratch.Release(mark);
   }
 
   kernels::RopeTable rope_;

@@ -56,7 +56,9 @@ struct DecodeBatch {
 // with +=.
 class Gradients {
  public:
-  explicit Gradients(const class Model& model);
+  // matrices: the type of the blocks' bf16 matrices' gradients; BF16 halves their memory and rounds a sum once a micro-batch. BF16 REQUIRES a
+  // BF16 model on a device. Embedding, head, router, norms and biases stay float.
+  explicit Gradients(const class Model& model, DType matrices = DType::kF32);
   ~Gradients();
   Gradients(const Gradients&) = delete;
   Gradients& operator=(const Gradients&) = delete;
@@ -66,7 +68,7 @@ class Gradients {
   // do not depend on micro-batches, and joins it here.
   void Finish(Stream& stream);
   // What Gradients of `model` take on `device`, arena blocks included.
-  static size_t Bytes(const class Model& model, Device device);
+  static size_t Bytes(const class Model& model, Device device, DType matrices = DType::kF32);
   // REQUIRES: Finish since the last Backward.
   const Tensor& tensor(size_t i) const;
   size_t size() const { return tensors_.size(); }
@@ -167,5 +169,9 @@ Sha256Digest WeightsDigest(const Model& model, ThreadPool& threads,
                            std::vector<Sha256Digest>* tensor_digests = nullptr);
 // The same root from the tensors' digests.
 Sha256Digest WeightsDigestOf(const Model& model, const std::vector<Sha256Digest>& tensor_digests);
+
+// The digest of weights that sampler and trainer hold in one store: nothing travels that could change on the way, so their contents are not
+// hashed. SHA-256 of "one weight store" and the version.
+Sha256Digest SharedWeightsDigest(uint64_t version);
 
 }  // namespace grouper

@@ -27,6 +27,13 @@ Sha256Digest WeightsDigestOf(const Model& model, const std::vector<Sha256Digest>
   return root.Finish();
 }
 
+Sha256Digest SharedWeightsDigest(uint64_t version) {
+  Sha256Stream digest;
+  digest.Update("one weight store");
+  digest.UpdateUint64(version);
+  return digest.Finish();
+}
+
 Sha256Digest WeightsDigest(const Model& model, ThreadPool& threads, std::vector<Sha256Digest>* tensor_digests) {
   std::vector<Sha256Digest> digests(model.tensors().size());
   threads.ParallelForDynamic(static_cast<int64_t>(digests.size()), [&](int64_t i) {

@@ -273,7 +273,7 @@ class PassWalk {
         arena_.New(dtype_, t_ * q);
         arena_.New(dtype_, t_ * m.q_lora_rank);
       }
-      if (dtype_ != acc_) {  // gradients of kv_b_proj: both factors, widened
+      if (dtype_ != acc_ && !cuda_) {  // gradients of kv_b_proj: both factors, widened
         const ArenaSizer::Mark wide = scratch_.mark();
         scratch_.New(acc_, t_ * h * std::max(m.v_head_dim, m.qk_nope_head_dim));
         scratch_.New(acc_, t_ * h * m.kv_lora_rank);

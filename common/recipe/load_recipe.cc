@@ -75,6 +75,7 @@ void FillDefaults(v1::Recipe& recipe, const std::string& path) {
   if (model->device().empty() || model->device() == "auto") model->set_device(NumCudaDevices() > 0 ? "cuda" : "cpu");
   const bool on_cpu = model->device() == "cpu";
   if (model->dtype().empty()) model->set_dtype(on_cpu ? "float32" : "bfloat16");
+  if (model->gradients().empty()) model->set_gradients("float32");
   if (recipe.prompt().template_().empty()) recipe.mutable_prompt()->set_template_("plain");
   for (v1::Stage& stage : *recipe.mutable_stages()) {
     v1::Optimizer* optimizer = stage.mutable_optimizer();
@@ -228,6 +229,9 @@ absl::Status CheckRecipe(const v1::Recipe& recipe) {
   check.Range("threads", recipe.threads(), 0, 4096);
   check.Require(recipe.model().path().empty() != recipe.model().config().empty(), "model", "one of: path (a model), config (random weights)");
   check.OneOf("model.dtype", recipe.model().dtype(), {"float32", "bfloat16"});
+  check.OneOf("model.gradients", recipe.model().gradients(), {"float32", "bfloat16"});
+  check.Require(recipe.model().gradients() != "bfloat16" || (recipe.model().dtype() == "bfloat16" && recipe.model().device() != "cpu"),
+                "model.gradients", "\"float32\", or model.dtype \"bfloat16\" on a GPU");
   check.Require(ParseDevice(recipe.model().device()).ok(), "model.device", "\"auto\", \"cpu\", \"cuda\" or \"cuda:N\"");
   check.Range("model.max_context", recipe.model().max_context(), 0, kMany);
   check.OneOf("prompt.template", recipe.prompt().template_(), {"plain", "r1_zero", "chatml", "tokenizer", "custom"});
