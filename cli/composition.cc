@@ -37,6 +37,10 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
     options.engine.max_sequences = recipe.rollout().max_sequences();
     options.engine.cache_pages = recipe.rollout().cache_pages();
     options.shared_weights = true;
+    if (parts->loaded_.model->device().kind == Device::Kind::kCuda) {
+      parts->memory_ = std::make_shared<TurnMemory>(parts->loaded_.model->device(), Engine::CacheBytes(*parts->loaded_.model, options.engine));
+      options.engine.memory = parts->memory_;
+    }
     ASSIGN_OR_RETURN(parts->rollout_service_,
                      MakeRolloutService(*parts->loaded_.model, parts->loaded_.tokenizer, *parts->threads_, options));
     local.push_back(parts->rollout_service_.get());

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/thread_pool.h"
 #include "common/model/model_directory.h"
+#include "common/tensor/turn_memory.h"
 #include "common/rpc/server.h"
 #include "proto/recipe.pb.h"
 #include "proto/reward.grpc.pb.h"
@@ -42,11 +43,14 @@ class Composition {
   const RuleSet& rules() const { return *rules_; }
   RolloutClient& rollout() { return *rollout_client_; }
   RewardClient& reward() { return *reward_client_; }
+  // The in-process worker's cache, which training may have while nothing is sampled; null on the CPU and with workers elsewhere.
+  TurnMemory* memory() { return memory_.get(); }
 
  private:
   Composition() = default;
   std::unique_ptr<ThreadPool> threads_;
   LoadedModel loaded_;
+  std::shared_ptr<TurnMemory> memory_;
   std::unique_ptr<RuleSet> rules_;
   std::unique_ptr<v1::RolloutService::Service> rollout_service_;
   std::unique_ptr<v1::RewardService::Service> reward_service_;

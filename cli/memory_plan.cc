@@ -116,8 +116,11 @@ class Planner {
       for (const Sampling& s : SamplingsOf(i)) {
         filled = std::max(filled, FilledPages(s));
         PassSize size;
-        size.sequences = size.rows = size.logit_rows = std::min<int64_t>(recipe_.rollout().max_sequences(), s.groups * s.samples);
-        size.tokens = std::min<int64_t>(recipe_.rollout().max_batch_tokens(), s.groups * s.prompt + size.sequences);
+        // An engine on a device takes the largest pass' memory at once (Engine::Create).
+        size.sequences = size.rows = size.logit_rows =
+            OnCuda() ? recipe_.rollout().max_sequences() : std::min<int64_t>(recipe_.rollout().max_sequences(), s.groups * s.samples);
+        size.tokens = OnCuda() ? std::max(recipe_.rollout().max_batch_tokens(), recipe_.rollout().max_sequences())
+                               : std::min<int64_t>(recipe_.rollout().max_batch_tokens(), s.groups * s.prompt + size.sequences);
         size.longest = s.longest;
         const PassBytes bytes = ForwardBytes(config_, model_.dtype(), machine_.device, size);
         arena = std::max(arena, Held(bytes.arena));
@@ -163,7 +166,10 @@ class Planner {
     const v1::Stage& stage = recipe_.stages(index);
     const std::string micro_field = absl::StrCat("stages[", stage.name(), "].optimizer.micro_batch_tokens");
     const Device device = machine_.device;
-    parts.push_back({"gradients, float", static_cast<int64_t>(Gradients::Bytes(model_, device)), ""});
+    const bool narrow = recipe_.model().gradients() == "bfloat16";
+    parts.push_back({narrow ? "gradients, bfloat16" : "gradients, float",
+                     static_cast<int64_t>(Gradients::Bytes(model_, device, narrow ? DType::kBF16 : DType::kF32)),
+                     narrow || device.kind == Device::Kind::kCpu ? "" : "model.gradients"});
     parts.push_back({model_.dtype() == DType::kBF16 ? "AdamW: m, v, float weights" : "AdamW: m, v",
                      static_cast<int64_t>(OptimizerState::Bytes(model_, device)), ""});
     const TrainingPass::Options options = {stage.optimizer().micro_batch_tokens(), recipe_.model().recompute()};
@@ -176,10 +182,19 @@ class Planner {
       reference_pass = static_cast<int64_t>(reference.activations + reference.logits + reference.keys_and_values);
       parts.push_back({"reference policy", WeightBytes() + PackedBytes() + reference_pass, absl::StrCat("stages[", stage.name(), "].grpo.kl_coef")});
     }
-    parts.push_back({"activations of a micro-batch", static_cast<int64_t>(pass.activations),
-                     absl::StrCat(micro_field, recipe_.model().recompute() ? "" : ", model.recompute")});
-    parts.push_back({"logits of a micro-batch", static_cast<int64_t>(pass.logits), micro_field});
-    parts.push_back({"keys and values of a micro-batch", static_cast<int64_t>(pass.keys_and_values), micro_field});
+    const std::string activations_field = absl::StrCat(micro_field, recipe_.model().recompute() ? "" : ", model.recompute");
+    if (OnCuda() && recipe_.rollout().addresses().empty()) {
+      // They lie in the cache's memory as far as it goes (TrainingPass::Options::memory).
+      const int64_t cache = (PoolPages() + 1) * static_cast<int64_t>(KvPool::BytesPerPage(config_, model_.dtype()));
+      const int64_t keys = static_cast<int64_t>(pass.keys_and_values), rest = static_cast<int64_t>(pass.activations + pass.logits);
+      const int64_t lent = cache - (keys <= cache / 2 ? keys : 0);
+      const int64_t beyond = (rest > lent ? rest - lent + static_cast<int64_t>(pass.logits) : 0) + (keys <= cache / 2 ? 0 : keys);
+      parts.push_back({"activations of a micro-batch beyond the cache", beyond, activations_field});
+    } else {
+      parts.push_back({"activations of a micro-batch", static_cast<int64_t>(pass.activations), activations_field});
+      parts.push_back({"logits of a micro-batch", static_cast<int64_t>(pass.logits), micro_field});
+      parts.push_back({"keys and values of a micro-batch", static_cast<int64_t>(pass.keys_and_values), micro_field});
+    }
     parts.push_back({"scratch of the ops", Held(pass.scratch), micro_field});
   }
 

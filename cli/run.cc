@@ -107,6 +107,7 @@ absl::Status Run(const Arguments& arguments) {
                RealClock(),
                control,
                view.Observer()};
+  run.memory = parts->memory();
   const ModelConfig& config = parts->loaded().model->config();
   std::printf("%s: %s, %s parameters (%s active), %d threads, out %s\n", recipe.name().c_str(), config.architecture.c_str(),
               HumanCount(static_cast<double>(config.NumParameters())).c_str(), HumanCount(static_cast<double>(config.NumActiveParameters())).c_str(),

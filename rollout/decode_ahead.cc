@@ -32,15 +32,15 @@ DecodeAhead::Layout::Layout(int32_t rows) {
 DecodeAhead::Turn::Turn(Device device, size_t input_bytes, size_t rows)
     : input(device, input_bytes), sampled(device, rows * sizeof(kernels::SampledToken)), done(device) {}
 
-DecodeAhead::DecodeAhead(const Model& model, Stream& stream, KvPool& kv, int32_t max_rows)
+DecodeAhead::DecodeAhead(const Model& model, Stream& stream, KvPool& kv, Arena& memory, int32_t max_rows)
     : model_(model),
       stream_(stream),
       kv_(kv),
       max_rows_(max_rows),
       max_pages_(PagesOf(model.config().max_position_embeddings)),
       padding_page_(kv.Allocate()),
-      memory_(model.device(), stream.handle),
-      step_memory_(model.device(), stream.handle) {
+      step_memory_(memory),
+      memory_(model.device(), stream.handle) {
   CHECK(max_rows > 0 && padding_page_ >= 0);
   const size_t bytes = Layout(max_rows).pages + static_cast<size_t>(max_rows) * static_cast<size_t>(max_pages_) * sizeof(int32_t);
   input_ = static_cast<char*>(memory_.Allocate(bytes));

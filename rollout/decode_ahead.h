@@ -31,8 +31,9 @@ class DecodeAhead {
  public:
   static constexpr int kMaxInFlight = 2;
 
-  // `model`, `stream` and `kv` must outlive this; it takes one page of `kv`. `max_rows`: of a step.
-  DecodeAhead(const Model& model, Stream& stream, KvPool& kv, int32_t max_rows);
+  // `model`, `stream`, `kv` and `memory` must outlive this; it takes one page of `kv`. `memory` is for a step's own tensors: others may use it
+  // while nothing is in flight, and it must have grown to its full size (a recorded step keeps its addresses). `max_rows`: of a step.
+  DecodeAhead(const Model& model, Stream& stream, KvPool& kv, Arena& memory, int32_t max_rows);
 
   struct Row {
     kernels::NextToken token;                   // from: a row of the step launched before, or -1 and the token itself
@@ -70,7 +71,8 @@ class DecodeAhead {
   Stream& stream_;
   KvPool& kv_;
   const int32_t max_rows_, max_pages_, padding_page_;
-  Arena memory_, step_memory_;
+  Arena& step_memory_;
+  Arena memory_;
   char* input_;                       // on the device
   kernels::SampledToken* sampled_;    // likewise, [max_rows]
   Tensor token_ids_;                  // likewise

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/failpoint.h"
 #include "common/base/status.h"
+#include "common/model/pass_memory.h"
 #include "common/tensor/cuda.h"
 #include "rollout/decode_ahead.h"
 #include "rollout/scheduler.h"
@@ -32,21 +33,42 @@ struct Engine::State {
       : model(model),
         tokenizer(std::move(tokenizer)),
         stream(threads, model.device()),
-        kv(model.config(), model.dtype(), pages, model.device()),
+        memory(options.memory),
+        kv(model.config(), model.dtype(), pages, model.device(), memory == nullptr ? nullptr : memory->data()),
         scheduler(kv, stream, model.config().num_hidden_layers, options),
         arena(model.device(), stream.handle) {
-    if (DecodesAhead(model, options)) decode.emplace(model, stream, kv, options.max_sequences);
+    if (model.device().kind == Device::Kind::kCuda) Reserve(options);
+    if (DecodesAhead(model, options)) decode.emplace(model, stream, kv, arena, options.max_sequences);
     pages_for_sequences = kv.free_pages();
+  }
+
+  // Takes the memory of the largest pass at once, so that it is known from the start. Long contexts (splits of attention) may need more scratch.
+  void Reserve(const EngineOptions& options) {
+    PassSize size;
+    size.sequences = size.rows = size.logit_rows = options.max_sequences;
+    size.tokens = std::max(options.max_batch_tokens, options.max_sequences);
+    size.longest = 1;
+    const PassBytes bytes = ForwardBytes(model.config(), model.dtype(), model.device(), size);
+    arena.Allocate(bytes.arena);
+    arena.Reset();
+    const Arena::Mark mark = stream.scratch.mark();
+    stream.scratch.Allocate(bytes.scratch);
+    stream.scratch.Release(mark);
   }
 
   // Puts a sampled token at the end of its sequence, and finishes the sequence if it ends there.
   absl::Status Take(Sequence& sequence, const kernels::SampledToken& token);
   absl::StatusOr<bool> StepAhead();
   absl::Status CollectAhead();
+  // Waits for what is under way and throws it away.
+  void DropUnderWay();
+  // With nothing left to do: from now on others may change the weights and use the memory.
+  void Rest();
 
   const Model& model;
   std::shared_ptr<const Tokenizer> tokenizer;
   Stream stream;
+  std::shared_ptr<TurnMemory> memory;
   KvPool kv;
   Scheduler scheduler;
   Arena arena;
@@ -125,9 +147,21 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model& model, std::
     return absl::InvalidArgumentError(absl::StrCat("rollout.cache_pages: ", options.cache_pages, ", expected at least ", least,
                                                    " for one context of ", context, " tokens (or a smaller model.max_context)"));
   }
-  const int32_t pages = options.cache_pages != 0 ? options.cache_pages : DefaultPages(model, options);
+  int32_t pages = options.cache_pages != 0 ? options.cache_pages : DefaultPages(model, options);
   const int32_t padding = DecodesAhead(model, options) ? 1 : 0;  // a page of DecodeAhead's own
+  if (options.memory != nullptr) {
+    const int64_t there = static_cast<int64_t>(options.memory->size() / KvPool::BytesPerPage(model.config(), model.dtype())) - padding;
+    if (there < least) {
+      return absl::InvalidArgumentError(absl::StrCat("the cache's memory holds ", there, " pages, expected at least ", least));
+    }
+    pages = static_cast<int32_t>(std::min<int64_t>(there, options.cache_pages != 0 ? options.cache_pages : INT32_MAX - 1));
+  }
   return std::unique_ptr<Engine>(new Engine(std::make_unique<State>(model, std::move(tokenizer), threads, options, pages + padding)));
+}
+
+size_t Engine::CacheBytes(const Model& model, const EngineOptions& options) {
+  const int32_t pages = options.cache_pages != 0 ? options.cache_pages : DefaultPages(model, options);
+  return static_cast<size_t>(pages + (DecodesAhead(model, options) ? 1 : 0)) * KvPool::BytesPerPage(model.config(), model.dtype());
 }
 
 int64_t Engine::max_context() const { return state_->model.config().max_position_embeddings; }
@@ -136,6 +170,7 @@ absl::Status Engine::Add(const v1::GenerateRequest& request, uint64_t weight_ver
                          const void* owner) {
   RETURN_IF_ERROR(Annotate(CheckRequest(request, state_->model, state_->tokenizer != nullptr),
                            absl::StrCat("group ", request.group_serial())));
+  if (state_->memory != nullptr) state_->memory->Take(state_.get());
   auto group = std::make_shared<Group>();
   group->request = request;
   group->weight_version = weight_version;
@@ -225,8 +260,21 @@ absl::Status Engine::State::Take(Sequence& sequence, const kernels::SampledToken
   const std::shared_ptr<Group> group = sequence.group;
   v1::Sample sample = MakeSample(sequence, reason);
   scheduler.Finish(&sequence);
+  // Whoever gets the last sample may go on to train at once.
+  if (scheduler.running() + scheduler.waiting() == 0) Rest();
   group->on_finished(std::move(sample));
   return absl::OkStatus();
+}
+
+void Engine::State::DropUnderWay() {
+  while (decode && decode->in_flight() > 0) decode->Collect();
+  under_way.clear();
+}
+
+void Engine::State::Rest() {
+  DropUnderWay();
+  stream.Synchronize();
+  if (memory != nullptr) memory->Give(this);
 }
 
 // Launches the next decode step if there is one, and takes the tokens of the oldest when enough are under way. False when nothing could be
@@ -254,17 +302,14 @@ absl::StatusOr<bool> Engine::State::StepAhead() {
   }
   if (decode->in_flight() == 0) return false;
   if (next.empty() || decode->in_flight() == DecodeAhead::kMaxInFlight) RETURN_IF_ERROR(CollectAhead());
-  // What remains under way when all is finished is thrown away, and must not touch weights that change.
-  if (scheduler.running() == 0) {
-    while (decode->in_flight() > 0) RETURN_IF_ERROR(CollectAhead());
-  }
   return true;
 }
 
 absl::Status Engine::State::CollectAhead() {
   const std::vector<std::shared_ptr<Sequence>> sequences = std::move(under_way.front());
   under_way.pop_front();
-  const absl::Span<const kernels::SampledToken> tokens = decode->Collect();
+  const absl::Span<const kernels::SampledToken> collected = decode->Collect();
+  const std::vector<kernels::SampledToken> tokens(collected.begin(), collected.end());  // Take may let a new step begin
   for (size_t i = 0; i < sequences.size(); ++i) {
     Sequence& sequence = *sequences[i];
     --sequence.ahead;
@@ -320,23 +365,15 @@ absl::StatusOr<bool> Engine::Step() {
   return true;
 }
 
-void Engine::DropUnderWay() {
-  State& s = *state_;
-  if (s.decode) {
-    while (s.decode->in_flight() > 0) s.decode->Collect();
-  }
-  s.under_way.clear();
-}
-
 void Engine::Abort() {
   state_->scheduler.DropIf([](const Group&) { return true; });
-  DropUnderWay();
+  state_->Rest();
 }
 
 // What is being sampled for the dropped ones is thrown away when it comes.
 void Engine::AbortOwner(const void* owner) {
   state_->scheduler.DropIf([owner](const Group& group) { return group.owner == owner; });
-  if (state_->scheduler.running() == 0) DropUnderWay();
+  if (state_->scheduler.running() + state_->scheduler.waiting() == 0) state_->Rest();
 }
 
 Engine::Stats Engine::stats() const {

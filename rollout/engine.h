@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/model/model.h"
+#include "common/tensor/turn_memory.h"
 #include "common/text/tokenizer.h"
 #include "proto/rollout.pb.h"
 #include "proto/sample.pb.h"
@@ -33,6 +34,8 @@ struct EngineOptions {
   // Passes that only decode are launched ahead of their results (decode_ahead.h; same bits): when they run on a GPU, always, never.
   enum class Ahead { kOnCuda, kAlways, kNever };
   Ahead decode_ahead = Ahead::kOnCuda;
+  // Where the cache lies, if not in memory of the engine's own; others may have it while nothing runs or waits. Its size bounds cache_pages.
+  std::shared_ptr<TurnMemory> memory = nullptr;
 };
 
 class Engine {
@@ -41,6 +44,8 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const Model& model, std::shared_ptr<const Tokenizer> tokenizer,
                                                         ThreadPool& threads, const EngineOptions& options);
   ~Engine();
+  // Bytes of the cache that Create makes for these options.
+  static size_t CacheBytes(const Model& model, const EngineOptions& options);
 
   // Called on the engine's thread when a sample is finished, in no promised order.
   using OnFinished = std::function<void(v1::Sample sample)>;
@@ -71,7 +76,6 @@ class Engine {
   int64_t max_context() const;
 
  private:
-  void DropUnderWay();
   struct State;
   explicit Engine(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;

@@ -93,7 +93,7 @@ absl::StatusOr<Sha256Digest> WeightReceiver::Commit(const v1::WeightCommit& comm
     return absl::DataLossError(absl::StrCat("commit before tensor ", manifest_.tensors(static_cast<int>(current_)).name(), " was complete"));
   }
   RETURN_IF_ERROR(failpoint::Hit("rollout.before_swap"));
-  const Sha256Digest digest = WeightsDigest(model_, threads_);
+  const Sha256Digest digest = shared_ ? SharedWeightsDigest(manifest_.version()) : WeightsDigest(model_, threads_);
   if (!SameDigest(manifest_.digest(), digest)) {
     return absl::DataLossError(absl::StrCat("weights digest is ", Hex(digest), " after the update to version ", manifest_.version(),
                                             ", not the manifest's"));

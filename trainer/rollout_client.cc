@@ -151,7 +151,8 @@ class PooledRolloutClient : public RolloutClient {
     weights_.model = &model;
     weights_.version = version;
     weights_.exact_on_policy = options_.exact_on_policy;
-    weights_.digest = WeightsDigest(model, threads, &weights_.tensor_digests);
+    const bool one_store = std::all_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot->connection.in_process(); });
+    weights_.digest = one_store ? SharedWeightsDigest(version) : WeightsDigest(model, threads, &weights_.tensor_digests);
     const absl::Time give_up = clock_.Now() + options_.no_worker_timeout;
     while (true) {
       std::vector<absl::Status> outcomes(slots_.size());

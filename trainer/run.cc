@@ -122,6 +122,7 @@ class Run {
     ASSIGN_OR_RETURN(stage.data, Dataset::Open(config.data(), p_.recipe.seed(), static_cast<uint32_t>(index), ""));
     stage.context.reset(new StageContext{p_.recipe, index, p_.loaded, stream_, p_.rollout, p_.reward, publisher_, *stage.data, *encoder_, p_.clock,
                                          p_.observer.sampling});
+    stage.context->memory = p_.memory;
     if (config.has_sft()) {
       ASSIGN_OR_RETURN(stage.steps, CheckSftData(*stage.context));
     } else if (config.has_grpo()) {

@@ -49,6 +49,7 @@ struct RunParts {
   Clock& clock;
   RunControl& control;
   RunObserver observer;
+  TurnMemory* memory = nullptr;  // TrainingPass::Options::memory
 };
 
 // Runs to the end, or to a requested stop (OK; a checkpoint was saved). Every stage's data is read and checked before the first stage begins and before

@@ -118,18 +118,34 @@ void TrainingPass::Reserve(const std::vector<TrainSequence>& sequences, const st
     most_sequences = std::max(most_sequences, static_cast<int64_t>(end - begin));
     most_pages = std::max(most_pages, pages);
   }
+  TurnMemory* const memory = options_.memory;
+  if (memory != nullptr) memory->Take(this);
   if (kv_ == nullptr || kv_->num_pages() < most_pages) {
-    const int32_t more = kv_ == nullptr ? 0 : most_pages / 8;
+    const int32_t pages = most_pages + (kv_ == nullptr ? 0 : most_pages / 8);
+    const size_t size = static_cast<size_t>(pages) * KvPool::BytesPerPage(model_.config(), model_.dtype());
+    arena_.reset();
     kv_.reset();  // before the next one is taken
-    kv_ = std::make_unique<KvPool>(model_.config(), model_.dtype(), most_pages + more, model_.device());
+    const bool lent = memory != nullptr && size <= memory->size() / 2;
+    kv_ = std::make_unique<KvPool>(model_.config(), model_.dtype(), pages, model_.device(), lent ? memory->data() : nullptr);
+    lent_to_kv_ = lent ? (size + 255) / 256 * 256 : 0;
   }
   if (arena_ && most_tokens <= reserved_tokens_) return;
-  reserved_tokens_ = RoundTokens(options_, most_tokens);
+  reserved_tokens_ = std::max(reserved_tokens_, RoundTokens(options_, most_tokens));
   const PassBytes bytes = BytesFor(model_, model_.device(), reserved_tokens_, most_sequences, longest,
                                    LogitRows(model_, model_.device(), options_), options_.recompute, backward);
   arena_.reset();
-  arena_.emplace(model_.device(), stream_.handle);
-  arena_->Allocate(bytes.arena);
+  if (memory == nullptr) {
+    arena_.emplace(model_.device(), stream_.handle);
+    arena_->Allocate(bytes.arena);
+  } else {
+    const size_t lent = (memory->size() - lent_to_kv_) / 256 * 256;
+    arena_.emplace(model_.device(), stream_.handle, memory->data() + lent_to_kv_, lent);
+    if (bytes.arena > lent) {
+      // The rest, and room for a tensor that does not fit where the lent block ends.
+      arena_->Allocate(lent);
+      arena_->Allocate(bytes.arena - lent + bytes.logits);
+    }
+  }
   arena_->Reset();
   const Arena::Mark mark = stream_.scratch.mark();
   stream_.scratch.Allocate(bytes.scratch);
@@ -196,6 +212,13 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     }
     model_.Backward(stream_, micro.batch, *kv_, saved, dhidden, gradients);
   }
+  EndTurn();
+}
+
+void TrainingPass::EndTurn() {
+  if (options_.memory == nullptr) return;
+  stream_.Synchronize();
+  options_.memory->Give(this);
 }
 
 std::vector<float> TrainingPass::Score(const std::vector<TrainSequence>& sequences) {
@@ -224,6 +247,7 @@ std::vector<float> TrainingPass::Score(const std::vector<TrainSequence>& sequenc
     const float* values = OnHost(logprobs).data<float>();
     all.insert(all.end(), values, values + rows);
   }
+  EndTurn();
   return all;
 }
 

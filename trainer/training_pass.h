@@ -11,6 +11,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "common/model/model.h"
+#include "common/tensor/turn_memory.h"
 #include "kernels/sampling.h"
 
 namespace grouper {
@@ -30,7 +31,8 @@ class TrainingPass {
   struct Options {
     int64_t micro_batch_tokens = 4096;  // a longer sequence goes alone
     bool recompute = false;
-    int64_t logits_bytes = 0;           // of logits held at once; 0: 64 MB, on a GPU 1 GB
+    int64_t logits_bytes = 0;      // of logits held at once; 0: 64 MB, on a GPU 2 GB
+    TurnMemory* memory = nullptr;  // for activations, keys and values, as far as it goes; this pass' turn during Run and Score
   };
   TrainingPass(const Model& model, Stream& stream, const Options& options);
 
@@ -62,6 +64,7 @@ class TrainingPass {
   // Tokens that memory is taken for when the largest micro-batch has `tokens`: lengths vary from list to list.
   static int64_t RoundTokens(const Options& options, int64_t tokens);
   void Reserve(const std::vector<TrainSequence>& sequences, const std::vector<std::pair<size_t, size_t>>& cuts, bool backward);
+  void EndTurn();
   Tensor OnHost(const Tensor& values);    // [n] float: a copy in host_, or the same on the CPU; waits
   Tensor OnDevice(const Tensor& values);  // [n] float of host_: a copy in arena_, or the same on the CPU
   void Prepare(const std::vector<TrainSequence>& sequences, size_t begin, size_t end, MicroBatch& micro);
@@ -73,6 +76,7 @@ class TrainingPass {
   Arena host_;  // what the loss reads and writes when the model is on a device
   int64_t reserved_tokens_ = 0;
   std::unique_ptr<KvPool> kv_;
+  size_t lent_to_kv_ = 0;  // bytes of options_.memory
 };
 
 }  // namespace grouper

@@ -21,7 +21,7 @@ v1::WeightManifest MakeManifest(const PublishedWeights& weights, bool in_process
   v1::WeightManifest manifest;
   manifest.set_version(weights.version);
   manifest.set_transport(in_process ? v1::WEIGHT_TRANSPORT_IN_PROCESS : v1::WEIGHT_TRANSPORT_GRPC);
-  manifest.set_digest(Bytes(weights.digest));
+  manifest.set_digest(Bytes(in_process ? SharedWeightsDigest(weights.version) : weights.digest));
   manifest.set_numerics_id(NumericsId(weights.model->dtype(), weights.model->device()));
   manifest.set_exact_on_policy(weights.exact_on_policy);
   if (in_process) return manifest;

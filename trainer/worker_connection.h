@@ -30,6 +30,7 @@ class WorkerConnection {
   explicit WorkerConnection(RolloutClient::Worker worker);
 
   const std::string& name() const { return worker_.name; }
+  bool in_process() const { return worker_.in_process; }
   v1::RolloutService::Stub& stub() { return *stub_; }
 
   // Asks for the worker's status. True when its weights are `weights` and it is the process that took them. Errors name the worker and the RPC.

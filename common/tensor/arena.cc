@@ -19,8 +19,13 @@ constexpr size_t kCudaBlock = size_t{64} << 20;
 size_t RoundUp(size_t n, size_t to) { return (n + to - 1) / to * to; }
 }  // namespace
 
+Arena::Arena(Device device, void* stream, void* memory, size_t size) : device_(device), stream_(stream) {
+  blocks_.push_back({static_cast<char*>(memory), size, /*owned=*/false});
+}
+
 Arena::~Arena() {
   for (Block& block : blocks_) {
+    if (!block.owned) continue;
     if (device_.kind == Device::Kind::kCuda) {
       cuda::Free(device_.index, block.data);
     } else {
@@ -83,7 +88,7 @@ void Arena::Release(Mark mark) {
 
 size_t Arena::reserved_bytes() const {
   size_t total = 0;
-  for (const Block& block : blocks_) total += block.size;
+  for (const Block& block : blocks_) total += block.owned ? block.size : 0;
   return total;
 }
 

@@ -22,6 +22,8 @@ namespace grouper {
 class Arena {
  public:
   explicit Arena(Device device = {}, void* stream = nullptr) : device_(device), stream_(stream) {}
+  // The first block is `size` bytes at `memory` (aligned as Allocate aligns), which outlive the arena; what does not fit is taken as ever.
+  Arena(Device device, void* stream, void* memory, size_t size);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -44,6 +46,7 @@ class Arena {
   struct Block {
     char* data;
     size_t size;
+    bool owned = true;
   };
   Device device_;
   void* stream_;  // cudaStream_t

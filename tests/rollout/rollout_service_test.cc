@@ -208,9 +208,14 @@ TEST_P(RolloutServiceTest, SharedWeightsAreServedOnlyWhenTheirDigestIsRight) {
   parts.erase(parts.begin() + 1, parts.end() - 1);
   parts[0].mutable_manifest()->set_transport(v1::WEIGHT_TRANSPORT_IN_PROCESS);
   parts[0].mutable_manifest()->clear_tensors();
+  const auto set_digest = [&](uint64_t version) {
+    const Sha256Digest digest = SharedWeightsDigest(version);
+    parts[0].mutable_manifest()->set_digest(std::string(digest.begin(), digest.end()));
+  };
+  set_digest(4);
   ASSERT_TRUE(Send(parts).ok());
   EXPECT_TRUE(Generate({MakeGroup(1, 5, 1, 4)}).ok());
-  trained_->tensors()[0].value.data<float>()[0] += 1;
+  set_digest(5);
   EXPECT_EQ(Send(parts).code(), absl::StatusCode::kDataLoss);
   EXPECT_FALSE(GetStatus().serving());
 }
