@@ -524,6 +524,15 @@ bool Algebra::IsVariableProduct(const Scalar& a, std::string* name) const {
   return true;
 }
 
+bool Algebra::IsSumOfVariables(const Scalar& a) const {
+  if (!a.denominator.empty() || a.numerator.size() < 2) return false;
+  return std::all_of(a.numerator.begin(), a.numerator.end(), [&](const Term& term) {
+    return (term.coefficient.IsOne() || (-term.coefficient).IsOne()) && term.monomial.size() == 1 &&
+           term.monomial[0].exponent == Exponent{1, 1} &&
+           atoms_[static_cast<size_t>(term.monomial[0].atom)].kind == AtomKind::kVariable;
+  });
+}
+
 bool Algebra::IsRatioOfLengths(const Scalar& a) const {
   if (!a.denominator.empty() || a.numerator.size() != 1 || !a.numerator[0].coefficient.IsOne()) return false;
   bool below = false;

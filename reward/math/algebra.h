@@ -95,6 +95,8 @@ class Algebra {
   bool IsVariable(const Scalar& a, std::string* name) const;
   // A product of distinct variables without a coefficient: x, AB, f(x) read as f*x.
   bool IsVariableProduct(const Scalar& a, std::string* name = nullptr) const;
+  // Distinct variables added and subtracted, without coefficients: m + n - k.
+  bool IsSumOfVariables(const Scalar& a) const;
   // A quotient of products of variables with capital letters: NO / BO, a ratio of lengths.
   bool IsRatioOfLengths(const Scalar& a) const;
   // c |inner| for a positive rational c, which goes inside.

@@ -17,6 +17,7 @@ namespace {
 using absl::string_view;
 
 constexpr size_t kMaxBoxes = 16;
+constexpr size_t kMaxWords = 256;  // of a sentence whose answer is words
 
 // An answer of several boxes, or one text.
 struct Candidate {
@@ -96,9 +97,10 @@ bool IsBareAnswer(string_view text, bool* exhausted = nullptr) {
   return texts == 0 || texts == value->items.size();
 }
 
-// Without formatting around the whole text: Markdown stars, quotes, a final full stop or comma.
+// Without formatting around the whole text: Markdown stars, quotes, a list's bullet, a final full stop or comma.
 string_view Undecorated(string_view text) {
   text = absl::StripAsciiWhitespace(text);
+  for (const string_view bullet : {"* ", "\u2022 "}) absl::ConsumePrefix(&text, bullet);
   for (bool changed = true; changed && !text.empty();) {
     changed = false;
     for (const string_view mark : {"**", "\"", "`", "\u201C", "\u201D"}) {
@@ -131,6 +133,62 @@ bool HasWord(string_view text, string_view word) {
   return false;
 }
 
+// Words that make an answer less than one.
+bool Weighs(string_view text) {
+  for (const char* word : {"not", "or", "either", "neither", "isn't", "cannot", "could", "might", "maybe", "perhaps",
+                           "possibly", "approximately", "about", "least", "most", "between"}) {
+    if (HasWord(text, word)) return true;
+  }
+  return false;
+}
+
+// "\text{The answer is } 42": what follows the words that lead to it.
+string_view WithoutLead(string_view text) {
+  string_view rest = text;
+  if (!absl::ConsumePrefix(&rest, "\\text{")) return text;
+  const size_t close = rest.find('}');
+  const string_view lead = absl::StripAsciiWhitespace(rest.substr(0, close));
+  if (close == string_view::npos || lead.find_first_of("{\\$") != string_view::npos || Weighs(lead)) return text;
+  rest = absl::StripAsciiWhitespace(rest.substr(close + 1));
+  const bool leads = absl::EndsWith(lead, ":") || absl::EndsWith(lead, "=") || absl::EndsWith(lead, " is") ||
+                     absl::EndsWith(lead, " are");
+  return leads && !rest.empty() ? rest : text;
+}
+
+// "x &= 40 + 2 \\\\ &= 42": the right side of the last row of aligned equations.
+string_view LastRow(string_view text) {
+  for (const auto& [open, close] : {std::pair("\\[", "\\]"), std::pair("$$", "$$"), std::pair("$", "$")}) {
+    if (absl::StartsWith(text, open) && absl::EndsWith(text, close) && absl::StrContains(text, "&=")) {
+      absl::ConsumePrefix(&text, open);
+      absl::ConsumeSuffix(&text, close);
+      text = absl::StripAsciiWhitespace(text);
+      break;
+    }
+  }
+  for (const string_view name : {"align*", "aligned", "align", "gather*", "split", "eqnarray*"}) {
+    if (!absl::ConsumePrefix(&text, absl::StrCat("\\begin{", name, "}"))) continue;
+    text = absl::StripAsciiWhitespace(text);
+    absl::ConsumeSuffix(&text, absl::StrCat("\\end{", name, "}"));
+  }
+  if (text.find("&=") == string_view::npos || absl::StrContains(text, "\\begin")) return text;
+  text = absl::StripAsciiWhitespace(text);
+  absl::ConsumeSuffix(&text, "\\\\");
+  return Undecorated(text.substr(text.rfind("&=") + 1));
+}
+
+// "\boxed{17} or 18": the alternative beside the box, which says the same or makes it a hedge.
+string_view BesideBox(string_view after) {
+  after = after.substr(0, after.find('\n'));
+  while (absl::ConsumePrefix(&after, "$") || absl::ConsumePrefix(&after, "\\)") || absl::ConsumePrefix(&after, ",") ||
+         absl::ConsumePrefix(&after, " ") || absl::ConsumePrefix(&after, "*")) {
+  }
+  if (absl::ConsumePrefix(&after, "(")) after = after.substr(0, after.find(')'));
+  if (!absl::ConsumePrefix(&after, "or ")) return {};
+  for (const string_view word : {"maybe ", "perhaps ", "possibly "}) absl::ConsumePrefix(&after, word);
+  const string_view other = Undecorated(LeadingAnswer(after));
+  return absl::StrContains(other, "%") || !IsBareAnswer(other) ? string_view() : other;
+}
+
 Candidate Boxes(string_view text) {
   Candidate boxes;
   const std::vector<size_t> offsets = FindBoxes(text, kMaxBoxes);
@@ -140,10 +198,24 @@ Candidate Boxes(string_view text) {
     const Box box = BoxAt(text, offset);
     if (!box.found) return {};  // the completion ended inside its box
     covered = box.end;
-    const string_view content = absl::StripAsciiWhitespace(box.content);
+    const string_view content = WithoutLead(absl::StripAsciiWhitespace(box.content));
     if (!content.empty()) boxes.parts.push_back(content);
   }
+  if (const string_view other = boxes.found() ? BesideBox(text.substr(covered)) : string_view(); !other.empty())
+    boxes.parts.push_back(other);
   return boxes;
+}
+
+// "a parabola", "the parabola" as "parabola".
+string_view WithoutArticle(string_view text) {
+  text = absl::StripAsciiWhitespace(text);
+  for (const string_view open : {"\\text{", "\\mbox{", "\\textbf{", "\\mathrm{"}) {
+    if (absl::ConsumePrefix(&text, open)) absl::ConsumeSuffix(&text, "}");
+  }
+  for (const string_view article : {"a ", "an ", "the "}) {
+    if (text.size() > article.size() && absl::StartsWithIgnoreCase(text, article)) return text.substr(article.size());
+  }
+  return text;
 }
 
 // The answer inside a sentence that says it: "the volume of $ABCD$ is 120", "Sphere 3 hours ago". A text that is the
@@ -156,21 +228,84 @@ Candidate FromPhrase(string_view text, string_view gold_form) {
   if (IsBareAnswer(text)) return {{text}};
   if (const string_view leading = Undecorated(LeadingAnswer(text)); IsBareAnswer(leading)) return {{leading}};
   if (std::any_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isdigit(c); })) {
-    const string_view stated = Undecorated(StatedAnswer(text));
+    const string_view stated = LastRow(Undecorated(StatedAnswer(text)));
     return stated.empty() ? Candidate{} : Candidate{{stated}};
   }
-  // Words that weigh alternatives or deny something give no answer.
-  for (const char* word : {"not", "or", "either", "neither", "isn't", "cannot", "could", "might", "maybe", "perhaps"}) {
-    if (HasWord(text, word)) return {};
-  }
+  if (Weighs(text)) return {};
   for (const string_view verb : {" is ", " are ", " be ", " equals ", ": "}) {
     const size_t at = text.rfind(verb);
     if (at == string_view::npos) continue;
-    const string_view rest = Undecorated(text.substr(at + verb.size()));
+    const string_view rest = WithoutArticle(Undecorated(text.substr(at + verb.size())));
     if (IsBareAnswer(rest)) return {{rest}};
   }
   if (const string_view stated = Undecorated(StatedAnswer(text)); !stated.empty()) return {{stated}};
   return {{text}};
+}
+
+// "(C)", "C.", "Option C", "\\textbf{(C)}\\ 12": a letter of a multiple choice and what stands beside it.
+struct Choice {
+  char letter = 0;     // upper case; 0: the text is no choice
+  bool bare = false;   // the letter alone, which may be a variable too
+  bool lower = false;  // written in lower case
+  std::string content;
+};
+
+Choice ReadChoice(string_view text) {
+  if (text.size() > 256) return {};
+  // One letter only: "A, B", "A) or B)" name two.
+  size_t letters = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto alnum = [&](size_t k) {
+      return k < text.size() && absl::ascii_isalnum(static_cast<unsigned char>(text[k]));
+    };
+    letters += text[i] >= 'A' && text[i] <= 'J' && !alnum(i + 1) && (i == 0 || !alnum(i - 1));
+  }
+  for (const char* word : {"or", "and", "not", "either"}) letters += HasWord(text, word) ? 2 : 0;
+  if (letters > 1) return {};
+  const std::string form = TextForm(text);
+  string_view rest = form;
+  Choice choice;
+  for (const string_view word : {"option", "choice", "answer", "Option", "Choice", "Answer"})
+    absl::ConsumePrefix(&rest, word);
+  const bool named = rest.size() < form.size(), open = absl::ConsumePrefix(&rest, "(");
+  if (rest.empty()) return {};
+  const char letter = absl::ascii_toupper(static_cast<unsigned char>(rest[0]));
+  choice.lower = letter != rest[0];
+  rest.remove_prefix(1);
+  const bool closed = absl::ConsumePrefix(&rest, ")");
+  if (letter < 'A' || letter > 'J' || (open && !closed) || (choice.lower && !open)) return {};
+  if (!closed && !rest.empty() && !absl::ConsumePrefix(&rest, ".") && !absl::ConsumePrefix(&rest, ":")) return {};
+  choice.letter = letter;
+  choice.content = std::string(rest);
+  choice.bare = !named && !open && !closed && rest.empty() && text.find('\\') == string_view::npos;
+  return choice;
+}
+
+// Two letters or more, and nothing but letters and what stands between words.
+bool IsWords(string_view text) {
+  size_t letters = 0;
+  for (const unsigned char c : text) {
+    letters += absl::ascii_isalpha(c);
+    if (!absl::ascii_isalpha(c) && string_view(" '-.,").find(static_cast<char>(c)) == string_view::npos) return false;
+  }
+  return letters > 1;
+}
+
+// "24+48 = <<24+48=72>>72 clips": what follows GSM8K's last calculator note, which says again what stands beside it.
+string_view AfterCalculatorNote(string_view text) {
+  const size_t close = text.rfind(">>"), open = text.rfind("<<", close);
+  if (close == string_view::npos || open == string_view::npos) return text;
+  const string_view after = absl::StripAsciiWhitespace(text.substr(close + 2));
+  if (!after.empty() && absl::ascii_isdigit(static_cast<unsigned char>(after[0]))) return after;
+  const string_view note = text.substr(open + 2, close - open - 2);
+  return note.find('=') == string_view::npos ? text : note.substr(note.rfind('=') + 1);
+}
+
+// A completion that was cut off where its answer would have followed.
+bool EndsInMarker(string_view text) {
+  text = absl::StripTrailingAsciiWhitespace(text);
+  return absl::EndsWith(text, "####") || absl::EndsWith(text, "\nA:") || absl::EndsWithIgnoreCase(text, "answer:") ||
+         absl::EndsWithIgnoreCase(text, "answer is") || absl::EndsWithIgnoreCase(text, "answer is:");
 }
 
 Candidate FindAnswer(string_view completion, const std::vector<Place>& places, string_view gold_form) {
@@ -182,9 +317,16 @@ Candidate FindAnswer(string_view completion, const std::vector<Place>& places, s
         return Boxes(text);  // an unfinished box is no answer, and nothing else is looked for
       }
       case Place::kWhole: {
+        if (EndsInMarker(text)) return {};
         const string_view whole = Undecorated(text);
         if (IsBareAnswer(whole)) return {{whole}};
         if (!gold_form.empty() && whole.size() <= kMaxAnswerBytes && TextForm(whole) == gold_form) return {{whole}};
+        // "The graph is an ellipse.", where words are asked for.
+        if (whole.size() <= kMaxWords && absl::EqualsIgnoreCase(TextForm(whole), gold_form)) return {{whole}};
+        // "C) 12", where a letter is asked for.
+        if (ReadChoice(gold_form).letter != 0 && ReadChoice(whole).letter != 0) return {{whole}};
+        if (IsWords(gold_form) && IsWords(whole) && whole.size() <= kMaxWords && absl::StrContains(whole, " is "))
+          return FromPhrase(whole, gold_form);
         // One short line that is not a sentence about a number may be words, or a form that only its twin can match.
         const bool sentence =
             !whole.empty() && absl::ascii_isalpha(static_cast<unsigned char>(whole[0])) &&
@@ -200,17 +342,24 @@ Candidate FindAnswer(string_view completion, const std::vector<Place>& places, s
       case Place::kAnswerIs:
       case Place::kHash: {
         const Extracted found = ExtractFrom(text, place);
-        if (found.found) return FromPhrase(found.text, gold_form);
-        break;
+        if (!found.found) break;
+        // "The answer is 17. Or is it 18?"
+        if (place == Place::kAnswerIs) {
+          string_view next = text.substr(static_cast<size_t>(found.text.data() + found.text.size() - text.data()));
+          next.remove_prefix(std::min(next.find_first_not_of(".!? *\n"), next.size()));
+          if (absl::StartsWith(next, "Or ")) return {};
+        }
+        return FromPhrase(AfterCalculatorNote(found.text), gold_form);
       }
       case Place::kLastMath:
       case Place::kLastNumber: {
         // The last formula or number, but as the sentence around it means it.
+        if (EndsInMarker(text)) return {};
         const Extracted found = ExtractFrom(text, place);
         if (!found.found) break;
         const string_view sentence = LastMathSentence(text);
         if (found.text.data() < sentence.data() || found.text.data() > sentence.data() + sentence.size()) break;
-        const string_view stated = Undecorated(StatedAnswer(sentence));
+        const string_view stated = LastRow(Undecorated(StatedAnswer(sentence)));
         return stated.empty() ? Candidate{} : Candidate{{stated}};
       }
     }
@@ -339,43 +488,10 @@ bool IsDecimal(string_view form, char mark) {
   return true;
 }
 
-// "(C)", "C.", "Option C", "\\textbf{(C)}\\ 12": a letter of a multiple choice and what stands beside it.
-struct Choice {
-  char letter = 0;     // upper case; 0: the text is no choice
-  bool bare = false;   // the letter alone, which may be a variable too
-  bool lower = false;  // written in lower case
-  std::string content;
-};
-
-Choice ReadChoice(string_view text) {
-  if (text.size() > 256) return {};
-  // One letter only: "A, B", "A) or B)" name two.
-  size_t letters = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const auto alnum = [&](size_t k) {
-      return k < text.size() && absl::ascii_isalnum(static_cast<unsigned char>(text[k]));
-    };
-    letters += text[i] >= 'A' && text[i] <= 'J' && !alnum(i + 1) && (i == 0 || !alnum(i - 1));
-  }
-  for (const char* word : {"or", "and", "not", "either"}) letters += HasWord(text, word) ? 2 : 0;
-  if (letters > 1) return {};
-  const std::string form = TextForm(text);
-  string_view rest = form;
-  Choice choice;
-  for (const string_view word : {"option", "choice", "answer", "Option", "Choice", "Answer"})
-    absl::ConsumePrefix(&rest, word);
-  const bool named = rest.size() < form.size(), open = absl::ConsumePrefix(&rest, "(");
-  if (rest.empty()) return {};
-  const char letter = absl::ascii_toupper(static_cast<unsigned char>(rest[0]));
-  choice.lower = letter != rest[0];
-  rest.remove_prefix(1);
-  const bool closed = absl::ConsumePrefix(&rest, ")");
-  if (letter < 'A' || letter > 'J' || (open && !closed) || (choice.lower && !open)) return {};
-  if (!closed && !rest.empty() && !absl::ConsumePrefix(&rest, ".") && !absl::ConsumePrefix(&rest, ":")) return {};
-  choice.letter = letter;
-  choice.content = std::string(rest);
-  choice.bare = !named && !open && !closed && rest.empty() && text.find('\\') == string_view::npos;
-  return choice;
+// Three capitals or more and nothing else.
+bool IsPointNames(string_view form) {
+  return form.size() >= 3 &&
+         std::all_of(form.begin(), form.end(), [](unsigned char c) { return absl::ascii_isupper(c); });
 }
 
 // The verdict where the gold is a choice and the answer one too, or the gold's content.
@@ -400,7 +516,8 @@ Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percen
   const std::string gold_form = TextForm(gold.Text()), answer_form = TextForm(answer.Text());
   if (!gold_form.empty() && gold_form == answer_form) return Verdict::kEqual;
   if (gold_form.size() > 2 && LooksLikeWords(gold_form) &&
-      absl::EqualsIgnoreCase(WithoutAbbreviation(gold_form), WithoutAbbreviation(answer_form))) {
+      (absl::EqualsIgnoreCase(WithoutAbbreviation(gold_form), WithoutAbbreviation(answer_form)) ||
+       absl::EqualsIgnoreCase(TextForm(WithoutArticle(gold.Text())), TextForm(WithoutArticle(answer.Text()))))) {
     // Words; but x + y and X + Y are other variables.
     Algebra algebra;
     bool ambiguous = false;
@@ -408,6 +525,8 @@ Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percen
     const bool clock = value && value->kind == Value::Kind::kTuple && value->open == ':';  // 6:30 PM
     if (!value || clock || value->kind == Value::Kind::kText) return Verdict::kEqual;
   }
+  // Points in their order: triangle ABC, the ranking BCA. Not the product of three variables.
+  if (IsPointNames(gold_form) && IsPointNames(answer_form)) return Verdict::kDifferent;
   if (gold.parts.size() == 1 && answer.parts.size() == 1) {
     const std::optional<Verdict> choice = CompareChoices(gold.parts[0], answer.parts[0], percent);
     if (choice) return *choice;
@@ -417,6 +536,12 @@ Verdict CompareCandidates(const Candidate& gold, const Candidate& answer, Percen
     std::string pointed = answer_form;
     std::replace(pointed.begin(), pointed.end(), ',', '.');
     return CompareAnswers(gold_form, pointed, percent);
+  }
+  // A gold "1000,99", which is no list of two numbers.
+  if (IsDecimal(gold_form, ',') && gold_form.find(',') > 3 && IsDecimal(answer_form, '.')) {
+    std::string pointed = gold_form;
+    std::replace(pointed.begin(), pointed.end(), ',', '.');
+    return CompareAnswers(pointed, answer_form, percent);
   }
   Verdict best = Verdict::kDifferent;
   for (const bool join_commas : {true, false}) {
@@ -454,9 +579,11 @@ std::string TextForm(string_view text) {
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (absl::ascii_isspace(static_cast<unsigned char>(c)) || c == '$' || c == '~') {
-      // "4 2" is not 42.
+      // "4 2" is not 42, and "1, 234" not 1,234.
       const size_t next = text.find_first_not_of(" \t\r\n", i);
-      if (!form.empty() && absl::ascii_isdigit(static_cast<unsigned char>(form.back())) && next != string_view::npos &&
+      const bool comma = form.size() > 1 && form.back() == ',' && i > 0 && text[i - 1] == ',';
+      const size_t last = form.size() - (comma ? 2 : 1);
+      if (!form.empty() && absl::ascii_isdigit(static_cast<unsigned char>(form[last])) && next != string_view::npos &&
           absl::ascii_isdigit(static_cast<unsigned char>(text[next]))) {
         form.push_back(' ');
         i = next - 1;

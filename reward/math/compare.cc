@@ -47,6 +47,8 @@ bool IsCall(absl::string_view left) {
 bool NamesFunction(absl::string_view left) {
   if (left.size() < 3 || !absl::ascii_isalpha(static_cast<unsigned char>(left[0]))) return false;
   if (left[1] == '_') return left.substr(2) == "n" || left.substr(2) == "{n}";
+  if (left.size() == 9 && left.substr(1, 5) == "^{-1}")  // f^{-1}(x)
+    return absl::ascii_isalpha(static_cast<unsigned char>(left[7])) && IsCall(left);
   return left.size() == 4 && left[1] == '(' && absl::ascii_isalpha(static_cast<unsigned char>(left[2])) &&
          left[3] == ')' && IsCall(left);
 }
@@ -100,7 +102,9 @@ const Value* Comparison::Assigned(const Value& relation, bool constant) const {
         std::string names;  // |AB| = 1
         const bool length =
             algebra_.IsAbs(left.scalar, &inner) && algebra_.IsVariableProduct(inner, &names) && names.size() > 1;
-        if (algebra_.HasVariables(left.scalar) && !length && !IsCall(relation.text) &&
+        const bool sum =
+            !constant && relation.items.size() == 2 && algebra_.IsSumOfVariables(left.scalar);  // m + n = 41
+        if (algebra_.HasVariables(left.scalar) && !length && !sum && !IsCall(relation.text) &&
             !algebra_.IsRatioOfLengths(left.scalar))
           return nullptr;
         continue;
@@ -326,6 +330,13 @@ Verdict Comparison::Equal(const Value& gold, const Value& answer) {
     if (std::abs(exact - rounded) > kApproximation * std::abs(exact)) return Verdict::kDifferent;
     const Verdict verdict = Equal(gold, answer.items[0]);
     return verdict == Verdict::kDifferent ? Equal(gold, answer.items[1]) : verdict;
+  }
+  // "1/2 or 0.5" says one number twice.
+  if (gold.kind == Kind::kScalar && answer.kind == Kind::kList && answer.alternatives) {
+    Verdict all = Verdict::kEqual;
+    for (size_t i = 0; i < answer.items.size() && all != Verdict::kDifferent; ++i)
+      all = And(all, Equal(gold, answer.items[i]));
+    return all;
   }
   // A set or list of one is its element.
   if (gold.kind == Kind::kSet && gold.items.size() == 1) return Equal(gold.items[0], answer);

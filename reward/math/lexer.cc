@@ -23,6 +23,10 @@ constexpr Symbol kCommands[] = {
     {"dfrac", Tok::kFrac},
     {"tfrac", Tok::kFrac},
     {"cfrac", Tok::kFrac},
+    {"nicefrac", Tok::kFrac},
+    {"sfrac", Tok::kFrac},
+    {"xfrac", Tok::kFrac},
+    {"flatfrac", Tok::kFrac},
     {"sqrt", Tok::kSqrt},
     {"binom", Tok::kBinom},
     {"dbinom", Tok::kBinom},
@@ -44,6 +48,10 @@ constexpr Symbol kCommands[] = {
     {"geqslant", Tok::kGreaterEqual},
     {"ne", Tok::kNotEqual},
     {"neq", Tok::kNotEqual},
+    {"equiv", Tok::kEqual},
+    {"pmod", Tok::kText, "mod"},
+    {"bmod", Tok::kText, "mod"},
+    {"mod", Tok::kText, "mod"},
     {"approx", Tok::kApprox},
     {"simeq", Tok::kApprox},
     {"in", Tok::kIn},
@@ -56,6 +64,7 @@ constexpr Symbol kCommands[] = {
     {"varnothing", Tok::kEmptySet},
     {"circ", Tok::kDegree},
     {"degree", Tok::kDegree},
+    {"textdegree", Tok::kDegree},
     {"prime", Tok::kPrime},
     {"infty", Tok::kName, "\\infty"},
     {"langle", Tok::kOpenAngle},
@@ -88,8 +97,8 @@ constexpr Symbol kCommands[] = {
     {"cr", Tok::kRow},
     {"boxed", Tok::kBoxed},
     {"fbox", Tok::kBoxed},
-    {"pounds", Tok::kCurrency},
-    {"euro", Tok::kCurrency},
+    {"pounds", Tok::kCurrency, "pound"},
+    {"euro", Tok::kCurrency, "euro"},
     {"colon", Tok::kColon},
     {"over", Tok::kOver},
     {"choose", Tok::kChoose},
@@ -97,19 +106,13 @@ constexpr Symbol kCommands[] = {
 
 // Commands without meaning for the value.
 constexpr string_view kIgnored[] = {
-    "left",           "right",       "big",          "Big",
-    "bigg",           "Bigg",        "bigl",         "bigr",
-    "Bigl",           "Bigr",        "biggl",        "biggr",
-    "Biggl",          "Biggr",       "displaystyle", "textstyle",
-    "scriptstyle",    "limits",      "nolimits",     "quad",
-    "qquad",          "rm",          "bf",           "it",
-    "mathstrut",      "strut",       "phantom",      "hfill",
-    "space",          "thinspace",   "medspace",     "negthinspace",
-    "boldmath",       "nonumber",    "angle",        "triangle",
-    "measuredangle",  "therefore",   "implies",      "Rightarrow",
-    "Longrightarrow", "middle",      "tiny",         "small",
-    "large",          "Large",       "checkmark",    "qed",
-    "qedhere",        "blacksquare",
+    "left",        "right",  "big",      "Big",           "bigg",      "Bigg",      "bigl",         "bigr",
+    "Bigl",        "Bigr",   "biggl",    "biggr",         "Biggl",     "Biggr",     "displaystyle", "textstyle",
+    "scriptstyle", "limits", "nolimits", "quad",          "qquad",     "rm",        "bf",           "it",
+    "mathstrut",   "strut",  "hfill",    "space",         "thinspace", "medspace",  "negthinspace", "boldmath",
+    "nonumber",    "angle",  "triangle", "measuredangle", "therefore", "implies",   "Rightarrow",   "Longrightarrow",
+    "middle",      "tiny",   "small",    "large",         "Large",     "checkmark", "qed",          "qedhere",
+    "blacksquare",
 };
 
 constexpr string_view kWrappers[] = {
@@ -126,24 +129,63 @@ constexpr string_view kGreek[] = {
 };
 
 constexpr Symbol kUnicode[] = {
-    {"\u2212", Tok::kMinus},           {"\u2013", Tok::kMinus},          {"\u2014", Tok::kMinus},
-    {"\uFF0D", Tok::kMinus},           {"\u00D7", Tok::kTimes},          {"\u00B7", Tok::kTimes},
-    {"\u22C5", Tok::kTimes},           {"\u2217", Tok::kTimes},          {"\u00F7", Tok::kDivide},
-    {"\u2215", Tok::kSlash},           {"\u2044", Tok::kSlash},          {"\u00B1", Tok::kPlusMinus},
-    {"\u2213", Tok::kMinusPlus},       {"\u00B0", Tok::kDegree},         {"\u221A", Tok::kSqrt},
-    {"\u221B", Tok::kRoot, "3"},       {"\u221C", Tok::kRoot, "4"},      {"\u03C0", Tok::kName, "pi"},
-    {"\u221E", Tok::kName, "\\infty"}, {"\u2264", Tok::kLessEqual},      {"\u2265", Tok::kGreaterEqual},
-    {"\u2260", Tok::kNotEqual},        {"\u2248", Tok::kApprox},         {"\u2208", Tok::kIn},
-    {"\u222A", Tok::kUnion},           {"\u2229", Tok::kIntersection},   {"\u2216", Tok::kWithout},
-    {"\u2205", Tok::kEmptySet},        {"\u2032", Tok::kPrime},          {"\u27E8", Tok::kOpenAngle},
-    {"\u27E9", Tok::kCloseAngle},      {"\u00A3", Tok::kCurrency},       {"\u20AC", Tok::kCurrency},
-    {"\u00A5", Tok::kCurrency},        {"\u211D", Tok::kReals},          {"\u230A", Tok::kFloorOpen},
-    {"\u230B", Tok::kFloorClose},      {"\u2308", Tok::kCeilOpen},       {"\u2309", Tok::kCeilClose},
-    {"\uFF08", Tok::kOpenRound},       {"\uFF09", Tok::kCloseRound},     {"\uFF0C", Tok::kComma},
-    {"\uFF1D", Tok::kEqual},           {"\u2A7D", Tok::kLessEqual},      {"\u2A7E", Tok::kGreaterEqual},
-    {"\u03B1", Tok::kName, "alpha"},   {"\u03B2", Tok::kName, "beta"},   {"\u03B3", Tok::kName, "gamma"},
-    {"\u03B8", Tok::kName, "theta"},   {"\u03BB", Tok::kName, "lambda"}, {"\u03BC", Tok::kName, "mu"},
-    {"\u03C6", Tok::kName, "phi"},     {"\u03C9", Tok::kName, "omega"},  {"\u03C3", Tok::kName, "sigma"},
+    {"\u2212", Tok::kMinus},
+    {"\u2013", Tok::kMinus},
+    {"\u2014", Tok::kMinus},
+    {"\uFF0D", Tok::kMinus},
+    {"\u00D7", Tok::kTimes},
+    {"\u00B7", Tok::kTimes},
+    {"\u22C5", Tok::kTimes},
+    {"\u2217", Tok::kTimes},
+    {"\u00F7", Tok::kDivide},
+    {"\u2215", Tok::kSlash},
+    {"\u2044", Tok::kSlash},
+    {"\u00B1", Tok::kPlusMinus},
+    {"\u2213", Tok::kMinusPlus},
+    {"\u00B0", Tok::kDegree},
+    {"\u221A", Tok::kSqrt},
+    {"\u221B", Tok::kRoot, "3"},
+    {"\u221C", Tok::kRoot, "4"},
+    {"\u03C0", Tok::kName, "pi"},
+    {"\u221E", Tok::kName, "\\infty"},
+    {"\u2264", Tok::kLessEqual},
+    {"\u2265", Tok::kGreaterEqual},
+    {"\u2260", Tok::kNotEqual},
+    {"\u2261", Tok::kEqual},
+    {"\u2248", Tok::kApprox},
+    {"\u2208", Tok::kIn},
+    {"\u222A", Tok::kUnion},
+    {"\u2229", Tok::kIntersection},
+    {"\u2216", Tok::kWithout},
+    {"\u2205", Tok::kEmptySet},
+    {"\u2032", Tok::kPrime},
+    {"\u27E8", Tok::kOpenAngle},
+    {"\u27E9", Tok::kCloseAngle},
+    {"\u00A3", Tok::kCurrency, "pound"},
+    {"\u20AC", Tok::kCurrency, "euro"},
+    {"\u00A5", Tok::kCurrency, "yen"},
+    {"\u20B9", Tok::kCurrency, "rupee"},
+    {"\u00A2", Tok::kText, "cents"},
+    {"\u211D", Tok::kReals},
+    {"\u230A", Tok::kFloorOpen},
+    {"\u230B", Tok::kFloorClose},
+    {"\u2308", Tok::kCeilOpen},
+    {"\u2309", Tok::kCeilClose},
+    {"\uFF08", Tok::kOpenRound},
+    {"\uFF09", Tok::kCloseRound},
+    {"\uFF0C", Tok::kComma},
+    {"\uFF1D", Tok::kEqual},
+    {"\u2A7D", Tok::kLessEqual},
+    {"\u2A7E", Tok::kGreaterEqual},
+    {"\u03B1", Tok::kName, "alpha"},
+    {"\u03B2", Tok::kName, "beta"},
+    {"\u03B3", Tok::kName, "gamma"},
+    {"\u03B8", Tok::kName, "theta"},
+    {"\u03BB", Tok::kName, "lambda"},
+    {"\u03BC", Tok::kName, "mu"},
+    {"\u03C6", Tok::kName, "phi"},
+    {"\u03C9", Tok::kName, "omega"},
+    {"\u03C3", Tok::kName, "sigma"},
     {"\u03B4", Tok::kName, "delta"},
 };
 constexpr string_view kUnicodeSpaces[] = {"\u00A0", "\u2009", "\u202F", "\u2002", "\u2003",
@@ -151,6 +193,7 @@ constexpr string_view kUnicodeSpaces[] = {"\u00A0", "\u2009", "\u202F", "\u2002"
 
 constexpr string_view kSuperscripts[] = {"\u2070", "\u00B9", "\u00B2", "\u00B3", "\u2074",
                                          "\u2075", "\u2076", "\u2077", "\u2078", "\u2079"};
+constexpr string_view kSuperscriptMinus = "\u207B";
 struct VulgarFraction {
   string_view text;
   int top, bottom;
@@ -275,6 +318,8 @@ Token Lexer::NextDigit() {
 
 Token Lexer::Superscript() {
   std::string digits;
+  const bool negative = absl::StartsWith(text_.substr(at_), kSuperscriptMinus);
+  if (negative) at_ += kSuperscriptMinus.size();
   for (bool found = true; found && digits.size() < 9;) {
     found = false;
     for (size_t d = 0; d < std::size(kSuperscripts) && !found; ++d) {
@@ -287,6 +332,7 @@ Token Lexer::Superscript() {
   Token token;
   token.kind = digits.empty() ? Tok::kBad : Tok::kNumber;
   if (!digits.empty()) token.value = Rational(BigInt::FromDecimal(digits));
+  if (negative) token.value = -token.value;
   token.integer = true;
   return token;
 }
@@ -317,6 +363,10 @@ bool Lexer::Wrapper(string_view command, Token* token) {
   }
   if (absl::EqualsIgnoreCase(content, "or")) {
     *token = Make(Tok::kOr, group->end - at_);
+    return true;
+  }
+  if (content == "\u00A2") {
+    *token = Make(Tok::kText, group->end - at_, "cents");
     return true;
   }
   if (absl::EqualsIgnoreCase(content, "infinity")) {
@@ -357,7 +407,7 @@ Token Lexer::Command() {
     case '{': return Make(Tok::kOpenSet, 2);
     case '}': return Make(Tok::kCloseSet, 2);
     case '%': return Make(Tok::kPercent, 2);
-    case '$': return Make(Tok::kCurrency, 2);
+    case '$': return Make(Tok::kCurrency, 2, "dollar");
     case '\\': {
       // A row end with its space, as in "[4pt]".
       const string_view after = rest.substr(1);
@@ -410,7 +460,7 @@ Token Lexer::Command() {
     at_ = group->end;
     return Next();
   }
-  if (name == "hspace" || name == "vspace" || name == "hskip" || name == "kern") {
+  if (name == "phantom" || name == "hspace" || name == "vspace" || name == "hskip" || name == "kern") {
     at_ += 1 + length;
     if (at_ < text_.size() && text_[at_] == '*') ++at_;
     if (const std::optional<Group> group = BraceGroup(text_, at_)) at_ = group->end;
@@ -436,7 +486,11 @@ Token Lexer::Letters() {
   if (length == 1) return Make(Tok::kName, 1, word);
   if (absl::EqualsIgnoreCase(word, "and")) return Make(Tok::kAnd, length);
   if (absl::EqualsIgnoreCase(word, "or")) return Make(Tok::kOr, length);
-  if (word == "USD") return Make(Tok::kCurrency, length);
+  if (word == "USD") return Make(Tok::kCurrency, length, "dollar");
+  if (word == "EUR") return Make(Tok::kCurrency, length, "euro");
+  if (word == "union") return Make(Tok::kUnion, length);
+  if (absl::EqualsIgnoreCase(word, "minus") || absl::EqualsIgnoreCase(word, "negative"))
+    return Make(Tok::kMinus, length);
   if (word == "pi" || word == "Pi" || word == "PI") return Make(Tok::kName, length, "pi");
   if (absl::EqualsIgnoreCase(word, "sqrt")) return Make(Tok::kSqrt, length);
   if (absl::EqualsIgnoreCase(word, "inf") || absl::EqualsIgnoreCase(word, "infinity") || word == "infty" ||
@@ -470,6 +524,7 @@ Token Lexer::Unicode() {
   for (const string_view digit : kSuperscripts) {
     if (absl::StartsWith(rest, digit)) return Make(Tok::kPower, 0, "superscript");
   }
+  if (absl::StartsWith(rest, kSuperscriptMinus)) return Make(Tok::kPower, 0, "superscript");
   return Make(Tok::kBad, 1);
 }
 

@@ -36,8 +36,8 @@ size_t Period(string_view decimals) {
 std::optional<size_t> Lexer::GroupSeparator(size_t at, bool* comma) const {
   const string_view rest = text_.substr(at);
   *comma = false;
-  for (const string_view separator :
-       {"{,}", "'", "\u2019", ",\\!", "\\!", "\\,", "\\ ", "\\;", "~", " ", "\u00A0", "\u2009", "\u202F", ","}) {
+  for (const string_view separator : {"{,}\\!", "{,\\!}", "{\\,}", "{\\;}", "{\\ }", "{,}", "'", "\u2019", ",\\!",
+                                      "\\!", "\\,", "\\ ", "\\;", "~", " ", "\u00A0", "\u2009", "\u202F", ","}) {
     if (!absl::StartsWith(rest, separator)) continue;
     string_view digits = rest.substr(separator.size());
     if (separator.back() == '!') digits = absl::StripLeadingAsciiWhitespace(digits);  // "32,\! 349"

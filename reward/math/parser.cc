@@ -41,9 +41,10 @@ int64_t ScaleWord(string_view word) {
 // "4 is wrong", "4 if it rains": a sentence about a number is no unit.
 bool SaysMoreThanUnit(string_view words) {
   static constexpr string_view kWords[] = {
-      "is",    "isn't", "are",           "aren't",  "was",   "not",  "no",      "wrong",    "incorrect",
-      "false", "if",    "but",           "never",   "maybe", "nor",  "perhaps", "possibly", "could",
-      "might", "would", "approximately", "roughly", "about", "plus", "minus",   "times",    "at"};
+      "is",    "isn't",   "are",           "aren't",    "was",   "not",  "no",      "wrong",    "incorrect",
+      "false", "if",      "but",           "never",     "maybe", "nor",  "perhaps", "possibly", "could",
+      "might", "would",   "approximately", "roughly",   "about", "plus", "minus",   "times",    "at",
+      "than",  "squared", "cubed",         "factorial", "or",    "and",  "either",  "approx"};
   for (const string_view word : absl::StrSplit(words, ' ', absl::SkipEmpty())) {
     if (std::find(std::begin(kWords), std::end(kWords), absl::AsciiStrToLower(word)) != std::end(kWords)) return true;
   }
@@ -388,6 +389,68 @@ bool Parser::Unit(Value* value) {
   return true;
 }
 
+// \frac{\text{miles}}{\text{hour}} after a number. False, and nothing consumed, when it is another fraction.
+bool Parser::UnitFraction(Value* value) {
+  Lexer ahead = lexer_;
+  std::string words;
+  for (const string_view joint : {"", " per "}) {
+    if (ahead.Next().kind != Tok::kOpenBrace) return false;
+    const Token name = ahead.Next();
+    if (name.kind != Tok::kText || !IsUnitWord(name.name) || ahead.Next().kind != Tok::kCloseBrace) return false;
+    absl::StrAppend(&words, joint, name.name);
+  }
+  for (int token = 0; token < 7; ++token) Advance();
+  value->unit = CanonicalUnit(words);
+  return EndsItem();
+}
+
+// 12 (mod 13), 12 \pmod{13}: the modulus is a unit of a residue. False, and nothing consumed, when there is none.
+bool Parser::TakeModulus(Value* value) {
+  Lexer ahead = lexer_;
+  Token next = token_;
+  int tokens = 0, brackets = 0;
+  const auto read = [&] {
+    next = ahead.Next();
+    ++tokens;
+  };
+  if (At(Tok::kOpenRound)) {
+    read();
+    ++brackets;
+  }
+  if ((next.kind != Tok::kWord && next.kind != Tok::kText) || next.name != "mod") return false;
+  read();
+  if (next.kind == Tok::kOpenBrace) {
+    read();
+    ++brackets;
+  }
+  Rational residue;
+  if (next.kind != Tok::kNumber || !next.integer || !Algebra::IsRational(value->scalar, &residue) ||
+      !residue.IsInteger() || Compare(residue.Sign() < 0 ? -residue : residue, next.value) >= 0) {
+    return false;
+  }
+  const Rational modulus = next.value;
+  for (read(); brackets > 0; --brackets, read()) {
+    if (next.kind != Tok::kCloseRound && next.kind != Tok::kCloseBrace) return false;
+  }
+  value->unit = absl::StrCat("mod ", modulus.ToString());
+  for (; tokens > 0; --tokens) Advance();
+  return EndsItem();
+}
+
+// ^\circ, ^{\circ}, \circ, and people's ^o. False, and nothing consumed, when something else stands here.
+bool Parser::TakeDegree() {
+  if (Take(Tok::kDegree)) return true;
+  if (!At(Tok::kPower) || token_.name == "superscript") return false;
+  Lexer ahead = lexer_;
+  Token next = ahead.Next();
+  const bool brace = next.kind == Tok::kOpenBrace;
+  if (brace) next = ahead.Next();
+  if (next.kind != Tok::kDegree && !(next.kind == Tok::kName && next.name == "o")) return false;
+  if (brace && ahead.Next().kind != Tok::kCloseBrace) return false;
+  for (int token = 0; token < (brace ? 4 : 2); ++token) Advance();
+  return true;
+}
+
 std::optional<Value> Parser::Product(Value a, Value b) {
   if (a.kind == Kind::kScalar && b.kind == Kind::kScalar) {
     lost_variable_ |= (a.scalar.numerator.empty() && algebra_.HasVariables(b.scalar)) ||
@@ -422,13 +485,17 @@ std::optional<Value> Parser::Product(Value a, Value b) {
 }
 
 std::optional<Value> Parser::Term() {
-  bool currency = false;
-  while (Take(Tok::kCurrency)) currency = true;
-  if (currency && (At(Tok::kMinus) || At(Tok::kPlus))) {  // $-5
+  string_view currency;
+  while (At(Tok::kCurrency)) {
+    currency = token_.name;
+    Advance();
+  }
+  if (!currency.empty() && (At(Tok::kMinus) || At(Tok::kPlus))) {  // $-5
     const bool negative = At(Tok::kMinus);
     Advance();
     Result term = Term();
     if (term && negative) term->scalar = algebra_.Negate(term->scalar);
+    if (term && term->unit.empty()) term->unit = std::string(currency);
     return term;
   }
   if (!StartsFactor()) return std::nullopt;
@@ -437,15 +504,25 @@ std::optional<Value> Parser::Term() {
   Result product = FactorWithPowers();
   if (!product) return std::nullopt;
   if (closed_factor_) number = integer = false;
-  if (currency && product->unit.empty()) product->unit = "dollar";
+  if (product->unit.empty()) product->unit = std::string(currency);
   bool has_value = product->kind == Kind::kScalar;
   while (true) {
     if (algebra_.exhausted() || algebra_.undefined()) return std::nullopt;
-    if (has_value && Take(Tok::kCurrency)) continue;
+    if (has_value && At(Tok::kCurrency)) {  // 5 \euro
+      if (product->unit.empty()) product->unit = std::string(token_.name);
+      Advance();
+      continue;
+    }
+    if (has_value && TakeDegree()) {  // after a mixed number
+      product->unit = "degree";
+      continue;
+    }
+    if (has_value && At(Tok::kFrac) && UnitFraction(&*product)) return product;
     if (has_value && Take(Tok::kPercent)) {  // after a mixed number
       product->percent = true;
       continue;
     }
+    if (has_value && TakeModulus(&*product)) return product;
     // A unit ends the term.
     const bool unit_word =
         At(Tok::kText) ||
@@ -593,7 +670,9 @@ std::optional<Value> Parser::FactorWithPowers() {
     if (algebra_.exhausted() || algebra_.undefined()) return std::nullopt;
     bool degree = false;
     closed_factor_ = closed;
-    if (At(Tok::kPower)) {
+    if (base->kind == Kind::kScalar && !algebra_.HasVariables(base->scalar) && TakeDegree()) {
+      degree = true;
+    } else if (At(Tok::kPower)) {
       Lexer ahead = lexer_;
       closed = token_.name != "superscript" && ahead.Next().kind == Tok::kOpenBrace;
       if (base->kind == Kind::kMatrix) {
@@ -617,8 +696,7 @@ std::optional<Value> Parser::FactorWithPowers() {
       closed = false;
       if (base->kind != Kind::kScalar) return std::nullopt;
       base->percent = true;
-    } else if (At(Tok::kDegree)) {
-      Advance();
+    } else if (Take(Tok::kDegree)) {
       degree = true;
     } else if (Lexer ahead = lexer_; At(Tok::kOpenBrace) && ahead.Next().kind == Tok::kPower &&
                                      ahead.Next().kind == Tok::kDegree && ahead.Next().kind == Tok::kCloseBrace) {

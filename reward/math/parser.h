@@ -10,9 +10,9 @@
 //   base     = number | name | \frac | \sqrt | function | '(' answer ')' | '[' answer ')' | '\{' answer '\}' | matrix |
 //   '|' sum '|' | text
 //
-// A row of relations in a cases or array environment is the list of them. \pm reads as plus; saw_plus_minus() tells the caller to read again with the other sign. Depth is bounded by
-// kMaxDepth; a text that is not an answer gives nothing and never an error message: whoever asked then compares it as
-// text.
+// A row of relations in a cases or array environment is the list of them. \pm reads as plus; saw_plus_minus() tells the
+// caller to read again with the other sign. Depth is bounded by kMaxDepth; a text that is not an answer gives nothing
+// and never an error message: whoever asked then compares it as text.
 #pragma once
 
 #include <optional>
@@ -70,6 +70,9 @@ class Parser {
   std::string SubscriptText();
   bool SquareMeters() const;
   bool Unit(Value* value);
+  bool UnitFraction(Value* value);
+  bool TakeDegree();
+  bool TakeModulus(Value* value);
   bool StartsFactor() const;
   bool EndsItem() const;
 

@@ -56,7 +56,13 @@ std::optional<Value> Parser::Base() {
       return value;
     }
     case Tok::kBoxed: Advance(); return Base();
-    case Tok::kCurrency: Advance(); return Base();
+    case Tok::kCurrency: {
+      const std::string currency(token_.name);
+      Advance();
+      Result amount = Base();
+      if (amount && amount->unit.empty()) amount->unit = currency;
+      return amount;
+    }
     case Tok::kOverline: {
       std::string name(token_.name.empty() ? "overline " : token_.name);
       Advance();
@@ -129,6 +135,7 @@ std::string Parser::SubscriptText() {
       return Take(Tok::kCloseRound) && Take(Tok::kCloseBrace) ? text : "";
     }
     if ((At(Tok::kText) || At(Tok::kWord)) && token_.name == "base") Advance();  // 110_{\text{base }2}
+    const bool wrapped = Take(Tok::kOpenBrace);                                  // 110_{\text{2}}
     while (At(Tok::kNumber) || At(Tok::kName) || At(Tok::kWord) || At(Tok::kText) || At(Tok::kPlus) ||
            At(Tok::kMinus) || At(Tok::kComma)) {
       absl::StrAppend(&text, At(Tok::kNumber)  ? token_.digits
@@ -138,7 +145,7 @@ std::string Parser::SubscriptText() {
                                                : token_.name);
       Advance();
     }
-    if (!Take(Tok::kCloseBrace)) return "";
+    if (!Take(Tok::kCloseBrace) || (wrapped && !Take(Tok::kCloseBrace))) return "";
     return text;
   }
   if (At(Tok::kNumber)) {
@@ -163,13 +170,23 @@ std::optional<Value> Parser::Number() {
     Advance();
     text = SubscriptText();
   } else {
+    // 110 (base 2), 110 \text{ (base 2)}, 110 \text{ base 2}
     Lexer ahead = lexer_;
-    if (!At(Tok::kOpenRound) || ahead.Next().name != "base") return FromScalar(Algebra::FromRational(number.value));
-    Advance();  // 110 (base 2)
+    Tok first = token_.kind;
+    const bool brace = first == Tok::kOpenBrace;
+    Token next = ahead.Next();
+    if (brace) first = next.kind;
+    const bool round = first == Tok::kOpenRound;
+    if (brace && round) next = ahead.Next();
+    if ((!brace && !round) || next.name != "base") return FromScalar(Algebra::FromRational(number.value));
+    for (int token = 0; token < 1 + brace + round; ++token) Advance();
+    if (At(Tok::kNumber)) {
+      text = std::string(token_.digits);
+    } else if (At(Tok::kWord)) {
+      text = absl::AsciiStrToLower(token_.name);
+    }
     Advance();
-    text = At(Tok::kNumber) ? std::string(token_.digits) : "";
-    Advance();
-    if (!Take(Tok::kCloseRound)) return std::nullopt;
+    if ((round && !Take(Tok::kCloseRound)) || (brace && !Take(Tok::kCloseBrace))) return std::nullopt;
   }
   int64_t base = BaseWord(text);
   if (!number.integer || text.empty() || (base == 0 && text.size() > 2)) return std::nullopt;

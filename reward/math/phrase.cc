@@ -21,10 +21,11 @@ struct Word {
   size_t begin, end;  // of `text`, in the sentence
   bool math = false;  // a formula, a number, an operator, a letter beside an operator
   bool digit = false;
-  bool formula = false;  // $...$
-  bool sign = false;     // operators only
-  bool clause = false;   // a mark that ends a clause follows
-  bool colon = false;    // "Step 2:"
+  bool formula = false;     // $...$
+  bool sign = false;        // operators only
+  bool clause = false;      // a mark that ends a clause follows
+  bool colon = false;       // "Step 2:"
+  bool emphasized = false;  // Markdown's ** before it
 };
 
 bool IsOperator(char c) { return absl::string_view("+-*/=^<>").find(c) != string_view::npos; }
@@ -69,6 +70,33 @@ size_t FormulaEnd(string_view text, size_t at) {
   return end == string_view::npos ? at : end + close.size();
 }
 
+// "negative 5", "minus 5".
+bool IsMinus(string_view word) {
+  return absl::EqualsIgnoreCase(word, "negative") || absl::EqualsIgnoreCase(word, "minus");
+}
+
+// "72 clips (48 in April, 24 in May)": what words in parentheses say is beside the point, unless it is an alternative.
+void SkipAsides(std::vector<Word>& words) {
+  for (size_t first = 1; first < words.size(); ++first) {
+    if (words[first].formula || words[first].text.front() != '(') continue;
+    size_t last = first;
+    bool plain = false;
+    while (last < words.size()) {
+      plain |= !words[last].formula && HasPlainWord(words[last].text);
+      if (!words[last].formula && words[last].text.back() == ')') break;
+      ++last;
+    }
+    if (last == words.size()) return;
+    const std::string begin = absl::AsciiStrToLower(words[first].text.substr(1));
+    const bool alternative = begin == "or" || begin == "maybe" || begin == "possibly" || begin == "perhaps";
+    for (size_t k = first; plain && !alternative && k <= last; ++k) {
+      words[k].math = words[k].sign = words[k].digit = words[k].colon = false;
+      words[k].text = words[k].text.substr(0, 0);
+    }
+    first = last;
+  }
+}
+
 std::vector<Word> Words(string_view sentence) {
   std::vector<Word> words;
   bool dollars = true;  // a dollar that closes nothing is money
@@ -95,6 +123,7 @@ std::vector<Word> Words(string_view sentence) {
     }
     word.text = sentence.substr(i, end - i);
     i = end;
+    word.emphasized = absl::StartsWith(word.text, "**") && word.text.size() > 2;
     while (!word.text.empty() && string_view("*_\"'`").find(word.text.front()) != string_view::npos &&
            word.text.size() > 1)
       word.text.remove_prefix(1);
@@ -113,6 +142,10 @@ std::vector<Word> Words(string_view sentence) {
     if (HasPlainWord(word.text) && !word.formula) word.math = false;
     words.push_back(word);
   }
+  for (size_t k = 0; k + 1 < words.size(); ++k) {
+    if (words[k + 1].digit && words[k + 1].math && IsMinus(words[k].text)) words[k].math = words[k].sign = true;
+  }
+  SkipAsides(words);
   // A letter beside an operator: "x = 7".
   for (size_t k = 0; k < words.size(); ++k) {
     if (words[k].math || words[k].text.size() != 1) continue;
@@ -139,9 +172,20 @@ bool Bounds(const std::vector<Word>& words, size_t run) {
   if (run == 0) return false;
   const std::string last = absl::AsciiStrToLower(words[run - 1].text);
   if (last == "but") return run > 1 && (words[run - 2].text == "anything" || words[run - 2].text == "all");
-  for (const char* word : {"than", "about", "around", "roughly", "nearly", "almost", "least", "most", "or", "to", "no.",
-                           "except", "besides", "excluding", "without", "never"}) {
-    if (last == word) return last != "to" || (run > 1 && words[run - 2].math);
+  // "maximum of 3", "half of 3", "square root of 3".
+  if (last == "of" && run > 1) {
+    const std::string before = absl::AsciiStrToLower(words[run - 2].text);
+    for (const char* word : {"maximum", "minimum", "excess", "half", "third", "quarter", "root", "square", "cube",
+                             "upwards", "multiple", "reciprocal"}) {
+      if (before == word) return run < 4 || !absl::EqualsIgnoreCase(words[run - 3].text, "the");
+    }
+  }
+  for (const char* word :
+       {"than",    "about", "around", "roughly", "nearly", "almost",    "least",     "most",          "or",
+        "to",      "no.",   "except", "besides", "never",  "excluding", "without",   "approximately", "over",
+        "under",   "above", "below",  "beyond",  "approx", "circa",     "exceeding", "exceeds",       "instance",
+        "example", "e.g",   "twice",  "double",  "half",   "triple",    "thrice",    "within"}) {
+    if (last == word) return last != "to" || (run > 1 && (words[run - 2].math || words[run - 2].text == "up"));
   }
   return false;
 }
@@ -152,7 +196,12 @@ bool GoesOn(const std::vector<Word>& words, size_t next) {
   const std::string after = absl::AsciiStrToLower(words[next].text);
   if (after == "at")
     return next + 1 < words.size() && (words[next + 1].text == "most" || words[next + 1].text == "least");
-  return after == "or" || after == "to";
+  if (after == "if" || after == "unless") {  // "3 if n is even and 4 if it is odd"
+    for (size_t k = next + 1; k < words.size(); ++k) {
+      if (words[k].digit && words[k].math) return true;
+    }
+  }
+  return after == "or" || after == "to" || after == "(or" || after == "squared" || after == "cubed";
 }
 
 // "Step 2", "Problem 5": the number is a name.
@@ -197,7 +246,11 @@ bool HasDigit(const std::vector<Word>& words, const Run& run) {
                      words.begin() + static_cast<ptrdiff_t>(run.last) + 1, [](const Word& word) { return word.digit; });
 }
 
-string_view TextOf(string_view sentence, const std::vector<Word>& words, const Run& run) {
+// Of "5 + 2 = **7**" what is emphasized: the marks would stand inside the formula.
+string_view TextOf(string_view sentence, const std::vector<Word>& words, Run run) {
+  for (size_t k = run.last; k > run.first; --k) {
+    if (words[k].emphasized && words[k - 1].text == "=") run.first = k;
+  }
   return sentence.substr(words[run.first].begin, words[run.last].end - words[run.first].begin);
 }
 
@@ -217,6 +270,8 @@ string_view StatedAnswer(string_view sentence) {
   }
   if (stated == nullptr || Bounds(words, stated->first)) return {};
   if (GoesOn(words, stated->last + 1)) return {};
+  // "42 if n is even and 43 if n is odd"
+  if (std::count_if(words.begin(), words.end(), [](const Word& word) { return word.text == "if"; }) > 1) return {};
   // The clause that it stands in, from the number before it: "not 10, 7", "not 10 which is 7" say 7.
   size_t first = stated->first, last = stated->last;
   while (first > 0 && !words[first - 1].clause && !words[first - 1].math) --first;
@@ -229,7 +284,7 @@ string_view StatedAnswer(string_view sentence) {
 
 string_view LeadingAnswer(string_view text) {
   text = absl::StripAsciiWhitespace(text);
-  if (text.size() > kMaxSentence) return {};
+  if (text.size() > kMaxSentence || absl::EndsWith(text, "?")) return {};
   const std::vector<Word> words = Words(text);
   const std::vector<Run> runs = Runs(words);
   if (runs.empty() || runs[0].first != 0) return {};

@@ -46,7 +46,7 @@ constexpr const char* kUnits[] = {
     "dollar dollars usd bucks",
     "cent cents",
     "euro euros",
-    "rupee rupees",
+    "rupee rupees rs",
     "yen",
     "rpm",
     "unit units",
@@ -96,6 +96,7 @@ std::string CanonicalUnit(string_view words) {
   std::vector<std::string> names;
   std::string power;
   bool unknown = false;
+  if (absl::EqualsIgnoreCase(words, "per cent")) return "percent";
   for (string_view word : absl::StrSplit(words, absl::ByAnyChar(" ./-"), absl::SkipEmpty())) {
     const size_t caret = word.find('^');
     const string_view exponent = caret == string_view::npos ? string_view() : word.substr(caret);
