@@ -108,7 +108,7 @@ RuleOr CreateRule(const v1::Rule& config, const std::vector<std::string>& earlie
     case v1::Rule::kProcess: return CreateProcessRule(config.process(), timeout, base_dir);
     case v1::Rule::kTagCount: return CreateTagCountRule(config.tag_count());
     case v1::Rule::kChoice: return CreateChoiceRule(config.choice());
-    case v1::Rule::kJsonFields: return CreateJsonFieldsRule(config.json_fields());
+    case v1::Rule::kJsonSchemaLite: return CreateJsonSchemaLiteRule(config.json_schema_lite());
     case v1::Rule::kRepetition: return CreateRepetitionRule(config.repetition());
     case v1::Rule::kCosineLength: return CreateCosineLengthRule(config.cosine_length(), earlier);
     case v1::Rule::kGroupLength: return CreateGroupLengthRule(config.group_length(), earlier);

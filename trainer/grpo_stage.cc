@@ -292,6 +292,7 @@ class GrpoStage : public Stage {
     int64_t equal = 0, without = 0, samples = 0, length_sum = 0, length_max = 0, truncated = 0;
     std::vector<double> rule_sum(batch.rule_names.size(), 0);
     std::vector<int64_t> rule_count(batch.rule_names.size(), 0), rule_missing(batch.rule_names.size(), 0);
+    std::vector<int64_t> rule_errors(batch.rule_names.size(), 0), rule_timeouts(batch.rule_names.size(), 0);
     int64_t errors = 0, timeouts = 0;
     for (size_t g = 0; g < batch.groups.size(); ++g) {
       const ScoredGroup& group = batch.groups[g];
@@ -315,8 +316,8 @@ class GrpoStage : public Stage {
             ++rule_count[r];
           }
           rule_missing[r] += rule.status() == v1::RULE_STATUS_NOT_APPLICABLE;
-          errors += rule.status() == v1::RULE_STATUS_ERROR;
-          timeouts += rule.status() == v1::RULE_STATUS_TIMEOUT;
+          rule_errors[r] += rule.status() == v1::RULE_STATUS_ERROR;
+          rule_timeouts[r] += rule.status() == v1::RULE_STATUS_TIMEOUT;
         }
       }
     }
@@ -342,6 +343,12 @@ class GrpoStage : public Stage {
     m.Set("sampling/logprob_diff_mean", sums.diff_tokens > 0 ? sums.diff_sum / static_cast<double>(sums.diff_tokens) : 0.0);
     if (const double most = MaxExpertLoad(sums.expert_load); most > 0) m.Set("moe/max_load", most);
     m.Set("fault/samples_without_reward", without);
+    for (size_t r = 0; r < batch.rule_names.size(); ++r) {
+      m.Set("fault/rewards/" + batch.rule_names[r] + "/errors", rule_errors[r]);
+      m.Set("fault/rewards/" + batch.rule_names[r] + "/timeouts", rule_timeouts[r]);
+      errors += rule_errors[r];
+      timeouts += rule_timeouts[r];
+    }
     m.Set("fault/reward_errors", errors);
     m.Set("fault/reward_timeouts", timeouts);
 

@@ -301,6 +301,14 @@ string_view AfterCalculatorNote(string_view text) {
   return note.find('=') == string_view::npos ? text : note.substr(note.rfind('=') + 1);
 }
 
+// "I cannot determine the answer."
+bool GivesUp(string_view text) {
+  for (const char* words : {"cannot", "can't", "unable to", "don't know", "do not know", "not sure", "not enough"}) {
+    if (HasWord(text, words)) return true;
+  }
+  return false;
+}
+
 // A completion that was cut off where its answer would have followed.
 bool EndsInMarker(string_view text) {
   text = absl::StripTrailingAsciiWhitespace(text);
@@ -359,6 +367,7 @@ Candidate FindAnswer(string_view completion, const std::vector<Place>& places, s
         if (!found.found) break;
         const string_view sentence = LastMathSentence(text);
         if (found.text.data() < sentence.data() || found.text.data() > sentence.data() + sentence.size()) break;
+        if (GivesUp(text.substr(static_cast<size_t>(sentence.data() + sentence.size() - text.data())))) return {};
         const string_view stated = LastRow(Undecorated(StatedAnswer(sentence)));
         return stated.empty() ? Candidate{} : Candidate{{stated}};
       }

@@ -31,7 +31,8 @@ std::string WithoutSpace(string_view text) {
 
 int64_t ScaleWord(string_view word) {
   const std::string lower = absl::AsciiStrToLower(word);
-  return lower == "thousand"   ? 1000
+  return lower == "hundred"    ? 100
+         : lower == "thousand" ? 1000
          : lower == "million"  ? 1000000
          : lower == "billion"  ? 1000000000
          : lower == "trillion" ? 1000000000000

@@ -145,6 +145,9 @@ std::vector<Word> Words(string_view sentence) {
   for (size_t k = 0; k + 1 < words.size(); ++k) {
     if (words[k + 1].digit && words[k + 1].math && IsMinus(words[k].text)) words[k].math = words[k].sign = true;
   }
+  if (!words.empty() && words[0].sign && absl::EndsWith(words[0].text, ">") && words[0].text.size() > 1) {
+    words[0].math = words[0].sign = false;  // "=> 42"
+  }
   SkipAsides(words);
   // A letter beside an operator: "x = 7".
   for (size_t k = 0; k < words.size(); ++k) {
@@ -214,6 +217,14 @@ bool IsLabel(string_view word) {
   return false;
 }
 
+// "2.5 million"
+bool IsScale(string_view word) {
+  for (const char* scale : {"hundred", "thousand", "million", "billion", "trillion"}) {
+    if (absl::EqualsIgnoreCase(word, scale)) return true;
+  }
+  return false;
+}
+
 struct Run {
   size_t first, last;  // words
 };
@@ -226,7 +237,7 @@ std::vector<Run> Runs(const std::vector<Word>& words) {
     Run run{k, k};
     while (!words[run.last].colon) {
       const size_t next = run.last + 1;
-      if (next < words.size() && words[next].math) {
+      if (next < words.size() && (words[next].math || (words[run.last].digit && IsScale(words[next].text)))) {
         run.last = next;
       } else if (next + 1 < words.size() && Joins(words[next]) && words[next + 1].math && !words[next + 1].sign) {
         run.last = next + 1;

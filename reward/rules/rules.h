@@ -25,7 +25,7 @@ RuleOr CreateRegexRule(const v1::RegexRule& config);
 RuleOr CreateOverlongRule(const v1::OverlongRule& config);
 RuleOr CreateMathRule(const v1::MathRule& config);
 RuleOr CreateChoiceRule(const v1::ChoiceRule& config);
-RuleOr CreateJsonFieldsRule(const v1::JsonFieldsRule& config);
+RuleOr CreateJsonSchemaLiteRule(const v1::JsonSchemaLiteRule& config);
 RuleOr CreateRepetitionRule(const v1::RepetitionRule& config);
 RuleOr CreateLanguageRule(const v1::LanguageRule& config);
 

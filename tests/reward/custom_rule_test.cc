@@ -191,6 +191,25 @@ TEST_F(CustomRule, TheExamplesWork) {
   RuleWorld verl(adapter("verl", "compute_score"));
   EXPECT_EQ(verl.Score("it is 4", R"({"answer": 4, "data_source": "x"})"), "1");
   EXPECT_EQ(verl.Score("it is 5", R"({"ground_truth": "4"})"), "0");
+  EXPECT_EQ(verl.Score("it is 4", R"({"reward_model": {"ground_truth": "4", "style": "rule"}})"), "1");
+}
+
+TEST_F(CustomRule, TheAdapterCallsFunctionsAsTrlAndVerlDo) {
+  const std::string file = testing::TempDir() + "/adapter_functions.py";
+  std::ofstream(file) << "def count(completion_ids, **kwargs): return [len(ids) for ids in completion_ids]\n"
+                         "def chat(completions, **kwargs): return [float('4' in c[0]['content']) for c in completions]\n"
+                         "async def later(prompts, completions, answer, **kwargs): return [0.5 for _ in answer]\n"
+                         "def named(data_source, ground_truth, solution_str, extra_info): return float(ground_truth in solution_str)\n";
+  const auto score = [&](const char* style, const char* function, const char* row) {
+    RuleWorld world(absl::StrCat("rules { process { command: '", GROUPER_SOURCE_DIR, "/recipes/rules/examples/adapter.py' command: '",
+                                 style, "' command: '", file, "' command: '", function, "' } }"));
+    return world.Score("it is 4", row, 7);
+  };
+  EXPECT_EQ(score("trl", "count", "{}"), "7");
+  EXPECT_EQ(score("trl", "chat", R"({"prompt": [{"role": "user", "content": "2 + 2"}]})"), "1");
+  EXPECT_EQ(score("trl", "later", R"({"answer": "4"})"), "0.5");
+  EXPECT_EQ(score("verl", "named", R"({"ground_truth": "4"})"), "1");
+  EXPECT_EQ(score("verl", "named", R"({"ground_truth": "5"})"), "0");
 }
 
 TEST_F(CustomRule, HundredsOfPoisonRowsLoseNoProcess) {

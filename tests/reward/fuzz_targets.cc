@@ -126,7 +126,7 @@ void FuzzAnswers(absl::string_view input) {
 
 void FuzzTexts(absl::string_view input) {
   static const RuleSet* const rules = MakeRules(R"(
-      rules { json_fields { fields { key: 'a' value: 'integer' } } } rules { repetition {} } rules { language { tag: 'whole' } }
+      rules { json_schema_lite { fields { key: 'a' value: 'integer' } } } rules { repetition {} } rules { language { tag: 'whole' } }
       rules { name: 'zh' language { language: 'zh' tag: 'whole' } } rules { regex { pattern: '(?i)step \\d+' } })").release();
   const v1::CompletionScore score = ScoreOne(*rules, input, json::Json::object());
   Require(score.rules(1).score() >= -1 && score.rules(1).score() <= 0, "repetition is -1 to 0");

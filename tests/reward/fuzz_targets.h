@@ -20,7 +20,7 @@ void FuzzFormat(absl::string_view input);
 void FuzzCountdown(absl::string_view input);
 // Input: gold '\n' completion: choice, numeric, exact.
 void FuzzAnswers(absl::string_view input);
-// json_fields, repetition, language, regex.
+// json_schema_lite, repetition, language, regex.
 void FuzzTexts(absl::string_view input);
 // Code fences and the tests' column of the code rule; what a program printed.
 void FuzzCode(absl::string_view input);

@@ -77,7 +77,7 @@ TEST(RuleSet, ErrorsNameTheField) {
       {"rules { group_length {} }", "reward.rules[0].group_length.correct: required"},
       {"rules { language { language: 'xx' } }", "reward.rules[0].language.language"},
       {"rules { choice { letters: 'ab' } }", "reward.rules[0].choice.letters"},
-      {"rules { json_fields { fields { key: 'a' value: 'int' } } }", "reward.rules[0].json_fields.fields[\"a\"]"},
+      {"rules { json_schema_lite { fields { key: 'a' value: 'int' } } }", "reward.rules[0].json_schema_lite.fields[\"a\"]"},
   };
   for (const auto& [text, message] : cases) {
     const auto rules = MakeRules(text);

@@ -252,8 +252,8 @@ TEST(ChoiceRule, ReadsTheUsualForms) {
                                });
 }
 
-TEST(JsonFieldsRule, ChecksNamesAndTypes) {
-  Check("rules { json_fields { fields { key: 'name' value: 'string' } fields { key: 'age' value: 'integer' } } }",
+TEST(JsonSchemaLiteRule, ChecksNamesAndTypes) {
+  Check("rules { json_schema_lite { fields { key: 'name' value: 'string' } fields { key: 'age' value: 'integer' } } }",
         {
             {R"({"name": "Ann", "age": 3})", "{}", "1"},
             {"```json\n{\"name\": \"Ann\", \"age\": 3, \"x\": null}\n```", "{}", "1"},
@@ -263,7 +263,7 @@ TEST(JsonFieldsRule, ChecksNamesAndTypes) {
             {R"({"name": "Ann", "age": 3)", "{}", "0"},
             {std::string(100000, '['), "{}", "0"},
         });
-  Check("rules { json_fields { closed: true fields { key: 'a' value: 'any' } } }",
+  Check("rules { json_schema_lite { closed: true fields { key: 'a' value: 'any' } } }",
         {{R"({"a": 1})", "{}", "1"}, {R"({"a": 1, "b": 2})", "{}", "0"}});
 }
 
@@ -325,7 +325,7 @@ TEST(GroupLengthRule, ComparesLengthsInsideTheGroup) {
 TEST(AllRules, AreBoundedOnHostileText) {
   RuleWorld world(R"(
     rules { format {} } rules { tag_count {} } rules { exact { extraction { places: 'whole' } } } rules { numeric {} } rules { countdown {} }
-    rules { regex { pattern: '(a*)*b' } } rules { choice {} } rules { json_fields { fields { key: 'a' value: 'any' } } }
+    rules { regex { pattern: '(a*)*b' } } rules { choice {} } rules { json_schema_lite { fields { key: 'a' value: 'any' } } }
     rules { repetition {} } rules { language { tag: 'whole' } })");
   const std::string row = R"({"answer": "4", "numbers": [1, 2], "target": 3})";
   const std::string units[] = {"<think>", "<",   "\\boxed{", "((",   "9", std::string(1, '\0'), "\xff", "\xe6\x88",

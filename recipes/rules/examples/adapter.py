@@ -1,25 +1,33 @@
 #!/usr/bin/env python3
 """Runs reward functions written for TRL or verl, unchanged: adapter.py trl|verl FILE FUNCTION
 
-    trl    fn(completions, prompts=..., **columns) -> list of float or None   (conversational=no: completions are strings)
-    verl   fn(data_source, solution_str, ground_truth, extra_info=None) -> float or {"score": float, ...}
+    trl    fn(prompts=, completions=, completion_ids=, **columns) -> list of float or None. Completions are lists of messages where
+           the row's `prompt` is one, else strings; completion_ids have the right length, their values mean nothing
+    verl   fn(data_source=, solution_str=, ground_truth=, extra_info=) -> float or {"score": float, ...}
 
-None is "not applicable"; an exception is an error of that completion. What the function prints goes to stderr.
+Coroutines are run. None is "not applicable"; an exception is an error of that completion. What the function prints goes to stderr.
 """
+import asyncio
 import importlib.util
+import inspect
 import json
 import sys
 
 
 def call_trl(function, request):
-    columns = {name: [value] for name, value in request["row"].items() if name not in ("prompt", "completion")}
-    return function(prompts=[request["prompt"]], completions=[request["completion"]], **columns)[0]
+    row, completion = request["row"], request["completion"]
+    chat = isinstance(row.get("prompt"), list)
+    columns = {name: [value] for name, value in row.items() if name not in ("prompt", "completion", "completion_ids")}
+    return function(prompts=[row["prompt"] if chat else request["prompt"]],
+                    completions=[[{"role": "assistant", "content": completion}] if chat else completion],
+                    completion_ids=[list(range(request["num_tokens"]))], **columns)
 
 
 def call_verl(function, request):
     row = request["row"]
-    gold = row.get("ground_truth", row.get("answer", row.get("gold")))
-    return function(row.get("data_source", ""), request["completion"], gold, extra_info=row.get("extra_info", row))
+    gold = (row.get("reward_model") or {}).get("ground_truth", row.get("ground_truth", row.get("answer", row.get("gold"))))
+    return function(data_source=row.get("data_source", ""), solution_str=request["completion"], ground_truth=gold,
+                    extra_info=row.get("extra_info", row))
 
 
 def main(style, path, name):
@@ -33,6 +41,8 @@ def main(style, path, name):
         answer = {"id": request["id"]}
         try:
             result = call(function, request)
+            result = asyncio.run(result) if inspect.iscoroutine(result) else result
+            result = result[0] if style == "trl" else result
             answer["score"] = result["score"] if isinstance(result, dict) else None if result is None else float(result)
         except Exception as error:
             answer["error"] = f"{type(error).__name__}: {error}"

@@ -2,8 +2,8 @@
 """A reward service in Python: any server of proto/reward.proto can take the place of `grouper serve reward`.
 
     apt-get install python3-grpcio python3-grpc-tools
-    python3 -m grpc_tools.protoc -I . --python_out=. --grpc_python_out=. proto/reward.proto     # from the repository's root
-    python3 recipes/rules/examples/remote_rule_server.py --listen 127.0.0.1:50061
+    /usr/bin/python3 -m grpc_tools.protoc -I . --python_out=. --grpc_python_out=. proto/reward.proto     # from the repository's root
+    /usr/bin/python3 recipes/rules/examples/remote_rule_server.py --listen 127.0.0.1:50061
     build/grouper run RECIPE --set reward.address=127.0.0.1:50061
 
 It scores one rule, "short": 1 for at most 100 tokens, else 0.

@@ -33,9 +33,9 @@ absl::string_view WithoutFence(absl::string_view text) {
   return absl::StripAsciiWhitespace(text);
 }
 
-class JsonFieldsRule : public Rule {
+class JsonSchemaLiteRule : public Rule {
  public:
-  JsonFieldsRule(std::vector<Place> places, std::map<std::string, std::string> fields, bool closed)
+  JsonSchemaLiteRule(std::vector<Place> places, std::map<std::string, std::string> fields, bool closed)
       : places_(std::move(places)), fields_(std::move(fields)), closed_(closed) {}
 
   RuleResult Score(const RuleInput& input) const override {
@@ -64,7 +64,7 @@ class JsonFieldsRule : public Rule {
 
 }  // namespace
 
-RuleOr CreateJsonFieldsRule(const v1::JsonFieldsRule& config) {
+RuleOr CreateJsonSchemaLiteRule(const v1::JsonSchemaLiteRule& config) {
   ASSIGN_OR_RETURN(std::vector<Place> places, ParsePlaces(config.extraction(), {Place::kAnswerTag, Place::kWhole}));
   for (const auto& [name, type] : config.fields()) {
     if (std::find(std::begin(kTypes), std::end(kTypes), type) == std::end(kTypes)) {
@@ -73,7 +73,7 @@ RuleOr CreateJsonFieldsRule(const v1::JsonFieldsRule& config) {
                        "\", expected string, number, integer, boolean, object, array, null or any"));
     }
   }
-  return std::make_unique<JsonFieldsRule>(
+  return std::make_unique<JsonSchemaLiteRule>(
       std::move(places), std::map<std::string, std::string>(config.fields().begin(), config.fields().end()),
       config.closed());
 }
