@@ -307,8 +307,9 @@ absl::StatusOr<SandboxResult> Sandbox::Run(const SandboxJob& job) const {
     const pid_t waited = wait4(pid, &wait_status, WNOHANG, &used);
     if (waited == pid) {
       ended = true;
-      result.cpu_seconds = static_cast<double>(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
-                           1e-6 * static_cast<double>(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
+      // Of processes that were killed with their parent nothing but the last sample is known.
+      result.cpu_seconds = std::max(result.cpu_seconds, static_cast<double>(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+                                                            1e-6 * static_cast<double>(used.ru_utime.tv_usec + used.ru_stime.tv_usec));
       break;
     }
     const absl::Time now = absl::Now();

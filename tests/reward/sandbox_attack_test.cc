@@ -189,6 +189,19 @@ TEST(Sandbox, LeavesNoProcess) {
   EXPECT_EQ(left, 0);
 }
 
+TEST(Sandbox, TellsTheProcessorTimeOfWhatItKilled) {
+  auto sandbox = code::Sandbox::Create();
+  if (!sandbox.ok()) GTEST_SKIP() << sandbox.status();
+  code::SandboxJob job;
+  job.command = {"/bin/sh", "-c", "while :; do :; done"};
+  job.limits.cpu_seconds = 0.5;
+  const auto result = sandbox->Run(job);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->end, code::SandboxResult::End::kCpu);
+  EXPECT_GE(result->cpu_seconds, 0.5);
+  EXPECT_LT(result->cpu_seconds, 5);
+}
+
 TEST(Sandbox, ReportsHowAProgramEnded) {
   auto sandbox = code::Sandbox::Create();
   if (!sandbox.ok()) GTEST_SKIP() << sandbox.status();
