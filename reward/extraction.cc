@@ -159,7 +159,7 @@ Extracted LastMath(string_view text) {
     if (text[i] == '\\' && i + 1 < text.size()) {
       const char c = text[i + 1];
       if ((c == '(' || c == '[') && !open_ended[c == '[']) {
-        const size_t close = text.find(c == '(' ? "\\)" : "\\]", i + 2);
+        const size_t close = FindClose(text, c == '(' ? ')' : ']', i + 2);
         if (close == string_view::npos) {
           open_ended[c == '['] = true;
           ++i;
@@ -265,13 +265,23 @@ Extracted Extract(string_view completion, const std::vector<Place>& places) {
   return {};
 }
 
+size_t FindClose(string_view text, char bracket, size_t from) {
+  const size_t begin = from;
+  while (from < text.size()) {
+    const void* const found = std::memchr(text.data() + from, bracket, text.size() - from);
+    if (found == nullptr) break;
+    const size_t at = static_cast<size_t>(static_cast<const char*>(found) - text.data());
+    if (at > begin && text[at - 1] == '\\') return at - 1;
+    from = at + 1;
+  }
+  return string_view::npos;
+}
+
 std::vector<size_t> FindBoxes(string_view text, size_t limit) {
   std::vector<size_t> boxes;
-  for (size_t end = text.size(); end > 0 && boxes.size() < limit;) {
-    const void* const backslash = memrchr(text.data(), '\\', end);
-    if (backslash == nullptr) break;
-    const size_t i = static_cast<size_t>(static_cast<const char*>(backslash) - text.data());
-    end = i;
+  // A plain loop: backslashes may be as dense as letters.
+  for (size_t i = text.size(); i-- > 0 && boxes.size() < limit;) {
+    if (text[i] != '\\' || i + 1 == text.size() || (text[i + 1] != 'b' && text[i + 1] != 'f')) continue;
     const string_view rest = text.substr(i + 1);
     const size_t name = absl::StartsWith(rest, "boxed") ? 5 : absl::StartsWith(rest, "fbox") ? 4 : 0;
     if (name == 0 || (rest.size() > name && absl::ascii_isalpha(rest[name]))) continue;

@@ -41,6 +41,8 @@ struct Box {
   size_t end = 0;
 };
 Box BoxAt(absl::string_view text, size_t begin);
+// Where "\)" or "\]" stands, at `from` or after it; npos: nowhere.
+size_t FindClose(absl::string_view text, char bracket, size_t from);
 // Offsets of every "\boxed" and "\fbox", ascending, at most `limit` last ones.
 std::vector<size_t> FindBoxes(absl::string_view text, size_t limit);
 

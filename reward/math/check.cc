@@ -123,25 +123,6 @@ string_view Undecorated(string_view text) {
   return text;
 }
 
-bool HasWord(string_view text, string_view word) {
-  for (size_t at = 0; (at = text.find(word, at)) != string_view::npos; ++at) {
-    const bool left = at == 0 || !absl::ascii_isalpha(static_cast<unsigned char>(text[at - 1]));
-    const size_t end = at + word.size();
-    const bool right = end == text.size() || !absl::ascii_isalpha(static_cast<unsigned char>(text[end]));
-    if (left && right) return true;
-  }
-  return false;
-}
-
-// Words that make an answer less than one.
-bool Weighs(string_view text) {
-  for (const char* word : {"not", "or", "either", "neither", "isn't", "cannot", "could", "might", "maybe", "perhaps",
-                           "possibly", "approximately", "about", "least", "most", "between"}) {
-    if (HasWord(text, word)) return true;
-  }
-  return false;
-}
-
 // "\text{The answer is } 42": what follows the words that lead to it.
 string_view WithoutLead(string_view text) {
   string_view rest = text;

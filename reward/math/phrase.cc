@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/strip.h"
+#include "reward/extraction.h"
 #include "reward/math/lexer.h"
 
 namespace grouper::math {
@@ -66,7 +67,7 @@ size_t FormulaEnd(string_view text, size_t at) {
     return at;
   }
   const size_t open = text[at] == '$' ? close.size() : 2;
-  const size_t end = text.find(close, at + open);
+  const size_t end = close[0] == '\\' ? FindClose(text, close[1], at + open) : text.find(close, at + open);
   return end == string_view::npos ? at : end + close.size();
 }
 
@@ -266,6 +267,24 @@ string_view TextOf(string_view sentence, const std::vector<Word>& words, Run run
 }
 
 }  // namespace
+
+bool HasWord(string_view text, string_view word) {
+  for (size_t at = 0; (at = text.find(word, at)) != string_view::npos; ++at) {
+    const bool left = at == 0 || !absl::ascii_isalpha(static_cast<unsigned char>(text[at - 1]));
+    const size_t end = at + word.size();
+    const bool right = end == text.size() || !absl::ascii_isalpha(static_cast<unsigned char>(text[end]));
+    if (left && right) return true;
+  }
+  return false;
+}
+
+bool Weighs(string_view text) {
+  for (const char* word : {"not", "or", "either", "neither", "isn't", "cannot", "could", "might", "maybe", "perhaps",
+                           "possibly", "approximately", "about", "least", "most", "between"}) {
+    if (HasWord(text, word)) return true;
+  }
+  return false;
+}
 
 string_view StatedAnswer(string_view sentence) {
   sentence = absl::StripAsciiWhitespace(sentence);

@@ -13,6 +13,12 @@
 
 namespace grouper::math {
 
+// Whether `word` stands in the text, no letter beside it.
+bool HasWord(absl::string_view text, absl::string_view word);
+
+// Whether words make the answer in the text less than one: "not", "or", "maybe", "about", "at least".
+bool Weighs(absl::string_view text);
+
 // Empty: the sentence states nothing. The view lies in `sentence`.
 absl::string_view StatedAnswer(absl::string_view sentence);
 

@@ -6,6 +6,7 @@
 #include "absl/strings/strip.h"
 #include "common/base/status.h"
 #include "reward/extraction.h"
+#include "reward/math/phrase.h"
 #include "reward/rules/rules.h"
 
 namespace grouper {
@@ -14,8 +15,8 @@ namespace {
 using absl::string_view;
 
 // Letters that stand alone in the text and are meant as a choice. A lone "A" or "I" that a lower-case word follows is
-// an English word.
-std::string LoneLetters(string_view text, const std::string& letters) {
+// an English word. *first: where the first one stands.
+std::string LoneLetters(string_view text, const std::string& letters, size_t* first) {
   std::string found;
   const auto is_word = [](char c) {
     return absl::ascii_isalnum(c) || c == '_' || static_cast<unsigned char>(c) >= 0x80;
@@ -30,9 +31,25 @@ std::string LoneLetters(string_view text, const std::string& letters) {
         !absl::StartsWith(text.substr(i + 2), "and ")) {
       continue;
     }
+    if (found.empty()) *first = i;
     if (found.find(text[i]) == std::string::npos) found.push_back(text[i]);
   }
   return found;
+}
+
+// "not B", "maybe B", "all but B", "B is wrong": what stands before the letter in its sentence, and right after it.
+bool Denied(string_view text, size_t at) {
+  string_view before = text.substr(0, at);
+  const size_t sentence = before.find_last_of(".!?\n");
+  if (sentence != string_view::npos) before.remove_prefix(sentence + 1);
+  const std::string left = absl::AsciiStrToLower(absl::StripTrailingAsciiWhitespace(before));
+  if (math::Weighs(left) || math::HasWord(left, "nor") || absl::EndsWith(left, " but") || absl::EndsWith(left, " except"))
+    return true;
+  const std::string right = absl::AsciiStrToLower(absl::StripLeadingAsciiWhitespace(text.substr(at + 1)));
+  for (const string_view denial : {"is not", "isn't", "is wrong", "is incorrect", "is false", "or ", "?"}) {
+    if (absl::StartsWith(right, denial)) return true;
+  }
+  return false;
 }
 
 // "B", "(B)", "B.", "B) because ...", "\text{(B)}", "**B**", "option B": the letter, or 0.
@@ -45,9 +62,14 @@ char ReadChoice(string_view text, const std::string& letters, std::string* reaso
   for (const string_view wrapper : {"\\text{", "\\mathrm{", "\\textbf{", "\\mathbf{"})
     absl::ConsumePrefix(&head, wrapper);
   absl::ConsumePrefix(&head, "(");
-  const std::string lone = LoneLetters(text, letters);
+  size_t at = 0;
+  const std::string lone = LoneLetters(text, letters, &at);
   if (lone.size() > 1) {
     *reason = absl::StrCat("two choices: ", lone.substr(0, 1), " and ", lone.substr(1, 1));
+    return 0;
+  }
+  if (lone.size() == 1 && Denied(text, at)) {
+    *reason = absl::StrCat("no statement of ", lone);
     return 0;
   }
   if (lone.size() == 1) return lone[0];

@@ -4,6 +4,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/status.h"
 #include "reward/extraction.h"
+#include "reward/math/phrase.h"
 #include "reward/math/rational.h"
 #include "reward/rules/rules.h"
 
@@ -36,13 +37,13 @@ class NumericRule : public Rule {
     if (!answer.found) return RuleResult::Scored(0, "no answer found");
     std::optional<Rational> value = ParseNumber(answer.text);
     if (!value) {
-      // "18 dollars per day", "x = 18": one number in it is the number; two are no answer.
+      // "18 dollars per day", "x = 18": one number in it is the number; two are no answer, nor is "not 18".
       const Extracted last = ExtractFrom(answer.text, Place::kLastNumber);
       const bool alone =
           last.found && !ExtractFrom(answer.text.substr(0, static_cast<size_t>(last.text.data() - answer.text.data())),
                                      Place::kLastNumber)
                              .found;
-      if (alone) value = ParseNumber(last.text);
+      if (alone && !math::Weighs(answer.text)) value = ParseNumber(last.text);
     }
     if (!value) return RuleResult::Scored(0, "the answer is not a number", answer.text);
     Rational difference = *value - *gold;
