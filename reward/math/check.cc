@@ -97,6 +97,16 @@ bool IsBareAnswer(string_view text, bool* exhausted = nullptr) {
   return texts == 0 || texts == value->items.size();
 }
 
+// Two letters or more, and nothing but letters and what stands between words.
+bool IsWords(string_view text) {
+  size_t letters = 0;
+  for (const unsigned char c : text) {
+    letters += absl::ascii_isalpha(c);
+    if (!absl::ascii_isalpha(c) && string_view(" '-.,").find(static_cast<char>(c)) == string_view::npos) return false;
+  }
+  return letters > 1;
+}
+
 // Without formatting around the whole text: Markdown stars, quotes, a list's bullet, a final full stop or comma.
 string_view Undecorated(string_view text) {
   text = absl::StripAsciiWhitespace(text);
@@ -118,6 +128,11 @@ string_view Undecorated(string_view text) {
       }
     }
     if (text.size() > 1 && absl::ConsumePrefix(&text, "=")) changed = true;
+    // "Evelyn!", but n! is a factorial.
+    if (text.size() > 3 && text.back() == '!' && IsWords(text.substr(0, text.size() - 1))) {
+      text.remove_suffix(1);
+      changed = true;
+    }
     text = absl::StripAsciiWhitespace(text);
   }
   return text;
@@ -260,16 +275,6 @@ Choice ReadChoice(string_view text) {
   choice.content = std::string(rest);
   choice.bare = !named && !open && !closed && rest.empty() && text.find('\\') == string_view::npos;
   return choice;
-}
-
-// Two letters or more, and nothing but letters and what stands between words.
-bool IsWords(string_view text) {
-  size_t letters = 0;
-  for (const unsigned char c : text) {
-    letters += absl::ascii_isalpha(c);
-    if (!absl::ascii_isalpha(c) && string_view(" '-.,").find(static_cast<char>(c)) == string_view::npos) return false;
-  }
-  return letters > 1;
 }
 
 // "24+48 = <<24+48=72>>72 clips": what follows GSM8K's last calculator note, which says again what stands beside it.

@@ -154,7 +154,7 @@ constexpr Symbol kUnicode[] = {
     {"\u2261", Tok::kEqual},
     {"\u2248", Tok::kApprox},
     {"\u2208", Tok::kIn},
-    {"\u222A", Tok::kUnion},
+    {"\u222A", Tok::kUnion, "plain"},
     {"\u2229", Tok::kIntersection},
     {"\u2216", Tok::kWithout},
     {"\u2205", Tok::kEmptySet},
@@ -373,7 +373,9 @@ bool Lexer::Wrapper(string_view command, Token* token) {
     *token = Make(Tok::kName, group->end - at_, "\\infty");
     return true;
   }
-  const bool letters = std::all_of(content.begin(), content.end(), [](unsigned char c) {
+  string_view word = content;  // "cm\u00B2"
+  if (!absl::ConsumeSuffix(&word, "\u00B2")) absl::ConsumeSuffix(&word, "\u00B3");
+  const bool letters = std::all_of(word.begin(), word.end(), [](unsigned char c) {
     return absl::ascii_isalpha(c) || c == ' ' || c == '-' || c == '\'' || c == '.' || c == '/';
   });
   const bool first_is_letter = !content.empty() && absl::ascii_isalpha(static_cast<unsigned char>(content[0]));
@@ -488,7 +490,7 @@ Token Lexer::Letters() {
   if (absl::EqualsIgnoreCase(word, "or")) return Make(Tok::kOr, length);
   if (word == "USD") return Make(Tok::kCurrency, length, "dollar");
   if (word == "EUR") return Make(Tok::kCurrency, length, "euro");
-  if (word == "union") return Make(Tok::kUnion, length);
+  if (word == "union") return Make(Tok::kUnion, length, "plain");
   if (absl::EqualsIgnoreCase(word, "minus") || absl::EqualsIgnoreCase(word, "negative"))
     return Make(Tok::kMinus, length);
   if (word == "pi" || word == "Pi" || word == "PI") return Make(Tok::kName, length, "pi");
@@ -573,7 +575,9 @@ Token Lexer::Next() {
       case ')': token = Make(Tok::kCloseRound, 1); break;
       case '[': token = Make(Tok::kOpenSquare, 1); break;
       case ']': token = Make(Tok::kCloseSquare, 1); break;
-      case '{': token = Make(Tok::kOpenBrace, 1); break;
+      case '{':
+        token = absl::StartsWith(text_.substr(at_), "{:}") ? Make(Tok::kColon, 3) : Make(Tok::kOpenBrace, 1);
+        break;
       case '}': token = Make(Tok::kCloseBrace, 1); break;
       case '|': token = Make(Tok::kBar, 1); break;
       case ',': token = Make(Tok::kComma, 1); break;

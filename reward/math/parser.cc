@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "reward/math/units.h"
 
 namespace grouper::math {
@@ -23,8 +24,21 @@ bool IsRelation(Tok kind) {
 
 std::string WithoutSpace(string_view text) {
   std::string out;
-  for (const char c : text) {
-    if (!absl::ascii_isspace(static_cast<unsigned char>(c)) && c != '$') out.push_back(c);
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (absl::ascii_isspace(static_cast<unsigned char>(c)) || c == '$' || c == '~') continue;
+    string_view rest = text.substr(i);
+    if (c == '\\' && rest.size() > 1 && string_view(" ,;:!").find(rest[1]) != string_view::npos) {
+      ++i;
+      continue;
+    }
+    const size_t before = rest.size();
+    if (absl::ConsumePrefix(&rest, "\\qquad") || absl::ConsumePrefix(&rest, "\\quad") ||
+        absl::ConsumePrefix(&rest, "\\displaystyle")) {
+      i += before - rest.size() - 1;
+      continue;
+    }
+    out.push_back(c);
   }
   return out;
 }
@@ -206,18 +220,34 @@ std::optional<Value> Parser::Union() {
     return std::nullopt;
   };
   const auto operand = [&] { return At(Tok::kCloseSquare) ? ReversedInterval() : Ratio(); };
+  // Beside a union in plain text, braces are a set's: [1, 2] ∪ {5}. In TeX they group.
+  const auto as_set = [](Value value) {
+    if (value.kind == Kind::kBraced) {
+      value.kind = Kind::kSet;
+    } else if (value.kind == Kind::kScalar) {
+      Value set;
+      set.kind = Kind::kSet;
+      set.items.push_back(std::move(value));
+      return set;
+    }
+    return value;
+  };
+  bool braces = At(Tok::kOpenBrace);
   Result first = operand();
   if (!first) return first;
+  bool plain = token_.name == "plain";
   std::optional<Tok> op = take_operation(*first);
   if (!op) return first;
+  if (braces && plain) first = as_set(std::move(*first));
   Value result;
   result.kind = Kind::kUnion;
   result.items.push_back(std::move(*first));
-  for (; op; op = take_operation(result.items.back())) {
+  for (; op; plain = token_.name == "plain", op = take_operation(result.items.back())) {
     result.ops.push_back(*op);
+    braces = At(Tok::kOpenBrace);
     Result next = operand();
     if (!next || result.items.size() > kMaxItems) return std::nullopt;
-    result.items.push_back(std::move(*next));
+    result.items.push_back(braces && plain ? as_set(std::move(*next)) : std::move(*next));
   }
   if (std::all_of(result.items.begin(), result.items.end(),
                   [](const Value& part) { return part.kind == Kind::kSet; }) &&

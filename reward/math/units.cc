@@ -99,7 +99,9 @@ std::string CanonicalUnit(string_view words) {
   if (absl::EqualsIgnoreCase(words, "per cent")) return "percent";
   for (string_view word : absl::StrSplit(words, absl::ByAnyChar(" ./-"), absl::SkipEmpty())) {
     const size_t caret = word.find('^');
-    const string_view exponent = caret == string_view::npos ? string_view() : word.substr(caret);
+    string_view exponent = caret == string_view::npos ? string_view() : word.substr(caret);
+    if (absl::ConsumeSuffix(&word, "\u00B2")) exponent = "^2";
+    if (absl::ConsumeSuffix(&word, "\u00B3")) exponent = "^3";
     const std::string lower = absl::AsciiStrToLower(word.substr(0, caret));
     const auto it = Table().find(lower);
     if (lower == "square" || lower == "sq") {
