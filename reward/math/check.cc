@@ -287,14 +287,6 @@ string_view AfterCalculatorNote(string_view text) {
   return note.find('=') == string_view::npos ? text : note.substr(note.rfind('=') + 1);
 }
 
-// "I cannot determine the answer."
-bool GivesUp(string_view text) {
-  for (const char* words : {"cannot", "can't", "unable to", "don't know", "do not know", "not sure", "not enough"}) {
-    if (HasWord(text, words)) return true;
-  }
-  return false;
-}
-
 // A completion that was cut off where its answer would have followed.
 bool EndsInMarker(string_view text) {
   text = absl::StripTrailingAsciiWhitespace(text);

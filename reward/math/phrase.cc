@@ -185,10 +185,11 @@ bool Bounds(const std::vector<Word>& words, size_t run) {
     }
   }
   for (const char* word :
-       {"than",    "about", "around", "roughly", "nearly", "almost",    "least",     "most",          "or",
-        "to",      "no.",   "except", "besides", "never",  "excluding", "without",   "approximately", "over",
-        "under",   "above", "below",  "beyond",  "approx", "circa",     "exceeding", "exceeds",       "instance",
-        "example", "e.g",   "twice",  "double",  "half",   "triple",    "thrice",    "within"}) {
+       {"than",   "about", "around",   "roughly", "nearly", "almost",    "least",     "most",          "or",
+        "to",     "no.",   "except",   "besides", "never",  "excluding", "without",   "approximately", "over",
+        "under",  "above", "below",    "beyond",  "approx", "circa",     "exceeding", "exceeds",       "instance",
+        "\u2248", "~",     "\\approx", "example", "e.g",    "twice",     "double",    "half",          "triple",
+        "thrice", "within"}) {
     if (last == word) return last != "to" || (run > 1 && (words[run - 2].math || words[run - 2].text == "up"));
   }
   return false;
@@ -286,9 +287,17 @@ bool Weighs(string_view text) {
   return false;
 }
 
+bool GivesUp(string_view text) {
+  for (const char* words : {"cannot", "can't", "unable to", "don't know", "do not know", "not sure", "unsure",
+                            "not enough", "guess", "no idea"}) {
+    if (HasWord(text, words)) return true;
+  }
+  return false;
+}
+
 string_view StatedAnswer(string_view sentence) {
   sentence = absl::StripAsciiWhitespace(sentence);
-  if (sentence.size() > kMaxSentence || absl::EndsWith(sentence, "?")) return {};
+  if (sentence.size() > kMaxSentence || absl::EndsWith(sentence, "?") || GivesUp(sentence)) return {};
   for (const string_view contrast : {", not ", ", rather than ", " rather than ", " instead of "}) {
     sentence = sentence.substr(0, sentence.find(contrast));
   }
@@ -314,7 +323,7 @@ string_view StatedAnswer(string_view sentence) {
 
 string_view LeadingAnswer(string_view text) {
   text = absl::StripAsciiWhitespace(text);
-  if (text.size() > kMaxSentence || absl::EndsWith(text, "?")) return {};
+  if (text.size() > kMaxSentence || absl::EndsWith(text, "?") || GivesUp(text)) return {};
   const std::vector<Word> words = Words(text);
   const std::vector<Run> runs = Runs(words);
   if (runs.empty() || runs[0].first != 0) return {};

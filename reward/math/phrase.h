@@ -19,6 +19,9 @@ bool HasWord(absl::string_view text, absl::string_view word);
 // Whether words make the answer in the text less than one: "not", "or", "maybe", "about", "at least".
 bool Weighs(absl::string_view text);
 
+// "I cannot determine", "I am not sure", "my guess".
+bool GivesUp(absl::string_view text);
+
 // Empty: the sentence states nothing. The view lies in `sentence`.
 absl::string_view StatedAnswer(absl::string_view sentence);
 
