@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/commands.h"
 #include "cli/composition.h"
+#include "cli/prompt_options.h"
 #include "common/base/status.h"
 #include "common/metrics/metrics.h"
 #include "common/recipe/load_recipe.h"
@@ -53,7 +54,7 @@ absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t seed, arguments.GetInt("seed", 0, INT64_MAX));
   ASSIGN_OR_RETURN(const int64_t top_k, arguments.GetInt("top-k", 0, 1 << 30));
   ASSIGN_OR_RETURN(const double top_p, arguments.GetDouble("top-p", 1e-9, 1));
-  if (arguments.Has("chat") && arguments.Has("template")) return absl::InvalidArgumentError("--chat and --template: expected one of them");
+  RETURN_IF_ERROR(CheckPromptOptions(arguments));
   if (samples > 1 && temperature == 0) {
     if (arguments.Has("temperature")) return absl::InvalidArgumentError("--temperature 0: all samples of a problem would be the same; expected more than 0 with --samples");
     temperature = 1;
@@ -67,10 +68,6 @@ absl::Status Run(const Arguments& arguments) {
   recipe.mutable_model()->set_device(arguments.Get("device"));
   ASSIGN_OR_RETURN(const Device device, Annotate(FindDevice(arguments.Get("device")), "--device"));
   recipe.mutable_model()->set_dtype(device.kind == Device::Kind::kCuda ? "bfloat16" : "float32");
-  recipe.mutable_prompt()->set_template_(arguments.Get("template"));
-  recipe.mutable_prompt()->set_prefill(arguments.Get("prefill"));
-  recipe.mutable_prompt()->set_system(arguments.Get("system"));
-  recipe.mutable_prompt()->set_add_bos(arguments.Has("add-bos"));
   // A block of rules, or a recipe that holds one.
   absl::Status rules = ParseTextProtoFile(arguments.Get("rules"), recipe.mutable_reward());
   if (!rules.ok()) {
@@ -109,7 +106,7 @@ absl::Status Run(const Arguments& arguments) {
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe, Dirname(arguments.Get("rules"))));
   ASSIGN_OR_RETURN(const std::unique_ptr<Dataset> data, Dataset::Open(stage->data(), recipe.seed(), 0, ""));
-  if (arguments.Has("chat")) recipe.mutable_prompt()->set_template_(parts->loaded().tokenizer->chat_template().empty() ? "chatml" : "tokenizer");
+  ASSIGN_OR_RETURN(*recipe.mutable_prompt(), PromptFromOptions(arguments, arguments.Get("model"), *parts->loaded().tokenizer));
   ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(recipe.prompt(), parts->loaded().tokenizer));
   Stream stream(parts->threads(), device);
   WeightPublisher publisher(*parts->loaded().model, parts->rollout(), parts->threads());
@@ -131,7 +128,8 @@ const Command kEval = {
     "eval",
     "",
     "measure a model on held-out problems: pass@1, pass@k, maj@k",
-    "Greedy by default; with --samples above 1 at temperature 1. RULES is the text of a recipe's `reward` block, or a recipe.",
+    "Greedy by default; with --samples above 1 at temperature 1. RULES is the text of a recipe's `reward` block, or a recipe. A run directory's model is\n"
+    "asked as it was trained, by the `prompt` of its recipe, unless one of --template, --chat, --system, --prefill, --add-bos is given.",
     {
         {.name = "model", .placeholder = "MODEL", .help = "directory, GGUF file or run directory", .default_text = "", .required = true},
         {.name = "data", .placeholder = "FILE", .help = "problems as JSON lines", .default_text = "", .required = true},
@@ -146,7 +144,7 @@ const Command kEval = {
         {.name = "max-problems", .placeholder = "N", .help = "first N problems; 0: all", .default_text = "0"},
         {.name = "chat", .placeholder = "", .help = "use the model's chat template (ChatML when it has none)", .default_text = ""},
         {.name = "system", .placeholder = "TEXT", .help = "system message", .default_text = ""},
-        {.name = "template", .placeholder = "NAME", .help = "plain, r1_zero, chatml, tokenizer", .default_text = "plain"},
+        {.name = "template", .placeholder = "NAME", .help = "plain (the default), r1_zero, chatml, tokenizer", .default_text = ""},
         {.name = "prefill", .placeholder = "TEXT", .help = "beginning of each completion", .default_text = ""},
         {.name = "add-bos", .placeholder = "", .help = "put the bos token first", .default_text = ""},
         {.name = "output", .placeholder = "FILE", .help = "one JSON line a problem", .default_text = ""},

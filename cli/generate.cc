@@ -4,6 +4,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "cli/commands.h"
+#include "cli/prompt_options.h"
 #include "common/base/status.h"
 #include "common/data/row.h"
 #include "common/model/model_directory.h"
@@ -21,10 +22,7 @@ absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const double top_p, arguments.GetDouble("top-p", 1e-9, 1));
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
   ASSIGN_OR_RETURN(const int64_t seed, arguments.GetInt("seed", 0, INT64_MAX));
-  if (arguments.Has("chat") && arguments.Has("template")) return absl::InvalidArgumentError("--chat and --template: expected one of them");
-  if (arguments.Has("system") && !arguments.Has("chat") && arguments.Get("template") != "chatml" && arguments.Get("template") != "tokenizer") {
-    return absl::InvalidArgumentError("--system: needs --chat, or a template that has a place for it (chatml, tokenizer)");
-  }
+  RETURN_IF_ERROR(CheckPromptOptions(arguments));
   ThreadPool threads(static_cast<int>(num_threads));
   LoadOptions load;
   ASSIGN_OR_RETURN(load.device, Annotate(FindDevice(arguments.Get("device")), "--device"));
@@ -33,12 +31,7 @@ absl::Status Run(const Arguments& arguments) {
   if (dtype == "bfloat16" || (dtype.empty() && load.device.kind == Device::Kind::kCuda)) load.dtype = DType::kBF16;
   ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(arguments.Get("model"), load, threads));
 
-  v1::PromptTemplate prompt_template;
-  prompt_template.set_template_(arguments.Has("chat") ? (loaded.tokenizer->chat_template().empty() ? "chatml" : "tokenizer") : arguments.Get("template"));
-  prompt_template.set_prefill(arguments.Get("prefill"));
-  prompt_template.set_system(arguments.Get("system"));
-  // A model without a template of its own that was trained with bos wants it in front.
-  prompt_template.set_add_bos(arguments.Has("add-bos"));
+  ASSIGN_OR_RETURN(const v1::PromptTemplate prompt_template, PromptFromOptions(arguments, arguments.Get("model"), *loaded.tokenizer));
   ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(prompt_template, loaded.tokenizer));
   DataRow row;
   row.source = "--prompt";
@@ -92,13 +85,14 @@ const Command kGenerate = {
     "generate",
     "",
     "continue one prompt, streamed",
-    "The prompt is taken as it is; --chat puts it into the model's chat template (ChatML when it has none).",
+    "The prompt is taken as it is; --chat puts it into the model's chat template (ChatML when it has none). A run directory's model is asked as it\n"
+    "was trained, by the `prompt` of its recipe, unless one of --template, --chat, --system, --prefill, --add-bos is given.",
     {
         {.name = "model", .placeholder = "MODEL", .help = "directory, GGUF file or run directory", .default_text = "", .required = true},
         {.name = "prompt", .placeholder = "TEXT", .help = "the prompt, or the user's message with --chat", .default_text = "", .required = true},
         {.name = "chat", .placeholder = "", .help = "use the chat template", .default_text = ""},
         {.name = "system", .placeholder = "TEXT", .help = "system message", .default_text = ""},
-        {.name = "template", .placeholder = "NAME", .help = "plain, r1_zero, chatml, tokenizer", .default_text = "plain"},
+        {.name = "template", .placeholder = "NAME", .help = "plain (the default), r1_zero, chatml, tokenizer", .default_text = ""},
         {.name = "prefill", .placeholder = "TEXT", .help = "beginning of the completion", .default_text = ""},
         {.name = "add-bos", .placeholder = "", .help = "put the bos token first", .default_text = ""},
         {.name = "temperature", .placeholder = "T", .help = "0: greedy", .default_text = "0"},

@@ -106,16 +106,6 @@ absl::StatusOr<std::vector<DataRow>> ReadJsonLines(const std::string& path, int6
 absl::StatusOr<std::unique_ptr<Dataset>> Dataset::Open(const v1::Data& config, uint64_t seed, uint32_t stage,
                                                        const std::string& base_dir) {
   const PhiloxKey key = MakePhiloxKey(seed, "data");
-  if (config.has_generator()) {
-    if (!config.train().empty() || !config.eval().empty()) {
-      return absl::InvalidArgumentError("data: expected either generator or train/eval files, not both");
-    }
-    ASSIGN_OR_RETURN(std::unique_ptr<ProblemGenerator> generator, ProblemGenerator::Create(config.generator()));
-    const int64_t held_out = config.generator().eval_problems() > 0 ? config.generator().eval_problems() : kDefaultHeldOut;
-    ASSIGN_OR_RETURN(std::vector<DataRow> eval, generator->HeldOutRows(held_out));
-    const std::string name = config.generator().has_countdown() ? "countdown" : "addition";
-    return std::make_unique<GeneratedDataset>(std::move(generator), std::move(eval), key, stage, name);
-  }
   const std::map<std::string, std::string> fields(config.fields().begin(), config.fields().end());
   auto read = [&](const std::string& file, int64_t max_rows) -> absl::StatusOr<std::vector<DataRow>> {
     if (file.empty()) return std::vector<DataRow>();
@@ -127,6 +117,17 @@ absl::StatusOr<std::unique_ptr<Dataset>> Dataset::Open(const v1::Data& config, u
   };
   ASSIGN_OR_RETURN(std::vector<DataRow> train, read(config.train(), config.max_rows()));
   ASSIGN_OR_RETURN(std::vector<DataRow> eval, read(config.eval(), 0));
+  if (config.has_generator()) {
+    ASSIGN_OR_RETURN(std::unique_ptr<ProblemGenerator> generator, ProblemGenerator::Create(config.generator()));
+    if (config.eval().empty()) {
+      const int64_t held_out = config.generator().eval_problems() > 0 ? config.generator().eval_problems() : kDefaultHeldOut;
+      ASSIGN_OR_RETURN(eval, generator->HeldOutRows(held_out));
+    }
+    if (config.train().empty()) {
+      const std::string name = config.generator().has_countdown() ? "countdown" : "addition";
+      return std::make_unique<GeneratedDataset>(std::move(generator), std::move(eval), key, stage, name);
+    }
+  }
   return std::make_unique<FileDataset>(std::move(train), std::move(eval), key, stage, config.keep_order());
 }
 

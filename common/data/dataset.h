@@ -18,7 +18,8 @@ namespace grouper {
 
 class Dataset {
  public:
-  // Reads and checks every row (both files). `base_dir` resolves relative paths. Errors are "FILE:LINE: what, expected what".
+  // Reads and checks every row (both files). Beside a generator, `train` takes the place of its training rows and `eval` of its held-out rows.
+  // `base_dir` resolves relative paths. Errors are "FILE:LINE: what, expected what".
   static absl::StatusOr<std::unique_ptr<Dataset>> Open(const v1::Data& config, uint64_t seed, uint32_t stage, const std::string& base_dir);
   virtual ~Dataset() = default;
 

@@ -1,0 +1,36 @@
+#include "cli/prompt_options.h"
+
+#include "common/base/file.h"
+#include "common/base/status.h"
+#include "common/recipe/load_recipe.h"
+
+namespace grouper::cli {
+
+absl::Status CheckPromptOptions(const Arguments& arguments) {
+  if (arguments.Has("chat") && arguments.Has("template")) return absl::InvalidArgumentError("--chat and --template: expected one of them");
+  const std::string name = arguments.Get("template");
+  if (arguments.Has("system") && !arguments.Has("chat") && name != "chatml" && name != "tokenizer") {
+    return absl::InvalidArgumentError("--system: needs --chat, or a template that has a place for it (chatml, tokenizer)");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::PromptTemplate> PromptFromOptions(const Arguments& arguments, const std::string& model, const Tokenizer& tokenizer) {
+  bool given = false;
+  for (const char* option : {"template", "chat", "system", "prefill", "add-bos"}) given |= arguments.Has(option);
+  const std::string recipe_path = JoinPath(model, "recipe.textproto");
+  if (!given && DefaultFileSystem().Exists(recipe_path)) {
+    v1::Recipe recipe;
+    RETURN_IF_ERROR(ParseTextProtoFile(recipe_path, &recipe));
+    return recipe.prompt();
+  }
+  v1::PromptTemplate prompt;
+  const bool has_template = !tokenizer.chat_template().empty();
+  prompt.set_template_(arguments.Has("chat") ? (has_template ? "tokenizer" : "chatml") : arguments.Has("template") ? arguments.Get("template") : "plain");
+  prompt.set_prefill(arguments.Get("prefill"));
+  prompt.set_system(arguments.Get("system"));
+  prompt.set_add_bos(arguments.Has("add-bos"));
+  return prompt;
+}
+
+}  // namespace grouper::cli
