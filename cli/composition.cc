@@ -1,5 +1,10 @@
 #include "cli/composition.h"
 
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
@@ -22,8 +27,10 @@ absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool
 
 absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recipe& recipe, const std::string& rules_folder,
                                                                  const std::vector<std::string>& rules_libraries,
-                                                                 const std::function<absl::Status(const LoadedModel&)>& loaded) {
+                                                                 const std::function<absl::Status(const LoadedModel&)>& loaded,
+                                                                 std::function<bool()> stop_requested) {
   std::unique_ptr<Composition> parts(new Composition);
+  parts->stop_requested_ = std::move(stop_requested);
   parts->threads_ = std::make_unique<ThreadPool>(recipe.threads());
   ASSIGN_OR_RETURN(parts->rules_, RuleSet::Create(recipe.reward(), rules_folder, rules_libraries));
   ASSIGN_OR_RETURN(parts->loaded_, LoadRecipeModel(recipe, *parts->threads_));
@@ -57,11 +64,13 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
   if (own_rollout) workers.push_back({"in-process rollout worker", parts->server_->InProcessChannel(), true});
   for (const std::string& address : recipe.rollout().addresses()) {
     ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, OpenChannel(address, recipe.rollout().tls()));
+    parts->remote_workers_.emplace_back(address, channel);
     workers.push_back({address, std::move(channel), false});
   }
   RolloutClient::Options rollout_options;
   rollout_options.timeout = absl::Seconds(recipe.rollout().timeout_seconds());
   rollout_options.exact_on_policy = recipe.exact_on_policy();
+  rollout_options.stop_requested = parts->stop_requested_;
   ASSIGN_OR_RETURN(parts->rollout_client_, RolloutClient::Create(std::move(workers), rollout_options));
 
   std::shared_ptr<grpc::Channel> reward_channel;
@@ -69,12 +78,35 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
     reward_channel = parts->server_->InProcessChannel();
   } else {
     ASSIGN_OR_RETURN(reward_channel, OpenChannel(recipe.reward().address(), recipe.reward().tls()));
+    parts->remote_rewards_.emplace_back(recipe.reward().address(), reward_channel);
   }
   RewardClient::Options reward_options;
   reward_options.timeout = absl::Seconds(recipe.reward().timeout_seconds());
+  reward_options.stop_requested = parts->stop_requested_;
   parts->reward_client_ = RewardClient::Create(own_reward ? "in-process reward service" : recipe.reward().address(),
                                                std::move(reward_channel), reward_options);
   return parts;
+}
+
+absl::Status Composition::WaitForServices(absl::Duration patience) const {
+  const absl::Time end = absl::Now() + patience;
+  const struct {
+    const char* what;
+    const char* field;
+    const std::vector<std::pair<std::string, std::shared_ptr<grpc::Channel>>>& peers;
+  } kinds[] = {{"rollout worker", "rollout.addresses", remote_workers_}, {"reward service", "reward.address", remote_rewards_}};
+  for (const auto& kind : kinds) {
+    const auto reached = [](const auto& peer) { return peer.second->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY; };
+    while (!kind.peers.empty() && std::none_of(kind.peers.begin(), kind.peers.end(), reached)) {
+      const std::string names = absl::StrJoin(kind.peers, ", ", [](std::string* out, const auto& peer) { out->append(peer.first); });
+      if (stop_requested_ && stop_requested_()) return absl::CancelledError(absl::StrCat("stopped while waiting for a ", kind.what, " (", names, ")"));
+      if (absl::Now() >= end) {
+        return absl::UnavailableError(absl::StrCat("no ", kind.what, " can be reached within ", absl::FormatDuration(patience), ": ", names, " (", kind.field, ")"));
+      }
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+  }
+  return absl::OkStatus();
 }
 
 Composition::~Composition() {

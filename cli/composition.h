@@ -8,9 +8,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/base/thread_pool.h"
 #include "common/model/model_directory.h"
 #include "common/tensor/turn_memory.h"
@@ -33,9 +35,11 @@ class Composition {
   // rules_folder: where relative paths in the rules begin (LoadRecipe has made a recipe's absolute).
   // rules_libraries: --rules-library.
   // loaded: called when the model is there and before anything else takes memory; its error ends the creation. May be empty.
+  // stop_requested: ends a wait for services that are away. May be empty.
   static absl::StatusOr<std::unique_ptr<Composition>> Create(const v1::Recipe& recipe, const std::string& rules_folder = "",
                                                              const std::vector<std::string>& rules_libraries = {},
-                                                             const std::function<absl::Status(const LoadedModel&)>& loaded = {});
+                                                             const std::function<absl::Status(const LoadedModel&)>& loaded = {},
+                                                             std::function<bool()> stop_requested = {});
   ~Composition();
 
   ThreadPool& threads() { return *threads_; }
@@ -45,6 +49,10 @@ class Composition {
   RewardClient& reward() { return *reward_client_; }
   // The in-process worker's cache, which training may have while nothing is sampled; null on the CPU and with workers elsewhere.
   TurnMemory* memory() { return memory_.get(); }
+
+  // Waits until the remote reward service and one of the remote rollout workers can be reached. Unavailable: not within `patience`; the message names
+  // them. A run asks before it begins: a wrong address should not cost the stages before the one that needs it.
+  absl::Status WaitForServices(absl::Duration patience) const;
 
  private:
   Composition() = default;
@@ -57,6 +65,8 @@ class Composition {
   std::unique_ptr<RpcServer> server_;
   std::unique_ptr<RolloutClient> rollout_client_;
   std::unique_ptr<RewardClient> reward_client_;
+  std::vector<std::pair<std::string, std::shared_ptr<grpc::Channel>>> remote_workers_, remote_rewards_;  // by address
+  std::function<bool()> stop_requested_;
 };
 
 }  // namespace grouper::cli

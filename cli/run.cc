@@ -20,6 +20,9 @@
 namespace grouper::cli {
 namespace {
 
+// How long the services of a recipe may take to appear when a run begins.
+constexpr absl::Duration kFirstContact = absl::Seconds(30);
+
 // Draws a run in the terminal: a bar a stage, a line an evaluation, a curve at the end.
 class TerminalView {
  public:
@@ -93,7 +96,7 @@ absl::Status Run(const Arguments& arguments) {
     return memory.Check();
   };
   ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts,
-                   Composition::Create(recipe, "", arguments.GetAll("rules-library"), plan_memory));
+                   Composition::Create(recipe, "", arguments.GetAll("rules-library"), plan_memory, [&control] { return control.StopRequested(); }));
   TerminalView view;
   RunParts run{recipe,
                out,
@@ -106,8 +109,9 @@ absl::Status Run(const Arguments& arguments) {
                DefaultFileSystem(),
                RealClock(),
                control,
-               view.Observer()};
-  run.memory = parts->memory();
+               view.Observer(),
+               [&] { return parts->WaitForServices(kFirstContact); },
+               parts->memory()};
   const ModelConfig& config = parts->loaded().model->config();
   std::printf("%s: %s, %s parameters (%s active), %d threads, out %s\n", recipe.name().c_str(), config.architecture.c_str(),
               HumanCount(static_cast<double>(config.NumParameters())).c_str(), HumanCount(static_cast<double>(config.NumActiveParameters())).c_str(),

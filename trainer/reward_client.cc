@@ -68,6 +68,7 @@ class RetryingRewardClient : public RewardClient {
       const std::string what = absl::StrCat("reward service ", name_, ": Score of request ", request.request_id(), ": ", status.message(),
                                             " (after ", absl::FormatDuration(absl::Trunc(waited, absl::Milliseconds(1))), ")");
       if (!Passes(status.code()) || waited >= options_.give_up) return absl::Status(status.code(), what);
+      if (options_.stop_requested && options_.stop_requested()) return absl::CancelledError(absl::StrCat(what, "; not waited for any longer, a stop was asked for"));
       if (clock_.Now() >= next_print) {
         LOG(WARNING) << what << "; still trying";
         next_print += kPrintEvery;

@@ -1,10 +1,11 @@
 // RewardClient: scores groups through a RewardService, in process or remote, with retries.
 //
 // UNAVAILABLE, RESOURCE_EXHAUSTED and a passed deadline are retried with back-off; while the service is away its name is printed every 10 s and
-// the trainer waits up to `give_up`, then the call fails naming the address. Scores are pure functions of the request, so a retry gives the
+// the trainer waits up to `give_up`, then the call fails naming the address. A stop ends the wait: Cancelled. Scores are pure functions of the request, so a retry gives the
 // same bits.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -21,6 +22,7 @@ class RewardClient {
   struct Options {
     absl::Duration timeout = absl::Seconds(60);    // one request
     absl::Duration give_up = absl::Minutes(10);    // of trying
+    std::function<bool()> stop_requested;          // may be empty
   };
   static std::unique_ptr<RewardClient> Create(std::string name, std::shared_ptr<grpc::Channel> channel, const Options& options,
                                               Clock& clock = RealClock());

@@ -18,6 +18,8 @@ namespace grouper {
 namespace {
 
 constexpr absl::Duration kRetryPause = absl::Milliseconds(300);
+// When a stop was asked for: silence for which a worker is given up.
+constexpr absl::Duration kSilenceAtStop = absl::Seconds(20);
 // A stream lives as long as it makes progress; this is only the backstop that every call has.
 constexpr absl::Duration kStreamDeadline = absl::Hours(24);
 
@@ -177,6 +179,7 @@ class PooledRolloutClient : public RolloutClient {
       }
       if (any) return absl::OkStatus();
       if (clock_.Now() >= give_up) return NoWorker(last);
+      if (StopRequested()) return Stopped(NoWorker(last));
       clock_.Sleep(kRetryPause);
     }
   }
@@ -248,6 +251,11 @@ class PooledRolloutClient : public RolloutClient {
                                                absl::FormatDuration(options_.no_worker_timeout), "; last: ", last.message()));
   }
 
+  bool StopRequested() const { return options_.stop_requested && options_.stop_requested(); }
+  static absl::Status Stopped(const absl::Status& why) {
+    return absl::CancelledError(absl::StrCat(why.message(), "; not waited for any longer, a stop was asked for"));
+  }
+
   void CountRefused() {
     absl::MutexLock lock(&mutex_);
     ++faults_.weight_updates_refused;
@@ -271,6 +279,15 @@ class PooledRolloutClient : public RolloutClient {
       for (const std::unique_ptr<Slot>& slot : slots_) streaming |= slot->stream_context != nullptr || slot->receives_weights;
       if (streaming) last_alive_ = now;
       if (now - last_alive_ >= options_.no_worker_timeout) dead = NoWorker(last_error_);
+      if (dead.ok() && StopRequested()) {
+        absl::Time newest = last_alive_;
+        if (streaming) newest = absl::InfinitePast();
+        for (const std::unique_ptr<Slot>& slot : slots_) {
+          if (slot->stream_context != nullptr) newest = std::max(newest, slot->last_activity);
+          if (slot->receives_weights) newest = now;
+        }
+        if (now - newest >= (streaming ? kSilenceAtStop : absl::Seconds(1))) dead = Stopped(absl::UnavailableError(absl::StrCat("rollout workers are silent since ", absl::FormatDuration(now - newest))));
+      }
     }
     if (dead.ok()) return;
     absl::MutexLock lock(&job.mutex);

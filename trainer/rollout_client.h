@@ -37,6 +37,8 @@ class RolloutClient {
     absl::Duration timeout = absl::Seconds(120);     // silence of a worker that has work
     absl::Duration no_worker_timeout = absl::Seconds(30);
     bool exact_on_policy = true;
+    // May be empty. When true, workers that are away or silent are not waited for any longer: Cancelled.
+    std::function<bool()> stop_requested;
   };
 
   static absl::StatusOr<std::unique_ptr<RolloutClient>> Create(std::vector<Worker> workers, const Options& options,

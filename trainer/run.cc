@@ -35,6 +35,7 @@ class Run {
     ASSIGN_OR_RETURN(const bool finished, Look());
     if (finished) return absl::OkStatus();
     RETURN_IF_ERROR(PrepareStages());
+    if (p_.ready) RETURN_IF_ERROR(p_.ready());
     RETURN_IF_ERROR(Begin());
     for (; state_.stage_index < p_.recipe.stages_size(); ++state_.stage_index, state_.stage = {}) {
       ASSIGN_OR_RETURN(const bool stopped, RunStage(static_cast<int>(state_.stage_index)));
@@ -230,7 +231,13 @@ class Run {
     while (state_.stage.step < stage.steps()) {
       p_.control.WaitWhilePaused();
       StepResult result;
-      RETURN_IF_ERROR(stage.Step(state_.stage, optimizer, result));
+      if (const absl::Status stepped = stage.Step(state_.stage, optimizer, result); !stepped.ok()) {
+        if (!absl::IsCancelled(stepped) || !p_.control.StopRequested()) return stepped;
+        // Stopped while waiting for a service: the step has changed nothing and will be made again.
+        Say(std::string(stepped.message()));
+        if (state_.stage.step > 0) RETURN_IF_ERROR(Save(&optimizer, stage.reference()));  // at 0 the stage's beginning is saved already
+        return Stopped();
+      }
       ++state_.step;
       state_.num_tokens += result.tokens;
       state_.optimizer_steps = optimizer.steps_applied();
@@ -258,10 +265,7 @@ class Run {
       const bool due = every > 0 && state_.stage.step % every == 0;
       if (last) break;  // saved below, as the next stage's beginning
       if (due || stop || best || p_.control.TakeCheckpointRequest()) RETURN_IF_ERROR(Save(&optimizer, stage.reference()));
-      if (stop) {
-        Say(absl::StrCat("stopped after step ", state_.step, "; go on with --resume --out ", p_.directory));
-        return true;
-      }
+      if (stop) return Stopped();
     }
     if (p_.observer.stage_ended) p_.observer.stage_ended(config);
     // Between stages: the next one starts with its own optimizer and reference.
@@ -272,11 +276,13 @@ class Run {
     state_.stage_index = here.stage_index;
     state_.stage = here.stage;
     RETURN_IF_ERROR(saved);
-    if (p_.control.StopRequested() && index + 1 < p_.recipe.stages_size()) {
-      Say(absl::StrCat("stopped after step ", state_.step, "; go on with --resume --out ", p_.directory));
-      return true;
-    }
+    if (p_.control.StopRequested() && index + 1 < p_.recipe.stages_size()) return Stopped();
     return false;
+  }
+
+  bool Stopped() {
+    Say(absl::StrCat("stopped after step ", state_.step, "; go on with --resume --out ", p_.directory));
+    return true;
   }
 
   // Adds eval/* to the row. True: the best accuracy so far, and the recipe keeps the best checkpoint.
@@ -379,7 +385,12 @@ class Run {
 }  // namespace
 
 absl::Status RunRecipe(RunParts& parts) {
-  const absl::Status status = Run(parts).Execute();
+  absl::Status status = Run(parts).Execute();
+  if (absl::IsCancelled(status) && parts.control.StopRequested()) {
+    // In the middle of an evaluation: it belongs to a step that is not saved yet.
+    if (parts.observer.message) parts.observer.message(absl::StrCat(status.message(), "; go on with --resume --out ", parts.directory, ", from the last checkpoint"));
+    status = absl::OkStatus();
+  }
   parts.control.Ended();
   return status;
 }

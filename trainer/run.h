@@ -49,6 +49,7 @@ struct RunParts {
   Clock& clock;
   RunControl& control;
   RunObserver observer;
+  std::function<absl::Status()> ready;  // asked after the checks, before RUN is touched: are the services there? May be empty
   TurnMemory* memory = nullptr;  // TrainingPass::Options::memory
 };
 
