@@ -30,7 +30,7 @@ int Main(int argc, char** argv) {
 #endif
   std::signal(SIGPIPE, SIG_IGN);
   const std::vector<std::string> words(argv + 1, argv + argc);
-  if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
+  if (words.empty() || words[0] == "--help" || words[0] == "-h" || (words[0] == "help" && words.size() == 1)) {
     std::fputs(ProgramHelp(Commands()).c_str(), words.empty() ? stderr : stdout);
     return words.empty() ? 2 : 0;
   }
@@ -39,6 +39,10 @@ int Main(int argc, char** argv) {
     return 0;
   }
   for (const Command* command : Commands()) {
+    if (words[0] == "help" && command->name == words[1]) {
+      std::fputs(CommandHelp(*command).c_str(), stdout);
+      return 0;
+    }
     if (command->name != words[0]) continue;
     const std::vector<std::string> rest(words.begin() + 1, words.end());
     for (const std::string& word : rest) {
@@ -54,7 +58,8 @@ int Main(int argc, char** argv) {
     const absl::Status status = command->run(*arguments);
     return status.ok() ? 0 : Fail(status, 1);
   }
-  return Fail(absl::InvalidArgumentError("unknown command \"" + words[0] + "\" (see grouper --help)"), 2);
+  const std::string& name = words[0] == "help" ? words[1] : words[0];
+  return Fail(absl::InvalidArgumentError("unknown command \"" + name + "\" (see grouper --help)"), 2);
 }
 
 }  // namespace

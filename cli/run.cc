@@ -78,9 +78,7 @@ class TerminalView {
   std::vector<double> x_, y_;
 };
 
-absl::Status Run(const Arguments& arguments) {
-  const absl::Time start = absl::Now();
-  ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(arguments.positional(0), arguments.GetAll("set")));
+absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, absl::Time start) {
   const std::string out = arguments.Has("out") ? arguments.Get("out") : "runs/" + recipe.name();
   if (out.empty()) return absl::InvalidArgumentError("--out: empty, expected a directory");
   RunControl control(&StopFlag());
@@ -135,6 +133,13 @@ absl::Status Run(const Arguments& arguments) {
   std::printf("%s in %s; results in %s\n", control.StopRequested() ? "stopped" : "finished", HumanDuration(absl::Now() - start).c_str(), out.c_str());
   std::printf("%s\n", MemoryReport(memory, parts->loaded().model->device()).c_str());
   return absl::OkStatus();
+}
+
+absl::Status Run(const Arguments& arguments) {
+  const absl::Time start = absl::Now();
+  TextLocations locations;
+  ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(arguments.positional(0), arguments.GetAll("set"), &locations));
+  return locations.Locate(recipe, RunLoaded(arguments, recipe, start));
 }
 
 }  // namespace

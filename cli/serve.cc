@@ -24,8 +24,7 @@ absl::Status ServeUntilStopped(const std::string& what, const std::string& liste
   return absl::OkStatus();
 }
 
-absl::Status Run(const Arguments& arguments) {
-  ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(arguments.Get("recipe"), arguments.GetAll("set")));
+absl::Status Serve(const Arguments& arguments, const v1::Recipe& recipe) {
   const std::string listen = arguments.Get("listen"), what = arguments.positional(0);
   ThreadPool threads(recipe.threads());
   if (what == "reward") {
@@ -44,6 +43,12 @@ absl::Status Run(const Arguments& arguments) {
     return ServeUntilStopped(what, listen, recipe.rollout().tls(), service.get());
   }
   return absl::InvalidArgumentError("serve " + what + ": expected rollout or reward");
+}
+
+absl::Status Run(const Arguments& arguments) {
+  TextLocations locations;
+  ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(arguments.Get("recipe"), arguments.GetAll("set"), &locations));
+  return locations.Locate(recipe, Serve(arguments, recipe));
 }
 
 }  // namespace

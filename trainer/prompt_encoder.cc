@@ -35,7 +35,7 @@ absl::StatusOr<PromptEncoder::Prompt> PromptEncoder::EncodePrompt(const DataRow&
   ASSIGN_OR_RETURN(RenderedPrompt rendered, Annotate(template_.RenderPrompt(Messages(turns)), row.source));
   Prompt prompt;
   if (add_bos_) prompt.token_ids.push_back(*tokenizer_->bos_id());
-  const std::vector<int32_t> ids = tokenizer_->Encode(rendered.prompt_text + rendered.completion_prefill);
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Annotate(tokenizer_->TryEncode(rendered.prompt_text + rendered.completion_prefill), row.source));
   prompt.token_ids.insert(prompt.token_ids.end(), ids.begin(), ids.end());
   prompt.text = std::move(rendered.prompt_text);
   prompt.prefill = std::move(rendered.completion_prefill);
@@ -57,7 +57,8 @@ absl::StatusOr<TrainSequence> PromptEncoder::EncodeExample(const DataRow& row, b
     example.trained.push_back(0);
   }
   for (const TextSegment& segment : segments) {
-    for (int32_t id : tokenizer_->Encode(segment.text)) {
+    ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Annotate(tokenizer_->TryEncode(segment.text), row.source));
+    for (int32_t id : ids) {
       example.token_ids.push_back(id);
       example.trained.push_back(segment.in_loss || train_on_prompt);
     }

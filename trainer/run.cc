@@ -14,6 +14,7 @@
 #include "common/checkpoint/checkpoint_directory.h"
 #include "common/recipe/load_recipe.h"
 #include "common/tensor/cuda.h"
+#include "kernels/peak_flops.h"
 #include "trainer/grpo_stage.h"
 #include "trainer/run_checkpoint.h"
 #include "trainer/sft_stage.h"
@@ -247,6 +248,9 @@ class Run {
       row.Set("stage", std::string(stage.type()));
       for (const auto& [name, value] : result.metrics.values()) std::visit([&](const auto& v) { row.Set(name, v); }, value);
       row.Set("num_tokens", state_.num_tokens);
+      // Forward and backward are 6 operations a token and active parameter.
+      const double rate = row.Number("perf/train_tokens_per_second", 0) * 6 * static_cast<double>(p_.loaded.model->config().NumActiveParameters());
+      row.Set("perf/mfu", rate / peak_flops_);
       row.Set("perf/host_memory_peak_bytes", PeakResidentBytes());
       if (const Device device = p_.loaded.model->device(); device.kind == Device::Kind::kCuda) {
         row.Set("perf/device_memory_peak_bytes", static_cast<int64_t>(cuda::Allocated(device.index).peak));
@@ -291,10 +295,8 @@ class Run {
     const absl::Time start = p_.clock.Now();
     ASSIGN_OR_RETURN(const EvaluationResult result, Evaluate(context, context.data.eval_rows(), config));
     row.Set("eval/accuracy", result.accuracy);
-    if (result.samples > 1) {
-      row.Set("eval/pass_at_k", result.pass_at_k);
-      row.Set("eval/k", result.samples);
-    }
+    row.Set("eval/pass_at_k", result.pass_at_k);
+    row.Set("eval/k", result.samples);
     row.Set("eval/problems", result.problems);
     row.Set("time/eval", absl::ToDoubleSeconds(p_.clock.Now() - start));
     if (p_.observer.evaluated) p_.observer.evaluated(context.config().name(), state_.step, result);
@@ -378,6 +380,7 @@ class Run {
   RunState state_;
   std::optional<CheckpointReader> restored_;  // to be taken by the stage that it was saved in
   int64_t saved_step_ = -1;
+  const double peak_flops_ = kernels::PeakFlops(stream_, p_.loaded.model->dtype());
   std::unique_ptr<JsonLinesFile> metrics_, completions_;
   std::unique_ptr<MetricsSink> tensorboard_;
 };

@@ -130,8 +130,11 @@ class Checker {
   }
   void Range(const std::string& field, double value, double min, double max) {
     if (!(value >= min && value <= max) && status_.ok()) {
-      status_ = absl::InvalidArgumentError(absl::StrCat(prefix_, field, ": ", value, ", expected ", min, "..", max));
+      status_ = absl::InvalidArgumentError(absl::StrCat(prefix_, field, ": ", Number(value), ", expected ", Number(min), "..", Number(max)));
     }
+  }
+  void RequireNumber(bool fine, const std::string& field, double value, const std::string& expected) {
+    if (!fine && status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(prefix_, field, ": ", Number(value), ", expected ", expected));
   }
   void OneOf(const std::string& field, const std::string& value, const std::vector<std::string>& allowed) {
     for (const std::string& name : allowed) {
@@ -145,6 +148,12 @@ class Checker {
   const absl::Status& status() const { return status_; }
 
  private:
+  // Integers in full: 1073741824, not 1.07374e+09.
+  static std::string Number(double value) {
+    const bool whole = std::abs(value) < 1e15 && value == std::floor(value);
+    return whole ? absl::StrCat(static_cast<int64_t>(value)) : absl::StrCat(value);
+  }
+
   std::string prefix_;
   absl::Status status_;
 };
@@ -154,7 +163,7 @@ constexpr double kMany = 1 << 30;
 void CheckSampling(Checker& check, const std::string& field, const v1::Sampling& sampling) {
   check.Range(field + ".temperature", sampling.temperature(), 0, 100);
   check.Range(field + ".top_k", sampling.top_k(), 0, kMany);
-  check.Require(sampling.top_p() >= 1e-9 && sampling.top_p() <= 1, field + ".top_p", "at least 1e-9 and at most 1");
+  check.RequireNumber(sampling.top_p() >= 1e-9 && sampling.top_p() <= 1, field + ".top_p", sampling.top_p(), "at least 1e-9 and at most 1");
   check.Range(field + ".max_new_tokens", sampling.max_new_tokens(), 1, kMany);
   for (const std::string& stop : sampling.stop_strings()) check.Require(!stop.empty(), field + ".stop_strings", "no empty string");
 }
@@ -166,17 +175,18 @@ absl::Status CheckStage(const v1::Stage& stage, const std::string& prefix) {
   const v1::Data& data = stage.data();
   check.OneOf("data.too_long", data.too_long(), {"error", "skip"});
   check.Range("data.max_rows", data.max_rows(), 0, kMany);
+  check.Require(data.fields().empty() || !data.train().empty() || !data.eval().empty(), "data.fields", "none without a file (train or eval) whose columns they name");
   if (stage.has_sft() || stage.has_grpo()) {
     check.Require(!data.train().empty() || data.has_generator(), "data", "train: a file of JSON lines, or generator {...}");
     check.Require(stage.steps() > 0 || !data.train().empty(), "steps", "at least 1 (a generator has no epochs)");
     const v1::Optimizer& optimizer = stage.optimizer();
-    check.Require(optimizer.lr() > 0 && optimizer.lr() <= 1, "optimizer.lr", "more than 0 and at most 1");
+    check.RequireNumber(optimizer.lr() > 0 && optimizer.lr() <= 1, "optimizer.lr", optimizer.lr(), "more than 0 and at most 1");
     check.Range("optimizer.warmup_steps", optimizer.warmup_steps(), 0, kMany);
     check.OneOf("optimizer.schedule", optimizer.schedule(), {"constant", "linear", "cosine"});
     check.Range("optimizer.min_lr_ratio", optimizer.min_lr_ratio(), 0, 1);
-    check.Require(optimizer.beta1() >= 0 && optimizer.beta1() < 1, "optimizer.beta1", "at least 0 and less than 1");
-    check.Require(optimizer.beta2() >= 0 && optimizer.beta2() < 1, "optimizer.beta2", "at least 0 and less than 1");
-    check.Require(optimizer.eps() > 0 && optimizer.eps() <= 1, "optimizer.eps", "more than 0 and at most 1");
+    check.RequireNumber(optimizer.beta1() >= 0 && optimizer.beta1() < 1, "optimizer.beta1", optimizer.beta1(), "at least 0 and less than 1");
+    check.RequireNumber(optimizer.beta2() >= 0 && optimizer.beta2() < 1, "optimizer.beta2", optimizer.beta2(), "at least 0 and less than 1");
+    check.RequireNumber(optimizer.eps() > 0 && optimizer.eps() <= 1, "optimizer.eps", optimizer.eps(), "more than 0 and at most 1");
     check.Range("optimizer.weight_decay", optimizer.weight_decay(), 0, 10);
     check.Range("optimizer.max_grad_norm", optimizer.max_grad_norm(), 0, 1e9);
     check.Range("optimizer.micro_batch_tokens", optimizer.micro_batch_tokens(), 1, kMany);
@@ -273,16 +283,21 @@ absl::Status CheckRecipe(const v1::Recipe& recipe) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& path, const std::vector<std::string>& overrides) {
+absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& path, const std::vector<std::string>& overrides, TextLocations* locations) {
   v1::Recipe recipe;
-  RETURN_IF_ERROR(ParseTextProtoFile(path, &recipe));
+  TextLocations own;
+  if (locations == nullptr) locations = &own;
+  RETURN_IF_ERROR(ParseTextProtoFile(path, &recipe, locations));
   const std::string here = CurrentFolder();
   const std::string folder = JoinPath(here, Dirname(path));
   ForEachPath(recipe, [&](std::string* file) { MakeAbsolute(file, folder); });
-  for (const std::string& text : overrides) RETURN_IF_ERROR(ApplyOverride(text, &recipe));
+  for (const std::string& text : overrides) {
+    RETURN_IF_ERROR(ApplyOverride(text, &recipe));
+    locations->AddOverride(text);
+  }
   ForEachPath(recipe, [&](std::string* file) { MakeAbsolute(file, here); });
   FillDefaults(recipe, path);
-  RETURN_IF_ERROR(Annotate(CheckRecipe(recipe), path));
+  RETURN_IF_ERROR(locations->Locate(recipe, CheckRecipe(recipe), /*least_depth=*/0));
   return recipe;
 }
 

@@ -1,13 +1,14 @@
 // Recipes: read, overridden, checked.
 //
-// Errors name the file with line and column ("quickstart.textproto:12:5: no field named \"stepz\" in grouper.v1.Stage"), an override by its
-// text, and a value out of range by its field path ("stages[rl].optimizer.lr: -1, expected more than 0").
+// Errors name the file with line and column and the field ("my.textproto:12:10: stages[0].steps: Expected integer, got: \"x\"", "my.textproto:14:15:
+// stages[rl].optimizer.lr: -1, expected more than 0"), or the override by its text.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/recipe/text_locations.h"
 #include "google/protobuf/message.h"
 #include "proto/recipe.pb.h"
 
@@ -15,11 +16,12 @@ namespace grouper {
 
 // Reads a recipe, applies overrides ("stages[rl].steps=5"), makes the paths in it absolute (those of the file relative to the file's folder,
 // those of overrides relative to the current folder), fills in defaults that do not depend on the model, and checks every field's range.
-absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& path, const std::vector<std::string>& overrides);
+// `locations` (may be null) is for errors that are found later: TextLocations::Locate.
+absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& path, const std::vector<std::string>& overrides, TextLocations* locations = nullptr);
 
 // Reads one message from a text file; unknown fields are errors with line and column, depth is limited to 100.
-absl::Status ParseTextProtoFile(const std::string& path, google::protobuf::Message* message);
-absl::Status ParseTextProto(const std::string& text, const std::string& source, google::protobuf::Message* message);
+absl::Status ParseTextProtoFile(const std::string& path, google::protobuf::Message* message, TextLocations* locations = nullptr);
+absl::Status ParseTextProto(const std::string& text, const std::string& source, google::protobuf::Message* message, TextLocations* locations = nullptr);
 
 // Sets one field through reflection: PATH=VALUE with PATH = field ('.' field)*, and field = NAME or NAME[INDEX] or NAME[ITEM_NAME] for a
 // repeated message whose items have a `name`. Repeated scalars take comma-separated values (empty: none). A sub-message is created when absent;

@@ -57,6 +57,8 @@ TEST(CommandsTest, EachHasHelpFromOnePlace) {
     EXPECT_THAT(help.output, HasSubstr(std::string("grouper ") + command));
     EXPECT_EQ(help.output.find("options:") != std::string::npos, std::string(command) != "inspect") << help.output;
   }
+  EXPECT_EQ(Grouper({"help", "run"}).output, Grouper({"run", "--help"}).output);
+  EXPECT_EQ(Grouper({"help", "frobnicate"}).exit_code, 2);
   EXPECT_THAT(Grouper({"--version"}).output, HasSubstr("grouper "));
 }
 
@@ -98,7 +100,7 @@ TEST(CommandsTest, WrongValuesExitWithOneAndNameTheOption) {
       {{"generate", "--model", run, "--prompt", "1", "--template", "nope"}, "nope"},
       {{"generate", "--model", run, "--prompt", "1", "--chat", "--template", "plain"}, "--chat and --template"},
       {{"generate", "--model", run, "--prompt", "1", "--system", "x"}, "--system"},
-      {{"generate", "--model", run, "--prompt", std::string(5000, '1')}, "--prompt: 5000 tokens"},
+      {{"generate", "--model", run, "--prompt", std::string(5000, '1')}, "--prompt: 5001 tokens"},
       {{"eval", "--model", run, "--data", "d", "--rules", "r", "--samples", "4", "--temperature", "0"}, "--temperature 0"},
       {{"eval", "--model", run, "--data", "d", "--rules", "r", "--chat", "--template", "plain"}, "--chat and --template"},
       {{"convert", "--from", run, "--to", run + "/model"}, run + "/model"},
@@ -160,6 +162,13 @@ TEST(CommandsTest, GenerateIsTheSameForTheRunItsModelAndItsConversion) {
     EXPECT_EQ(text, first) << model;
   }
   EXPECT_GT(first.size(), 3u);
+  // A run is asked by its recipe's prompt, which puts bos first; an option of the kind takes its place.
+  EXPECT_THAT(Grouper({"generate", "--model", run, "--prompt", "12+34=", "--max-new-tokens", "12"}).output, HasSubstr(first));
+  const auto text = [&](const std::string& model) {
+    const std::string output = Grouper({"generate", "--model", model, "--prompt", "12+34=", "--template", "plain", "--max-new-tokens", "12"}).output;
+    return output.substr(0, output.find(" tokens, "));
+  };
+  EXPECT_EQ(text(run), text(run + "/model"));
   const Outcome inspect = Grouper({"inspect", converted});
   EXPECT_EQ(inspect.exit_code, 0) << inspect.output;
 }

@@ -47,13 +47,16 @@ TEST(BadInputTest, EveryMistakeIsNamedAndEndsWithOne) {
     std::string expected;
   } cases[] = {
       {{"stages[rl].stepz=1"}, "no field \"stepz\""},
-      {{"stages[rl].optimizer.lr=-1"}, "stages[rl].optimizer.lr"},
+      {{"stages[rl].optimizer.lr=-1"}, "--set stages[rl].optimizer.lr=-1: stages[rl].optimizer.lr: -1, expected more than 0"},
       {{"stages[rl].data.generator.addition.digits=77"}, "addition.digits"},
       {{"model.config=/nonexistent/config.json"}, "/nonexistent/config.json"},
       {{"model.config=" + config}, "MambaForCausalLM"},
       {{"model.tokenizer=" + tokenizer}, tokenizer},
       {{"reward.rules[0].regex.pattern=(("}, "pattern"},
-      {{"rollout.addresses=127.0.0.1:1"}, "127.0.0.1:1"},
+      {{"rollout.addresses=127.0.0.1:1"}, "no rollout worker can be reached within 30s: 127.0.0.1:1"},
+      {{"reward.address=127.0.0.1:1"}, "no reward service can be reached within 30s: 127.0.0.1:1"},
+      {{"stages[rl].data.train=" + rows}, "rows.jsonl:2"},  // in the generator's place
+      {{"stages[rl].data.fields[answer]=final"}, "stages[rl].data.fields"},
       {{"rollout.addresses=8.8.8.8:1"}, "not loopback"},
       {{"rollout.cache_pages=1"}, "cache_pages"},
       {{"stages[sft].eval.rule=nope"}, "nope"},

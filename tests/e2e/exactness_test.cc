@@ -191,6 +191,35 @@ TEST(ExactnessTest, ServicesThatOutliveAKilledTrainerServeItsResumption) {
   }
 }
 
+TEST(ExactnessTest, AStopEndsTheWaitForAServiceThatIsAwayAndLosesNothing) {
+  for (const std::string kind : {"reward", "rollout"}) {
+    Service victim(kind, 0);
+    const std::string out = FreshDirectory("stopped_waiting_" + kind);
+    std::vector<std::string> command = RunCommand(out, {(kind == "reward" ? "reward.address=" : "rollout.addresses=") + victim.address()});
+    Process run(command, {{"GROUPER_FAIL", "trainer.score_received:1+:delay=150"}});
+    for (int i = 0; i < 3000 && run.Running(); ++i) {
+      std::ifstream metrics(out + "/metrics.jsonl");
+      int rows = 0;
+      for (std::string line; std::getline(metrics, line);) ++rows;
+      if (rows >= 10) break;
+      usleep(10000);
+    }
+    ASSERT_TRUE(run.Running());
+    victim.process().Signal(SIGKILL);
+    usleep(1000000);
+    ASSERT_TRUE(run.Running()) << "it waits for the service";
+    run.Signal(SIGTERM);
+    const Outcome outcome = run.Wait(15);  // R15: 30 s at most
+    EXPECT_EQ(outcome.exit_code, 0) << kind << "\n" << outcome.output;
+    EXPECT_THAT(outcome.output, ::testing::AllOf(::testing::HasSubstr("a stop was asked for"), ::testing::HasSubstr("go on with --resume"))) << kind;
+    command = RunCommand(out);  // in this process
+    command.push_back("--resume");
+    const Outcome resumed = RunProgram(command, kRunSeconds);
+    ASSERT_EQ(resumed.exit_code, 0) << kind << "\n" << resumed.output;
+    EXPECT_EQ(Digests(out), Reference()) << kind;
+  }
+}
+
 TEST(ExactnessTest, TheLastWorkerGoneEndsTheRunAndNamesIt) {
   auto worker = std::make_unique<Service>("rollout", 0, std::map<std::string, std::string>{{"GROUPER_FAIL", "rollout.decode:20:kill"}});
   const std::string out = FreshDirectory("no_worker");

@@ -93,6 +93,17 @@ TEST_F(RewardClientTest, AServiceThatStaysAwayIsNamedAtLast) {
   EXPECT_LE(clock_.Now() - absl::UnixEpoch(), absl::Seconds(62));
 }
 
+TEST_F(RewardClientTest, AStopEndsTheWait) {
+  service_.before = [](int, v1::ScoreResponse&) { return grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone"); };
+  RewardClient::Options options;
+  options.stop_requested = [this] { return service_.calls >= 3; };
+  const auto client = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_);
+  const absl::Status status = client->Score(request_).status();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr("rewards:1"), HasSubstr("gone"), HasSubstr("a stop was asked for")));
+  EXPECT_EQ(service_.calls, 3);
+}
+
 TEST_F(RewardClientTest, AnErrorOfTheRequestIsNotRetried) {
   service_.before = [](int, v1::ScoreResponse&) { return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "row_json"); };
   EXPECT_EQ(client_->Score(request_).status().code(), absl::StatusCode::kInvalidArgument);

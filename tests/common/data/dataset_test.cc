@@ -119,6 +119,32 @@ TEST_F(DatasetTest, LineLimitHoldsAtTheLimitAndOneBeyond) {
   EXPECT_THAT(data.status().message(), HasSubstr("expected at most 4194304"));
 }
 
+TEST_F(DatasetTest, AFileBesideAGeneratorTakesThePlaceOfItsRows) {
+  v1::Data config;
+  config.mutable_generator()->mutable_addition();
+  config.mutable_generator()->set_eval_problems(5);
+  const std::string file = File("{\"prompt\": \"p\", \"answer\": \"a\"}\n");
+  {
+    v1::Data trained = config;
+    trained.set_train(file);
+    auto data = Dataset::Open(trained, 1, 0, "");
+    ASSERT_TRUE(data.ok()) << data.status();
+    EXPECT_EQ((*data)->epoch_size(), 1);
+    EXPECT_EQ((*data)->TrainRow(3).columns["prompt"], "p");
+    EXPECT_EQ((*data)->eval_rows().size(), 5u);
+  }
+  {
+    v1::Data evaluated = config;
+    evaluated.set_eval(file);
+    auto data = Dataset::Open(evaluated, 1, 0, "");
+    ASSERT_TRUE(data.ok()) << data.status();
+    EXPECT_EQ((*data)->epoch_size(), 0);
+    EXPECT_THAT((*data)->TrainRow(3).source, HasSubstr("addition:3"));
+    ASSERT_EQ((*data)->eval_rows().size(), 1u);
+    EXPECT_EQ((*data)->eval_rows()[0].columns["answer"], "a");
+  }
+}
+
 TEST_F(DatasetTest, MissingFileAndDirectoryAreErrors) {
   v1::Data config;
   config.set_train("/nonexistent/train.jsonl");

@@ -62,6 +62,12 @@ TEST(LoadRecipeTest, ErrorsNameLineAndColumn) {
       {"seed: \"x\"\n", "r.textproto:1:7"},
       {"stages {\n  name: \"a\"\n", "r.textproto:3:"},
       {"seed: 1 seed: 2\n", "specified multiple times"},
+      {"stages {\n  steps: 99999999999 }", "r.textproto:2:10: stages[0].steps: Integer out of range"},
+      // Values that are well-formed and wrong.
+      {"model { config: 'c' }\nstages {\n  name: 'rl'\n  steps: -3 sft {}\n}", "r.textproto:4:3: stages[rl].steps: -3, expected 0..1073741824"},
+      {"model { config: 'c' }\nstages { sft {} }\n", "r.textproto:2:1: stages[0].data: expected train"},
+      {"model { config: 'c' dtype: 'int8' }\n", "r.textproto:1:21: model.dtype: \"int8\""},
+      {"model { config: 'c' }\n", "r.textproto: stages: expected at least one stage"},
   };
   for (const auto& c : cases) {
     EXPECT_THAT(LoadRecipe(Write(c.text), {}).status().message(), HasSubstr(c.expected)) << c.text;
@@ -79,7 +85,7 @@ TEST(LoadRecipeTest, RangesAreCheckedByFieldPath) {
     const char* override_text;
     const char* expected;
   } cases[] = {
-      {"stages[rl].optimizer.lr=0", "stages[rl].optimizer.lr: expected more than 0"},
+      {"stages[rl].optimizer.lr=0", "--set stages[rl].optimizer.lr=0: stages[rl].optimizer.lr: 0, expected more than 0"},
       {"stages[rl].optimizer.lr=-1", "stages[rl].optimizer.lr"},
       {"stages[rl].optimizer.schedule=wave", "expected one of: constant, linear, cosine"},
       {"stages[rl].steps=0", "stages[rl].steps"},
