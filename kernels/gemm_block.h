@@ -75,6 +75,12 @@ bool ReadsADirectly(const Product<S, T>& p, int64_t rows) {
   return p.k <= kShortK && !(p.k > 8 && Aliases<T>(p.a_col));
 }
 
+// A weight gradient of one or two tokens.
+template <typename S, typename T>
+bool IsRankUpdate(const Product<S, T>& p) {
+  return p.accumulate && (p.k == 1 || p.k == 2) && p.b_col == 1 && p.b_packed == nullptr && p.a_gather == nullptr && p.b_gather == nullptr && p.bias == nullptr;
+}
+
 template <typename T>
 using TileFunction = void (*)(const TileArgs<T>&);
 template <typename T>
@@ -113,6 +119,9 @@ class Block {
       : p_(p), part_(part), a_buffer_(a_buffer), b_buffer_(b_buffer) {}
 
   void Run() {
+    if constexpr (std::is_same_v<S, T>) {
+      if (IsRankUpdate(p_)) return RankUpdate();
+    }
     const int64_t rows = part_.m_end - part_.m_begin;
     const int64_t block_k = BlockK(p_, rows);
     const bool direct_b = p_.b_packed == nullptr && ReadsBDirectly(p_, rows);
@@ -129,6 +138,29 @@ class Block {
   }
 
  private:
+  // C += A B for a chain of one or two steps: C's rows are all of the traffic, read and written once from left to right.
+  void RankUpdate() {
+    const int64_t begin = part_.panel_begin * kPanel<T>, end = std::min(p_.n, part_.panel_end * kPanel<T>);
+    const bool two = p_.k == 2;
+    const T *b0 = p_.b, *b1 = p_.b + (two ? p_.b_row : 0);
+    for (int64_t i = part_.m_begin; i < part_.m_end; ++i) {
+      T* c = p_.c + i * p_.c_row;
+      const Vec<T> a0 = Vec<T>::Broadcast(p_.a[i * p_.a_row]), a1 = Vec<T>::Broadcast(two ? p_.a[i * p_.a_row + p_.a_col] : T{0});
+      for (int64_t j = begin; j < end; j += kLanes) {
+        const int64_t n = end - j;
+        if (n >= kLanes) {
+          Vec<T> sum = Fma(a0, Load(b0 + j), Load(c + j));
+          if (two) sum = Fma(a1, Load(b1 + j), sum);
+          Store(c + j, sum);
+        } else {
+          Vec<T> sum = Fma(a0, LoadPartial(b0 + j, n), LoadPartial(c + j, n));
+          if (two) sum = Fma(a1, LoadPartial(b1 + j, n), sum);
+          StorePartial(c + j, sum, n);
+        }
+      }
+    }
+  }
+
   // Where panel i (counted from `panel`) of this block of B lies.
   void SetB(int64_t panel, int64_t panel_end, int64_t k, int64_t k_size, bool direct) {
     constexpr int kN = kPanel<T>;

@@ -63,7 +63,10 @@ void PackPanelB(const S* b, int64_t row_stride, int64_t col_stride, const int32_
       if (columns == kN) {
         for (int j = 0; j < kN; j += kLanes) Store(to + j, Load(row + j));
       } else {
-        for (int64_t j = 0; j < kN; ++j) to[j] = j < columns ? static_cast<T>(row[j]) : T{0};
+        for (int64_t j = 0; j < kN; j += kLanes) {
+          const int64_t n = columns - j;
+          Store(to + j, n >= kLanes ? Load(row + j) : n > 0 ? LoadPartial(row + j, n) : Vec<T>::Zero());
+        }
       }
     }
     return;

@@ -125,6 +125,22 @@ void Tile(const TileArgs<T>& args) {
   }
 }
 
+// `columns` numbers, a vector at a time, up to `width` (a multiple of kLanes) filled with zeros.
+template <typename T>
+void LoadColumns(const T* from, int64_t columns, int64_t width, T* to) {
+  for (int64_t j = 0; j < width; j += kLanes) {
+    const int64_t n = columns - j;
+    Store(to + j, n >= kLanes ? Load(from + j) : n > 0 ? LoadPartial(from + j, n) : Vec<T>::Zero());
+  }
+}
+template <typename T>
+void StoreColumns(const T* from, int64_t columns, T* to) {
+  for (int64_t j = 0; j < columns; j += kLanes) {
+    const int64_t n = columns - j;
+    n >= kLanes ? Store(to + j, Load(from + j)) : StorePartial(to + j, Load(from + j), n);
+  }
+}
+
 // The same for the first `columns` columns only: through a buffer, so that nothing beyond them is touched in C or in the bias.
 template <typename T, int MR, int NP, bool kRowsA>
 void EdgeTile(TileArgs<T> args, int64_t columns) {
@@ -134,20 +150,16 @@ void EdgeTile(TileArgs<T> args, int64_t columns) {
   T* c = args.c;
   const int64_t ldc = args.ldc;
   if (args.accumulate) {
-    for (int i = 0; i < MR; ++i) {
-      for (int64_t j = 0; j < kWidth; ++j) buffer[i * kWidth + j] = j < columns ? c[i * ldc + j] : T{0};
-    }
+    for (int i = 0; i < MR; ++i) LoadColumns(c + i * ldc, columns, kWidth, buffer + i * kWidth);
   }
   if (args.bias != nullptr) {
-    for (int64_t j = 0; j < kWidth; ++j) bias[j] = j < columns ? args.bias[j] : T{0};
+    LoadColumns(args.bias, columns, kWidth, bias);
     args.bias = bias;
   }
   args.c = buffer;
   args.ldc = kWidth;
   Tile<T, MR, NP, kRowsA>(args);
-  for (int i = 0; i < MR; ++i) {
-    for (int64_t j = 0; j < columns; ++j) c[i * ldc + j] = buffer[i * kWidth + j];
-  }
+  for (int i = 0; i < MR; ++i) StoreColumns(buffer + i * kWidth, columns, c + i * ldc);
 }
 
 }  // namespace grouper::kernels
