@@ -14,26 +14,27 @@
 
 namespace grouper::cli {
 
-absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool& threads) {
+absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool& threads, WeightUse use) {
   const v1::ModelSource& source = recipe.model();
   LoadOptions options;
   options.dtype = source.dtype() == "bfloat16" ? DType::kBF16 : DType::kF32;
   ASSIGN_OR_RETURN(options.device, Annotate(FindDevice(source.device()), "model"));
   options.tokenizer = source.tokenizer();
   options.max_context = source.max_context();
+  options.use = use;
   if (!source.config().empty()) return InitModel(source.config(), options, recipe.seed(), threads);
   return LoadModel(source.path(), options, threads);
 }
 
 absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recipe& recipe, const std::string& rules_folder,
                                                                  const std::vector<std::string>& rules_libraries,
-                                                                 const std::function<absl::Status(const LoadedModel&)>& loaded,
+                                                                 const std::function<absl::Status(const LoadedModel&)>& loaded, WeightUse use,
                                                                  std::function<bool()> stop_requested) {
   std::unique_ptr<Composition> parts(new Composition);
   parts->stop_requested_ = std::move(stop_requested);
   parts->threads_ = std::make_unique<ThreadPool>(recipe.threads());
   ASSIGN_OR_RETURN(parts->rules_, RuleSet::Create(recipe.reward(), rules_folder, rules_libraries));
-  ASSIGN_OR_RETURN(parts->loaded_, LoadRecipeModel(recipe, *parts->threads_));
+  ASSIGN_OR_RETURN(parts->loaded_, LoadRecipeModel(recipe, *parts->threads_, use));
   if (loaded) RETURN_IF_ERROR(loaded(parts->loaded_));
 
   std::vector<grpc::Service*> local;

@@ -27,19 +27,21 @@
 namespace grouper::cli {
 
 // The recipe's model, from its path or at random from its config.
-absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool& threads);
+// use: kForward where nothing trains it.
+absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool& threads, WeightUse use);
 
 class Composition {
  public:
   // Loads everything and connects. Rules are made (and thereby checked) in any case; a remote reward service must have the same rules.
   // rules_folder: where relative paths in the rules begin (LoadRecipe has made a recipe's absolute).
   // rules_libraries: --rules-library.
+  // use: of the model's weights, LoadRecipeModel's.
   // loaded: called when the model is there and before anything else takes memory; its error ends the creation. May be empty.
   // stop_requested: ends a wait for services that are away. May be empty.
   static absl::StatusOr<std::unique_ptr<Composition>> Create(const v1::Recipe& recipe, const std::string& rules_folder = "",
                                                              const std::vector<std::string>& rules_libraries = {},
                                                              const std::function<absl::Status(const LoadedModel&)>& loaded = {},
-                                                             std::function<bool()> stop_requested = {});
+                                                             WeightUse use = WeightUse::kTrain, std::function<bool()> stop_requested = {});
   ~Composition();
 
   ThreadPool& threads() { return *threads_; }

@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <cstdio>
 
+#include "absl/strings/numbers.h"
 #include "cli/commands.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
@@ -9,6 +11,21 @@
 namespace grouper::cli {
 namespace {
 
+// "5GB", "300MB", "1000000": decimal, as transformers has them.
+absl::StatusOr<uint64_t> ShardBytes(const std::string& text) {
+  const size_t digits = std::min(text.size(), text.find_first_not_of("0123456789"));
+  const std::string unit = text.substr(digits);
+  uint64_t number = 0, scale = 0;
+  if (unit.empty() || unit == "B") scale = 1;
+  if (unit == "KB") scale = 1000;
+  if (unit == "MB") scale = 1'000'000;
+  if (unit == "GB") scale = 1'000'000'000;
+  if (scale == 0 || !absl::SimpleAtoi(text.substr(0, digits), &number) || number == 0 || number > (uint64_t{1} << 62) / scale) {
+    return absl::InvalidArgumentError("--max-shard-size " + text + ": expected a number of bytes, KB, MB or GB, such as 5GB");
+  }
+  return number * scale;
+}
+
 absl::Status Run(const Arguments& arguments) {
   const std::string format = arguments.Get("format"), to = arguments.Get("to");
   if (format != "hf" && format != "gguf") return absl::InvalidArgumentError("--format " + format + ": expected hf or gguf");
@@ -17,14 +34,15 @@ absl::Status Run(const Arguments& arguments) {
   if (format == "hf" && dtype != "float32" && dtype != "bfloat16") {
     return absl::InvalidArgumentError("--dtype " + dtype + ": expected float32 or bfloat16 for --format hf");
   }
-  ThreadPool threads(0);
-  ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(arguments.Get("from"), {}, threads));
+  ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(arguments.Get("from"), {}));
+  uint64_t max_shard_bytes = 0;
+  ASSIGN_OR_RETURN(max_shard_bytes, ShardBytes(arguments.Get("max-shard-size")));
   if (format == "hf") {
-    RETURN_IF_ERROR(SaveHuggingFace(DefaultFileSystem(), *loaded.model, *loaded.tokenizer, loaded.stop_token_ids, to, dtype));
+    RETURN_IF_ERROR(SaveHuggingFace(DefaultFileSystem(), *opened.weights, *opened.tokenizer, opened.stop_token_ids, to, dtype, max_shard_bytes));
   } else {
-    RETURN_IF_ERROR(SaveGguf(DefaultFileSystem(), *loaded.model, *loaded.tokenizer, loaded.stop_token_ids, to, dtype));
+    RETURN_IF_ERROR(SaveGguf(DefaultFileSystem(), *opened.weights, *opened.tokenizer, opened.stop_token_ids, to, dtype));
   }
-  std::printf("%s -> %s (%s)\n", loaded.source.c_str(), to.c_str(), dtype.c_str());
+  std::printf("%s -> %s (%s)\n", opened.source.c_str(), to.c_str(), dtype.c_str());
   return absl::OkStatus();
 }
 
@@ -40,6 +58,7 @@ const Command kConvert = {
         {.name = "to", .placeholder = "PATH", .help = "new directory (hf) or file (gguf)", .default_text = "", .required = true},
         {.name = "format", .placeholder = "FORMAT", .help = "hf or gguf", .default_text = "hf"},
         {.name = "dtype", .placeholder = "TYPE", .help = "hf: float32 or bfloat16; gguf: F32, F16, BF16, Q8_0, Q4_0, Q4_K (default: float32, F32)", .default_text = ""},
+        {.name = "max-shard-size", .placeholder = "SIZE", .help = "hf: largest file of weights; more go to several, with an index", .default_text = "5GB"},
     },
     Run,
 };

@@ -104,7 +104,7 @@ absl::Status Run(const Arguments& arguments) {
   if (arguments.Has("output")) {
     ASSIGN_OR_RETURN(output, JsonLinesFile::Open(DefaultFileSystem(), arguments.Get("output"), 0));
   }
-  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe, Dirname(arguments.Get("rules"))));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe, Dirname(arguments.Get("rules")), {}, {}, WeightUse::kForward));
   ASSIGN_OR_RETURN(const std::unique_ptr<Dataset> data, Dataset::Open(stage->data(), recipe.seed(), 0, ""));
   ASSIGN_OR_RETURN(*recipe.mutable_prompt(), PromptFromOptions(arguments, arguments.Get("model"), *parts->loaded().tokenizer));
   ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(recipe.prompt(), parts->loaded().tokenizer));

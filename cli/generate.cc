@@ -25,6 +25,7 @@ absl::Status Run(const Arguments& arguments) {
   RETURN_IF_ERROR(CheckPromptOptions(arguments));
   ThreadPool threads(static_cast<int>(num_threads));
   LoadOptions load;
+  load.use = WeightUse::kForward;
   ASSIGN_OR_RETURN(load.device, Annotate(FindDevice(arguments.Get("device")), "--device"));
   const std::string dtype = arguments.Get("dtype");
   if (dtype != "" && dtype != "float32" && dtype != "bfloat16") return absl::InvalidArgumentError("--dtype " + dtype + ": expected float32 or bfloat16");

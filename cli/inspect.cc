@@ -1,4 +1,8 @@
+#include <algorithm>
 #include <cstdio>
+#include <map>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
@@ -8,6 +12,7 @@
 #include "common/base/hash.h"
 #include "common/base/status.h"
 #include "common/checkpoint/checkpoint_directory.h"
+#include "common/checkpoint/stored_tensor.h"
 #include "common/metrics/progress.h"
 #include "common/model/kv_pool.h"
 #include "common/model/model_directory.h"
@@ -60,30 +65,53 @@ std::string TemplateText(const Tokenizer& tokenizer) {
   return parsed.ok() ? absl::StrCat("yes, ", text.size(), " bytes") : absl::StrCat("not supported: ", parsed.status().message());
 }
 
+std::string TokenizerText(const Tokenizer& tokenizer, const ModelConfig& config) {
+  const auto named = [&](const char* name, std::optional<int32_t> id) {
+    return id ? absl::StrCat(", ", name, " ", *id, " ", QuoteName(tokenizer.Token(*id))) : std::string();
+  };
+  return absl::StrCat(tokenizer.vocab_size(), " ids of ", config.vocab_size, named("bos", tokenizer.bos_id()), named("eos", tokenizer.eos_id()),
+                      named("pad", tokenizer.pad_id()));
+}
+
+// "BF16 (290 tensors), F32 (61)": the types in the files, most tensors first.
+std::string StoredTypes(const StoredWeights& weights) {
+  std::map<std::string, int> counts;
+  for (size_t i = 0; i < weights.tensors().size(); ++i) ++counts[Name(weights.stored(i).type)];
+  std::vector<std::pair<std::string, int>> order(counts.begin(), counts.end());
+  std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  return absl::StrJoin(order, ", ", [](std::string* out, const auto& type) { absl::StrAppend(out, type.first, " (", type.second, " tensors)"); });
+}
+
 absl::Status InspectModel(const std::string& path) {
   ThreadPool threads(0);
-  ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(path, {}, threads));
-  const Model& model = *loaded.model;
-  const ModelConfig& c = model.config();
-  const double kv = static_cast<double>(KvPool::BytesPerPage(c, model.dtype())) / kernels::kPageTokens;
-  const double weights = static_cast<double>(c.NumParameters()) * static_cast<double>(SizeOf(model.dtype()));
-  Row("model", loaded.source);
+  ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(path, {}));
+  const ModelConfig& c = opened.weights->config();
+  ASSIGN_OR_RETURN(const Sha256Digest digest, FloatWeightsDigest(*opened.weights, threads));  // reads and checks every value
+  const int64_t parameters = c.NumParameters();
+  const auto megabytes = [&](double bytes_per_parameter) { return static_cast<double>(parameters) * bytes_per_parameter / 1e6; };
+  const auto kv = [&](DType dtype) { return static_cast<double>(KvPool::BytesPerPage(c, dtype)) / kernels::kPageTokens; };
+  Row("model", opened.source);
   Row("architecture", c.architecture);
-  Row("parameters", absl::StrFormat("%d (%s), active %d", c.NumParameters(), HumanCount(static_cast<double>(c.NumParameters())), c.NumActiveParameters()));
+  Row("parameters", absl::StrFormat("%d (%s), active %d", parameters, HumanCount(static_cast<double>(parameters)), c.NumActiveParameters()));
   Row("layers", absl::StrCat(c.num_hidden_layers, ", hidden ", c.hidden_size, ", heads ", c.num_attention_heads, c.mla ? " (MLA)" : absl::StrCat("/", c.num_key_value_heads)));
   if (c.moe) {
     Row("experts", absl::StrCat(c.moe->router.num_experts, " routed, top ", c.moe->router.top_k, ", ", c.moe->n_shared_experts, " shared"));
   }
   Row("context", absl::StrCat(c.max_position_embeddings));
-  Row("vocabulary", absl::StrCat(c.vocab_size, " (tokenizer ", loaded.tokenizer->vocab_size(), ")"));
-  Row("dtype", absl::StrCat(Name(model.dtype()), " in memory"));
-  Row("stop_tokens", absl::StrJoin(loaded.stop_token_ids, ", "));
-  Row("chat_template", TemplateText(*loaded.tokenizer));
-  Row("kv_bytes_per_token", absl::StrFormat("%.0f", kv));
-  Row("memory_to_roll_out", absl::StrFormat("%.1f MB and %.3f MB per 1000 cached tokens", 2 * weights / 1e6, kv * 1000 / 1e6));
-  Row("memory_to_train", absl::StrFormat("%.1f MB and activations", (2 * weights + 12.0 * static_cast<double>(c.NumParameters())) / 1e6));
-  Row("weights_digest", Hex(WeightsDigest(model, threads)));
-  return absl::OkStatus();
+  Row("vocabulary", absl::StrCat(c.vocab_size, " (tokenizer ", opened.tokenizer->vocab_size(), ")"));
+  Row("tokenizer", TokenizerText(*opened.tokenizer, c));
+  Row("dtype", StoredTypes(*opened.weights));
+  Row("stop_tokens", absl::StrJoin(opened.stop_token_ids, ", "));
+  Row("chat_template", TemplateText(*opened.tokenizer));
+  Row("kv_bytes_per_token", absl::StrFormat("%.0f in float32, %.0f in bfloat16", kv(DType::kF32), kv(DType::kBF16)));
+  // One copy of the weights; training adds the kernels' packed one (CPU), float gradients, AdamW's m and v, and float weights under bfloat16.
+  Row("memory_to_roll_out", absl::StrFormat("%.1f MB in float32, %.1f MB in bfloat16, and the cache: %.3f MB or %.3f MB per 1000 tokens", megabytes(4),
+                                            megabytes(2), kv(DType::kF32) * 1000 / 1e6, kv(DType::kBF16) * 1000 / 1e6));
+  Row("memory_to_train", absl::StrFormat("%.1f MB in float32, %.1f MB in bfloat16 (on a GPU %.1f MB), and activations", megabytes(4 + 4 + 12),
+                                         megabytes(2 + 2 + 16), megabytes(2 + 16)));
+  Row("weights_digest", Hex(digest));
+  return Model::CheckMemory(c, DType::kF32, {}, WeightUse::kForward).ok() ? absl::OkStatus()
+                                                                          : Annotate(Model::CheckMemory(c, DType::kBF16, {}, WeightUse::kForward), path);
 }
 
 absl::Status Run(const Arguments& arguments) {

@@ -34,7 +34,7 @@ absl::Status Serve(const Arguments& arguments, const v1::Recipe& recipe) {
   }
   if (what == "rollout") {
     // The weights are replaced by the trainer's first update; until then nothing is served.
-    ASSIGN_OR_RETURN(LoadedModel loaded, LoadRecipeModel(recipe, threads));
+    ASSIGN_OR_RETURN(LoadedModel loaded, LoadRecipeModel(recipe, threads, WeightUse::kForward));
     RolloutServiceOptions options;
     options.engine.max_batch_tokens = recipe.rollout().max_batch_tokens();
     options.engine.max_sequences = recipe.rollout().max_sequences();

@@ -1,7 +1,9 @@
 #include "kernels/embedding.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/packed_matrix.h"
 #include "kernels/row_ops_cuda.h"
+#include "kernels/rows.h"
 
 namespace grouper::kernels {
 
@@ -32,6 +34,17 @@ void Embedding(Stream& stream, const Tensor& table, const Tensor& ids, const Ten
     if (stream.device.kind == Device::Kind::kCuda) return cuda::EmbeddingDevice(stream, table, ids.data<int32_t>(), out);
   }
   Embedding(stream, table, ids.data<int32_t>(), out);
+}
+
+void Embedding(Stream& stream, const PackedMatrix& table, const Tensor& ids, const Tensor& out) {
+  const PackedMatrix::Layout* layout = table.layout();
+  CHECK(layout != nullptr && layout->experts == 1 && out.rank() == 2 && layout->k == out.dim(1) && layout->dtype == out.dtype()) << out.ShapeString();
+  CHECK(ids.rank() == 1 && ids.dim(0) == out.dim(0)) << ids.ShapeString();
+  const int32_t* const rows = ids.data<int32_t>();
+  for (int64_t t = 0; t < out.dim(0); ++t) CHECK(rows[t] >= 0 && rows[t] < layout->n) << "id " << rows[t] << " of " << layout->n;
+  stream.threads.ParallelFor(out.dim(0), RowGrain(out.dim(1), 4096), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) table.ReadRows(0, rows[t], out.Rows(t, t + 1));
+  });
 }
 
 void EmbeddingBackward(Stream& stream, const Tensor& dout, const int32_t* ids, const Tensor& dtable) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/tensor/stream.h"
+#include "kernels/linear.h"
 
 namespace grouper::kernels {
 
@@ -9,6 +10,9 @@ namespace grouper::kernels {
 void Embedding(Stream& stream, const Tensor& table, const int32_t* ids, const Tensor& out);
 // ids [T] int32 on the stream's device, where they are not checked.
 void Embedding(Stream& stream, const Tensor& table, const Tensor& ids, const Tensor& out);
+
+// The same out of a table that is only there packed (linear.h), on the CPU.
+void Embedding(Stream& stream, const PackedMatrix& table, const Tensor& ids, const Tensor& out);
 
 // dtable [V, D] (float, or double) += ; a row that occurs several times is summed in ascending token order.
 void EmbeddingBackward(Stream& stream, const Tensor& dout, const int32_t* ids, const Tensor& dtable);

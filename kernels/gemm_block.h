@@ -81,35 +81,35 @@ bool IsRankUpdate(const Product<S, T>& p) {
   return p.accumulate && (p.k == 1 || p.k == 2) && p.b_col == 1 && p.b_packed == nullptr && p.a_gather == nullptr && p.b_gather == nullptr && p.bias == nullptr;
 }
 
-template <typename T>
-using TileFunction = void (*)(const TileArgs<T>&);
-template <typename T>
-using EdgeFunction = void (*)(TileArgs<T>, int64_t columns);
+template <typename T, typename B>
+using TileFunction = void (*)(const TileArgs<T, B>&);
+template <typename T, typename B>
+using EdgeFunction = void (*)(TileArgs<T, B>, int64_t columns);
 
 // [rows - 1]. Rows of A consecutive in k, or packed panels.
-template <typename T, bool kRowsA>
-inline constexpr TileFunction<T> kTiles[kTileRows] = {Tile<T, 1, 1, kRowsA>, Tile<T, 2, 1, kRowsA>, Tile<T, 3, 1, kRowsA>,
-                                               Tile<T, 4, 1, kRowsA>, Tile<T, 5, 1, kRowsA>, Tile<T, 6, 1, kRowsA>};
+template <typename T, typename B, bool kRowsA>
+inline constexpr TileFunction<T, B> kTiles[kTileRows] = {Tile<T, B, 1, 1, kRowsA>, Tile<T, B, 2, 1, kRowsA>, Tile<T, B, 3, 1, kRowsA>,
+                                                         Tile<T, B, 4, 1, kRowsA>, Tile<T, B, 5, 1, kRowsA>, Tile<T, B, 6, 1, kRowsA>};
 // The same, fetching a later panel of B from memory on the way.
-template <typename T, bool kRowsA>
-inline constexpr TileFunction<T> kFetchingTiles[kTileRows] = {Tile<T, 1, 1, kRowsA, true>, Tile<T, 2, 1, kRowsA, true>,
-                                                       Tile<T, 3, 1, kRowsA, true>, Tile<T, 4, 1, kRowsA, true>,
-                                                       Tile<T, 5, 1, kRowsA, true>, Tile<T, 6, 1, kRowsA, true>};
-template <typename T, bool kRowsA>
-inline constexpr EdgeFunction<T> kEdges[kTileRows] = {EdgeTile<T, 1, 1, kRowsA>, EdgeTile<T, 2, 1, kRowsA>, EdgeTile<T, 3, 1, kRowsA>,
-                                               EdgeTile<T, 4, 1, kRowsA>, EdgeTile<T, 5, 1, kRowsA>, EdgeTile<T, 6, 1, kRowsA>};
+template <typename T, typename B, bool kRowsA>
+inline constexpr TileFunction<T, B> kFetchingTiles[kTileRows] = {
+    Tile<T, B, 1, 1, kRowsA, true>, Tile<T, B, 2, 1, kRowsA, true>, Tile<T, B, 3, 1, kRowsA, true>,
+    Tile<T, B, 4, 1, kRowsA, true>, Tile<T, B, 5, 1, kRowsA, true>, Tile<T, B, 6, 1, kRowsA, true>};
+template <typename T, typename B, bool kRowsA>
+inline constexpr EdgeFunction<T, B> kEdges[kTileRows] = {EdgeTile<T, B, 1, 1, kRowsA>, EdgeTile<T, B, 2, 1, kRowsA>, EdgeTile<T, B, 3, 1, kRowsA>,
+                                                         EdgeTile<T, B, 4, 1, kRowsA>, EdgeTile<T, B, 5, 1, kRowsA>, EdgeTile<T, B, 6, 1, kRowsA>};
 // Few rows take several panels at once: up to kWidePanels[rows - 1]. [rows - 1][panels - 1].
 inline constexpr int kWidePanels[3] = {4, 3, 2};
-template <typename T, bool kRowsA>
-inline constexpr TileFunction<T> kWideTiles[3][4] = {
-    {Tile<T, 1, 1, kRowsA>, Tile<T, 1, 2, kRowsA>, Tile<T, 1, 3, kRowsA>, Tile<T, 1, 4, kRowsA>},
-    {Tile<T, 2, 1, kRowsA>, Tile<T, 2, 2, kRowsA>, Tile<T, 2, 3, kRowsA>, nullptr},
-    {Tile<T, 3, 1, kRowsA>, Tile<T, 3, 2, kRowsA>, nullptr, nullptr}};
-template <typename T, bool kRowsA>
-inline constexpr EdgeFunction<T> kWideEdges[3][4] = {
-    {EdgeTile<T, 1, 1, kRowsA>, EdgeTile<T, 1, 2, kRowsA>, EdgeTile<T, 1, 3, kRowsA>, EdgeTile<T, 1, 4, kRowsA>},
-    {EdgeTile<T, 2, 1, kRowsA>, EdgeTile<T, 2, 2, kRowsA>, EdgeTile<T, 2, 3, kRowsA>, nullptr},
-    {EdgeTile<T, 3, 1, kRowsA>, EdgeTile<T, 3, 2, kRowsA>, nullptr, nullptr}};
+template <typename T, typename B, bool kRowsA>
+inline constexpr TileFunction<T, B> kWideTiles[3][4] = {
+    {Tile<T, B, 1, 1, kRowsA>, Tile<T, B, 1, 2, kRowsA>, Tile<T, B, 1, 3, kRowsA>, Tile<T, B, 1, 4, kRowsA>},
+    {Tile<T, B, 2, 1, kRowsA>, Tile<T, B, 2, 2, kRowsA>, Tile<T, B, 2, 3, kRowsA>, nullptr},
+    {Tile<T, B, 3, 1, kRowsA>, Tile<T, B, 3, 2, kRowsA>, nullptr, nullptr}};
+template <typename T, typename B, bool kRowsA>
+inline constexpr EdgeFunction<T, B> kWideEdges[3][4] = {
+    {EdgeTile<T, B, 1, 1, kRowsA>, EdgeTile<T, B, 1, 2, kRowsA>, EdgeTile<T, B, 1, 3, kRowsA>, EdgeTile<T, B, 1, 4, kRowsA>},
+    {EdgeTile<T, B, 2, 1, kRowsA>, EdgeTile<T, B, 2, 2, kRowsA>, EdgeTile<T, B, 2, 3, kRowsA>, nullptr},
+    {EdgeTile<T, B, 3, 1, kRowsA>, EdgeTile<T, B, 3, 2, kRowsA>, nullptr, nullptr}};
 
 // The part's rows [m_begin, m_end) and panels, on one thread.
 template <typename S, typename T>
@@ -165,7 +165,7 @@ class Block {
   void SetB(int64_t panel, int64_t panel_end, int64_t k, int64_t k_size, bool direct) {
     constexpr int kN = kPanel<T>;
     if (p_.b_packed != nullptr) {
-      b_ = p_.b_packed + panel * p_.k * kN + k * kN;
+      b_packed_ = p_.b_packed + panel * p_.k * kN + k * kN;
       ldb_ = kN;
       panel_stride_ = p_.k * kN;
       edge_b_ = nullptr;
@@ -212,27 +212,36 @@ class Block {
             CopyRow(p_.a + row * p_.a_row + k, a_buffer_ + i * lda, k_size);
           }
         }
-        RunTiles<true>(a, lda, m, m_size, panel, panel_end, k, k_size);
+        RunTilesOverB<true>(a, lda, m, m_size, panel, panel_end, k, k_size);
       } else {
         if constexpr (std::is_same_v<S, T>) {
           if (direct_a) {
-            RunTiles<false>(p_.a + m + k * p_.a_col, p_.a_col, m, m_size, panel, panel_end, k, k_size);
+            RunTilesOverB<false>(p_.a + m + k * p_.a_col, p_.a_col, m, m_size, panel, panel_end, k, k_size);
             continue;
           }
         }
         PackPanelsA(p_.a + m + k * p_.a_col, p_.a_col, m_size, k_size, a_buffer_);
-        RunTiles<false>(a_buffer_, 0, m, m_size, panel, panel_end, k, k_size);
+        RunTilesOverB<false>(a_buffer_, 0, m, m_size, panel, panel_end, k, k_size);
       }
     }
   }
 
   // lda == 0: A is packed in panels.
   template <bool kRowsA>
-  void RunTiles(const T* a, int64_t lda, int64_t m, int64_t m_size, int64_t panel, int64_t panel_end, int64_t k, int64_t k_size) {
+  void RunTilesOverB(const T* a, int64_t lda, int64_t m, int64_t m_size, int64_t panel, int64_t panel_end, int64_t k, int64_t k_size) {
+    if (p_.b_packed != nullptr) {
+      RunTiles<kRowsA, S>(b_packed_, a, lda, m, m_size, panel, panel_end, k, k_size);
+    } else {
+      RunTiles<kRowsA, T>(b_, a, lda, m, m_size, panel, panel_end, k, k_size);
+    }
+  }
+
+  template <bool kRowsA, typename B>
+  void RunTiles(const B* b, const T* a, int64_t lda, int64_t m, int64_t m_size, int64_t panel, int64_t panel_end, int64_t k, int64_t k_size) {
     constexpr int kN = kPanel<T>;
     const RowTiles tiles(m_size);
     const bool last = k + k_size >= p_.k;
-    TileArgs<T> args;
+    TileArgs<T, B> args;
     args.k = k_size;
     args.lda = lda;
     args.ldb = ldb_;
@@ -246,13 +255,13 @@ class Block {
       for (int64_t count; i < wide_end; i += count) {
         count = std::min<int64_t>(kWidePanels[m_size - 1], wide_end - i);
         args.a = a;
-        args.b = b_ + (i - panel) * panel_stride_;
+        args.b = b + (i - panel) * panel_stride_;
         args.c = p_.c + m * p_.c_row + i * kN;
         args.bias = last && p_.bias != nullptr ? p_.bias + i * kN : nullptr;
         if (i + count <= full_end) {
-          kWideTiles<T, kRowsA>[m_size - 1][count - 1](args);
+          kWideTiles<T, B, kRowsA>[m_size - 1][count - 1](args);
         } else {
-          kWideEdges<T, kRowsA>[m_size - 1][count - 1](args, p_.n - i * kN);
+          kWideEdges<T, B, kRowsA>[m_size - 1][count - 1](args, p_.n - i * kN);
         }
       }
     }
@@ -262,7 +271,7 @@ class Block {
     const bool rows_outside = k_size <= kShortK;
     // A prepacked B may come from memory: while the tiles use one panel they ask for the next, each for its share.
     const bool fetches = p_.b_packed != nullptr && !rows_outside;
-    const int64_t fetch_step = CeilDiv(static_cast<int64_t>(kN * sizeof(T)), tiles.count);
+    const int64_t fetch_step = CeilDiv(static_cast<int64_t>(kN * sizeof(B)), tiles.count);
     const int64_t outer = rows_outside ? tiles.count : panels, inner = rows_outside ? panels : tiles.count;
     for (int64_t x = 0; x < outer; ++x) {
       for (int64_t y = 0; y < inner; ++y) {
@@ -277,15 +286,16 @@ class Block {
         }
         args.c = p_.c + (m + begin) * p_.c_row + column_panel * kN;
         args.bias = last && p_.bias != nullptr ? p_.bias + column_panel * kN : nullptr;
-        if (edge && edge_b_ != nullptr) {
-          args.b = edge_b_;
-          args.ldb = kN;
-        } else {
-          args.b = b_ + (column_panel - panel) * panel_stride_;
-          args.ldb = ldb_;
+        args.b = b + (column_panel - panel) * panel_stride_;
+        args.ldb = ldb_;
+        if constexpr (std::is_same_v<B, T>) {
+          if (edge && edge_b_ != nullptr) {
+            args.b = edge_b_;
+            args.ldb = kN;
+          }
         }
         if (edge) {
-          kEdges<T, kRowsA>[size - 1](args, p_.n - column_panel * kN);
+          kEdges<T, B, kRowsA>[size - 1](args, p_.n - column_panel * kN);
           continue;
         }
         if (tile + 1 < tiles.count) {  // the next tile's C, which would stall its first loads
@@ -295,9 +305,9 @@ class Block {
         if (fetches && column_panel + 1 < panel_end) {
           args.prefetch = reinterpret_cast<const char*>(args.b + panel_stride_) + tile * (fetch_step * k_size);
           args.prefetch_step = fetch_step;
-          kFetchingTiles<T, kRowsA>[size - 1](args);
+          kFetchingTiles<T, B, kRowsA>[size - 1](args);
         } else {
-          kTiles<T, kRowsA>[size - 1](args);
+          kTiles<T, B, kRowsA>[size - 1](args);
         }
       }
     }
@@ -307,7 +317,8 @@ class Block {
   const Part& part_;
   T* const a_buffer_;
   T* const b_buffer_;
-  const T* b_ = nullptr;
+  const S* b_packed_ = nullptr;  // this block of p_.b_packed
+  const T* b_ = nullptr;         // or of B as it lies, or packed here
   int64_t ldb_ = 0, panel_stride_ = 0;
   const T* edge_b_ = nullptr;  // the last, partial panel where the others are read in place
 };

@@ -20,7 +20,7 @@ struct Product {
   const S* b = nullptr;  // element (kk, j) at b[row(kk) * b_row + j * b_col]; one of b_row, b_col is 1
   int64_t b_row = 0, b_col = 1;
   const int32_t* b_gather = nullptr;  // row(kk) = b_gather[kk]; null: kk. Needs b_col == 1
-  const T* b_packed = nullptr;        // all of B in panels over the whole k (gemm_pack.h); then b is not read
+  const S* b_packed = nullptr;        // all of B in panels over the whole k (packed_matrix.h); then b is not read
   T* c = nullptr;                     // element (i, j) at c[i * c_row + j]
   int64_t c_row = 0;
   bool accumulate = false;

@@ -24,11 +24,22 @@ inline void CopyRow(const S* from, T* to, int64_t n) {
   }
 }
 
+// Values that `p`'s type holds as they are: bf16 that was widened loses its zero bits again, whatever it says (NaN too).
+inline void StoreExact(float* p, Vec<float> a) { Store(p, a); }
+inline void StoreExact(bf16* p, Vec<float> a) {
+#if defined(__AVX2__) && defined(__FMA__)
+  const __m256i high = _mm256_srli_epi32((__m256i)a.v, 16);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
+#else
+  for (int i = 0; i < kLanes; ++i) p[i].bits = static_cast<uint16_t>(std::bit_cast<uint32_t>(a.v[i]) >> 16);
+#endif
+}
+
 // 8 rows of 8 elements, transposed: to[j * ldt + i] = from[i * ldf + j].
 template <typename T, typename S>
 inline void Transpose8x8(const S* from, int64_t ldf, T* to, int64_t ldt) {
 #if defined(__AVX2__) && defined(__FMA__)
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (!std::is_same_v<T, double>) {
     __m256 r[8], t[8];
     for (int i = 0; i < 8; ++i) r[i] = Load(from + i * ldf).v;
     for (int i = 0; i < 8; i += 2) t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
@@ -39,8 +50,8 @@ inline void Transpose8x8(const S* from, int64_t ldf, T* to, int64_t ldt) {
       r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
     for (int i = 0; i < 4; ++i) {
-      _mm256_storeu_ps(to + i * ldt, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-      _mm256_storeu_ps(to + (i + 4) * ldt, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+      StoreExact(to + i * ldt, Vec<float>{(F32x8)_mm256_permute2f128_ps(r[i], r[i + 4], 0x20)});
+      StoreExact(to + (i + 4) * ldt, Vec<float>{(F32x8)_mm256_permute2f128_ps(r[i], r[i + 4], 0x31)});
     }
     return;
   }
@@ -52,9 +63,8 @@ inline void Transpose8x8(const S* from, int64_t ldf, T* to, int64_t ldt) {
 
 // One panel of B, columns [0, columns) of `b`, rows [0, k). B's element (kk, j) is b[row(kk) * row_stride + j * col_stride];
 // row(kk) = gather[kk], or kk where gather is null.
-template <typename T, typename S>
+template <typename T, typename S, int64_t kN = kPanel<T>>
 void PackPanelB(const S* b, int64_t row_stride, int64_t col_stride, const int32_t* gather, int64_t k, int64_t columns, T* to) {
-  constexpr int kN = kPanel<T>;
   constexpr int64_t kPrefetchRows = 8;
   if (col_stride == 1) {
     for (int64_t kk = 0; kk < k; ++kk, to += kN) {

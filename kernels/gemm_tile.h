@@ -40,14 +40,23 @@ inline F64x4 FmaReg(F64x4 a, F64x4 b, F64x4 c) {
 inline F32x8 BroadcastReg(float x) { return F32x8{x, x, x, x, x, x, x, x}; }
 inline F64x4 BroadcastReg(double x) { return F64x4{x, x, x, x}; }
 
+// kRegLanes values of B in one register; bf16 is widened.
+inline F32x8 LoadReg(const float* p) { return Load(p).v; }
+inline F32x8 LoadReg(const bf16* p) { return Load(p).v; }
+inline F64x4 LoadReg(const double* p) {
+  F64x4 r;
+  std::memcpy(&r, p, sizeof r);
+  return r;
+}
+
 // What one tile reads and writes. A's element (i, k) is a[i * lda + k] (kRowsA) or a[k * lda + i];
-// B's element (k, panel p, j) is b[p * panel_stride + k * ldb + j].
-template <typename T>
+// B's element (k, panel p, j) is b[p * panel_stride + k * ldb + j], of type B: T, or bf16 for float.
+template <typename T, typename B>
 struct TileArgs {
   int64_t k = 0;
   const T* a = nullptr;
   int64_t lda = 0;
-  const T* b = nullptr;
+  const B* b = nullptr;
   int64_t ldb = 0, panel_stride = 0;
   T* c = nullptr;
   int64_t ldc = 0;
@@ -58,8 +67,8 @@ struct TileArgs {
 };
 
 // All MR x (NP * kPanel) elements of C.
-template <typename T, int MR, int NP, bool kRowsA, bool kPrefetch = false>
-void Tile(const TileArgs<T>& args) {
+template <typename T, typename B, int MR, int NP, bool kRowsA, bool kPrefetch = false>
+void Tile(const TileArgs<T, B>& args) {
   using Reg = typename TileOf<T>::Reg;
   constexpr int kRegs = 2 * NP;
   constexpr int kL = kRegLanes<T>;
@@ -78,7 +87,7 @@ void Tile(const TileArgs<T>& args) {
     }
   }
   const T* a = args.a;
-  const T* b = args.b;
+  const B* b = args.b;
   const int64_t k_end = args.k, lda = args.lda, ldb = args.ldb, panel_stride = args.panel_stride;
 #pragma GCC unroll 4
   for (int64_t k = 0; k < k_end; ++k) {
@@ -87,7 +96,7 @@ void Tile(const TileArgs<T>& args) {
     if constexpr (NP == 1) {
       Reg row[kRegs];
 #pragma GCC unroll 8
-      for (int j = 0; j < kRegs; ++j) std::memcpy(&row[j], b + j * kL, sizeof(Reg));
+      for (int j = 0; j < kRegs; ++j) row[j] = LoadReg(b + j * kL);
 #pragma GCC unroll 6
       for (int i = 0; i < MR; ++i) {
         const Reg x = BroadcastReg(a[kRowsA ? i * lda : i]);
@@ -100,8 +109,7 @@ void Tile(const TileArgs<T>& args) {
       for (int i = 0; i < MR; ++i) column[i] = BroadcastReg(a[kRowsA ? i * lda : i]);
 #pragma GCC unroll 8
       for (int j = 0; j < kRegs; ++j) {
-        Reg y;
-        std::memcpy(&y, b + (j / 2) * panel_stride + (j % 2) * kL, sizeof(Reg));
+        const Reg y = LoadReg(b + (j / 2) * panel_stride + (j % 2) * kL);
 #pragma GCC unroll 6
         for (int i = 0; i < MR; ++i) acc[i][j] = FmaReg(column[i], y, acc[i][j]);
       }
@@ -142,8 +150,8 @@ void StoreColumns(const T* from, int64_t columns, T* to) {
 }
 
 // The same for the first `columns` columns only: through a buffer, so that nothing beyond them is touched in C or in the bias.
-template <typename T, int MR, int NP, bool kRowsA>
-void EdgeTile(TileArgs<T> args, int64_t columns) {
+template <typename T, typename B, int MR, int NP, bool kRowsA>
+void EdgeTile(TileArgs<T, B> args, int64_t columns) {
   constexpr int kWidth = NP * kPanel<T>;
   alignas(32) T buffer[MR * kWidth];
   alignas(32) T bias[kWidth];
@@ -158,7 +166,7 @@ void EdgeTile(TileArgs<T> args, int64_t columns) {
   }
   args.c = buffer;
   args.ldc = kWidth;
-  Tile<T, MR, NP, kRowsA>(args);
+  Tile<T, B, MR, NP, kRowsA>(args);
   for (int i = 0; i < MR; ++i) StoreColumns(buffer + i * kWidth, columns, c + i * ldc);
 }
 

@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "common/tensor/arena.h"
 #include "common/tensor/stream.h"
 
 namespace grouper::kernels {
 
-// A weight matrix in the order in which the CPU kernels read it, kept beside the canonical one so that decode does not repack.
-// Pack again after the weights change (the same object, same memory). CUDA weights need none.
+// A weight matrix in the order in which the CPU kernels read it, and in its own type (bf16 panels are widened on the way into the registers,
+// which changes no bit). It lies beside the canonical matrix, or is all that there is of it: then the `weight` of the calls below is a Tensor with
+// a shape and no memory. CUDA kernels read the canonical matrix and need no packed one.
 class PackedMatrix {
  public:
   PackedMatrix();
@@ -21,8 +23,15 @@ class PackedMatrix {
   PackedMatrix(PackedMatrix&&) noexcept;
   PackedMatrix& operator=(PackedMatrix&&) noexcept;
 
-  // weight [N, K] or [E, N, K] (one pack per expert). Called again with the same shape it reuses its memory.
+  // Memory for a weight [N, K] or [E, N, K] like `weight`, of which only the type and the shape are looked at: zero, from `memory` (which must
+  // outlive this) or, when null, its own. Nothing happens when it already has that type and shape.
+  void Reserve(const Tensor& weight, Arena* memory);
+  // All of weight [N, K] or [E, N, K] (one pack per expert), on the stream's threads; reserves its own memory unless it has some.
   void Pack(Stream& stream, const Tensor& weight);
+  // Rows [first, first + R) of an expert's matrix (expert 0 of a weight of rank 2) (=) rows [R, K], and the other way round. Calls for different
+  // rows may run at once. REQUIRES: reserved.
+  void WriteRows(int64_t expert, int64_t first, const Tensor& rows);
+  void ReadRows(int64_t expert, int64_t first, const Tensor& rows) const;
   bool empty() const;
   size_t bytes() const;
 

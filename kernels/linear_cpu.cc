@@ -12,7 +12,7 @@ namespace {
 
 // y = x W^T: A is x, B is W read as its transpose.
 template <typename S>
-Product<S, Compute<S>> Forward(const Tensor& x, const Tensor& weight, const Compute<S>* packed) {
+Product<S, Compute<S>> Forward(const Tensor& x, const Tensor& weight, const S* packed) {
   Product<S, Compute<S>> p;
   p.m = x.dim(0);
   p.n = weight.dim(0);
@@ -111,7 +111,7 @@ void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedM
             const Tensor& y) {
   using T = Compute<S>;
   const Arena::Mark mark = stream.scratch.mark();
-  Product<S, T> p = Forward<S>(x, weight, packed == nullptr ? nullptr : static_cast<const T*>(packed->layout()->data));
+  Product<S, T> p = Forward<S>(x, weight, packed == nullptr ? nullptr : static_cast<const S*>(packed->layout()->data));
   p.bias = Widened<S>(stream, bias);
   const RoundedOutput<S> out(stream, y.data<S>(), y.stride(0), p.m, p.n, false);
   p.c = out.data();
@@ -152,8 +152,8 @@ void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> of
   Product<S, T>* products = NewProducts<S>(stream, experts);
   for (size_t e = 0; e < experts; ++e) {
     const int64_t begin = offsets[e], end = offsets[e + 1], expert = static_cast<int64_t>(e);
-    const T* panels = packed == nullptr ? nullptr
-                                        : static_cast<const T*>(packed->layout()->data) + expert * packed->layout()->expert_stride;
+    const S* panels = packed == nullptr ? nullptr
+                                        : static_cast<const S*>(packed->layout()->data) + expert * packed->layout()->expert_stride;
     Product<S, T>& p = products[e];
     p = Forward<S>(gather.empty() ? x.Rows(begin, end) : x, weight[expert], panels);
     if (!gather.empty()) p.m = end - begin, p.a_gather = gather.data() + begin;

@@ -11,10 +11,11 @@ struct PackedMatrix::Layout {
   Layout(const Layout&) = delete;
   Layout& operator=(const Layout&) = delete;
 
-  DType dtype = DType::kF32;  // of the weight; the panels hold the type of its accumulator
+  DType dtype = DType::kF32;  // of the weight and of the panels
   int64_t experts = 0, n = 0, k = 0;
   int64_t expert_stride = 0;  // elements between experts
-  void* data = nullptr;       // owned
+  void* data = nullptr;
+  bool owned = false;  // else an arena's
   size_t bytes = 0;
 };
 

@@ -57,11 +57,14 @@ absl::Status WeightReceiver::Begin(const v1::WeightManifest& manifest) {
 }
 
 absl::Status WeightReceiver::FinishTensor() {
-  const Tensor& value = model_.tensors()[target_[current_]].value;
-  if (!SameDigest(manifest_.tensors(static_cast<int>(current_)).sha256(),
-                  Sha256(HostBytes(value).view()))) {
+  const size_t index = static_cast<size_t>(target_[current_]);
+  const Tensor& value = model_.tensors()[index].value;
+  const Sha256Digest digest = value.empty() ? Sha256(staged_) : Sha256(HostBytes(value).view());
+  if (!SameDigest(manifest_.tensors(static_cast<int>(current_)).sha256(), digest)) {
     return absl::DataLossError(absl::StrCat("tensor ", manifest_.tensors(static_cast<int>(current_)).name(), ": wrong SHA-256 after transfer"));
   }
+  if (value.empty()) model_.WriteRows(index, 0, value.dim(0), staged_.data());
+  staged_.clear();
   ++current_;
   received_ = 0;
   return absl::OkStatus();
@@ -81,7 +84,11 @@ absl::Status WeightReceiver::Receive(const v1::WeightChunk& chunk) {
   if (chunk.data().empty() || chunk.data().size() > left) {
     return absl::DataLossError(absl::StrCat("tensor ", name, ": chunk of ", chunk.data().size(), " bytes where ", left, " are left"));
   }
-  WriteBytes(value, received_, chunk.data());
+  if (value.empty()) {
+    staged_.append(chunk.data());
+  } else {
+    WriteBytes(value, received_, chunk.data());
+  }
   received_ += chunk.data().size();
   return received_ == NumBytes(value) ? FinishTensor() : absl::OkStatus();
 }

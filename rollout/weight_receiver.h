@@ -4,8 +4,8 @@
 //   chunks:   in the manifest's order, without gaps; a finished tensor's SHA-256 must be the manifest's.
 //   commit:   all tensors of the manifest came; the digest over the whole model is recomputed and must be the manifest's.
 //
-// Chunks are written straight into the model, so after any error the model is unusable until a good full update: the caller serves nothing
-// meanwhile. Errors: DataLoss naming the tensor (bad bytes, gaps), InvalidArgument (a manifest that does not fit), FailedPrecondition (numerics_id).
+// Chunks are written straight into the model (a tensor that it keeps packed is first put together), so after any error the model is unusable until
+// a good full update: the caller serves nothing meanwhile. Errors: DataLoss naming the tensor (bad bytes, gaps), InvalidArgument (a manifest that does not fit), FailedPrecondition (numerics_id).
 #pragma once
 
 #include <cstdint>
@@ -37,6 +37,7 @@ class WeightReceiver {
   bool begun_ = false;
   uint32_t current_ = 0;     // tensor being received
   uint64_t received_ = 0;    // bytes of it
+  std::string staged_;       // these bytes, of a tensor that has no memory of its own in the model
 };
 
 }  // namespace grouper

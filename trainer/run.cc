@@ -362,7 +362,7 @@ class Run {
     const std::string model = JoinPath(p_.directory, "model");
     if (!p_.fs.Exists(model)) {
       const std::string dtype = p_.loaded.model->dtype() == DType::kBF16 ? "bfloat16" : "float32";
-      RETURN_IF_ERROR(SaveHuggingFace(p_.fs, *p_.loaded.model, *p_.loaded.tokenizer, p_.loaded.stop_token_ids, model, dtype));
+      RETURN_IF_ERROR(SaveHuggingFace(p_.fs, ModelRows(*p_.loaded.model), *p_.loaded.tokenizer, p_.loaded.stop_token_ids, model, dtype));
     }
     json::OrderedJson summary;
     summary["finished"] = true;

@@ -73,6 +73,8 @@ class MappedFile {
 
   const std::string& path() const { return path_; }
   absl::string_view bytes() const { return {data_, size_}; }
+  // Gives its pages back; reading them again fetches them again. For files that are read once, piece by piece.
+  void DropPages() const;
 
  private:
   MappedFile(std::string path, const char* data, size_t size) : path_(std::move(path)), data_(data), size_(size) {}

@@ -54,6 +54,7 @@ class GgufFile {
   static absl::StatusOr<std::shared_ptr<const GgufFile>> Parse(absl::string_view bytes, const std::string& name);
 
   const std::string& path() const { return path_; }
+  const std::shared_ptr<MappedFile>& mapping() const { return file_; }
   uint32_t version() const { return version_; }
 
   // Shapes are outermost first, as everywhere in this program: a weight of GGUF dims {in, out} has shape [out, in].
@@ -85,7 +86,7 @@ class GgufFile {
   absl::Status Wrong(const std::string& key, absl::string_view expected) const;
 
   std::string path_;
-  std::shared_ptr<MappedFile> file_;
+  std::shared_ptr<MappedFile> file_;  // null when parsed from memory
   uint32_t version_ = 0;
   std::vector<StoredTensor> tensors_;
   std::vector<std::string> keys_;

@@ -48,6 +48,7 @@ absl::StatusOr<std::shared_ptr<const ModelTensors>> ModelTensors::Open(const std
           absl::StrCat(directory, ": expected model.safetensors or model.safetensors.index.json in it"));
     }
     if (!file.ok()) return file.status();
+    opened->path_ = single;
     opened->tensors_.assign((*file)->tensors().begin(), (*file)->tensors().end());
     opened->files_.push_back(*std::move(file));
     return opened;
@@ -86,6 +87,7 @@ absl::StatusOr<std::shared_ptr<const ModelTensors>> ModelTensors::Open(const std
     if (count > kMaxProblems) problems.push_back(absl::StrCat("and ", count - kMaxProblems, " more"));
     return absl::InvalidArgumentError(absl::StrCat(index, ": ", absl::StrJoin(problems, "; ")));
   }
+  opened->path_ = index;
   for (auto& [shard, file] : shards) {
     opened->tensors_.insert(opened->tensors_.end(), file->tensors().begin(), file->tensors().end());
     opened->files_.push_back(std::move(file));

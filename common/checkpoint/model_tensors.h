@@ -28,8 +28,11 @@ class ModelTensors {
   absl::Span<const StoredTensor> tensors() const { return tensors_; }  // sorted by name
   const StoredTensor* Find(absl::string_view name) const;
   absl::Span<const std::shared_ptr<const SafetensorsFile>> files() const { return files_; }
+  const std::string& path() const { return path_; }  // of the one file, or of the index
+
 
  private:
+  std::string path_;
   std::vector<std::shared_ptr<const SafetensorsFile>> files_;
   std::vector<StoredTensor> tensors_;
 };

@@ -36,6 +36,7 @@ class SafetensorsFile {
   static absl::StatusOr<std::shared_ptr<const SafetensorsFile>> Open(const std::string& path);
 
   const std::string& path() const { return file_->path(); }
+  const std::shared_ptr<MappedFile>& mapping() const { return file_; }
   absl::Span<const StoredTensor> tensors() const { return tensors_; }  // sorted by name
   const StoredTensor* Find(absl::string_view name) const;              // nullptr: none of that name
   const std::map<std::string, std::string>& metadata() const { return metadata_; }

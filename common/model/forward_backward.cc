@@ -105,6 +105,7 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
   const int64_t rows = static_cast<int64_t>(batch.output_rows.size());
   CHECK_EQ(hidden.dim(0), rows);
   CHECK(stream.device == s.device && hidden.device() == s.device) << "a pass runs on the model's device";
+  CHECK(s.use != WeightUse::kShapes) << "a model without weights";
   if (saved == nullptr && ForwardInParts(*this, stream, batch, kv, hidden)) return;
   const std::vector<int32_t> positions = Positions(batch, config.max_position_embeddings);
   CheckIds(batch.token_ids, config.vocab_size);
@@ -125,7 +126,12 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
   const Tensor work = recompute ? arena.New(s.dtype, {t, d}) : Tensor();
   Pass pass{stream, kv, arena, t, Indices(stream, positions, arena),
             kernels::AttentionBatch(stream, batch.sequences, kv.layout(), config.num_attention_heads, arena)};
-  kernels::Embedding(stream, s.embedding->value, Indices(stream, batch.token_ids, arena), x);
+  const Tensor ids = Indices(stream, batch.token_ids, arena);
+  if (s.embedding->value.empty()) {
+    kernels::Embedding(stream, s.embedding->packed, ids, x);
+  } else {
+    kernels::Embedding(stream, s.embedding->value, ids, x);
+  }
   for (size_t i = 0; i < s.blocks.size(); ++i) {
     const int64_t layer = static_cast<int64_t>(i);
     const Tensor offsets = expert_offsets.empty() || !config.IsMoeLayer(layer) ? Tensor() : expert_offsets[layer];

@@ -18,7 +18,7 @@ namespace grouper {
 // A weight in memory: a matrix (or a stack of expert matrices, or a vector) that holds one or more logical tensors.
 // `index` finds its gradient.
 struct Weight {
-  Tensor value;
+  Tensor value;  // no memory where `packed` is all that there is (WeightUse::kForward), or with kShapes
   int index = -1;
   bool keep_packed = false;  // read through kernels::Linear or GroupedLinear
   kernels::PackedMatrix packed;
@@ -27,9 +27,12 @@ struct Weight {
 // Owns all weights of a model.
 class WeightStore {
  public:
-  WeightStore(DType dtype, Device device) : dtype_(dtype), memory_(device) {}
+  // bytes: about what the weights will take.
+  WeightStore(DType dtype, Device device, WeightUse use, size_t bytes);
   DType dtype() const { return dtype_; }
   const Arena& memory() const { return memory_; }
+  // Packs what the kernels read packed; nothing where that is the only copy.
+  void Pack(Stream& stream);
 
   struct Part {
     std::string name;
@@ -55,9 +58,14 @@ class WeightStore {
   std::vector<Logical> logical;  // in order of creation
 
  private:
-  Weight* Add(Tensor value, bool keep_packed);
+  // shape: a tensor without memory.
+  Weight* Add(const Tensor& shape, bool keep_packed);
   DType dtype_;
+  Device device_;
+  WeightUse use_;
+  size_t bytes_;
   Arena memory_;
+  Arena packed_;
 };
 
 // float, or double for an F64 model: norms' rstd, log-sum-exps, router scores, gradients.

@@ -2,239 +2,65 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
-#include <cstring>
-#include <map>
 #include <mutex>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
-#include "common/base/log.h"
 #include "common/base/status.h"
-#include "common/tensor/host_memory.h"
 
 namespace grouper {
 namespace {
 
-constexpr int64_t kChunk = 1 << 18;  // elements that one thread takes at a time, in whole rows
-
 struct Job {
-  const NamedTensor* from;
-  const LogicalTensor* to;
-  int64_t row_begin, row_end;  // of `to`
+  size_t tensor;
+  int64_t begin, end;  // rows
 };
 
-int64_t Columns(const LogicalTensor& tensor) { return tensor.value.rank() == 1 ? 1 : tensor.value.dim(1); }
-
-std::string ShapeText(const Tensor& tensor) {
-  return tensor.rank() == 1 ? absl::StrCat("[", tensor.dim(0), "]")
-                            : absl::StrCat("[", tensor.dim(0), ", ", tensor.dim(1), "]");
-}
-
-bool SameShape(const StoredTensor& stored, const Tensor& value) {
-  if (static_cast<int>(stored.shape.size()) != value.rank()) return false;
-  for (int d = 0; d < value.rank(); ++d) {
-    if (stored.shape[static_cast<size_t>(d)] != value.dim(d)) return false;
-  }
-  return true;
-}
-
-// OCP 8-bit floating point, E4M3: no infinities, 0x7f and 0xff are NaN.
-float FromE4M3(uint8_t bits) {
-  const int exponent = (bits >> 3) & 15, mantissa = bits & 7;
-  float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                              : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
-  if ((bits & 0x7f) == 0x7f) value = std::nanf("");
-  return bits & 0x80 ? -value : value;
-}
-
-// Which row of the file row `r` of the model comes from: inside a head, pair i lies in rows (2i, 2i + 1) there and (i,
-// i + D/2) here.
-int64_t SourceRow(int64_t r, int64_t rows, int64_t heads) {
-  if (heads == 0) return r;
-  const int64_t width = rows / heads, head = r / width, i = r % width;
-  return head * width + (i < width / 2 ? 2 * i : 2 * (i - width / 2) + 1);
-}
-
-// to[offset + i] = values[i]; `to` on the host.
-void Convert(const Tensor& to, int64_t offset, const float* values, int64_t n) {
-  switch (to.dtype()) {
-    case DType::kF32:
-      std::copy_n(values, n, to.data<float>() + offset);
-      break;
-    case DType::kF64:
-      std::copy_n(values, n, to.data<double>() + offset);
-      break;
-    default:
-      for (int64_t i = 0; i < n; ++i) to.data<bf16>()[offset + i] = bf16(values[i]);
-  }
-}
-
-void Store(const Tensor& to, int64_t offset, const float* values, int64_t n) {
-  if (to.device().kind == Device::Kind::kCpu) return Convert(to, offset, values, n);
-  std::string bytes(static_cast<size_t>(n) * SizeOf(to.dtype()), '\0');
-  Convert(Tensor(bytes.data(), to.dtype(), {n}), 0, values, n);
-  WriteBytes(to, static_cast<size_t>(offset) * SizeOf(to.dtype()), bytes);
-}
-
-bool AllFinite(const float* values, int64_t n) {
-  bool finite = true;
-  for (int64_t i = 0; i < n; ++i) finite &= std::isfinite(values[i]);
-  return finite;
-}
-
-absl::Status DecodeRows(const StoredTensor& stored, const StoredTensor* scale, Fp8Blocks blocks, int64_t columns,
-                        int64_t begin, int64_t end, float* out) {
-  if (stored.type != StorageType::kF8E4M3) return DecodeToFloat(stored, begin * columns, end * columns, out);
-  const int64_t scale_columns = (columns + blocks.columns - 1) / blocks.columns;
-  std::vector<float> scales(static_cast<size_t>(scale_columns));
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t first = row / blocks.rows * scale_columns;
-    RETURN_IF_ERROR(DecodeToFloat(*scale, first, first + scale_columns, scales.data()));
-    const char* bytes = stored.bytes.data() + row * columns;
-    for (int64_t j = 0; j < columns; ++j) {
-      *out++ = FromE4M3(static_cast<uint8_t>(bytes[j])) * scales[static_cast<size_t>(j / blocks.columns)];
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Run(const Job& job, Fp8Blocks blocks) {
-  const Tensor& to = job.to->value;
-  const int64_t columns = Columns(*job.to), heads = job.from->rotated_heads;
-  std::vector<float> values(static_cast<size_t>((job.row_end - job.row_begin) * columns));
-  if (heads == 0) {
-    RETURN_IF_ERROR(
-        DecodeRows(*job.from->stored, job.from->scale, blocks, columns, job.row_begin, job.row_end, values.data()));
+// values [n] as they lie in a tensor of `dtype`: themselves, or in `bytes`.
+const char* Converted(DType dtype, const std::vector<float>& values, std::string* bytes) {
+  if (dtype == DType::kF32) return reinterpret_cast<const char*>(values.data());
+  bytes->resize(values.size() * SizeOf(dtype));
+  const Tensor to(bytes->data(), dtype, {static_cast<int64_t>(values.size())});
+  if (dtype == DType::kF64) {
+    std::copy(values.begin(), values.end(), to.data<double>());
   } else {
-    for (int64_t row = job.row_begin; row < job.row_end; ++row) {
-      const int64_t source = SourceRow(row, to.dim(0), heads);
-      RETURN_IF_ERROR(DecodeRows(*job.from->stored, job.from->scale, blocks, columns, source, source + 1,
-                                 values.data() + (row - job.row_begin) * columns));
-    }
+    for (size_t i = 0; i < values.size(); ++i) to.data<bf16>()[i] = bf16(values[i]);
   }
-  if (!AllFinite(values.data(), static_cast<int64_t>(values.size()))) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        job.from->stored->file, ": tensor ", QuoteName(job.from->stored->name), " has values that are not finite"));
-  }
-  Store(to, job.row_begin * columns, values.data(), static_cast<int64_t>(values.size()));
-  return absl::OkStatus();
-}
-
-// What is wrong with one pair, or "".
-std::string Problem(const NamedTensor& from, const LogicalTensor& to, Fp8Blocks blocks) {
-  const StoredTensor& stored = *from.stored;
-  if (!SameShape(stored, to.value))
-    return absl::StrCat(QuoteName(stored.name), " is ", stored.ShapeString(), ", expected ", ShapeText(to.value));
-  if (stored.type == StorageType::kF8E4M3) {
-    if (from.scale == nullptr)
-      return absl::StrCat(QuoteName(stored.name), " is F8_E4M3 without ", stored.name, "_scale_inv");
-    const std::vector<int64_t> expected = {
-        (to.value.dim(0) + blocks.rows - 1) / blocks.rows,
-        to.value.rank() == 2 ? (to.value.dim(1) + blocks.columns - 1) / blocks.columns : 0};
-    if (from.scale->shape != expected || !CanDecodeToFloat(from.scale->type)) {
-      return absl::StrCat(QuoteName(from.scale->name), " is ", from.scale->ShapeString(), ", expected [",
-                          absl::StrJoin(expected, ", "), "]");
-    }
-    return "";
-  }
-  if (!CanDecodeToFloat(stored.type))
-    return absl::StrCat(QuoteName(stored.name), " is ", Name(stored.type), ", which is not a kind of weight");
-  if (from.rotated_heads > 0 && Columns(to) % BlockElements(stored.type) != 0) {
-    return absl::StrCat(QuoteName(stored.name), " has rows that are not whole blocks of ", Name(stored.type));
-  }
-  return "";
+  return bytes->data();
 }
 
 }  // namespace
 
-absl::Status LoadWeights(const std::vector<NamedTensor>& tensors, const std::string& source, Fp8Blocks blocks,
-                         Model& model, ThreadPool& threads) {
-  std::vector<const NamedTensor*> found(model.tensors().size(), nullptr);
-  std::vector<std::string> missing, unknown, wrong;
-  for (const NamedTensor& tensor : tensors) {
-    const int index = model.FindTensor(tensor.name);
-    if (index < 0) {
-      unknown.push_back(QuoteName(tensor.stored->name));
-    } else if (found[static_cast<size_t>(index)] != nullptr) {
-      wrong.push_back(absl::StrCat(QuoteName(tensor.stored->name), " is there twice"));
-    } else {
-      found[static_cast<size_t>(index)] = &tensor;
-    }
-  }
+absl::Status LoadWeights(const StoredWeights& weights, Model& model, ThreadPool& threads) {
+  const std::vector<LogicalTensor>& tensors = model.tensors();
+  CHECK_EQ(tensors.size(), weights.tensors().size());
   std::vector<Job> jobs;
-  for (size_t i = 0; i < found.size(); ++i) {
-    const LogicalTensor& to = model.tensors()[i];
-    if (found[i] == nullptr) {
-      missing.push_back(QuoteName(to.name));
-      continue;
-    }
-    const std::string problem = Problem(*found[i], to, blocks);
-    if (!problem.empty()) {
-      wrong.push_back(problem);
-      continue;
-    }
-    const int64_t rows = to.value.dim(0), columns = Columns(to);
-    // Vectors of a blocked type are decoded whole.
-    const int64_t step = to.value.rank() == 1 ? rows : std::max<int64_t>(1, kChunk / columns);
-    for (int64_t row = 0; row < rows; row += step) jobs.push_back({found[i], &to, row, std::min(rows, row + step)});
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const int64_t rows = tensors[i].value.dim(0), step = tensors[i].value.rank() == 1 ? rows : RowsAtOnce(tensors[i]);
+    for (int64_t row = 0; row < rows; row += step) jobs.push_back({i, row, std::min(rows, row + step)});
   }
-  std::vector<std::string> problems;
-  if (!missing.empty())
-    problems.push_back(absl::StrCat(missing.size(), " tensors are missing: ", absl::StrJoin(missing, ", ")));
-  if (!unknown.empty())
-    problems.push_back(absl::StrCat(unknown.size(), " tensors are not of this model: ", absl::StrJoin(unknown, ", ")));
-  if (!wrong.empty()) problems.push_back(absl::StrJoin(wrong, "; "));
-  if (!problems.empty()) return absl::InvalidArgumentError(absl::StrCat(source, ": ", absl::StrJoin(problems, "; ")));
-
   std::mutex mutex;
   absl::Status status;
   std::atomic<bool> failed = false;
-  threads.ParallelForDynamic(static_cast<int64_t>(jobs.size()), [&](int64_t i) {
+  threads.ParallelForDynamic(static_cast<int64_t>(jobs.size()), [&](int64_t j) {
     if (failed) return;
-    const absl::Status result = Run(jobs[static_cast<size_t>(i)], blocks);
-    if (result.ok()) return;
+    const Job& job = jobs[static_cast<size_t>(j)];
+    std::vector<float> values(static_cast<size_t>((job.end - job.begin) * ColumnsOf(tensors[job.tensor])));
+    const absl::Status read = weights.Read(job.tensor, job.begin, job.end, values.data());
+    if (read.ok()) {
+      std::string bytes;
+      model.WriteRows(job.tensor, job.begin, job.end, Converted(tensors[job.tensor].value.dtype(), values, &bytes));
+      return;
+    }
     std::lock_guard<std::mutex> lock(mutex);
-    if (!failed) status = result;
+    if (!failed) status = read;
     failed = true;
   });
   return status;
 }
 
-std::vector<NamedTensor> HuggingFaceTensors(const ModelConfig& config, absl::Span<const StoredTensor> tensors,
-                                            const std::string& source) {
-  constexpr absl::string_view kScale = "_scale_inv";
-  std::map<absl::string_view, const StoredTensor*> by_name;
-  for (const StoredTensor& tensor : tensors) by_name[tensor.name] = &tensor;
-  std::vector<NamedTensor> result;
-  int64_t prediction = 0;
-  for (const StoredTensor& tensor : tensors) {
-    absl::string_view rest = tensor.name;
-    if (absl::EndsWith(rest, ".rotary_emb.inv_freq")) continue;  // a buffer that old versions of transformers saved
-    if (absl::ConsumePrefix(&rest, "model.layers.")) {
-      int64_t layer = -1;
-      if (absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer) && layer >= config.num_hidden_layers &&
-          layer < config.num_hidden_layers + config.num_nextn_predict_layers) {
-        ++prediction;
-        continue;
-      }
-    }
-    if (config.tie_word_embeddings && tensor.name == "lm_head.weight") continue;
-    if (absl::EndsWith(tensor.name, kScale) &&
-        by_name.count(absl::string_view(tensor.name).substr(0, tensor.name.size() - kScale.size())) > 0) {
-      continue;
-    }
-    NamedTensor named{tensor.name, &tensor};
-    if (auto scale = by_name.find(absl::StrCat(tensor.name, kScale)); scale != by_name.end())
-      named.scale = scale->second;
-    result.push_back(std::move(named));
-  }
-  if (prediction > 0)
-    LOG(INFO) << source << ": " << prediction << " tensors of multi-token prediction layers are left aside";
-  return result;
+absl::Status LoadWeights(const std::vector<NamedTensor>& tensors, const std::string& source, Fp8Blocks blocks,
+                         Model& model, ThreadPool& threads) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<StoredWeights> weights, StoredWeights::Create(model.config(), tensors, source, blocks, nullptr, {}));
+  return LoadWeights(*weights, model, threads);
 }
 
 }  // namespace grouper

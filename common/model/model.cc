@@ -1,5 +1,6 @@
 #include "common/model/model.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,25 +18,35 @@
 #include "common/tensor/host_memory.h"
 
 namespace grouper {
+namespace {
+
+// What there is of memory, or may be taken of address space where that is less.
+int64_t MachineBytes() {
+  const int64_t physical = sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+  struct rlimit limit = {};
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return physical;
+  return static_cast<int64_t>(std::min<uint64_t>(static_cast<uint64_t>(physical), limit.rlim_cur));
+}
+
+}  // namespace
 
 Model::Model(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Model::~Model() = default;
 
-absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, DType dtype, Device device) {
-  RETURN_IF_ERROR(config.Validate());
+absl::Status Model::CheckMemory(const ModelConfig& config, DType dtype, Device device, WeightUse use) {
   const bool on_cuda = device.kind == Device::Kind::kCuda;
   if (on_cuda && device.index >= NumCudaDevices()) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "device cuda:%d: %d CUDA devices of compute capability 9.0 (Hopper) are here", device.index, NumCudaDevices()));
   }
   if (on_cuda && dtype == DType::kF64) return absl::InvalidArgumentError("float64 models run on the CPU only");
+  if (use == WeightUse::kShapes) return absl::OkStatus();
   // A config that lies about its sizes must not take the process down.
   const double item = static_cast<double>(SizeOf(dtype));
-  const double memory = on_cuda ? static_cast<double>(cuda::Memory(device.index).free)
-                                : static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  const double memory = on_cuda ? static_cast<double>(cuda::Memory(device.index).free) : static_cast<double>(MachineBytes());
   // On the CPU matrices are kept packed beside.
-  const double packed = on_cuda ? 0 : static_cast<double>(SizeOf(AccumulatorType(dtype)));
-  const double weights = static_cast<double>(config.NumParameters()) * (item + packed);
+  const double copies = on_cuda || use == WeightUse::kForward ? 1 : 2;
+  const double weights = static_cast<double>(config.NumParameters()) * item * copies;
   const double rotary = static_cast<double>(config.max_position_embeddings) *
                         static_cast<double>(config.mla ? config.mla->qk_rope_head_dim : config.head_dim) *
                         static_cast<double>(SizeOf(AccumulatorType(dtype)));
@@ -46,11 +57,20 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, 
         weights / 1e9, config.NumParameters(), rotary / 1e9, config.max_position_embeddings,
         on_cuda ? "the device" : "this machine", memory / 1e9));
   }
-  auto state = std::make_unique<State>(config, dtype, device);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, DType dtype, Device device, WeightUse use) {
+  RETURN_IF_ERROR(config.Validate());
+  RETURN_IF_ERROR(CheckMemory(config, dtype, device, use));
+  // A hundredth for rows and columns that fill up panels and lines.
+  const int64_t weight_bytes = config.NumParameters() / 100 * 101 * static_cast<int64_t>(SizeOf(dtype));
+  auto state = std::make_unique<State>(config, dtype, device, use, static_cast<size_t>(weight_bytes));
   State& s = *state;
   WeightStore& store = s.store;
-  const kernels::RopeTable rope = MakeRopeTable(config, dtype, s.tables);
-  s.embedding = store.AddMatrix({{"model.embed_tokens.weight", config.vocab_size}}, config.hidden_size);
+  const kernels::RopeTable rope = use == WeightUse::kShapes ? kernels::RopeTable() : MakeRopeTable(config, dtype, s.tables);
+  s.embedding = store.AddMatrix({{"model.embed_tokens.weight", config.vocab_size}}, config.hidden_size, dtype,
+                                /*packed=*/config.tie_word_embeddings);
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string prefix = absl::StrCat("model.layers.", i, ".");
     State::Block block;
@@ -79,6 +99,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, 
 
 const ModelConfig& Model::config() const { return state_->config; }
 DType Model::dtype() const { return state_->dtype; }
+WeightUse Model::use() const { return state_->use; }
 Device Model::device() const { return state_->device; }
 const std::vector<LogicalTensor>& Model::tensors() const { return state_->tensors; }
 
@@ -90,6 +111,7 @@ size_t Model::WeightBytes() const {
 }
 
 size_t Model::PackedBytes() const {
+  if (state_->use != WeightUse::kTrain) return 0;
   size_t bytes = 0;
   for (const auto& weight : state_->store.weights) bytes += weight->packed.bytes();
   return bytes;
@@ -106,9 +128,10 @@ void Model::InitRandom(Stream& stream, uint64_t seed) {
   const double residual = 1 / std::sqrt(2.0 * static_cast<double>(state_->config.num_hidden_layers));
   stream.threads.ParallelForDynamic(static_cast<int64_t>(state_->tensors.size()), [&](int64_t i) {
     const LogicalTensor& tensor = state_->tensors[static_cast<size_t>(i)];
-    const bool on_cuda = tensor.value.device().kind == Device::Kind::kCuda;
-    std::string memory(on_cuda ? NumBytes(tensor.value) : 0, '\0');
-    const Tensor w = on_cuda ? tensor.value.At(memory.data(), {}) : tensor.value;
+    // On the host where the model has them elsewhere.
+    const bool apart = tensor.value.empty() || tensor.value.device().kind == Device::Kind::kCuda;
+    std::string memory(apart ? NumBytes(tensor.value) : 0, '\0');
+    const Tensor w = apart ? tensor.value.At(memory.data(), {}) : tensor.value;
     PhiloxStream random(MakePhiloxKey(seed, absl::StrCat("init ", tensor.name).c_str()));
     double scale = 0, constant = 0;
     if (w.rank() == 1) {
@@ -133,17 +156,46 @@ void Model::InitRandom(Stream& stream, uint64_t seed) {
           w.data<float>()[k] = static_cast<float>(value);
       }
     }
-    if (on_cuda) WriteBytes(tensor.value, 0, memory);
+    if (apart) WriteRows(static_cast<size_t>(i), 0, w.dim(0), memory.data());
   });
   WeightsChanged(stream);
 }
 
 void Model::WeightsChanged(Stream& stream) {
   if (state_->device.kind == Device::Kind::kCuda) return stream.Synchronize();
-  for (const auto& weight : state_->store.weights) {
-    if (weight->keep_packed && (weight.get() != state_->embedding || state_->head == state_->embedding))
-      weight->packed.Pack(stream, weight->value);
+  state_->store.Pack(stream);
+}
+
+void Model::WriteRows(size_t i, int64_t begin, int64_t end, const char* bytes) {
+  const Tensor& value = state_->tensors[i].value;
+  const int64_t columns = value.rank() == 1 ? 1 : value.dim(1);
+  const size_t item = SizeOf(value.dtype());
+  if (!value.empty()) {
+    WriteBytes(value, static_cast<size_t>(begin * columns) * item, {bytes, static_cast<size_t>((end - begin) * columns) * item});
+    return;
   }
+  const PackedRows rows = Packed(i);
+  rows.weight->packed.WriteRows(rows.expert, rows.first + begin, Tensor(const_cast<char*>(bytes), value.dtype(), {end - begin, columns}));
+}
+
+void Model::ReadRows(size_t i, int64_t begin, int64_t end, char* bytes) const {
+  const Tensor& value = state_->tensors[i].value;
+  const int64_t columns = value.rank() == 1 ? 1 : value.dim(1);
+  const size_t item = SizeOf(value.dtype());
+  if (!value.empty()) {
+    ReadBytes(value, static_cast<size_t>(begin * columns) * item, static_cast<size_t>((end - begin) * columns) * item, bytes);
+    return;
+  }
+  const PackedRows rows = Packed(i);
+  rows.weight->packed.ReadRows(rows.expert, rows.first + begin, Tensor(bytes, value.dtype(), {end - begin, columns}));
+}
+
+// Where tensors()[i] begins in the packed matrix that holds it.
+Model::PackedRows Model::Packed(size_t i) const {
+  const WeightStore::Logical& logical = state_->store.logical[static_cast<size_t>(state_->logical_of[i])];
+  Weight* const weight = state_->store.weights[static_cast<size_t>(logical.weight)].get();
+  const int64_t row = logical.offset / weight->value.dim(-1), rows = weight->value.dim(-2);
+  return {weight, row / rows, row % rows};
 }
 
 size_t Model::SavedBytes(int64_t tokens, SaveOptions options) const {

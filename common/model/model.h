@@ -32,7 +32,7 @@ namespace grouper {
 // fused matrix.
 struct LogicalTensor {
   std::string name;       // Hugging Face name: model.layers.0.self_attn.q_proj.weight
-  Tensor value;           // [out, in] or [n]
+  Tensor value;           // [out, in] or [n]; see WeightUse
   bool trainable = true;  // false: e_score_correction_bias, which the trainer moves by its own rule
 };
 
@@ -56,8 +56,8 @@ struct DecodeBatch {
 // with +=.
 class Gradients {
  public:
-  // matrices: the type of the blocks' bf16 matrices' gradients; BF16 halves their memory and rounds a sum once a micro-batch. BF16 REQUIRES a
-  // BF16 model on a device. Embedding, head, router, norms and biases stay float.
+  // REQUIRES: a model for training. matrices: the type of the blocks' bf16 matrices' gradients; BF16 halves their memory and rounds a sum once a
+  // micro-batch. BF16 REQUIRES a BF16 model on a device. Embedding, head, router, norms and biases stay float.
   explicit Gradients(const class Model& model, DType matrices = DType::kF32);
   ~Gradients();
   Gradients(const Gradients&) = delete;
@@ -100,22 +100,37 @@ struct SavedActivations {
   std::vector<std::vector<int64_t>> expert_load;
 };
 
+// What a model's weights are there for.
+enum class WeightUse {
+  kTrain,    // all as tensors that may be written. On the CPU matrices lie packed beside them, for the kernels
+  kForward,  // passes without gradients. On the CPU a matrix is kept as the kernels read it and not a second time, so that
+             // the model takes its weights' size once; LogicalTensor::value has no memory then: WriteRows, ReadRows
+  kShapes,   // names and shapes; no memory, no passes
+};
+
 class Model {
  public:
-  // Weights are allocated and zero. InvalidArgument for a config that is not valid or a device that is not there,
-  // ResourceExhausted for a model that cannot fit.
-  static absl::StatusOr<std::unique_ptr<Model>> Create(const ModelConfig& config, DType dtype, Device device = {});
+  // Weights are allocated; those that have tensors are zero. InvalidArgument for a config that is not valid or a device
+  // that is not there, ResourceExhausted for a model that cannot fit (CheckMemory).
+  static absl::StatusOr<std::unique_ptr<Model>> Create(const ModelConfig& config, DType dtype, Device device = {},
+                                                       WeightUse use = WeightUse::kTrain);
+  static absl::Status CheckMemory(const ModelConfig& config, DType dtype, Device device, WeightUse use);
   ~Model();
 
   const ModelConfig& config() const;
   DType dtype() const;
+  WeightUse use() const;
   Device device() const;  // of weights; passes run on Streams and KvPools of the same
 
   // Every weight, sorted by name. Tied heads appear once, as model.embed_tokens.weight.
   const std::vector<LogicalTensor>& tensors() const;
-  // Memory held by the weights and the rotary tables; by the matrices packed beside them (on the CPU).
+  // Memory held by the weights and the rotary tables; by the matrices packed beside them (kTrain on the CPU).
   size_t WeightBytes() const;
   size_t PackedBytes() const;
+  // Rows [begin, end) of tensors()[i] one after another, in its type, on the host, however the model keeps them; a
+  // vector's rows are its elements. Calls for different rows may run at once. WeightsChanged comes after writing.
+  void WriteRows(size_t i, int64_t begin, int64_t end, const char* bytes);
+  void ReadRows(size_t i, int64_t begin, int64_t end, char* bytes) const;
   // Index in tensors(), or -1.
   int FindTensor(const std::string& name) const;
 
@@ -155,7 +170,12 @@ class Model {
 
  private:
   friend class Gradients;
+  struct PackedRows {
+    struct Weight* weight;
+    int64_t expert, first;
+  };
   explicit Model(std::unique_ptr<State> state);
+  PackedRows Packed(size_t i) const;
   std::unique_ptr<State> state_;
 };
 
@@ -167,8 +187,8 @@ std::string NumericsId(DType dtype, Device device = {});
 // not null, receives each tensor's own.
 Sha256Digest WeightsDigest(const Model& model, ThreadPool& threads,
                            std::vector<Sha256Digest>* tensor_digests = nullptr);
-// The same root from the tensors' digests.
-Sha256Digest WeightsDigestOf(const Model& model, const std::vector<Sha256Digest>& tensor_digests);
+// The same root from the tensors (names, types, shapes) and their digests.
+Sha256Digest WeightsDigestOf(const std::vector<LogicalTensor>& tensors, const std::vector<Sha256Digest>& tensor_digests);
 
 // The digest of weights that sampler and trainer hold in one store: nothing travels that could change on the way, so their contents are not
 // hashed. SHA-256 of "one weight store" and the version.

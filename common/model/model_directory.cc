@@ -68,15 +68,27 @@ absl::Status CheckTokenizer(const Tokenizer& tokenizer, const ModelConfig& confi
                                                  ", the model's vocab_size is ", config.vocab_size));
 }
 
-// Before any memory is taken: a config may not describe much more than the files hold. What exactly is missing,
-// LoadWeights says.
+// Before any memory is taken: a config may not describe many more parameters, or tensors, than the files hold. What exactly is missing,
+// StoredWeights says.
 absl::Status CheckSize(const ModelConfig& config, absl::Span<const StoredTensor> tensors, const std::string& source) {
   double stored = 0;
   for (const StoredTensor& tensor : tensors) stored += static_cast<double>(tensor.num_elements());
   const double described = static_cast<double>(config.NumParameters());
-  if (described <= 1.5 * stored + (1 << 24)) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("%s: the config describes %.0f parameters, the tensors hold %.0f", source, described, stored));
+  if (described > 1.5 * stored + (1 << 24)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: the config describes %.0f parameters, the tensors hold %.0f", source, described, stored));
+  }
+  // Twelve matrices a layer or fewer, three an expert.
+  int64_t most = 0;
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    most += 24 + (config.IsMoeLayer(layer) ? 3 * int64_t{config.moe->router.num_experts} : 0);
+  }
+  if (most > 4 * static_cast<int64_t>(tensors.size()) + (1 << 17)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: the config describes up to %d tensors (num_hidden_layers %d), the files hold %d", source, most,
+                        config.num_hidden_layers, tensors.size()));
+  }
+  return absl::OkStatus();
 }
 
 void LimitContext(int64_t max_context, ModelConfig& config) {
@@ -123,36 +135,27 @@ absl::StatusOr<Fp8Blocks> ReadFp8Blocks(const json::Json& config, const std::str
       absl::StrCat(source, ": quantization_config.weight_block_size: expected two positive integers"));
 }
 
-absl::StatusOr<LoadedModel> Finish(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer,
+// What there is of a model without its weights' values, once the files have shown it.
+absl::StatusOr<OpenedModel> Opened(std::unique_ptr<const StoredWeights> weights, std::shared_ptr<const Tokenizer> tokenizer,
                                    const std::string& directory, const std::string& source) {
-  LoadedModel loaded;
-  RETURN_IF_ERROR(CheckTokenizer(*tokenizer, model->config(), source));
-  ASSIGN_OR_RETURN(loaded.stop_token_ids, StopIds(directory, model->config(), *tokenizer));
-  loaded.model = std::move(model);
-  loaded.tokenizer = std::move(tokenizer);
-  loaded.source = source;
-  return loaded;
+  RETURN_IF_ERROR(CheckTokenizer(*tokenizer, weights->config(), source));
+  ASSIGN_OR_RETURN(std::vector<int32_t> stop, StopIds(directory, weights->config(), *tokenizer));
+  return OpenedModel{std::move(weights), std::move(tokenizer), std::move(stop), source};
 }
 
-absl::StatusOr<LoadedModel> LoadGguf(const std::string& path, const LoadOptions& options, ThreadPool& threads) {
-  ASSIGN_OR_RETURN(std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
+absl::StatusOr<OpenedModel> OpenGguf(const std::string& path, const LoadOptions& options) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
   ASSIGN_OR_RETURN(ModelConfig config, GgufConfig(*file));
   RETURN_IF_ERROR(CheckSize(config, file->tensors(), path));
   LimitContext(options.max_context, config);
   ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
                    LoadTokenizer(options.tokenizer.empty() ? path : options.tokenizer));
-  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype, options.device));
-  RETURN_IF_ERROR(LoadWeights(GgufTensors(config, *file), path, {}, *model, threads));
-  file.reset();  // unmapped before matrices are packed
-  Stream stream(threads, options.device);
-  model->WeightsChanged(stream);
-  return Finish(std::move(model), std::move(tokenizer), "", path);
+  ASSIGN_OR_RETURN(std::unique_ptr<const StoredWeights> weights,
+                   StoredWeights::Create(config, GgufTensors(config, *file), path, {}, file, {file->mapping().get()}));
+  return Opened(std::move(weights), std::move(tokenizer), "", path);
 }
 
-}  // namespace
-
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions& options, ThreadPool& threads) {
-  if (IsFile(path)) return LoadGguf(path, options, threads);
+absl::StatusOr<OpenedModel> OpenDirectory(const std::string& path, const LoadOptions& options) {
   ASSIGN_OR_RETURN(const std::string directory, FindDirectory(path));
   const std::string config_path = JoinPath(directory, "config.json");
   ASSIGN_OR_RETURN(const json::Json config_json, ReadJson(config_path));
@@ -161,15 +164,34 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions
   LimitContext(options.max_context, config);
   ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
                    LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
-  ASSIGN_OR_RETURN(std::shared_ptr<const ModelTensors> tensors, ModelTensors::Open(directory));
-  RETURN_IF_ERROR(CheckSize(config, tensors->tensors(), directory));
-  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype, options.device));
-  RETURN_IF_ERROR(
-      LoadWeights(HuggingFaceTensors(config, tensors->tensors(), directory), directory, blocks, *model, threads));
-  tensors.reset();  // unmapped before matrices are packed
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ModelTensors> tensors, ModelTensors::Open(directory));
+  RETURN_IF_ERROR(CheckSize(config, tensors->tensors(), tensors->path()));
+  std::vector<const MappedFile*> files;
+  for (const auto& file : tensors->files()) files.push_back(file->mapping().get());
+  ASSIGN_OR_RETURN(std::unique_ptr<const StoredWeights> weights,
+                   StoredWeights::Create(config, HuggingFaceTensors(config, tensors->tensors(), directory), tensors->path(), blocks, tensors,
+                                         std::move(files)));
+  return Opened(std::move(weights), std::move(tokenizer), directory, directory);
+}
+
+}  // namespace
+
+absl::StatusOr<OpenedModel> OpenModel(const std::string& path, const LoadOptions& options) {
+  return IsFile(path) ? OpenGguf(path, options) : OpenDirectory(path, options);
+}
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions& options, ThreadPool& threads) {
+  ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(path, options));
+  LoadedModel loaded;
+  ASSIGN_OR_RETURN(loaded.model, Model::Create(opened.weights->config(), options.dtype, options.device, options.use));
+  RETURN_IF_ERROR(LoadWeights(*opened.weights, *loaded.model, threads));
+  opened.weights.reset();  // unmapped before matrices are packed
   Stream stream(threads, options.device);
-  model->WeightsChanged(stream);
-  return Finish(std::move(model), std::move(tokenizer), directory, directory);
+  loaded.model->WeightsChanged(stream);
+  loaded.tokenizer = std::move(opened.tokenizer);
+  loaded.stop_token_ids = std::move(opened.stop_token_ids);
+  loaded.source = std::move(opened.source);
+  return loaded;
 }
 
 absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const LoadOptions& options, uint64_t seed,
@@ -181,10 +203,15 @@ absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const Load
   LimitContext(options.max_context, config);
   ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
                    LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
-  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Create(config, options.dtype, options.device));
+  RETURN_IF_ERROR(CheckTokenizer(*tokenizer, config, path));
+  LoadedModel loaded;
+  ASSIGN_OR_RETURN(loaded.stop_token_ids, StopIds(directory, config, *tokenizer));
+  ASSIGN_OR_RETURN(loaded.model, Model::Create(config, options.dtype, options.device, options.use));
   Stream stream(threads, options.device);
-  model->InitRandom(stream, seed);
-  return Finish(std::move(model), std::move(tokenizer), directory, path);
+  loaded.model->InitRandom(stream, seed);
+  loaded.tokenizer = std::move(tokenizer);
+  loaded.source = path;
+  return loaded;
 }
 
 }  // namespace grouper

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/file.h"
 #include "common/model/model.h"
+#include "common/model/stored_weights.h"
 #include "common/text/tokenizer.h"
 
 namespace grouper {
@@ -27,10 +28,22 @@ struct LoadOptions {
   std::string tokenizer;    // overrides where the tokenizer comes from: a directory, a tokenizer.json or a GGUF file;
                             // empty: beside the model
   int64_t max_context = 0;  // caps max_position_embeddings; 0: as the model says
+  WeightUse use = WeightUse::kTrain;
 };
 
-// Reads and checks everything: config, every tensor's presence, shape and range in the file, tokenizer against
-// vocab_size. All missing, extra and mis-shaped tensors are named in one error. Weights are ready for Forward.
+// A model as it lies in its files: all is known of it, and checked, but for the weights' values, which are read from there as they are asked for.
+struct OpenedModel {
+  std::unique_ptr<const StoredWeights> weights;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::vector<int32_t> stop_token_ids;  // as LoadedModel's
+  std::string source;
+};
+
+// Reads and checks config, every tensor's presence, shape and range in the file, tokenizer against vocab_size. All missing, extra and mis-shaped
+// tensors are named in one error. Takes no memory for weights; options.dtype, device and use do not matter.
+absl::StatusOr<OpenedModel> OpenModel(const std::string& path, const LoadOptions& options);
+
+// The same, and the weights' values, which must be finite; they are ready for Forward.
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions& options, ThreadPool& threads);
 
 // A model with random weights from a config.json (or the directory that holds it).
@@ -40,8 +53,8 @@ absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const Load
 // Writes `directory` (created; must not hold a model yet) as transformers expects: config.json, generation_config.json,
 // model.safetensors (or shards of at most max_shard_bytes with an index), tokenizer.json, tokenizer_config.json.
 // Written to a temporary name, synced, renamed. dtype: "float32" or "bfloat16".
-absl::Status SaveHuggingFace(FileSystem& fs, const Model& model, const Tokenizer& tokenizer,
+absl::Status SaveHuggingFace(FileSystem& fs, const WeightRows& weights, const Tokenizer& tokenizer,
                              const std::vector<int32_t>& stop_token_ids, const std::string& directory,
-                             const std::string& dtype, uint64_t max_shard_bytes = uint64_t{5} << 30);
+                             const std::string& dtype, uint64_t max_shard_bytes = 5'000'000'000);
 
 }  // namespace grouper

@@ -10,8 +10,8 @@
 namespace grouper {
 
 struct Model::State {
-  State(const ModelConfig& config, DType dtype, Device device)
-      : config(config), dtype(dtype), device(device), tables(device), store(dtype, device) {}
+  State(const ModelConfig& config, DType dtype, Device device, WeightUse use, size_t weight_bytes)
+      : config(config), dtype(dtype), device(device), use(use), tables(device), store(dtype, device, use, weight_bytes) {}
 
   struct Block {
     Weight* input_norm;
@@ -23,6 +23,7 @@ struct Model::State {
   ModelConfig config;
   DType dtype;
   Device device;
+  WeightUse use;
   Arena tables;
   WeightStore store;
   Weight* embedding = nullptr;

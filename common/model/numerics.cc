@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -13,10 +14,30 @@ std::string NumericsId(DType dtype, Device device) {
                       Name(dtype), "/v2");
 }
 
-Sha256Digest WeightsDigestOf(const Model& model, const std::vector<Sha256Digest>& tensor_digests) {
+namespace {
+
+// Of a tensor that is only there packed.
+Sha256Digest DigestOfRows(const Model& model, size_t i) {
+  const Tensor& value = model.tensors()[i].value;
+  const int64_t rows = value.dim(0), columns = value.rank() == 1 ? 1 : value.dim(1);
+  const int64_t step = std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(1, columns));
+  std::string bytes;
+  Sha256Stream digest;
+  for (int64_t row = 0; row < rows; row += step) {
+    const int64_t end = std::min(rows, row + step);
+    bytes.resize(static_cast<size_t>((end - row) * columns) * SizeOf(value.dtype()));
+    model.ReadRows(i, row, end, bytes.data());
+    digest.Update(bytes);
+  }
+  return digest.Finish();
+}
+
+}  // namespace
+
+Sha256Digest WeightsDigestOf(const std::vector<LogicalTensor>& tensors, const std::vector<Sha256Digest>& tensor_digests) {
   Sha256Stream root;
-  for (size_t i = 0; i < model.tensors().size(); ++i) {
-    const LogicalTensor& tensor = model.tensors()[i];
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const LogicalTensor& tensor = tensors[i];
     root.UpdateUint64(tensor.name.size());
     root.Update(tensor.name);
     root.Update(Name(tensor.value.dtype()));
@@ -39,9 +60,9 @@ Sha256Digest WeightsDigest(const Model& model, ThreadPool& threads, std::vector<
   threads.ParallelForDynamic(static_cast<int64_t>(digests.size()), [&](int64_t i) {
     const Tensor& value = model.tensors()[static_cast<size_t>(i)].value;
     digests[static_cast<size_t>(i)] =
-        Sha256(HostBytes(value).view());
+        value.empty() ? DigestOfRows(model, static_cast<size_t>(i)) : Sha256(HostBytes(value).view());
   });
-  const Sha256Digest root = WeightsDigestOf(model, digests);
+  const Sha256Digest root = WeightsDigestOf(model.tensors(), digests);
   if (tensor_digests != nullptr) *tensor_digests = std::move(digests);
   return root;
 }

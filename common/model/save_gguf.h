@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "common/base/file.h"
-#include "common/model/model.h"
+#include "common/model/weight_rows.h"
 #include "common/text/tokenizer.h"
 
 namespace grouper {
@@ -16,7 +16,7 @@ namespace grouper {
 //
 // Families: those of gguf_model.h; Unimplemented naming the architecture for others, and naming the field for what GGUF cannot say. `path` must not exist.
 // Written to a temporary name, synced, renamed.
-absl::Status SaveGguf(FileSystem& fs, const Model& model, const Tokenizer& tokenizer, const std::vector<int32_t>& stop_token_ids, const std::string& path,
+absl::Status SaveGguf(FileSystem& fs, const WeightRows& weights, const Tokenizer& tokenizer, const std::vector<int32_t>& stop_token_ids, const std::string& path,
                       const std::string& type);
 
 }  // namespace grouper

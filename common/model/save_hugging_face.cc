@@ -1,35 +1,28 @@
-#include <functional>
+#include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/checkpoint/safetensors_writer.h"
 #include "common/model/model_directory.h"
-#include "common/tensor/host_memory.h"
 
 namespace grouper {
 namespace {
 
-constexpr int64_t kChunk = 1 << 18;  // elements converted at a time
-
-template <typename To>
-absl::Status WriteAs(const Tensor& value, AppendBytes append) {
-  std::vector<To> chunk;
-  for (int64_t begin = 0; begin < value.size(); begin += kChunk) {
-    const int64_t end = std::min(value.size(), begin + kChunk);
-    chunk.clear();
-    for (int64_t i = begin; i < end; ++i) {
-      switch (value.dtype()) {
-        case DType::kF64:
-          chunk.push_back(static_cast<To>(static_cast<float>(value.data<double>()[i])));
-          break;
-        case DType::kBF16:
-          chunk.push_back(static_cast<To>(static_cast<float>(value.data<bf16>()[i])));
-          break;
-        default:
-          chunk.push_back(static_cast<To>(value.data<float>()[i]));
-      }
+absl::Status WriteTensorAs(StorageType type, const WeightRows& weights, size_t i, AppendBytes append) {
+  const LogicalTensor& tensor = weights.tensors()[i];
+  const int64_t rows = tensor.value.dim(0), columns = ColumnsOf(tensor), step = tensor.value.rank() == 1 ? rows : RowsAtOnce(tensor);
+  std::vector<float> values(static_cast<size_t>(std::min(rows, step) * columns));
+  std::vector<bf16> narrow(type == StorageType::kBF16 ? values.size() : 0);
+  for (int64_t row = 0; row < rows; row += step) {
+    const int64_t end = std::min(rows, row + step);
+    const size_t n = static_cast<size_t>((end - row) * columns);
+    RETURN_IF_ERROR(weights.Read(i, row, end, values.data()));
+    if (type == StorageType::kBF16) {
+      for (size_t k = 0; k < n; ++k) narrow[k] = bf16(values[k]);
+      RETURN_IF_ERROR(append({reinterpret_cast<const char*>(narrow.data()), n * sizeof(bf16)}));
+    } else {
+      RETURN_IF_ERROR(append({reinterpret_cast<const char*>(values.data()), n * sizeof(float)}));
     }
-    RETURN_IF_ERROR(append({reinterpret_cast<const char*>(chunk.data()), chunk.size() * sizeof(To)}));
   }
   return absl::OkStatus();
 }
@@ -52,7 +45,7 @@ json::OrderedJson GenerationConfig(const ModelConfig& config, const std::vector<
 
 }  // namespace
 
-absl::Status SaveHuggingFace(FileSystem& fs, const Model& model, const Tokenizer& tokenizer,
+absl::Status SaveHuggingFace(FileSystem& fs, const WeightRows& weights, const Tokenizer& tokenizer,
                              const std::vector<int32_t>& stop_token_ids, const std::string& directory,
                              const std::string& dtype, uint64_t max_shard_bytes) {
   if (dtype != "float32" && dtype != "bfloat16") {
@@ -72,18 +65,16 @@ absl::Status SaveHuggingFace(FileSystem& fs, const Model& model, const Tokenizer
   RETURN_IF_ERROR(fs.CreateDirectories(temporary));
 
   std::vector<TensorSpec> specs;
-  for (const LogicalTensor& tensor : model.tensors()) {
+  for (const LogicalTensor& tensor : weights.tensors()) {
     TensorSpec spec{tensor.name, dtype == "bfloat16" && tensor.trainable ? StorageType::kBF16 : StorageType::kF32, {}};
     for (int d = 0; d < tensor.value.rank(); ++d) spec.shape.push_back(tensor.value.dim(d));
     specs.push_back(std::move(spec));
   }
   RETURN_IF_ERROR(WriteModelSafetensors(
       fs, temporary, specs, {{"format", "pt"}}, max_shard_bytes, [&](const TensorSpec& spec, AppendBytes append) {
-        const Tensor& value = model.tensors()[static_cast<size_t>(model.FindTensor(spec.name))].value;
-        const HostBytes bytes(value);
-        return spec.type == StorageType::kBF16 ? WriteAs<bf16>(bytes.tensor(), append) : WriteAs<float>(bytes.tensor(), append);
+        return WriteTensorAs(spec.type, weights, static_cast<size_t>(weights.Find(spec.name)), append);
       }));
-  ModelConfig config = model.config();
+  ModelConfig config = weights.config();
   if (config.eos_token_ids.empty()) config.eos_token_ids = stop_token_ids;
   RETURN_IF_ERROR(WriteJson(fs, JoinPath(temporary, "config.json"), config.ToHuggingFace(dtype)));
   RETURN_IF_ERROR(

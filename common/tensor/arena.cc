@@ -34,6 +34,20 @@ Arena::~Arena() {
   }
 }
 
+void Arena::Reserve(size_t bytes) {
+  const bool on_cuda = device_.kind == Device::Kind::kCuda;
+  const size_t size = RoundUp(std::max(bytes, on_cuda ? kCudaBlock : kBlock), kHuge);
+  char* data;
+  if (on_cuda) {
+    data = static_cast<char*>(cuda::Allocate(device_.index, size));
+  } else {
+    data = static_cast<char*>(std::aligned_alloc(kHuge, size));
+    CHECK(data != nullptr) << "out of memory: " << size << " bytes";
+    madvise(data, size, MADV_HUGEPAGE);
+  }
+  blocks_.push_back({data, size});
+}
+
 void* Arena::Allocate(size_t bytes) {
   const bool on_cuda = device_.kind == Device::Kind::kCuda;
   const size_t align = on_cuda ? kCudaAlign : kAlign;
@@ -43,16 +57,7 @@ void* Arena::Allocate(size_t bytes) {
     used_ = 0;
   }
   if (block_ == blocks_.size()) {
-    const size_t size = RoundUp(std::max(bytes, on_cuda ? kCudaBlock : kBlock), kHuge);
-    char* data;
-    if (on_cuda) {
-      data = static_cast<char*>(cuda::Allocate(device_.index, size));
-    } else {
-      data = static_cast<char*>(std::aligned_alloc(kHuge, size));
-      CHECK(data != nullptr) << "out of memory: " << size << " bytes";
-      madvise(data, size, MADV_HUGEPAGE);
-    }
-    blocks_.push_back({data, size});
+    Reserve(bytes);
     used_ = 0;
   }
   void* result = blocks_[block_].data + used_;

@@ -31,6 +31,8 @@ class Arena {
   Tensor New(DType dtype, std::initializer_list<int64_t> shape);
   Tensor NewZero(DType dtype, std::initializer_list<int64_t> shape);
   void* Allocate(size_t bytes);  // 64-byte aligned; never null
+  // Takes a block of `bytes` now, so that what is allocated next lies in one piece.
+  void Reserve(size_t bytes);
 
   struct Mark {
     size_t block = 0, used = 0;

@@ -3,6 +3,14 @@
 #include "absl/strings/str_cat.h"
 
 namespace grouper {
+namespace {
+
+// A tensor without memory stays without.
+void* Advance(void* data, int64_t elements, DType dtype) {
+  return data == nullptr ? nullptr : static_cast<char*>(data) + elements * static_cast<int64_t>(SizeOf(dtype));
+}
+
+}  // namespace
 
 size_t SizeOf(DType dtype) {
   switch (dtype) {
@@ -58,7 +66,7 @@ bool Tensor::contiguous() const {
 Tensor Tensor::Rows(int64_t begin, int64_t end) const {
   CHECK(rank_ >= 1 && 0 <= begin && begin <= end && end <= shape_[0]) << ShapeString() << " rows " << begin << ".." << end;
   Tensor t = *this;
-  t.data_ = static_cast<char*>(data_) + begin * stride_[0] * static_cast<int64_t>(SizeOf(dtype_));
+  t.data_ = Advance(data_, begin * stride_[0], dtype_);
   t.shape_[0] = end - begin;
   return t;
 }
@@ -67,7 +75,7 @@ Tensor Tensor::Columns(int64_t begin, int64_t end) const {
   CHECK(rank_ >= 1 && 0 <= begin && begin <= end && end <= shape_[rank_ - 1])
       << ShapeString() << " columns " << begin << ".." << end;
   Tensor t = *this;
-  t.data_ = static_cast<char*>(data_) + begin * static_cast<int64_t>(SizeOf(dtype_));
+  t.data_ = Advance(data_, begin, dtype_);
   t.shape_[rank_ - 1] = end - begin;
   return t;
 }
@@ -75,7 +83,7 @@ Tensor Tensor::Columns(int64_t begin, int64_t end) const {
 Tensor Tensor::operator[](int64_t i) const {
   CHECK(rank_ >= 1 && 0 <= i && i < shape_[0]) << ShapeString() << " [" << i << "]";
   Tensor t = *this;
-  t.data_ = static_cast<char*>(data_) + i * stride_[0] * static_cast<int64_t>(SizeOf(dtype_));
+  t.data_ = Advance(data_, i * stride_[0], dtype_);
   t.rank_ = rank_ - 1;
   for (int d = 0; d < t.rank_; ++d) {
     t.shape_[d] = shape_[d + 1];

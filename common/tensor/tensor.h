@@ -50,7 +50,7 @@ class Tensor {
   static constexpr int kMaxRank = 4;
 
   Tensor() = default;  // empty(): no data; ops take it for "absent"
-  // Contiguous view.
+  // Contiguous view. With null data a shape alone: empty(), and so are its parts.
   Tensor(void* data, DType dtype, std::initializer_list<int64_t> shape, Device device = {});
 
   bool empty() const { return data_ == nullptr; }

@@ -233,6 +233,36 @@ TEST(PackedMatrixTest, PackingAgainReusesMemoryAndTakesTheNewValues) {
   EXPECT_TRUE(Same(y, want));
 }
 
+// A matrix that is only there packed: written in pieces of any cut, in its own type, read back, and used with a weight that is a shape alone.
+TEST(PackedMatrixTest, RowsWrittenInPiecesAreThePackedMatrix) {
+  for (const DType dtype : {DType::kF32, DType::kF64, DType::kBF16}) {
+    for (const int64_t columns : {1, 8, 37, 64}) {
+      Memory memory;
+      TestStream test(2);
+      const Tensor w = memory.Random(dtype, {3, 53, columns}, "w"), shape = w.At(nullptr, {}), back = memory.New(dtype, {3, 53, columns});
+      EXPECT_TRUE(shape.empty() && shape[1].empty() && shape[1].Rows(4, 9).empty());
+      PackedMatrix whole, pieces;
+      Arena arena;
+      whole.Pack(test.stream, w);
+      pieces.Reserve(shape, &arena);
+      for (int64_t e = 0; e < 3; ++e) {
+        for (int64_t row = 0, step = 1; row < 53; row += step, step = step * 3 % 22) {
+          pieces.WriteRows(e, row, w[e].Rows(row, std::min<int64_t>(53, row + step)));
+        }
+        for (int64_t row = 0; row < 53; row += 19) pieces.ReadRows(e, row, back[e].Rows(row, std::min<int64_t>(53, row + 19)));
+      }
+      EXPECT_TRUE(Same(back, w)) << Name(dtype) << " " << columns;
+      EXPECT_EQ(pieces.bytes(), static_cast<size_t>(3 * (dtype == DType::kF64 ? 56 : 64) * columns) * SizeOf(dtype));
+
+      const std::vector<int32_t> offsets = {0, 2, 2, 9};
+      const Tensor x = memory.Random(dtype, {9, columns}, "x"), y = memory.New(dtype, {9, 53}), want = memory.New(dtype, {9, 53});
+      GroupedLinear(test.stream, x, offsets, {}, w, &whole, want);
+      GroupedLinear(test.stream, x, offsets, {}, shape, &pieces, y);
+      EXPECT_TRUE(Same(y, want)) << Name(dtype) << " " << columns;
+    }
+  }
+}
+
 // --- grouped -----------------------------------------------------------------
 struct Groups {
   std::vector<int32_t> offsets, gather;

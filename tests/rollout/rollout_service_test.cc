@@ -25,7 +25,7 @@ class RolloutServiceTest : public testing::TestWithParam<bool> {
   void Start(RolloutServiceOptions options) {
     if (server_ != nullptr) server_->Shutdown(0);
     service_.reset();
-    absl::StatusOr<std::unique_ptr<Model>> model = Model::Create(TinyConfig("llama"), DType::kF32);
+    absl::StatusOr<std::unique_ptr<Model>> model = Model::Create(TinyConfig("llama"), DType::kF32, {}, WeightUse::kForward);
     ASSERT_TRUE(model.ok());
     worker_model_ = *std::move(model);
     Model& served = options.shared_weights ? *trained_ : *worker_model_;

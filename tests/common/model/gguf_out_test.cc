@@ -64,7 +64,7 @@ class GgufOut : public testing::Test {
     return *std::move(loaded);
   }
   absl::Status Save(const LoadedModel& loaded, const std::string& path, const std::string& type) {
-    return SaveGguf(DefaultFileSystem(), *loaded.model, *loaded.tokenizer, loaded.stop_token_ids, path, type);
+    return SaveGguf(DefaultFileSystem(), ModelRows(*loaded.model), *loaded.tokenizer, loaded.stop_token_ids, path, type);
   }
 
   ThreadPool threads_;

@@ -30,7 +30,7 @@ class ModelDirectory : public testing::Test {
   }
   absl::Status Save(const LoadedModel& loaded, const std::string& directory, const std::string& dtype = "float32",
                     uint64_t shard = 1 << 30) {
-    return SaveHuggingFace(DefaultFileSystem(), *loaded.model, *loaded.tokenizer, loaded.stop_token_ids, directory,
+    return SaveHuggingFace(DefaultFileSystem(), ModelRows(*loaded.model), *loaded.tokenizer, loaded.stop_token_ids, directory,
                            dtype, shard);
   }
   std::string Error(const std::string& path, const LoadOptions& options = {}) {

@@ -47,6 +47,68 @@ TEST_F(Weights, InitialOnesAreAFunctionOfTheSeed) {
   EXPECT_NE(WeightsDigest(*a, threads_), WeightsDigest(*c, threads_));
 }
 
+// A model for passes alone keeps each matrix once, as the kernels read it: the same weights, the same logits.
+TEST_F(Weights, AModelForForwardPassesHasTheSameBitsInHalfTheMemory) {
+  for (const std::string& family : TinyFamilies()) {
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
+      const std::unique_ptr<Model> full = TinyModel(family, dtype, stream_);
+      const std::unique_ptr<Model> forward = *Model::Create(TinyConfig(family), dtype, {}, WeightUse::kForward);
+      for (size_t i = 0; i < full->tensors().size(); ++i) {
+        const LogicalTensor &from = full->tensors()[i], &to = forward->tensors()[i];
+        EXPECT_EQ(from.name, to.name);
+        EXPECT_EQ(from.value.ShapeString(), to.value.ShapeString());
+        const size_t row = NumBytes(from.value) / static_cast<size_t>(from.value.dim(0));
+        const int64_t rows = from.value.dim(0), cut = rows / 3;
+        const char* bytes = static_cast<const char*>(from.value.raw());
+        forward->WriteRows(i, cut, rows, bytes + static_cast<size_t>(cut) * row);
+        forward->WriteRows(i, 0, cut, bytes);
+        std::string back(NumBytes(from.value), '\0');
+        forward->ReadRows(i, 0, 1, back.data());
+        forward->ReadRows(i, 1, rows, back.data() + row);
+        EXPECT_EQ(back, absl::string_view(bytes, back.size())) << from.name;
+      }
+      forward->WeightsChanged(stream_);
+      EXPECT_EQ(WeightsDigest(*forward, threads_), WeightsDigest(*full, threads_)) << family;
+      EXPECT_EQ(forward->PackedBytes(), 0u);
+      EXPECT_GT(full->PackedBytes(), 0u);
+      const std::vector<int32_t> tokens = RandomTokens(70, 3);
+      Cache a(*full), b(*forward);
+      EXPECT_EQ(a.Run(*full, stream_, {{0, tokens}}), b.Run(*forward, stream_, {{0, tokens}})) << family << " " << Name(dtype);
+    }
+  }
+}
+
+TEST_F(Weights, RandomOnesAreTheSameHoweverTheyAreKept) {
+  const std::unique_ptr<Model> full = Create("llama"), forward = *Model::Create(TinyConfig("llama"), DType::kF32, {}, WeightUse::kForward);
+  full->InitRandom(stream_, 5);
+  forward->InitRandom(stream_, 5);
+  EXPECT_EQ(WeightsDigest(*forward, threads_), WeightsDigest(*full, threads_));
+}
+
+TEST_F(Weights, ShapesAloneTakeNoMemory) {
+  ModelConfig config = TinyConfig("qwen2");
+  config.vocab_size = 1 << 24;
+  config.hidden_size = 1 << 16;  // four terabytes
+  const absl::StatusOr<std::unique_ptr<Model>> model = Model::Create(config, DType::kF32, {}, WeightUse::kShapes);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_TRUE((*model)->tensors()[static_cast<size_t>((*model)->FindTensor("lm_head.weight"))].value.empty());
+  EXPECT_EQ((*model)->tensors()[static_cast<size_t>((*model)->FindTensor("lm_head.weight"))].value.dim(0), 1 << 24);
+  EXPECT_EQ((*model)->WeightBytes(), 0u);
+}
+
+TEST_F(Weights, RowsInFilesAndInAModelHaveOneDigest) {
+  const std::unique_ptr<Model> from = Create();
+  from->InitRandom(stream_, 3);
+  const std::vector<StoredTensor> stored = StoredOf(*from);
+  const absl::StatusOr<std::unique_ptr<StoredWeights>> weights =
+      StoredWeights::Create(from->config(), HuggingFaceTensors(from->config(), stored, "dir"), "dir", {}, nullptr, {});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  const absl::StatusOr<Sha256Digest> digest = FloatWeightsDigest(**weights, threads_);
+  ASSERT_TRUE(digest.ok()) << digest.status();
+  EXPECT_EQ(*digest, WeightsDigest(*from, threads_));
+  EXPECT_EQ(*FloatWeightsDigest(ModelRows(*from), threads_), *digest);
+}
+
 TEST_F(Weights, InitialOnesHaveTheDocumentedSpread) {
   auto model = Create();
   model->InitRandom(stream_, 1);
@@ -68,7 +130,7 @@ TEST_F(Weights, ADigestSeesEveryBit) {
   model->InitRandom(stream_, 1);
   std::vector<Sha256Digest> tensors;
   const Sha256Digest before = WeightsDigest(*model, threads_, &tensors);
-  EXPECT_EQ(WeightsDigestOf(*model, tensors), before);
+  EXPECT_EQ(WeightsDigestOf(model->tensors(), tensors), before);
   float& last = model->tensors().back().value.data<float>()[0];
   last = std::nextafter(last, 2.0f);
   EXPECT_NE(WeightsDigest(*model, threads_), before);
