@@ -16,6 +16,7 @@ namespace {
 constexpr uint64_t kMaxKey = 65535;     // the format's limit
 constexpr uint64_t kMaxTensorName = 64;  // the format's limit
 constexpr uint32_t kMaxRank = 4;
+constexpr uint64_t kMaxAlignment = 1 << 20;
 constexpr uint32_t kDefaultAlignment = 32;
 constexpr char kAlignmentKey[] = "general.alignment";
 constexpr char kSplitKey[] = "split.count";
@@ -162,6 +163,7 @@ class GgufParser {
       return absl::InvalidArgumentError(
           absl::StrCat("metadata key ", index, ": expected 1..", kMaxKey, " bytes, got ", key.size()));
     }
+    if (!IsUtf8(key)) return absl::InvalidArgumentError(absl::StrCat("key ", QuoteName(key), ": not UTF-8"));
     GgufValue value;
     RETURN_IF_ERROR(Annotate(ReadValue(&value), absl::StrCat("key ", QuoteName(key))));
     if (!file_.values_.emplace(std::string(key), value).second) {
@@ -230,9 +232,9 @@ class GgufParser {
             absl::StrCat("key \"", kAlignmentKey, "\": expected u32, got ", Name(value->type)));
       }
       alignment_ = LoadUnsigned(value->bytes);
-      if (!std::has_single_bit(alignment_)) {
+      if (!std::has_single_bit(alignment_) || alignment_ > kMaxAlignment) {
         return absl::InvalidArgumentError(
-            absl::StrCat("key \"", kAlignmentKey, "\": expected a power of two, got ", alignment_));
+            absl::StrCat("key \"", kAlignmentKey, "\": expected a power of two up to ", kMaxAlignment, ", got ", alignment_));
       }
     }
     if (const GgufValue* value = file_.Value(kSplitKey); value != nullptr && IsInteger(value->type)) {

@@ -143,6 +143,15 @@ size_t Utf8Length(absl::string_view text) {
 
 }  // namespace
 
+bool IsUtf8(absl::string_view text) {
+  while (!text.empty()) {
+    const size_t length = Utf8Length(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
 std::string QuoteName(absl::string_view name) {
   constexpr size_t kShown = 120;
   std::string shown = "\"";

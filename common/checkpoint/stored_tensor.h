@@ -48,6 +48,8 @@ absl::Status DecodeToFloat(const StoredTensor& tensor, int64_t begin, int64_t en
 // int64, or an innermost dimension that does not hold whole blocks.
 absl::Status StorageBytes(StorageType type, const std::vector<int64_t>& shape, uint64_t* bytes);
 
+bool IsUtf8(absl::string_view text);
+
 // A name out of a file, made fit for an error message: quoted, valid UTF-8: control characters and ill-formed bytes
 // escaped, cut after 120 bytes.
 std::string QuoteName(absl::string_view name);

@@ -153,7 +153,11 @@ void ReadSlidingWindow(Fields& f, bool has_switch, int64_t layers) {
     if (full) {
       for (const Json& type : types) full = full && type == "full_attention";
     }
-    if (!full) f.Problem("layer_types", "only full_attention is supported");
+    if (!full) {
+      f.Problem("layer_types", "only full_attention is supported");
+    } else if (static_cast<int64_t>(types.size()) != layers) {
+      f.Problem("layer_types", absl::StrCat(types.size(), " layers, num_hidden_layers is ", layers));
+    }
   }
   const bool window = f.Has("sliding_window");
   const int64_t first = f.Int("max_window_layers", int64_t{0});
@@ -219,6 +223,8 @@ void ReadDeepseekMoe(Fields& f, ModelConfig& c, bool v3) {
     return;
   }
   if (scoring != "softmax") f.Problem("scoring_func", absl::StrCat("\"", scoring, "\" is not supported (softmax)"));
+  if (groups < 1) f.Problem("n_group", "expected 1 or more");
+  if (topk_groups < 1) f.Problem("topk_group", "expected 1 or more");
   if (method == "greedy") {
     m.router.num_groups = m.router.topk_groups = 1;
   } else if (method != "group_limited_greedy") {
@@ -248,11 +254,13 @@ void RefuseForeignFields(Fields& f) {
   }
   for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
                           "no_rope_layers", "no_rope_layer_interval", "clip_qkv", "alibi", "index_topk",
-                          "index_n_heads", "rope_local_base_freq", "attention_chunk_size", "layer_norm_eps"}) {
+                          "index_n_heads", "rope_local_base_freq", "attention_chunk_size", "layer_norm_eps",
+                          "compression_config", "sparse_attention_config"}) {
     f.Require(key, nullptr);
   }
   for (const char* key : {"rope_interleaved", "use_parallel_residual", "parallel_attn", "add_cross_attention",
-                          "is_encoder_decoder", "attn_output_gate"}) {
+                          "is_encoder_decoder", "attn_output_gate", "use_qk_norm", "qk_layernorm", "use_bias",
+                          "use_alibi", "apply_residual_connection_post_layernorm"}) {
     f.Require(key, false);
   }
   if (f.Has("quantization_config")) {
@@ -340,6 +348,7 @@ absl::StatusOr<ModelConfig> ModelConfig::FromHuggingFace(const Json& config, con
     if (v3 && !f.Bool("rope_interleave", true)) c.rope_pairing = kernels::RopePairing::kHalfSplit;
     if (!v3) c.mlp_bias = f.Bool("mlp_bias", false);
     c.num_nextn_predict_layers = f.Int("num_nextn_predict_layers", int64_t{0});
+    if (c.num_nextn_predict_layers < 0) f.Problem("num_nextn_predict_layers", "expected 0 or more");
   } else {
     if (f.Has("head_dim")) {
       c.head_dim = f.Int("head_dim");
@@ -371,6 +380,9 @@ absl::StatusOr<ModelConfig> ModelConfig::FromHuggingFace(const Json& config, con
   }
   auto optional_id = [&](const char* key) -> std::optional<int32_t> {
     const std::vector<int64_t> ids = f.Ints(key);
+    for (int64_t id : ids) {
+      if (id >= c.vocab_size) f.Problem(key, absl::StrCat(id, ", expected less than vocab_size, ", c.vocab_size));
+    }
     if (ids.size() == 1 && ids[0] >= 0) return static_cast<int32_t>(ids[0]);
     return std::nullopt;
   };

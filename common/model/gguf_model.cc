@@ -29,6 +29,7 @@ class Metadata {
   bool Has(const std::string& name) { return file_.Has(Key(name)); }
   absl::StatusOr<int64_t> Int(const std::string& name) { return file_.GetInt(Key(name), 0, kMax); }
   absl::StatusOr<int64_t> Int(const std::string& name, int64_t fallback) { return Has(name) ? Int(name) : fallback; }
+  absl::StatusOr<double> Float(const std::string& name) { return file_.GetFloat(Key(name)); }
   absl::StatusOr<double> Float(const std::string& name, double fallback) {
     return Has(name) ? file_.GetFloat(Key(name)) : absl::StatusOr<double>(fallback);
   }
@@ -228,7 +229,7 @@ absl::StatusOr<ModelConfig> GgufConfig(const GgufFile& file) {
   ASSIGN_OR_RETURN(c.intermediate_size, m.Int("feed_forward_length"));
   ASSIGN_OR_RETURN(c.num_attention_heads, m.Int("attention.head_count"));
   ASSIGN_OR_RETURN(c.num_key_value_heads, m.Int("attention.head_count_kv", c.num_attention_heads));
-  ASSIGN_OR_RETURN(c.rms_norm_eps, m.Float("attention.layer_norm_rms_epsilon", 1e-6));
+  ASSIGN_OR_RETURN(c.rms_norm_eps, m.Float("attention.layer_norm_rms_epsilon"));
   ASSIGN_OR_RETURN(c.rope_theta, m.Float("rope.freq_base", 10000));
   if (c.num_attention_heads <= 0) return Error(file, absl::StrCat(architecture, ".attention.head_count is 0"));
   if (deepseek) {
@@ -284,7 +285,7 @@ absl::StatusOr<ModelConfig> GgufConfig(const GgufFile& file) {
   for (const char* key : {"bos", "eos", "padding"}) {
     const std::string name = absl::StrCat("tokenizer.ggml.", key, "_token_id");
     if (!file.Has(name)) continue;
-    ASSIGN_OR_RETURN(const int64_t id, file.GetInt(name, 0, INT32_MAX));
+    ASSIGN_OR_RETURN(const int64_t id, file.GetInt(name, 0, c.vocab_size - 1));
     if (key[0] == 'b') c.bos_token_id = static_cast<int32_t>(id);
     if (key[0] == 'e') c.eos_token_ids.push_back(static_cast<int32_t>(id));
     if (key[0] == 'p') c.pad_token_id = static_cast<int32_t>(id);

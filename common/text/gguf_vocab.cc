@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/json.h"
 #include "common/base/status.h"
@@ -26,6 +27,7 @@ constexpr int32_t kNormal = 1;
 constexpr int32_t kUnknown = 2;
 constexpr int32_t kControl = 3;
 constexpr int32_t kUserDefined = 4;
+constexpr int32_t kByte = 6;
 
 absl::Status Invalid(const std::string& name, absl::string_view key, absl::string_view message) {
   return absl::InvalidArgumentError(absl::StrCat(name, ": tokenizer.ggml.", key, ": ", message));
@@ -78,6 +80,18 @@ std::vector<std::pair<absl::string_view, absl::string_view>> MergesFromScores(co
 
 absl::Status CheckVocab(const GgufVocab& vocab, const std::string& name) {
   if (vocab.tokens.empty()) return Invalid(name, "tokens", "empty");
+  absl::flat_hash_map<absl::string_view, size_t> ids;
+  for (size_t i = 0; i < vocab.tokens.size(); ++i) {
+    const auto [other, fresh] = ids.emplace(vocab.tokens[i], i);
+    if (!fresh) {
+      return Invalid(name, "tokens", absl::StrCat("token \"", absl::Utf8SafeCHexEscape(vocab.tokens[i]), "\" has the ids ", other->second, " and ", i));
+    }
+  }
+  for (size_t i = 0; i < vocab.token_types.size(); ++i) {
+    if (vocab.token_types[i] < 0 || vocab.token_types[i] > kByte) {
+      return Invalid(name, "token_type", absl::StrCat(vocab.token_types[i], " of token ", i, ", expected 0 to ", kByte));
+    }
+  }
   if (!vocab.token_types.empty() && vocab.token_types.size() != vocab.tokens.size()) {
     return Invalid(name, "token_type", absl::StrCat(vocab.token_types.size(), " values for ", vocab.tokens.size(), " tokens"));
   }
@@ -175,6 +189,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromGgufVocab(const 
     root["pre_tokenizer"] = pre->pre_tokenizer;
     model["ignore_merges"] = pre->ignore_merges;
     decoder = ByteLevel(true);
+    if (vocab.merges.empty()) return Invalid(name, "merges", "missing; a \"gpt2\" vocabulary needs them");
     for (size_t i = 0; i < vocab.merges.size(); ++i) {
       const std::string& merge = vocab.merges[i];
       const size_t space = merge.find(' ', 1);

@@ -123,6 +123,9 @@ class Translation {
     if (absl::StartsWith(rest, "(?#")) return Unsupported("(?#");
     if (absl::StartsWith(rest, "(?")) {
       const absl::string_view flags = rest.substr(2, rest.substr(2).find_first_of(":)"));
+      if (!flags.empty() && absl::string_view("R&P+0123456789|'").find(flags[0]) != absl::string_view::npos) {
+        return Unsupported(absl::StrCat("(?", flags.substr(0, 1)));  // recursion and names in Perl's or Python's spelling
+      }
       if (!flags.empty() && (flags[0] == '-' || absl::ascii_islower(flags[0])) && flags != "i" && flags != "-i") {
         return Unsupported(absl::StrCat("option (?", flags));
       }

@@ -33,7 +33,9 @@ void Guess(const text::AddedTokens& added, const char* const (&names)[N], std::o
 absl::StatusOr<std::optional<int32_t>> Resolve(const Tokenizer::Parts& parts, const std::optional<std::string>& token,
                                                const std::optional<int32_t>& known, const char* role, const std::string& name) {
   if (!token) {
-    if (known && !parts.Has(*known)) return absl::InvalidArgumentError(absl::StrCat(name, ": ", role, "_token_id: no token has the id ", *known));
+    if (known && !parts.Has(*known)) {
+      return absl::InvalidArgumentError(absl::StrCat(parts.config.generation_name, ": ", role, "_token_id: no token has the id ", *known));
+    }
     return known;
   }
   if (const text::AddedToken* added = parts.added.Find(absl::string_view(*token))) return std::optional<int32_t>(added->id);
@@ -57,7 +59,7 @@ absl::Status ResolveSpecials(const std::string& config_name, Tokenizer::Parts* p
     Guess(parts->added, kUnkNames, &config.unk_id);
   }
   for (const int32_t id : config.stop_ids) {
-    if (!parts->Has(id)) return absl::InvalidArgumentError(absl::StrCat(config_name, ": eos_token_id: no token has the id ", id));
+    if (!parts->Has(id)) return absl::InvalidArgumentError(absl::StrCat(config.generation_name, ": eos_token_id: no token has the id ", id));
   }
   if (config.stop_ids.empty() && config.eos_id) config.stop_ids.push_back(*config.eos_id);
   // A token with a role is special, as in transformers.

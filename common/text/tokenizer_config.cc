@@ -55,6 +55,7 @@ absl::Status TokenizerConfig::ReadConfig(absl::string_view text, const std::stri
 }
 
 absl::Status TokenizerConfig::ReadGenerationConfig(absl::string_view text, const std::string& name) {
+  generation_name = name;
   ASSIGN_OR_RETURN(const json::Json config, Annotate(json::Parse(text), name));
   if (!config.is_object()) return FieldError(name, "expected an object");
   if (json::Has(config, "eos_token_id")) {

@@ -24,7 +24,8 @@ struct TokenizerConfig {
   std::optional<int32_t> unk_id;
   std::vector<int32_t> stop_ids;
 
-  std::string json;  // the text of tokenizer_config.json; empty: there was none
+  std::string generation_name;  // of the file that gave stop_ids, and ids without a token
+  std::string json;             // the text of tokenizer_config.json; empty: there was none
 
   // tokenizer_config.json or special_tokens_map.json: fields that are not set yet.
   absl::Status ReadConfig(absl::string_view text, const std::string& name);
