@@ -66,6 +66,12 @@ bool ReadsBDirectly(const Product<S, T>& p, int64_t rows) {
   return rows <= kDirectRows || (rows <= kSmallRows && p.k * p.n <= kSmallB && !Aliases<T>(p.b_row));
 }
 
+// bf16 panels are widened in the registers by few rows of A; many would do it again and again, so that a block of them is widened first.
+template <typename S, typename T>
+bool WidensPanels(const Product<S, T>& p, int64_t rows) {
+  return !std::is_same_v<S, T> && p.b_packed != nullptr && rows > kFewRows;
+}
+
 // A is read in place unless it is gathered, needs widening, or lies badly: rows that fall on the same cache sets, or (where a
 // tile's rows are consecutive) a long chain that would touch a cache line for each step.
 template <typename S, typename T>
@@ -126,7 +132,8 @@ class Block {
     const int64_t block_k = BlockK(p_, rows);
     const bool direct_b = p_.b_packed == nullptr && ReadsBDirectly(p_, rows);
     const int64_t panels = part_.panel_end - part_.panel_begin;
-    const int64_t panels_at_once = p_.b_packed != nullptr || direct_b ? panels : PanelsAtOnce<T>(panels);
+    widens_ = WidensPanels(p_, rows);
+    const int64_t panels_at_once = (p_.b_packed != nullptr && !widens_) || direct_b ? panels : PanelsAtOnce<T>(panels);
     for (int64_t panel = part_.panel_begin; panel < part_.panel_end; panel += panels_at_once) {
       const int64_t panel_end = std::min(panel + panels_at_once, part_.panel_end);
       for (int64_t k = 0; k == 0 || k < p_.k; k += block_k) {
@@ -167,6 +174,15 @@ class Block {
     if (p_.b_packed != nullptr) {
       b_packed_ = p_.b_packed + panel * p_.k * kN + k * kN;
       ldb_ = kN;
+      if (widens_) {
+        for (int64_t i = panel; i < panel_end; ++i) {
+          CopyRow(b_packed_ + (i - panel) * p_.k * kN, b_buffer_ + (i - panel) * k_size * kN, k_size * kN);
+        }
+        b_ = b_buffer_;
+        panel_stride_ = k_size * kN;
+        edge_b_ = nullptr;
+        return;
+      }
       panel_stride_ = p_.k * kN;
       edge_b_ = nullptr;
       return;
@@ -229,7 +245,7 @@ class Block {
   // lda == 0: A is packed in panels.
   template <bool kRowsA>
   void RunTilesOverB(const T* a, int64_t lda, int64_t m, int64_t m_size, int64_t panel, int64_t panel_end, int64_t k, int64_t k_size) {
-    if (p_.b_packed != nullptr) {
+    if (p_.b_packed != nullptr && !widens_) {
       RunTiles<kRowsA, S>(b_packed_, a, lda, m, m_size, panel, panel_end, k, k_size);
     } else {
       RunTiles<kRowsA, T>(b_, a, lda, m, m_size, panel, panel_end, k, k_size);
@@ -270,7 +286,7 @@ class Block {
     const int64_t panels = panel_end - i;
     const bool rows_outside = k_size <= kShortK;
     // A prepacked B may come from memory: while the tiles use one panel they ask for the next, each for its share.
-    const bool fetches = p_.b_packed != nullptr && !rows_outside;
+    const bool fetches = p_.b_packed != nullptr && !widens_ && !rows_outside;
     const int64_t fetch_step = CeilDiv(static_cast<int64_t>(kN * sizeof(B)), tiles.count);
     const int64_t outer = rows_outside ? tiles.count : panels, inner = rows_outside ? panels : tiles.count;
     for (int64_t x = 0; x < outer; ++x) {
@@ -318,6 +334,7 @@ class Block {
   T* const a_buffer_;
   T* const b_buffer_;
   const S* b_packed_ = nullptr;  // this block of p_.b_packed
+  bool widens_ = false;          // ... into b_
   const T* b_ = nullptr;         // or of B as it lies, or packed here
   int64_t ldb_ = 0, panel_stride_ = 0;
   const T* edge_b_ = nullptr;  // the last, partial panel where the others are read in place
@@ -328,7 +345,7 @@ BufferSizes BuffersFor(const Product<S, T>& p, int64_t rows, int64_t panels) {
   BufferSizes sizes;
   const int64_t block_k = BlockK(p, rows);
   if (!ReadsADirectly(p, rows)) sizes.a = std::min(rows, kBlockM) * (block_k + kRowPad);
-  if (p.b_packed == nullptr) {
+  if (p.b_packed == nullptr || WidensPanels(p, rows)) {
     sizes.b = PanelsAtOnce<T>(panels) * kPanel<T> * block_k;
   }
   return sizes;

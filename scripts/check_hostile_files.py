@@ -427,6 +427,16 @@ def safetensors_cases():
     def million(w):
         return safetensors({}, header=("{" + ",".join(f'"t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(300000)) + "}").encode())
     raw("300000 empty tensors", million)
+    BIG = 99_000_000
+    raw("header of 99 MB of spaces", lambda w: safetensors(w.tensors, pad=BIG), True)
+    raw("name of 99 MB", lambda w: safetensors({}, header=b'{"' + b"n" * BIG + b'": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}'))
+    raw("metadata value of 99 MB", lambda w: safetensors(w.tensors, metadata={"a": "x" * (BIG - 10000)}))
+    raw("escapes of 99 MB", lambda w: safetensors(w.tensors, metadata={"a": "\n" * (BIG // 2 - 10000)}))
+    raw("numbers of 99 MB in an unknown field", lambda w: safetensors({}, header=b'{"x": {"y": [' + b"1," * (BIG // 2 - 100) + b"1]}}"))
+    raw("shape of 99 MB", lambda w: safetensors({}, header=b'{"x": {"dtype": "F32", "shape": [' + b"1," * (BIG // 2 - 100) + b"1]}}"))
+    raw("metadata of a million entries", lambda w: safetensors({}, header=('{"__metadata__": {' + ",".join(f'"k{i}": "v"' for i in range(1_000_000)) + "}}").encode()))
+    raw("brackets of 99 MB", lambda w: safetensors({}, header=b"[" * BIG))
+    raw("digits of 99 MB", lambda w: safetensors({}, header=b'{"x": ' + b"1" * BIG + b"}"))
 
     def tensor(name, change, legal=False, names=()):
         directory("tensors " + name, lambda w: change(w.tensors), legal, names)
@@ -535,6 +545,8 @@ def safetensors_cases():
     index("tensor missing in the map and the shards", lambda o, w: o["weight_map"].pop(Q) and None, True)
     index("shard in a folder", lambda o, w: [w.raw.update({"sub/" + FIRST: w.raw.pop(FIRST)}), o["weight_map"].update({k: "sub/" + f for k, f in o["weight_map"].items() if f == FIRST})] and None, True)
     index("unknown fields", lambda o, w: {**o, "x": 1}, True)
+    index("31 MB of arrays", lambda o, w: '{"x": [' + "[]," * 10_300_000 + '[]], "weight_map": {}}')
+    index("31 MB of numbers", lambda o, w: '{"x": [' + "1," * 15_000_000 + '1], "weight_map": {}}')
     index("40 MB", lambda o, w: json.dumps({**o, "x": "a" * (40 << 20)}))
 
     # what the files are
@@ -599,6 +611,13 @@ def tokenizer_cases():
     raw("bom", b"\xef\xbb\xbf" + text.encode(), True)
     raw("pretty", json.dumps(tokenizer(), indent=2, ensure_ascii=False), True)
     raw("html", b"<html></html>")
+    raw("60 MB of arrays", lambda w: text[:-1] + ', "x": [' + "[]," * 20_000_000 + "[]]}")
+    raw("60 MB of objects", lambda w: text[:-1] + ', "x": [' + "{}," * 20_000_000 + "{}]}")
+    raw("60 MB of numbers", lambda w: text[:-1] + ', "x": [' + "1," * 30_000_000 + "1]}")
+    raw("60 MB of one string", lambda w: text[:-1] + ', "x": "' + "a" * 60_000_000 + '"}')
+    raw("60 MB of one number", lambda w: text[:-1] + ', "x": ' + "1" * 60_000_000 + "}")
+    raw("a million added tokens", lambda w: text.replace('"added_tokens": [', '"added_tokens": [' + '{"id":1,"content":"a"},' * 1_000_000))
+    raw("300 MB", lambda w: text[:-1] + ', "x": "' + "a" * 300_000_000 + '"}')
     for key in ("model",):
         change(f"{key} missing", lambda t, k=key: t.pop(k))
         for value in (None, 3, [], {}, "BPE"):
@@ -910,7 +929,8 @@ def run(binary, target, sanitized, limited):
             resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
     out = tempfile.TemporaryFile()
     start = time.monotonic()
-    p = subprocess.Popen([binary, "inspect", target], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, preexec_fn=limits)
+    # A shell between: a child's peak begins with this process' own, as it was forked.
+    p = subprocess.Popen(["sh", "-c", 'exec "$0" "$@"', binary, "inspect", target], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, preexec_fn=limits)
     try:
         deadline = start + 30
         while True:
@@ -930,6 +950,7 @@ def run(binary, target, sanitized, limited):
 
 
 def main():
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", default="build/grouper")
     parser.add_argument("--keep")

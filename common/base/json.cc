@@ -49,12 +49,53 @@ struct Validator : nlohmann::json_sax<Json> {
   bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& e) override {
     const std::string what = e.what();
     const size_t start = what.find("parse error");
-    return Fail(absl::StrCat("not JSON at byte ", position, ": ", start == std::string::npos ? what : what.substr(start)));
+    return Fail(absl::StrCat("not JSON at byte ", position, ": ", (start == std::string::npos ? what : what.substr(start)).substr(0, 200)));
   }
 };
 
+size_t StringEnd(absl::string_view text, size_t i) {
+  for (++i; i < text.size() && text[i] != '"'; ++i) {
+    if (text[i] == '\\' && i + 1 < text.size()) ++i;
+  }
+  return i + 1;
+}
+
+bool InNumber(char c) { return (c >= '0' && c <= '9') || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E'; }
+
+}  // namespace
+
+absl::Status CheckSizes(absl::string_view text) {
+  const auto beyond = [](absl::string_view what, size_t at) {
+    return absl::InvalidArgumentError(absl::StrCat("more than ", what, " at byte ", at + 1));
+  };
+  // What the parsed text will take, in units of 16 bytes: an element (its list grows by doubling), an array, an object, an entry with its key,
+  // a string.
+  constexpr size_t kElement = 2, kArray = 2, kObject = 3, kEntry = 4, kString = 2;
+  size_t units = 0;
+  for (size_t i = 0; i < text.size();) {
+    const size_t begin = i;
+    const char c = text[i];
+    if (c == '"') {
+      i = StringEnd(text, i);
+      if (i - begin > kMaxString) return beyond(absl::StrCat(kMaxString, " bytes in a string"), begin);
+      units += kString;
+    } else if ((c >= '0' && c <= '9') || c == '-') {
+      while (i < text.size() && InNumber(text[i])) ++i;
+      if (i - begin > kMaxNumber) return beyond(absl::StrCat(kMaxNumber, " characters in a number"), begin);
+    } else {
+      units += c == ',' ? kElement : c == '[' ? kArray : c == '{' ? kObject : c == ':' ? kEntry : 0;
+      ++i;
+    }
+    if (units > kMaxMemory / 16) return beyond(absl::StrCat(kMaxMemory >> 20, " MiB of values, when parsed,"), begin);
+  }
+  return absl::OkStatus();
+}
+
+namespace {
+
 template <typename J>
 absl::StatusOr<J> ParseAs(absl::string_view text) {
+  RETURN_IF_ERROR(CheckSizes(text));
   // nlohmann's lexer takes a NUL for the end of the text, whatever follows.
   if (const size_t nul = text.find('\0'); nul != absl::string_view::npos) {
     return absl::InvalidArgumentError(absl::StrCat("not JSON at byte ", nul + 1, ": a NUL"));

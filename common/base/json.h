@@ -1,7 +1,8 @@
 // JSON from strangers: nlohmann-json behind two limits that it lacks (RELIABILITY: 100,000 nested arrays crash its
 // destructor's callers, duplicate keys pass silently).
 //
-// Parse refuses: nesting deeper than 64, duplicate keys in one object, invalid UTF-8, NaN and Infinity, trailing text.
+// Parse refuses: nesting deeper than 64, duplicate keys in one object, invalid UTF-8, NaN and Infinity, trailing text, and what would take much
+// more memory than its text (CheckSizes).
 // Errors are InvalidArgument and name the byte and, for objects, the key.
 #pragma once
 
@@ -18,6 +19,12 @@ using Json = nlohmann::json;
 using OrderedJson = nlohmann::ordered_json;  // keeps the keys' order of the text
 
 inline constexpr int kMaxDepth = 64;
+inline constexpr size_t kMaxString = 16 << 20;   // bytes, as written
+inline constexpr size_t kMaxNumber = 400;        // characters
+inline constexpr size_t kMaxMemory = 192 << 20;  // bytes of values, about: a vocabulary of 262,144 tokens and its merges take half of it
+
+// The sizes of a text's tokens, JSON or not, in one pass that keeps nothing.
+absl::Status CheckSizes(absl::string_view text);
 
 absl::StatusOr<Json> Parse(absl::string_view text);
 absl::StatusOr<OrderedJson> ParseOrdered(absl::string_view text);

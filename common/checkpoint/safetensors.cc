@@ -65,7 +65,7 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
 
   bool string(string_t& value) override {
     if (place_ == Place::kMetadataValue) {
-      metadata[key_] = value;
+      metadata[key_] = std::move(value);
       return Done(Place::kMetadata);
     }
     if (place_ == Place::kField && key_ == "dtype") {
@@ -119,6 +119,7 @@ class HeaderReader : public nlohmann::json_sax<json::Json> {
   bool key(string_t& key) override {
     if (ignored_depth_ > 0) return true;
     if (place_ == Place::kTop) {
+      if (names_.size() >= kMaxSafetensorsTensors) return Fail(absl::StrCat("more than ", kMaxSafetensorsTensors, " tensors"));
       if (!names_.insert(key).second) return Fail(absl::StrCat("duplicate tensor ", QuoteName(key)));
       name_ = key;
       return Done(Place::kMember);
@@ -214,6 +215,7 @@ absl::Status Parse(absl::string_view bytes, const std::string& file, std::vector
     return absl::InvalidArgumentError(absl::StrCat("header is not JSON at its byte ", nul + 1));
   }
 
+  RETURN_IF_ERROR(Annotate(json::CheckSizes(header), "header"));
   HeaderReader reader;
   if (!json::Json::sax_parse(header.begin(), header.end(), &reader)) {
     return absl::InvalidArgumentError(reader.error.empty() ? "header is not JSON" : reader.error);

@@ -6,8 +6,8 @@
 //
 // Open trusts nothing: N <= 100 MB and within the file; JSON without duplicate keys; known dtypes; at most 8
 // dimensions, whose product fits; offsets that cover the rest of the file exactly, without holes and overlaps; size ==
-// product * dtype size. The header is read in one pass without building a tree, so that a hostile one costs no more
-// memory than its tensors' entries. Unknown fields of a tensor are ignored, as in the reference implementation. Errors
+// product * dtype size. The header is read in one pass without building a tree, and held to json.h's limits first, so
+// that a hostile one costs no more memory than its tensors' entries, and no more than a second. Unknown fields of a tensor are ignored, as in the reference implementation. Errors
 // are InvalidArgument and name file and tensor.
 //
 // Not refused: names that no model has, values that are NaN. Who loads a model checks those.
@@ -27,6 +27,7 @@ namespace grouper {
 
 inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
 inline constexpr size_t kMaxSafetensorsRank = 8;
+inline constexpr size_t kMaxSafetensorsTensors = 200'000;   // in one file
 inline constexpr size_t kMaxSafetensorsMetadata = 100'000;  // entries
 
 // Thread-safe once open. Tensors point into the mapping, which lives as long as the object. A file that is truncated by

@@ -1,5 +1,6 @@
 #include "common/model/model_directory.h"
 
+#include <malloc.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -52,7 +53,7 @@ absl::StatusOr<std::string> FindDirectory(const std::string& path) {
       absl::StrCat(path, ": not a model: expected a directory with config.json, a run directory, or a GGUF file"));
 }
 
-absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& path) {
+absl::StatusOr<std::shared_ptr<const Tokenizer>> ReadTokenizer(const std::string& path) {
   if (IsDirectory(path)) return Tokenizer::FromDirectory(path);
   if (absl::EndsWith(path, ".gguf")) {
     ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
@@ -60,6 +61,12 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string
     return Tokenizer::FromGgufVocab(vocab, path);
   }
   return Tokenizer::FromFile(path);
+}
+
+absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& path) {
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer = ReadTokenizer(path);
+  malloc_trim(0);  // what the text took to parse would stay with the process beside the weights
+  return tokenizer;
 }
 
 absl::Status CheckTokenizer(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& source) {

@@ -173,6 +173,34 @@ TEST(CommandsTest, GenerateIsTheSameForTheRunItsModelAndItsConversion) {
   EXPECT_EQ(inspect.exit_code, 0) << inspect.output;
 }
 
+// The last line of inspect's output.
+std::string DigestLine(const std::string& output) { return output.substr(std::min(output.size(), output.find("weights_digest: "))); }
+
+TEST(CommandsTest, ConvertShardsAtTheSizeThatIsAskedFor) {
+  const std::string& run = FinishedRun();
+  const std::string whole = FreshDirectory("whole"), sharded = FreshDirectory("sharded");
+  ASSERT_EQ(Grouper({"convert", "--from", run, "--to", whole}).exit_code, 0);
+  EXPECT_TRUE(std::filesystem::exists(whole + "/model.safetensors"));
+  const Outcome convert = Grouper({"convert", "--from", run, "--to", sharded, "--max-shard-size", "100KB"});
+  ASSERT_EQ(convert.exit_code, 0) << convert.output;
+  int shards = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(sharded)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    ++shards;
+    EXPECT_LT(entry.file_size(), 100'000u + 10'000u) << entry.path();  // and its header
+  }
+  EXPECT_GT(shards, 2);
+  const Outcome one = Grouper({"inspect", whole}), many = Grouper({"inspect", sharded});
+  EXPECT_EQ(many.exit_code, 0) << many.output;
+  EXPECT_EQ(DigestLine(many.output), DigestLine(one.output));
+  EXPECT_NE(DigestLine(one.output), "");
+  for (const char* size : {"", "0", "5TB", "-1", "1.5GB", "99999999999999999999", "GB"}) {
+    const Outcome refused = Grouper({"convert", "--from", run, "--to", FreshDirectory("refused"), "--max-shard-size", size});
+    EXPECT_EQ(refused.exit_code, 1) << size << refused.output;
+    EXPECT_THAT(refused.output, HasSubstr("--max-shard-size")) << size;
+  }
+}
+
 TEST(CommandsTest, EvalWritesALineAProblemAndItsInterval) {
   const std::string data = WriteFile("data.jsonl", "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n{\"prompt\": \"2+2=\", \"answer\": \"4\"}\n");
   const std::string rules = WriteFile("rules.textproto", "rules { name: \"right\" exact {} }\n");
