@@ -93,5 +93,27 @@ TEST(Json, TypedAccessNamesTheKeyAndWhatWasExpected) {
 
 TEST(Json, DumpReplacesInvalidUtf8) { EXPECT_EQ(Dump(Json("a\xff")), "\"a\xef\xbf\xbd\""); }
 
+// At each limit a text passes, one beyond it does not.
+TEST(JsonSizesTest, TokensAndValuesAreBounded) {
+  const auto string_of = [](size_t bytes) { return "\"" + std::string(bytes - 2, 'a') + "\""; };
+  EXPECT_TRUE(CheckSizes(string_of(kMaxString)).ok());
+  EXPECT_EQ(CheckSizes("[" + string_of(kMaxString + 1) + "]").message(), absl::StrCat("more than ", kMaxString, " bytes in a string at byte 2"));
+  EXPECT_TRUE(Parse("[" + std::string(300, '1') + "e-300]").ok());
+  EXPECT_TRUE(CheckSizes(std::string(kMaxNumber, '1')).ok());
+  EXPECT_FALSE(CheckSizes(std::string(kMaxNumber + 1, '1')).ok());
+  EXPECT_FALSE(CheckSizes("-" + std::string(kMaxNumber, '1')).ok());
+
+  const auto commas = [](size_t count) { return std::string(count, ','); };  // two units of 16 bytes each
+  EXPECT_TRUE(CheckSizes(commas(kMaxMemory / 32)).ok());
+  EXPECT_FALSE(CheckSizes(commas(kMaxMemory / 32 + 1)).ok());
+  // Signs inside strings are text.
+  EXPECT_TRUE(CheckSizes("\"" + std::string(8 << 20, '[') + "\\\"" + std::string(4 << 20, '{') + "\"").ok());
+  EXPECT_TRUE(CheckSizes("\"abc\\").ok());
+  EXPECT_TRUE(CheckSizes("").ok());
+  std::string arrays = "[";
+  for (int i = 0; i < 4'000'000; ++i) arrays += "[],";
+  EXPECT_THAT(std::string(Parse(arrays + "[]]").status().message()), testing::HasSubstr("MiB of values"));
+}
+
 }  // namespace
 }  // namespace grouper::json
