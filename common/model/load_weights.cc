@@ -4,6 +4,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 
 namespace grouper {
@@ -14,17 +15,21 @@ struct Job {
   int64_t begin, end;  // rows
 };
 
-// values [n] as they lie in a tensor of `dtype`: themselves, or in `bytes`.
+// values [n], finite, as they lie in a tensor of `dtype`: themselves, or in `bytes`. Null when one is beyond what the type holds.
 const char* Converted(DType dtype, const std::vector<float>& values, std::string* bytes) {
   if (dtype == DType::kF32) return reinterpret_cast<const char*>(values.data());
+  bool finite = true;
   bytes->resize(values.size() * SizeOf(dtype));
   const Tensor to(bytes->data(), dtype, {static_cast<int64_t>(values.size())});
   if (dtype == DType::kF64) {
     std::copy(values.begin(), values.end(), to.data<double>());
   } else {
-    for (size_t i = 0; i < values.size(); ++i) to.data<bf16>()[i] = bf16(values[i]);
+    for (size_t i = 0; i < values.size(); ++i) {
+      to.data<bf16>()[i] = bf16(values[i]);
+      finite &= (to.data<bf16>()[i].bits & 0x7f80) != 0x7f80;
+    }
   }
-  return bytes->data();
+  return finite ? bytes->data() : nullptr;
 }
 
 }  // namespace
@@ -44,11 +49,13 @@ absl::Status LoadWeights(const StoredWeights& weights, Model& model, ThreadPool&
     if (failed) return;
     const Job& job = jobs[static_cast<size_t>(j)];
     std::vector<float> values(static_cast<size_t>((job.end - job.begin) * ColumnsOf(tensors[job.tensor])));
-    const absl::Status read = weights.Read(job.tensor, job.begin, job.end, values.data());
+    absl::Status read = weights.Read(job.tensor, job.begin, job.end, values.data());
     if (read.ok()) {
       std::string bytes;
-      model.WriteRows(job.tensor, job.begin, job.end, Converted(tensors[job.tensor].value.dtype(), values, &bytes));
-      return;
+      const char* const converted = Converted(tensors[job.tensor].value.dtype(), values, &bytes);
+      if (converted != nullptr) return model.WriteRows(job.tensor, job.begin, job.end, converted);
+      const StoredTensor& stored = weights.stored(job.tensor);
+      read = absl::InvalidArgumentError(absl::StrCat(stored.file, ": tensor ", QuoteName(stored.name), " has values beyond bfloat16; use float32"));
     }
     std::lock_guard<std::mutex> lock(mutex);
     if (!failed) status = read;

@@ -96,6 +96,14 @@ TEST_F(Weights, ShapesAloneTakeNoMemory) {
   EXPECT_EQ((*model)->WeightBytes(), 0u);
 }
 
+TEST_F(Weights, AValueBeyondBfloat16IsAnErrorThatNamesTheTensor) {
+  const std::unique_ptr<Model> from = Create(), wide = Create(), narrow = Create("deepseek_v3", DType::kBF16);
+  from->InitRandom(stream_, 3);
+  from->tensors()[3].value.data<float>()[1] = 3.4e38f;  // rounds to infinity
+  EXPECT_TRUE(Load(StoredOf(*from), *wide).ok());
+  EXPECT_THAT(std::string(Load(StoredOf(*from), *narrow).message()), testing::AllOf(HasSubstr(from->tensors()[3].name), HasSubstr("bfloat16")));
+}
+
 TEST_F(Weights, RowsInFilesAndInAModelHaveOneDigest) {
   const std::unique_ptr<Model> from = Create();
   from->InitRandom(stream_, 3);
