@@ -94,7 +94,8 @@ absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, abs
     return memory.Check();
   };
   ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts,
-                   Composition::Create(recipe, "", arguments.GetAll("rules-library"), plan_memory, [&control] { return control.StopRequested(); }));
+                   Composition::Create(recipe, "", arguments.GetAll("rules-library"), plan_memory, WeightUse::kTrain,
+                                       [&control] { return control.StopRequested(); }));
   TerminalView view;
   RunParts run{recipe,
                out,

@@ -75,7 +75,7 @@ void PackPanelB(const S* b, int64_t row_stride, int64_t col_stride, const int32_
       } else {
         for (int64_t j = 0; j < kN; j += kLanes) {
           const int64_t n = columns - j;
-          Store(to + j, n >= kLanes ? Load(row + j) : n > 0 ? LoadPartial(row + j, n) : Vec<T>::Zero());
+          Store(to + j, n >= kLanes ? Load(row + j) : n > 0 ? LoadPartial(row + j, n) : Vec<Compute<T>>::Zero());
         }
       }
     }

@@ -4,6 +4,8 @@
     python3 -m pip install torch transformers gguf          # references only; grouper itself needs no Python
     scripts/bench_reference.py quickstart [--threads 2]      # the quickstart's MLA/MoE model: training and generation
     scripts/bench_reference.py smollm2 [--threads 2]         # SmolLM2-135M: transformers' generate and a training step
+    scripts/bench_reference.py gpu                           # on a GPU: SmolLM2-135M's shapes, generation, training and a GRPO step
+    scripts/bench_reference.py gpu-kernels                   # on a GPU: the shapes of `grouper bench kernels --filter cuda` in torch
 
 The quickstart model is written here in plain PyTorch as one would write it for speed without custom kernels: fused projections, absorbed
 MLA decode with a key-value cache, experts by index_add, no padding of finished sequences. Ours and theirs take turns; medians of the
@@ -23,7 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def parse():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("model", choices=["quickstart", "smollm2"])
+    p.add_argument("model", choices=["quickstart", "smollm2", "gpu", "gpu-kernels"])
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--grouper", default=os.path.join(ROOT, "build", "grouper"))
@@ -226,5 +228,95 @@ def smollm2():
     ])
 
 
+def gpu():
+    """bf16, random weights of SmolLM2-135M's shapes (speed does not depend on values). Theirs: generate with a static prompt length and sampling, and
+    loss.backward with torch's fused AdamW, in micro-batches that fit. A GRPO step is 32 prompts x 8 completions of 256 tokens after 128 of prompt, then one
+    update on them with the log-probabilities of the completions."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    shapes = os.path.join(ROOT, "recipes", "shapes", "smollm2_135m.json")
+    config = AutoConfig.for_model(**json.load(open(shapes)))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).cuda()
+    opt = torch.optim.AdamW(model.parameters(), lr=1e-9, fused=True)
+    vocab = config.vocab_size
+
+    def generate(batch, prompt=128, new=256):
+        ids = torch.randint(3, vocab, (batch, prompt), device="cuda")
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, min_new_tokens=new, max_new_tokens=new,
+                             pad_token_id=2)
+        torch.cuda.synchronize()
+        return time.perf_counter() - start, out
+
+    def update(ids, first, micro):
+        """One optimizer step: the log-probability of tokens [first, end) of each row, weighted at random as advantages would."""
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for part in ids.split(micro):
+            logits = model(part, use_cache=False).logits[:, first - 1:-1].float()
+            logp = torch.gather(logits.log_softmax(-1), -1, part[:, first:, None]).squeeze(-1)
+            sign = torch.ones(part.shape[0], 1, device="cuda")
+            sign[::2] = -1
+            (sign * logp).sum().div(ids.shape[0] * (ids.shape[1] - first)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        opt.step()
+        opt.zero_grad(set_to_none=True)
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def ours(*arguments):
+        out = subprocess.run([ARGS.grouper, "bench", *arguments, "--model", shapes, "--device", "cuda"], check=True, capture_output=True, text=True).stdout
+        return out.strip().splitlines()[-1]
+
+    print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
+    generate(8, new=8)
+    for batch in (64, 1024):
+        theirs = batch * 256 / generate(batch)[0]
+        mine = float(re.search(r"([\d.]+) tok/s", ours("rollout", "--batch", str(batch), "--group", "8", "--prompt", "128", "--new-tokens", "256")).group(1))
+        print(f"generation, batch {batch}, 128 + 256: transformers {theirs:.0f} tok/s, grouper {mine:.0f} tok/s, {mine / theirs:.1f} x", flush=True)
+    ids = torch.randint(3, vocab, (32, 512), device="cuda")
+    theirs = 32 * 512 / statistics.median([update(ids, 1, 8) for _ in range(4)][1:])
+    mine = float(re.search(r"([\d.]+) tok/s", ours("train", "--batch", "32", "--length", "512")).group(1))
+    print(f"training, 32 x 512: transformers {theirs:.0f} tok/s, grouper {mine:.0f} tok/s, {mine / theirs:.2f} x", flush=True)
+    seconds, out = generate(256)
+    rest = statistics.median([update(out, 128, 32) for _ in range(3)][1:])
+    line = ours("step", "--batch", "256", "--group", "8", "--prompt", "128", "--new-tokens", "256")
+    mine = float(re.search(r"([\d.]+) ms a step", line).group(1)) / 1e3
+    print(f"GRPO step, 32 x 8 x 256: transformers {seconds:.1f} + {rest:.2f} s, grouper {mine:.3f} s, {(seconds + rest) / mine:.1f} x", flush=True)
+
+
+def gpu_kernels():
+    """Microseconds by events, inputs rotated through more than the cache, medians of 20."""
+    device = "cuda"
+
+    def timed(make, run, copies=4):
+        inputs = [make() for _ in range(copies)]
+        for x in inputs:
+            run(*x)
+        times = []
+        for i in range(20):
+            a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            a.record()
+            run(*inputs[i % copies])
+            b.record()
+            torch.cuda.synchronize()
+            times.append(a.elapsed_time(b) * 1e3)
+        return statistics.median(times)
+
+    bf16 = lambda *shape: torch.randn(*shape, device=device, dtype=torch.bfloat16)  # noqa: E731
+    print(torch.cuda.get_device_name(), "torch", torch.__version__)
+    for m, n, k in ((16384, 960, 576), (16384, 576, 576), (16384, 3072, 576), (16384, 576, 1536), (32768, 2816, 2048), (4096, 4096, 4096), (8192, 8192, 8192)):
+        us = timed(lambda: (bf16(m, k), bf16(n, k)), lambda x, w: F.linear(x, w))
+        print(f"{m} x {n} x {k}: forward {us:.1f} us, {2e-6 * m * n * k / us:.0f} TFLOP/s", flush=True)
+    for b, s, h, d in ((32, 512, 9, 64), (16, 1024, 16, 64), (16, 1024, 16, 128), (4, 4096, 16, 128)):
+        def backward(q, k, v):
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
+        make = lambda: tuple(bf16(b, h, s, d).requires_grad_() for _ in range(3))  # noqa: E731
+        forward = timed(make, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        both = timed(make, backward)
+        print(f"causal attention {h} x {d}, {b} x {s}: forward {forward:.0f} us, gradients {both - forward:.0f} us", flush=True)
+
+
 if __name__ == "__main__":
-    {"quickstart": quickstart, "smollm2": smollm2}[ARGS.model]()
+    {"quickstart": quickstart, "smollm2": smollm2, "gpu": gpu, "gpu-kernels": gpu_kernels}[ARGS.model]()
