@@ -36,4 +36,8 @@ void AllowSharedMemory(Kernel* kernel, int bytes, uint64_t& done) {
 CUtensorMap MakeTensorMap(const void* data, int64_t inner, int64_t outer, int64_t batch, int64_t outer_stride,
                           int64_t batch_stride, int box_outer);
 
+// Gated weights [batch][2 features, k], rows of the gate, then as many of up, read as if eight rows of each followed one another: boxes of 64
+// elements times box_rows (a multiple of 16) such rows, 128-byte swizzled. features, row_stride and batch_stride: multiples of 8.
+CUtensorMap MakeGatedMap(const void* data, int64_t k, int64_t features, int64_t batch, int64_t row_stride, int64_t batch_stride, int box_rows);
+
 }  // namespace grouper::kernels::cuda

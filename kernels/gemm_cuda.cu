@@ -93,6 +93,13 @@ void WriteEmptySum(Stream& stream, const GemmProblem& p) {
 
 }  // namespace
 
+bool CanGate(const GemmProblem& p) {
+  const auto sixteen = [](const void* data, int64_t stride) { return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0; };
+  return p.k > 0 && !p.y_float && !p.accumulate && p.bias == nullptr && p.groups != GemmGroups::kReduction && p.w.rows % 16 == 0 &&
+         CopyEngineReads(p.w, false, p.k, p.batch) && p.w.row_stride % 8 == 0 && sixteen(p.gated, p.gated_stride) &&
+         (p.y == nullptr || sixteen(p.y, p.y_stride));
+}
+
 void GemmBF16(Stream& stream, const GemmProblem& problem) {
   GemmProblem p = problem;
   if (p.x.rows == 0 || p.w.rows == 0 || p.batch == 0) return;
@@ -118,6 +125,7 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
   const int64_t steps = p.groups == GemmGroups::kReduction ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
   double best = std::numeric_limits<double>::infinity();
   for (int tile : kTrainingTiles) {
+    if (p.gated != nullptr && tile == 192) continue;  // not compiled (gemm_gated_cuda.cu)
     const double cost = Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1,
                              p.y_float ? (p.accumulate ? 4 : 2) : 1);
     if (cost < best) best = cost, v.tokens_on_n = false, v.tile_n = tile;

@@ -25,6 +25,9 @@ struct GemmProblem {
   bool y_float = false;
   bool accumulate = false;     // the sum starts from y
   const void* bias = nullptr;  // [n] bf16, added after the sum
+  // w's rows are a gate's, then as many of up's: silu(gate) * up goes here, bf16 [t, n / 2]; y may be null then. REQUIRES: CanGate.
+  void* gated = nullptr;
+  int64_t gated_stride = 0;
   GemmGroups groups = GemmGroups::kNone;
   const int32_t* offsets = nullptr;  // on the device, [batch + 1]: tokens of expert e
   int64_t chunk = 0;                 // kReduction without offsets: k in pieces of this many, a multiple of 64
@@ -33,6 +36,8 @@ struct GemmProblem {
 };
 
 void GemmBF16(Stream& stream, const GemmProblem& problem);
+// Whether a product can be gated while it is stored: weights that are read where they are, features in whole eights, rows of 16 bytes, no bias.
+bool CanGate(const GemmProblem& problem);
 
 // The same sizes in float: C[m, n] = one ascending chain of fma over k from 0 or from C (+ bias after it), the CPU's
 // bits.

@@ -14,13 +14,15 @@ inline CUtensorMap OperandMap(const GemmOperand& x, bool mn_major, int64_t k, in
                   : MakeTensorMap(x.data, k, x.rows, batch, x.row_stride, x.batch_stride, tile);
 }
 
-template <typename Tile, bool kMnX, bool kMnW, Grouping kGrouping, bool kTokensOnN, typename Out>
+template <typename Tile, bool kMnX, bool kMnW, Grouping kGrouping, bool kTokensOnN, typename Out, bool kGated = false>
 void LaunchTile(Stream& stream, const GemmProblem& p) {
   const int64_t batch_x = kGrouping == Grouping::kNone ? p.batch : 1;
   const int64_t batch_w = kGrouping == Grouping::kReduction ? 1 : p.batch;
   GemmArguments args;
   const CUtensorMap x = OperandMap(p.x, kMnX, p.k, batch_x, kTokensOnN ? Tile::kTileN : Tile::kTileM);
-  const CUtensorMap w = OperandMap(p.w, kMnW, p.k, batch_w, kTokensOnN ? Tile::kTileM : Tile::kTileN);
+  const int rows_w = kTokensOnN ? Tile::kTileM : Tile::kTileN;
+  const CUtensorMap w = kGated ? MakeGatedMap(p.w.data, p.k, p.w.rows / 2, batch_w, p.w.row_stride, p.w.batch_stride, rows_w)
+                               : OperandMap(p.w, kMnW, p.k, batch_w, rows_w);
   args.a = kTokensOnN ? w : x;
   args.b = kTokensOnN ? x : w;
   args.m = static_cast<int>(kTokensOnN ? p.w.rows : p.x.rows);
@@ -40,8 +42,10 @@ void LaunchTile(Stream& stream, const GemmProblem& p) {
   args.chunk = static_cast<int>(p.chunk);
   args.groups = kGrouping == Grouping::kNone ? 0 : static_cast<int>(p.batch);
 
+  args.gated = static_cast<__nv_bfloat16*>(p.gated);
+  args.gated_stride = p.gated_stride;
   constexpr bool kMnA = kTokensOnN ? kMnW : kMnX, kMnB = kTokensOnN ? kMnX : kMnW;
-  auto* kernel = GemmKernel<Tile, kMnA, kMnB, kGrouping, kTokensOnN, Out>;
+  auto* kernel = GemmKernel<Tile, kMnA, kMnB, kGrouping, kTokensOnN, Out, kGated>;
   static uint64_t allowed = 0;
   AllowSharedMemory(kernel, Tile::kSharedBytes, allowed);
   const int64_t slots = NumMultiprocessors() * Tile::kBlocks;

@@ -17,6 +17,7 @@ struct GemmVariant {
 // REQUIRES: operands that the copy engine reads. Ends the process for a variant that no caller needs.
 void LaunchGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);
 
+void LaunchGatedGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);    // gemm_gated_cuda.cu
 void LaunchDecodeGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);   // gemm_decode_cuda.cu
 void LaunchForwardGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);  // gemm_forward_cuda.cu
 void LaunchInputGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);    // gemm_input_cuda.cu

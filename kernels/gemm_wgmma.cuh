@@ -14,6 +14,7 @@
 
 #include "kernels/fragments.cuh"
 #include "kernels/hopper.cuh"
+#include "kernels/math.cuh"
 #include "kernels/wgmma.cuh"
 
 namespace grouper::kernels::cuda {
@@ -36,6 +37,10 @@ struct GemmArguments {
   const __nv_bfloat16* bias;      // of the weights' rows; may be null
   const int32_t* offsets;         // [groups + 1], on the device
   int groups, chunk;
+  // Gated products: the weights' rows come eight of the gate, eight of up (MakeGatedMap); silu(gate) * up goes to `gated`, element (token t,
+  // feature f) at t * gated_stride + f; gate and up go to c as ever unless it is null.
+  __nv_bfloat16* gated;
+  int64_t gated_stride;
 };
 
 template <int kTileM_, int kTileN_, int kStages_, int kBlocks_>
@@ -301,7 +306,74 @@ struct Fragment {
   }
 };
 
-template <typename Tile, bool kMnA, bool kMnB, Grouping kGrouping, bool kTokensOnN, typename Out>
+// silu(gate) * up of two features' (or tokens') sums, which are rounded to bf16 first, as SwiGlu reads them.
+struct GatedPair {
+  uint32_t gate, up, product;
+};
+__device__ __forceinline__ float Gated(float gate, float up) {
+  return __fmul_rn(__fmul_rn(gate, Sigmoid(gate)), up);
+}
+__device__ __forceinline__ GatedPair GatePair(float g0, float g1, float u0, float u1) {
+  GatedPair pair;
+  pair.gate = PackBF16(g0, g1);
+  pair.up = PackBF16(u0, u1);
+  const float2 g = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair.gate)),
+               u = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair.up));
+  pair.product = PackBF16(Gated(g.x, u.x), Gated(g.y, u.y));
+  return pair;
+}
+
+// Stores a warpgroup's accumulators of a gated product. REQUIRES: 16-byte rows, features in whole eights.
+template <int kTileN, bool kTransposed>
+__device__ __forceinline__ void StoreGated(const float (&acc)[kTileN / 2], const GemmArguments& args, const TileSpot& spot, int m0, int thread) {
+  auto* const c = static_cast<__nv_bfloat16*>(args.c);
+  const int q = thread % 4, eighth = thread % 32 / 4, warp = thread / 32;
+  if constexpr (kTransposed) {
+    // Rows are weights: this thread's row is a gate's, the one eight below its up's.
+    const int features = args.m / 2, feature = m0 / 2 + warp * 8 + 2 * q;
+#pragma unroll
+    for (int j = 0; j < kTileN / 8; ++j) {
+      const GatedPair pair = GatePair(acc[4 * j], acc[4 * j + 1], acc[4 * j + 2], acc[4 * j + 3]);
+      const uint32_t product = Transpose8x8(pair.product), gate = Transpose8x8(pair.gate), up = Transpose8x8(pair.up);
+      const int token = spot.n0 + 8 * j + eighth;
+      if (token >= spot.n_end || feature >= features) continue;
+      *reinterpret_cast<uint32_t*>(args.gated + token * args.gated_stride + feature) = product;
+      if (c == nullptr) continue;
+      *reinterpret_cast<uint32_t*>(c + token * args.c_stride + feature) = gate;
+      *reinterpret_cast<uint32_t*>(c + token * args.c_stride + features + feature) = up;
+    }
+  } else {
+    static_assert(kTileN % 64 == 0);
+    const int features = args.n / 2;
+#pragma unroll
+    for (int j = 0; j < kTileN / 64; ++j) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        uint32_t gate[4], up[4], product[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float* const g = &acc[8 * (4 * j + i) + 2 * h];
+          const GatedPair pair = GatePair(g[0], g[1], g[4], g[5]);
+          gate[i] = pair.gate;
+          up[i] = pair.up;
+          product[i] = pair.product;
+        }
+        TransposeQuad(product, thread);
+        TransposeQuad(gate, thread);
+        TransposeQuad(up, thread);
+        const int token = m0 + warp * 16 + eighth + 8 * h, feature = spot.n0 / 2 + 32 * j + 8 * q;
+        if (token >= spot.m_end || feature >= features) continue;
+        const auto store = [&](__nv_bfloat16* p, const uint32_t(&r)[4]) { *reinterpret_cast<uint4*>(p) = make_uint4(r[0], r[1], r[2], r[3]); };
+        store(args.gated + token * args.gated_stride + feature, product);
+        if (c == nullptr) continue;
+        store(c + token * args.c_stride + feature, gate);
+        store(c + token * args.c_stride + features + feature, up);
+      }
+    }
+  }
+}
+
+template <typename Tile, bool kMnA, bool kMnB, Grouping kGrouping, bool kTokensOnN, typename Out, bool kGated = false>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     GemmKernel(const __grid_constant__ GemmArguments args) {
   extern __shared__ char shared_raw[];
@@ -344,13 +416,17 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       for (int k = spot.k_begin; k < spot.k_end; k += 64) {
         BarrierWait(&empty[stage], phase ^ 1);
         BarrierExpect(&full[stage], Tile::kBytesA + Tile::kBytesB);
-        if constexpr (kMnA) {
+        if constexpr (kGated && kTokensOnN) {
+          CopyGatedBox(stage_a(stage), &args.a, k, spot.m0 / 16, spot.batch_a, &full[stage]);
+        } else if constexpr (kMnA) {
           for (int i = 0; i < Tile::kTileM / 64; ++i)
             CopyBox(stage_a(stage) + i * 8192, &args.a, spot.m0 + i * 64, k, spot.batch_a, &full[stage]);
         } else {
           CopyBox(stage_a(stage), &args.a, k, spot.m0, spot.batch_a, &full[stage]);
         }
-        if constexpr (kMnB) {
+        if constexpr (kGated && !kTokensOnN) {
+          CopyGatedBox(stage_b(stage), &args.b, k, spot.n0 / 16, spot.batch_b, &full[stage]);
+        } else if constexpr (kMnB) {
           for (int i = 0; i < Tile::kTileN / 64; ++i)
             CopyBox(stage_b(stage) + i * 8192, &args.b, spot.n0 + i * 64, k, spot.batch_b, &full[stage]);
         } else {
@@ -405,8 +481,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         WgmmaTouch(acc);
         if (lane == 0) BarrierArrive(&empty[previous]);
       }
-      Acc::AddBias(acc, args, spot, m0, thread);
-      Acc::Store(acc, args, spot, m0, thread);
+      if constexpr (kGated) {
+        StoreGated<Tile::kTileN, kTokensOnN>(acc, args, spot, m0, thread);
+      } else {
+        Acc::AddBias(acc, args, spot, m0, thread);
+        Acc::Store(acc, args, spot, m0, thread);
+      }
     }
   }
 }

@@ -63,6 +63,14 @@ __device__ __forceinline__ void CopyBox(void* to, const CUtensorMap* map, int in
       "l"(map), "r"(inner), "r"(outer), "r"(batch), "r"(SharedAddress(barrier))
       : "memory");
 }
+// The same of a map over gated weights (MakeGatedMap): rows from `pair` * 16 on, eight of the gate, eight of up, and so on.
+__device__ __forceinline__ void CopyGatedBox(void* to, const CUtensorMap* map, int inner, int pair, int batch, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %3, %4, %5}], "
+      "[%6];" ::"r"(SharedAddress(to)),
+      "l"(map), "r"(inner), "r"(0), "r"(pair), "r"(batch), "r"(SharedAddress(barrier))
+      : "memory");
+}
 __device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

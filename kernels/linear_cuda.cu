@@ -330,6 +330,42 @@ void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor&
   stream.scratch.Release(mark);
 }
 
+bool LinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& gate_up, const Tensor& out) {
+  if (x.dtype() != DType::kBF16) return false;
+  CHECK(weight.rank() == 2 && weight.dim(0) == 2 * out.dim(1) && weight.dim(1) == x.dim(1) && out.dim(0) == x.dim(0))
+      << x.ShapeString() << " " << weight.ShapeString() << " " << out.ShapeString();
+  GemmProblem p = {.k = x.dim(1), .x = Along(x), .w = Along(weight), .y = gate_up.raw(), .bias = bias.raw()};
+  if (!gate_up.empty()) p.y_stride = gate_up.stride(0);
+  p.gated = out.raw();
+  p.gated_stride = out.stride(0);
+  if (!CanGate(p)) return false;
+  GemmBF16(stream, p);
+  return true;
+}
+
+bool GroupedLinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& offsets, const Tensor& gather, const Tensor& weight,
+                         const Tensor& gate_up, const Tensor& out) {
+  if (x.dtype() != DType::kBF16) return false;
+  CHECK(weight.rank() == 3 && weight.dim(1) == 2 * out.dim(1) && weight.dim(2) == x.dim(1) && offsets.dim(0) == weight.dim(0) + 1)
+      << x.ShapeString() << " " << weight.ShapeString() << " " << out.ShapeString();
+  GemmProblem p = {.k = x.dim(1),
+                   .batch = weight.dim(0),
+                   .w = Along(weight),
+                   .y = gate_up.raw(),
+                   .groups = GemmGroups::kRows,
+                   .offsets = offsets.data<int32_t>()};
+  if (!gate_up.empty()) p.y_stride = gate_up.stride(0);
+  p.gated = out.raw();
+  p.gated_stride = out.stride(0);
+  if (!CanGate(p)) return false;
+  const Arena::Mark mark = stream.scratch.mark();
+  const DeviceGroups groups = {offsets.data<int32_t>(), gather.empty() ? nullptr : gather.data<int32_t>(), out.dim(0)};
+  p.x = Along(groups.gather == nullptr ? x.Rows(0, groups.rows) : GatherRows(stream, x, groups));
+  GemmBF16(stream, p);
+  stream.scratch.Release(mark);
+  return true;
+}
+
 void Gemm(Stream& stream, const GemmParams& p) {
   // b is [k, n]: its rows here are n.
   if (p.dtype == DType::kF32) {

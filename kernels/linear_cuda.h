@@ -39,6 +39,11 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<con
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
                                  absl::Span<const int32_t> gather, const Tensor& dweight);
 
+// swiglu.h's functions in one pass. False, with nothing done, for sizes that have no such kernel.
+bool LinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& gate_up, const Tensor& out);
+bool GroupedLinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& offsets, const Tensor& gather, const Tensor& weight,
+                         const Tensor& gate_up, const Tensor& out);
+
 void Gemm(Stream& stream, const GemmParams& params);
 void HeadWeightGradient(Stream& stream, const Tensor& a, const Tensor& b, const MatrixRef& c, DType type);
 

@@ -1,6 +1,7 @@
 #include "kernels/swiglu.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/linear_cuda.h"
 #include "kernels/row_ops_cuda.h"
 
 namespace grouper::kernels {
@@ -24,6 +25,30 @@ void SwiGlu(Stream& stream, const Tensor& gate_up, const Tensor& out) {
   CheckGate(gate_up, out);
   ByStorage(out, [&](auto s) { cpu::SwiGlu<decltype(s)>(stream, gate_up, out); },
             [&](auto) { cuda::SwiGlu(stream, gate_up, out); });
+}
+
+void LinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& weight, const PackedMatrix* packed, const Tensor& bias, const Tensor& gate_up,
+                  const Tensor& out) {
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda && cuda::LinearSwiGlu(stream, x, weight, bias, gate_up, out)) return;
+  }
+  const Arena::Mark mark = stream.scratch.mark();
+  const Tensor both = gate_up.empty() ? stream.scratch.New(out.dtype(), {out.dim(0), 2 * out.dim(1)}) : gate_up;
+  Linear(stream, x, weight, packed, bias, both);
+  SwiGlu(stream, both, out);
+  stream.scratch.Release(mark);
+}
+
+void GroupedLinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& offsets, const Tensor& gather, const Tensor& weight,
+                         const PackedMatrix* packed, const Tensor& gate_up, const Tensor& out) {
+  if constexpr (kWithCuda) {
+    if (stream.device.kind == Device::Kind::kCuda && cuda::GroupedLinearSwiGlu(stream, x, offsets, gather, weight, gate_up, out)) return;
+  }
+  const Arena::Mark mark = stream.scratch.mark();
+  const Tensor both = gate_up.empty() ? stream.scratch.New(out.dtype(), {out.dim(0), 2 * out.dim(1)}) : gate_up;
+  GroupedLinear(stream, x, offsets, gather, weight, packed, both);
+  SwiGlu(stream, both, out);
+  stream.scratch.Release(mark);
 }
 
 void SwiGluBackward(Stream& stream, const Tensor& d_out, const Tensor& gate_up, const Tensor& d_gate_up) {

@@ -20,10 +20,9 @@ class DenseLayer : public FeedForwardLayer {
 
   void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved,
                const Tensor&) const override {
-    const Tensor gate_up = pass.arena.New(y.dtype(), {pass.tokens, 2 * width_});
+    const Tensor gate_up = saved != nullptr ? pass.arena.New(y.dtype(), {pass.tokens, 2 * width_}) : Tensor();
     const Tensor act = pass.arena.New(y.dtype(), {pass.tokens, width_});
-    kernels::Linear(pass.stream, y, gate_up_->value, &gate_up_->packed, ValueOf(gate_up_bias_), gate_up);
-    kernels::SwiGlu(pass.stream, gate_up, act);
+    kernels::LinearSwiGlu(pass.stream, y, gate_up_->value, &gate_up_->packed, ValueOf(gate_up_bias_), gate_up, act);
     kernels::Linear(pass.stream, act, down_->value, &down_->packed, ValueOf(down_bias_), delta);
     if (saved != nullptr) {
       saved->gate_up = gate_up;

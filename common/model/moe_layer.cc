@@ -48,12 +48,11 @@ class MoeLayer : public FeedForwardLayer {
     kernels::Route(stream, router_, logits, ValueOf(bias_), s.expert_ids, s.weights, s.scores);
     s.order = kernels::SortByExpert(stream, s.expert_ids, router_.num_experts, pass.arena, expert_offsets);
 
-    s.expert_gate_up = pass.arena.New(dtype, {rows, 2 * width_});
+    if (saved != nullptr) s.expert_gate_up = pass.arena.New(dtype, {rows, 2 * width_});
     s.expert_act = pass.arena.New(dtype, {rows, width_});
     s.expert_out = pass.arena.New(dtype, {rows, hidden_});
-    kernels::GroupedLinear(stream, y, s.order.offsets, s.order.token, gate_up_->value, &gate_up_->packed,
-                           s.expert_gate_up);
-    kernels::SwiGlu(stream, s.expert_gate_up, s.expert_act);
+    kernels::GroupedLinearSwiGlu(stream, y, s.order.offsets, s.order.token, gate_up_->value, &gate_up_->packed,
+                                 s.expert_gate_up, s.expert_act);
     kernels::GroupedLinear(stream, s.expert_act, s.order.offsets, {}, down_->value, &down_->packed, s.expert_out);
     kernels::CombineExperts(stream, s.order, s.expert_out, s.weights, delta, /*accumulate=*/shared_ != nullptr);
   }

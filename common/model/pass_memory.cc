@@ -225,16 +225,17 @@ class PassWalk {
     SplitScratch(m.kv_lora_rank);
   }
 
-  void DenseForward(int64_t width) {
-    arena_.New(dtype_, t_ * 2 * width);
+  void DenseForward(int64_t width, bool saved) {
+    if (saved) arena_.New(dtype_, t_ * 2 * width);
     arena_.New(dtype_, t_ * width);
+    if (!saved) OfOneOp(static_cast<size_t>(t_ * 2 * width) * SizeOf(dtype_));
   }
 
   void FeedForward(int64_t layer, bool saved) {
-    if (!c_.IsMoeLayer(layer)) return DenseForward(c_.intermediate_size);
+    if (!c_.IsMoeLayer(layer)) return DenseForward(c_.intermediate_size, saved);
     const MoeConfig& m = *c_.moe;
     const int64_t k = m.router.top_k, experts = m.router.num_experts, width = m.moe_intermediate_size, rows = t_ * k;
-    if (m.n_shared_experts > 0) DenseForward(m.n_shared_experts * width);
+    if (m.n_shared_experts > 0) DenseForward(m.n_shared_experts * width, saved);
     if (dtype_ != acc_) arena_.New(acc_, t_ * d_);
     arena_.New(acc_, t_ * experts);
     arena_.New(DType::kI32, rows);
@@ -243,10 +244,11 @@ class PassWalk {
     if (!saved) arena_.New(DType::kI32, experts + 1);
     arena_.New(DType::kI32, rows);
     arena_.New(DType::kI32, rows);
-    arena_.New(dtype_, rows * 2 * width);
+    if (saved) arena_.New(dtype_, rows * 2 * width);
     arena_.New(dtype_, rows * width);
     arena_.New(dtype_, rows * d_);
-    if (cuda_ && narrow_) OfOneOp(static_cast<size_t>(rows * d_) * 2);  // rows gathered for the experts
+    if (!saved) OfOneOp(static_cast<size_t>(rows * 2 * width) * SizeOf(dtype_) + (cuda_ && narrow_ ? static_cast<size_t>(rows * d_) * 2 : 0));
+    if (saved && cuda_ && narrow_) OfOneOp(static_cast<size_t>(rows * d_) * 2);  // rows gathered for the experts
   }
 
   void AttentionBackward() {

@@ -6,6 +6,7 @@
 
 #include "kernels/gemm.h"
 #include "kernels/linear.h"
+#include "kernels/swiglu.h"
 #include "tests/testing/cuda_world.h"
 
 namespace grouper::kernels {
@@ -166,6 +167,86 @@ TEST(LinearCudaTest, GroupsEqualTheirExpertsAlone) {
       EXPECT_TRUE(Same(world.Get(dx), world.Get(alone_dx)));
       EXPECT_TRUE(Near(world.Get(dw), world.Get(alone_dw), 1e-3, 1e-4));
     }
+  }
+}
+
+// Sums are rounded where they are left, and continue from there.
+TEST(LinearCudaTest, NarrowWeightGradientsAreTheWideOnesRounded) {
+  GROUPER_NEEDS_CUDA();
+  for (const auto& [tokens, n, k] : {std::array<int64_t, 3>{1, 8, 8}, {100, 96, 40}, {300, 33, 20}, {2500, 576, 64}, {130, 4096, 512}}) {
+    SCOPED_TRACE(std::to_string(tokens) + " tokens, " + std::to_string(n) + " x " + std::to_string(k));
+    CudaWorld world;
+    auto& m = world.memory;
+    const Tensor dy = world.Put(m.Random(DType::kBF16, {tokens, n}, "dy")), x = world.Put(m.Random(DType::kBF16, {tokens, k}, "x"));
+    const Tensor start = m.Random(DType::kBF16, {n, k}, "dw"), narrow = world.Put(start), wide = world.Put(m.Convert(start, DType::kF32));
+    LinearBackwardWeight(world.gpu, dy, x, narrow, {});
+    LinearBackwardWeight(world.gpu, dy, x, wide, {});
+    EXPECT_TRUE(Same(world.Get(narrow), m.Convert(world.Get(wide), DType::kBF16)));
+  }
+  CudaWorld world;
+  auto& m = world.memory;
+  const std::vector<int32_t> offsets = {0, 70, 70, 300};
+  const Tensor dy = world.Put(m.Random(DType::kBF16, {300, 96}, "dy")), x = world.Put(m.Random(DType::kBF16, {300, 40}, "x"));
+  const Tensor start = m.Random(DType::kBF16, {3, 96, 40}, "dw"), narrow = world.Put(start), wide = world.Put(m.Convert(start, DType::kF32));
+  GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, narrow);
+  GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, wide);
+  EXPECT_TRUE(Same(world.Get(narrow), m.Convert(world.Get(wide), DType::kBF16)));
+  // Two heads: [T, 2, 16]^T [T, 2, 64].
+  const Tensor a = world.Put(m.Random(DType::kBF16, {300, 2, 16}, "a")), b = world.Put(m.Random(DType::kBF16, {300, 2, 64}, "b"));
+  const Tensor heads = m.Random(DType::kBF16, {2, 16, 64}, "heads"), narrow_heads = world.Put(heads), wide_heads = world.Put(m.Convert(heads, DType::kF32));
+  HeadWeightGradient(world.gpu, a, b, {narrow_heads.raw(), 64, 1, 16 * 64}, DType::kBF16);
+  HeadWeightGradient(world.gpu, a, b, {wide_heads.raw(), 64, 1, 16 * 64}, DType::kF32);
+  EXPECT_TRUE(Same(world.Get(narrow_heads), m.Convert(world.Get(wide_heads), DType::kBF16)));
+  const Tensor host_heads = m.Convert(heads, DType::kF32);
+  HeadWeightGradient(world.cpu, world.Get(a), world.Get(b), {host_heads.raw(), 64, 1, 16 * 64}, DType::kF32);
+  EXPECT_TRUE(Near(world.Get(wide_heads), host_heads, 1e-3, 1e-3));
+}
+
+// In one pass or in two: the same bits, for every tile.
+TEST(LinearCudaTest, AGatedProductIsLinearAndSwiGlu) {
+  GROUPER_NEEDS_CUDA();
+  for (const auto& [features, k] : {std::array<int64_t, 2>{8, 8}, {40, 72}, {88, 576}, {1536, 576}, {20, 64}, {1408, 200}}) {
+    for (const int64_t tokens : {1, 7, 16, 40, 100, 129, 700, 5000}) {
+      SCOPED_TRACE(std::to_string(tokens) + " tokens, " + std::to_string(features) + " features of " + std::to_string(k));
+      CudaWorld world;
+      auto& m = world.memory;
+      const Tensor x = world.Put(m.Random(DType::kBF16, {tokens, k}, "x"));
+      const Tensor w = world.Put(m.Random(DType::kBF16, {2 * features, k}, "w", 1 / std::sqrt(static_cast<double>(k))));
+      const Tensor both = world.New(DType::kBF16, {tokens, 2 * features}), want = world.New(DType::kBF16, {tokens, features});
+      Linear(world.gpu, x, w, nullptr, {}, both);
+      SwiGlu(world.gpu, both, want);
+      const Tensor kept = world.New(DType::kBF16, {tokens, 2 * features}), got = world.New(DType::kBF16, {tokens, features}),
+                   alone = world.New(DType::kBF16, {tokens, features});
+      LinearSwiGlu(world.gpu, x, w, nullptr, {}, kept, got);
+      LinearSwiGlu(world.gpu, x, w, nullptr, {}, {}, alone);
+      EXPECT_TRUE(Same(world.Get(kept), world.Get(both)));
+      EXPECT_TRUE(Same(world.Get(got), world.Get(want)));
+      EXPECT_TRUE(Same(world.Get(alone), world.Get(want)));
+    }
+  }
+  for (const auto& [experts, features, k, rows] : {std::array<int64_t, 4>{4, 48, 40, 50}, {16, 104, 64, 900}, {3, 24, 16, 7}, {8, 256, 128, 6000}}) {
+    SCOPED_TRACE(std::to_string(experts) + " experts");
+    CudaWorld world;
+    auto& m = world.memory;
+    std::mt19937 random(7);
+    const int64_t tokens = rows / 2 + 1;
+    std::vector<int32_t> offsets(static_cast<size_t>(experts) + 1), gather(static_cast<size_t>(rows));
+    for (int32_t& g : gather) g = static_cast<int32_t>(random() % static_cast<uint32_t>(tokens));
+    for (int64_t r = 0; r < rows; ++r) ++offsets[random() % static_cast<uint32_t>(experts) + 1];
+    for (int64_t e = 0; e < experts; ++e) offsets[static_cast<size_t>(e) + 1] += offsets[static_cast<size_t>(e)];
+    const Tensor x = world.Put(m.Random(DType::kBF16, {tokens, k}, "x"));
+    const Tensor w = world.Put(m.Random(DType::kBF16, {experts, 2 * features, k}, "w", 0.2));
+    const Tensor on_gpu = world.Put(Tensor(offsets.data(), DType::kI32, {experts + 1})), rows_on_gpu = world.Put(Tensor(gather.data(), DType::kI32, {rows}));
+    const Tensor both = world.New(DType::kBF16, {rows, 2 * features}), want = world.New(DType::kBF16, {rows, features});
+    GroupedLinear(world.gpu, x, on_gpu, rows_on_gpu, w, nullptr, both);
+    SwiGlu(world.gpu, both, want);
+    const Tensor kept = world.New(DType::kBF16, {rows, 2 * features}), got = world.New(DType::kBF16, {rows, features}),
+                 alone = world.New(DType::kBF16, {rows, features});
+    GroupedLinearSwiGlu(world.gpu, x, on_gpu, rows_on_gpu, w, nullptr, kept, got);
+    GroupedLinearSwiGlu(world.gpu, x, on_gpu, rows_on_gpu, w, nullptr, {}, alone);
+    EXPECT_TRUE(Same(world.Get(kept), world.Get(both)));
+    EXPECT_TRUE(Same(world.Get(got), world.Get(want)));
+    EXPECT_TRUE(Same(world.Get(alone), world.Get(want)));
   }
 }
 
