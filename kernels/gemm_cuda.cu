@@ -15,6 +15,8 @@ namespace {
 constexpr int kTrainingTiles[] = {128, 192, 256};
 // Tiles with the tokens on N: 64 weight rows.
 constexpr int kDecodeTiles[] = {8, 16, 32, 64, 128};
+// Tokens (of an expert, on the average) up to which the gate belongs into the product's epilogue (gemm_gated_cuda.cu).
+constexpr int64_t kMostGatedTokens = 128;
 
 // Cycles of one tile's 64 of k, by what bounds it: the tensor cores, or the copies into shared memory.
 double StepCycles(int tile_m, int tile_n, int blocks) {
@@ -94,6 +96,8 @@ void WriteEmptySum(Stream& stream, const GemmProblem& p) {
 }  // namespace
 
 bool CanGate(const GemmProblem& p) {
+  const int64_t tokens = p.groups == GemmGroups::kRows ? Tiles(p.x.rows, p.batch) : p.x.rows;
+  if (tokens > kMostGatedTokens) return false;
   const auto sixteen = [](const void* data, int64_t stride) { return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0; };
   return p.k > 0 && !p.y_float && !p.accumulate && p.bias == nullptr && p.groups != GemmGroups::kReduction && p.w.rows % 16 == 0 &&
          CopyEngineReads(p.w, false, p.k, p.batch) && p.w.row_stride % 8 == 0 && sixteen(p.gated, p.gated_stride) &&
@@ -125,7 +129,7 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
   const int64_t steps = p.groups == GemmGroups::kReduction ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
   double best = std::numeric_limits<double>::infinity();
   for (int tile : kTrainingTiles) {
-    if (p.gated != nullptr && tile == 192) continue;  // not compiled (gemm_gated_cuda.cu)
+    if (p.gated != nullptr) break;  // decode tiles only
     const double cost = Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1,
                              p.y_float ? (p.accumulate ? 4 : 2) : 1);
     if (cost < best) best = cost, v.tokens_on_n = false, v.tile_n = tile;

@@ -36,7 +36,8 @@ struct GemmProblem {
 };
 
 void GemmBF16(Stream& stream, const GemmProblem& problem);
-// Whether a product can be gated while it is stored: weights that are read where they are, features in whole eights, rows of 16 bytes, no bias.
+// Whether a product can be gated while it is stored, and gains by it: few tokens, weights that are read where they are, features in whole
+// eights, rows of 16 bytes, no bias.
 bool CanGate(const GemmProblem& problem);
 
 // The same sizes in float: C[m, n] = one ascending chain of fma over k from 0 or from C (+ bias after it), the CPU's

@@ -323,53 +323,22 @@ __device__ __forceinline__ GatedPair GatePair(float g0, float g1, float u0, floa
   return pair;
 }
 
-// Stores a warpgroup's accumulators of a gated product. REQUIRES: 16-byte rows, features in whole eights.
-template <int kTileN, bool kTransposed>
+// Stores a warpgroup's accumulators of a gated product, tokens on N. REQUIRES: features in whole eights, rows of 16 bytes.
+template <int kTileN>
 __device__ __forceinline__ void StoreGated(const float (&acc)[kTileN / 2], const GemmArguments& args, const TileSpot& spot, int m0, int thread) {
   auto* const c = static_cast<__nv_bfloat16*>(args.c);
-  const int q = thread % 4, eighth = thread % 32 / 4, warp = thread / 32;
-  if constexpr (kTransposed) {
-    // Rows are weights: this thread's row is a gate's, the one eight below its up's.
-    const int features = args.m / 2, feature = m0 / 2 + warp * 8 + 2 * q;
+  // Rows are weights: this thread's row is a gate's, the one eight below its up's.
+  const int eighth = thread % 32 / 4, features = args.m / 2, feature = m0 / 2 + thread / 32 * 8 + 2 * (thread % 4);
 #pragma unroll
-    for (int j = 0; j < kTileN / 8; ++j) {
-      const GatedPair pair = GatePair(acc[4 * j], acc[4 * j + 1], acc[4 * j + 2], acc[4 * j + 3]);
-      const uint32_t product = Transpose8x8(pair.product), gate = Transpose8x8(pair.gate), up = Transpose8x8(pair.up);
-      const int token = spot.n0 + 8 * j + eighth;
-      if (token >= spot.n_end || feature >= features) continue;
-      *reinterpret_cast<uint32_t*>(args.gated + token * args.gated_stride + feature) = product;
-      if (c == nullptr) continue;
-      *reinterpret_cast<uint32_t*>(c + token * args.c_stride + feature) = gate;
-      *reinterpret_cast<uint32_t*>(c + token * args.c_stride + features + feature) = up;
-    }
-  } else {
-    static_assert(kTileN % 64 == 0);
-    const int features = args.n / 2;
-#pragma unroll
-    for (int j = 0; j < kTileN / 64; ++j) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        uint32_t gate[4], up[4], product[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float* const g = &acc[8 * (4 * j + i) + 2 * h];
-          const GatedPair pair = GatePair(g[0], g[1], g[4], g[5]);
-          gate[i] = pair.gate;
-          up[i] = pair.up;
-          product[i] = pair.product;
-        }
-        TransposeQuad(product, thread);
-        TransposeQuad(gate, thread);
-        TransposeQuad(up, thread);
-        const int token = m0 + warp * 16 + eighth + 8 * h, feature = spot.n0 / 2 + 32 * j + 8 * q;
-        if (token >= spot.m_end || feature >= features) continue;
-        const auto store = [&](__nv_bfloat16* p, const uint32_t(&r)[4]) { *reinterpret_cast<uint4*>(p) = make_uint4(r[0], r[1], r[2], r[3]); };
-        store(args.gated + token * args.gated_stride + feature, product);
-        if (c == nullptr) continue;
-        store(c + token * args.c_stride + feature, gate);
-        store(c + token * args.c_stride + features + feature, up);
-      }
-    }
+  for (int j = 0; j < kTileN / 8; ++j) {
+    const GatedPair pair = GatePair(acc[4 * j], acc[4 * j + 1], acc[4 * j + 2], acc[4 * j + 3]);
+    const uint32_t product = Transpose8x8(pair.product), gate = Transpose8x8(pair.gate), up = Transpose8x8(pair.up);
+    const int token = spot.n0 + 8 * j + eighth;
+    if (token >= spot.n_end || feature >= features) continue;
+    *reinterpret_cast<uint32_t*>(args.gated + token * args.gated_stride + feature) = product;
+    if (c == nullptr) continue;
+    *reinterpret_cast<uint32_t*>(c + token * args.c_stride + feature) = gate;
+    *reinterpret_cast<uint32_t*>(c + token * args.c_stride + features + feature) = up;
   }
 }
 
@@ -416,7 +385,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       for (int k = spot.k_begin; k < spot.k_end; k += 64) {
         BarrierWait(&empty[stage], phase ^ 1);
         BarrierExpect(&full[stage], Tile::kBytesA + Tile::kBytesB);
-        if constexpr (kGated && kTokensOnN) {
+        if constexpr (kGated) {
+          static_assert(kTokensOnN);
           CopyGatedBox(stage_a(stage), &args.a, k, spot.m0 / 16, spot.batch_a, &full[stage]);
         } else if constexpr (kMnA) {
           for (int i = 0; i < Tile::kTileM / 64; ++i)
@@ -424,9 +394,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         } else {
           CopyBox(stage_a(stage), &args.a, k, spot.m0, spot.batch_a, &full[stage]);
         }
-        if constexpr (kGated && !kTokensOnN) {
-          CopyGatedBox(stage_b(stage), &args.b, k, spot.n0 / 16, spot.batch_b, &full[stage]);
-        } else if constexpr (kMnB) {
+        if constexpr (kMnB) {
           for (int i = 0; i < Tile::kTileN / 64; ++i)
             CopyBox(stage_b(stage) + i * 8192, &args.b, spot.n0 + i * 64, k, spot.batch_b, &full[stage]);
         } else {
@@ -482,7 +450,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         if (lane == 0) BarrierArrive(&empty[previous]);
       }
       if constexpr (kGated) {
-        StoreGated<Tile::kTileN, kTokensOnN>(acc, args, spot, m0, thread);
+        StoreGated<Tile::kTileN>(acc, args, spot, m0, thread);
       } else {
         Acc::AddBias(acc, args, spot, m0, thread);
         Acc::Store(acc, args, spot, m0, thread);

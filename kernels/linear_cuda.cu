@@ -357,6 +357,7 @@ bool GroupedLinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& offsets,
   if (!gate_up.empty()) p.y_stride = gate_up.stride(0);
   p.gated = out.raw();
   p.gated_stride = out.stride(0);
+  p.x.rows = out.dim(0);
   if (!CanGate(p)) return false;
   const Arena::Mark mark = stream.scratch.mark();
   const DeviceGroups groups = {offsets.data<int32_t>(), gather.empty() ? nullptr : gather.data<int32_t>(), out.dim(0)};
