@@ -152,6 +152,37 @@ TEST_P(EngineTest, ManyGroupsWithOneTokenEachDoNotStarveOnKeptPrompts) {
   EXPECT_EQ(engine->stats().free_pages, 5);
 }
 
+TEST_P(EngineTest, ItsCacheMayBeLentMemoryThatIsFreeWhenNothingRuns) {
+  const Samples expected = BitsOf(RunAll(*Make(), MixedGroups()));
+  EngineOptions options;
+  options.cache_pages = 9;
+  options.decode_ahead = GetParam();
+  options.memory = std::make_shared<TurnMemory>(Device{}, Engine::CacheBytes(*model_, options));
+  const std::unique_ptr<Engine> engine = MakeEngine(*model_, threads_, options);
+  int other;
+  for (int round = 0; round < 2; ++round) {
+    Samples samples;
+    size_t finished = 0;
+    for (const v1::GenerateRequest& group : MixedGroups()) {
+      const absl::Status status = engine->Add(group, 1, [&](v1::Sample sample) {
+        AddTo(samples, sample);
+        if (++finished < 18) return;
+        options.memory->Take(&other);  // whoever gets the last sample may begin
+        options.memory->Give(&other);
+      });
+      ASSERT_TRUE(status.ok()) << status;
+    }
+    EXPECT_DEATH(options.memory->Take(&other), "still in use");
+    while (*engine->Step()) {
+    }
+    EXPECT_EQ(samples, expected);
+    EXPECT_EQ(engine->stats().free_pages, 9);
+  }
+  engine->Add(MakeGroup(1, 5, 1, 4), 1, [](v1::Sample) {}).IgnoreError();
+  engine->Abort();
+  options.memory->Take(&other);
+}
+
 TEST_P(EngineTest, AGroupsPromptIsComputedOnce) {
   const v1::GenerateRequest group = MakeGroup(1, 200, 8, 4);
   const std::unique_ptr<Engine> shared = Make();

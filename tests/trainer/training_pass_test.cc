@@ -68,6 +68,17 @@ TEST_P(TrainingPassTest, ThreadsRecomputationAndLogitChunksGiveTheSameBits) {
   EXPECT_TRUE(RunPass(GetParam(), 1, {200, false, 41 * 4 * 5}) == one) << "logits of 5 tokens at once";
 }
 
+// Memory that it has in turn with others, too little of it and enough.
+TEST_P(TrainingPassTest, LentMemoryGivesTheSameBitsAndIsGivenBack) {
+  const Result own = RunPass(GetParam(), 1, {200, false});
+  for (const size_t bytes : {size_t{4} << 10, size_t{200} << 10, size_t{64} << 20}) {
+    TurnMemory memory({}, bytes);
+    EXPECT_TRUE(RunPass(GetParam(), 2, {200, false, 0, &memory}) == own) << bytes;
+    int other;
+    memory.Take(&other);
+  }
+}
+
 TEST_P(TrainingPassTest, ScoreGivesTheLogprobsOfTheTrainingPass) {
   ThreadPool threads(2);
   Stream stream(threads);
