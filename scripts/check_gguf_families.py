@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """GGUF files of every family, read by llama.cpp, the `gguf` package, transformers (gguf_file=, the families that it knows) and by us again.
 
-    python3 scripts/check_gguf_families.py [--grouper build/grouper] [NAME ...]     # needs gguf, llama-cpp-python, transformers, torch
+    python3 scripts/check_gguf_families.py [--grouper build/grouper] [NAME ...]     # needs gguf, llama-cpp-python, transformers, torch, accelerate
 
 For each family: a small random model made by transformers, with the options that llama.cpp can say switched on; `grouper convert --format gguf
 --dtype F32`; llama.cpp's logits on 48 random tokens against transformers', and its tokens of a text against the tokenizer's; the file through
