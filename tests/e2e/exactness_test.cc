@@ -62,6 +62,18 @@ class Service {
   int port_ = 0;
 };
 
+// Until `run` has written `rows` lines of metrics, half a minute at most; it must be running then.
+void WaitForMetricsRows(Process& run, const std::string& out, int rows) {
+  for (int i = 0; i < 3000 && run.Running(); ++i) {
+    std::ifstream metrics(out + "/metrics.jsonl");
+    int written = 0;
+    for (std::string line; std::getline(metrics, line);) ++written;
+    if (written >= rows) break;
+    usleep(10000);
+  }
+  ASSERT_TRUE(run.Running());
+}
+
 // Eight supervised and eight GRPO steps, as they came out when this was written: bits must not depend on the machine, and no refactoring may move
 // them unseen. Where a change is meant to (a kernel's order, the model, the sampler), put the new digests here and say so in the commit.
 TEST(ExactnessTest, TheBitsOfThisRepository) {
@@ -161,14 +173,7 @@ TEST(ExactnessTest, TheRewardServiceKilledInMidRunAndRestartedChangesNothing) {
   const std::string out = FreshDirectory("killed_reward");
   // Slowed, so that the kill comes in the middle of the second stage.
   Process run(RunCommand(out, {"reward.address=" + victim->address()}), {{"GROUPER_FAIL", "trainer.score_received:1+:delay=150"}});
-  for (int i = 0; i < 3000 && run.Running(); ++i) {
-    std::ifstream metrics(out + "/metrics.jsonl");
-    int rows = 0;
-    for (std::string line; std::getline(metrics, line);) ++rows;
-    if (rows >= 10) break;
-    usleep(10000);
-  }
-  ASSERT_TRUE(run.Running());
+  ASSERT_NO_FATAL_FAILURE(WaitForMetricsRows(run, out, 10));
   victim->process().Signal(SIGKILL);
   usleep(300000);
   victim = std::make_unique<Service>("reward", port);
@@ -197,14 +202,7 @@ TEST(ExactnessTest, AStopEndsTheWaitForAServiceThatIsAwayAndLosesNothing) {
     const std::string out = FreshDirectory("stopped_waiting_" + kind);
     std::vector<std::string> command = RunCommand(out, {(kind == "reward" ? "reward.address=" : "rollout.addresses=") + victim.address()});
     Process run(command, {{"GROUPER_FAIL", "trainer.score_received:1+:delay=150"}});
-    for (int i = 0; i < 3000 && run.Running(); ++i) {
-      std::ifstream metrics(out + "/metrics.jsonl");
-      int rows = 0;
-      for (std::string line; std::getline(metrics, line);) ++rows;
-      if (rows >= 10) break;
-      usleep(10000);
-    }
-    ASSERT_TRUE(run.Running());
+    ASSERT_NO_FATAL_FAILURE(WaitForMetricsRows(run, out, 10));
     victim.process().Signal(SIGKILL);
     usleep(1000000);
     ASSERT_TRUE(run.Running()) << "it waits for the service";
