@@ -41,7 +41,8 @@ struct SampledToken {
   float logprob = 0;
 };
 
-// logits [R, V] (F32 or BF16; BF16 is widened), one request a row. A row with NaN logits yields token -1.
+// logits [R, V] (F32 or BF16; BF16 is widened), one request a row. A row with a NaN or +inf, or with nothing but -inf,
+// yields token -1, greedy or not.
 void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests,
             std::vector<SampledToken>& tokens);
 

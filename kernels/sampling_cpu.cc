@@ -170,16 +170,17 @@ void KeepTopP(float top_p, Distribution<T>& d) {
   DropBelow(d.z[last], last, d.z);
 }
 
-// The lowest id among the largest logits; -1 when a logit is NaN.
+// The lowest id among the largest logits; -1 when the row has NaN or +inf logits, or nothing but -inf.
 template <typename S>
 int32_t Argmax(const S* logits, int64_t n) {
   using T = Compute<S>;
+  constexpr T infinity = std::numeric_limits<T>::infinity();
   int32_t best = -1;
-  T value = 0;
+  T value = -infinity;
   for (int64_t i = 0; i < n; ++i) {
     const T x = static_cast<T>(logits[i]);
-    if (x != x) return -1;
-    if (best < 0 || x > value) {
+    if (!(x < infinity)) return -1;
+    if (x > value) {
       best = static_cast<int32_t>(i);
       value = x;
     }

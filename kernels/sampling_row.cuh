@@ -96,23 +96,23 @@ class LogitRow {
 
   float maximum = 0, sum = 0, log_sum = 0, entropy = 0;  // of the filtered distribution
 
-  // The lowest id among the largest logits; -1 when a logit is NaN (or there is none).
+  // The lowest id among the largest logits; -1 when the row has NaN or +inf logits, or nothing but -inf.
   __device__ int32_t Argmax() {
     float most = -Infinity();
     int best = -1;
-    bool nan = false;
+    bool bad = false;
     ForEachLogit(row_ + first_, count_, team_.thread, Team::kThreads, [&](int i, const auto& x) {
       constexpr int kCount = sizeof(x) / sizeof(float);
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
-        nan |= x[k] != x[k];
-        if (x[k] > most || best < 0) {
+        bad |= !(x[k] < Infinity());
+        if (x[k] > most) {
           most = x[k];
           best = i + k;
         }
       }
     });
-    const uint64_t largest = team_.Largest(nan ? ~uint64_t{0} : best < 0 ? 0 : Candidate(most, first_ + best));
+    const uint64_t largest = team_.Largest(bad ? ~uint64_t{0} : best < 0 ? 0 : Candidate(most, first_ + best));
     return largest == ~uint64_t{0} || largest == 0 ? -1 : IdOf(largest);
   }
 

@@ -308,6 +308,27 @@ TEST(SampleTest, ImpossibleTokensAreNeverDrawn) {
   EXPECT_EQ(got[0].token, -1);
 }
 
+TEST(SampleTest, LogitsThatAreNotNumbersYieldNoTokenGreedyOrNot) {
+  Memory memory;
+  TestStream test(1);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t ids : {1, 8, 37, 1000}) {
+      for (const SamplingFilter& filter : {SamplingFilter{0, 0, 1}, SamplingFilter{1, 0, 1}, SamplingFilter{0.7f, 5, 0.9f}}) {
+        for (const int64_t at : {int64_t{0}, ids / 2, ids - 1}) {
+          for (const double poison : {kNan, kInfinity, -kInfinity, 0.0}) {
+            const Tensor logits = memory.Zero(dtype, {1, ids});
+            Set(logits, at, poison);
+            std::vector<SampledToken> got;
+            Sample(test.stream, logits, Requests(1, filter), got);
+            const bool number = poison == 0 || (poison == -kInfinity && ids > 1);
+            EXPECT_EQ(got[0].token >= 0, number) << ids << " ids, temperature " << filter.temperature << ", " << poison << " at " << at;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(SampleTest, GreedyTakesTheLowestOfEqualLogits) {
   Memory memory;
   TestStream test(1);
