@@ -9,8 +9,8 @@
 #include "cli/prompt_options.h"
 #include "common/base/status.h"
 #include "common/metrics/metrics.h"
-#include "common/recipe/load_recipe.h"
 #include "common/tensor/cuda.h"
+#include "reward/score_file.h"
 
 namespace grouper::cli {
 namespace {
@@ -68,14 +68,9 @@ absl::Status Run(const Arguments& arguments) {
   recipe.mutable_model()->set_device(arguments.Get("device"));
   ASSIGN_OR_RETURN(const Device device, Annotate(FindDevice(arguments.Get("device")), "--device"));
   recipe.mutable_model()->set_dtype(device.kind == Device::Kind::kCuda ? "bfloat16" : "float32");
-  // A block of rules, or a recipe that holds one.
-  absl::Status rules = ParseTextProtoFile(arguments.Get("rules"), recipe.mutable_reward());
-  if (!rules.ok()) {
-    v1::Recipe holder;
-    if (!ParseTextProtoFile(arguments.Get("rules"), &holder).ok()) return rules;
-    *recipe.mutable_reward() = holder.reward();
-    recipe.mutable_reward()->clear_address();
-  }
+  ASSIGN_OR_RETURN(const RulesFile rules, LoadRulesFile(arguments.Get("rules")));
+  *recipe.mutable_reward() = rules.reward;
+  if (rules.is_recipe) recipe.mutable_reward()->clear_address();
   v1::Stage* stage = recipe.add_stages();
   stage->set_name("eval");
   stage->mutable_evaluate();
@@ -104,7 +99,9 @@ absl::Status Run(const Arguments& arguments) {
   if (arguments.Has("output")) {
     ASSIGN_OR_RETURN(output, JsonLinesFile::Open(DefaultFileSystem(), arguments.Get("output"), 0));
   }
-  ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts, Composition::Create(recipe, Dirname(arguments.Get("rules")), {}, {}, WeightUse::kForward));
+  absl::StatusOr<std::unique_ptr<Composition>> composition = Composition::Create(recipe, Dirname(arguments.Get("rules")), {}, {}, WeightUse::kForward);
+  if (!composition.ok()) return rules.Locate(composition.status());
+  const std::unique_ptr<Composition> parts = *std::move(composition);
   ASSIGN_OR_RETURN(const std::unique_ptr<Dataset> data, Dataset::Open(stage->data(), recipe.seed(), 0, ""));
   ASSIGN_OR_RETURN(*recipe.mutable_prompt(), PromptFromOptions(arguments, arguments.Get("model"), *parts->loaded().tokenizer));
   ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(recipe.prompt(), parts->loaded().tokenizer));

@@ -15,7 +15,8 @@ namespace {
 absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
   ThreadPool threads(static_cast<int>(num_threads));
-  ASSIGN_OR_RETURN(const v1::Reward config, LoadReward(arguments.Get("rules")));
+  ASSIGN_OR_RETURN(const RulesFile file, LoadRulesFile(arguments.Get("rules")));
+  const v1::Reward& config = file.reward;
   ScoreSummary summary;
   if (!config.address().empty()) {  // somebody else's service
     ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, OpenChannel(config.address(), config.tls()));

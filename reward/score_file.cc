@@ -10,6 +10,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/recipe/load_recipe.h"
@@ -160,21 +161,32 @@ std::string OutputLine(const json::Json& id, const v1::CompletionScore& score, c
 
 }  // namespace
 
-absl::StatusOr<v1::Reward> LoadReward(const std::string& rules_path) {
-  v1::Reward config;
-  const absl::Status as_reward = ParseTextProtoFile(rules_path, &config);
-  if (!as_reward.ok()) {
-    // Perhaps the block stands as it does in a recipe: reward { ... }.
-    v1::Recipe recipe;
-    if (!ParseTextProtoFile(rules_path, &recipe).ok() || !recipe.has_reward()) return as_reward;
-    config = recipe.reward();
-  }
-  return config;
+absl::Status RulesFile::Locate(const absl::Status& status) const {
+  if (is_recipe) return locations.Locate(recipe, status);
+  absl::string_view path = status.message();
+  if (!absl::ConsumePrefix(&path, "reward.")) return status;
+  return locations.Locate(reward, absl::Status(status.code(), path), /*least_depth=*/1);
+}
+
+absl::StatusOr<RulesFile> LoadRulesFile(const std::string& rules_path) {
+  RulesFile file;
+  const absl::Status as_reward = ParseTextProtoFile(rules_path, &file.reward, &file.locations);
+  if (as_reward.ok()) return file;
+  // Perhaps the block stands as it does in a recipe: reward { ... }. Then what is wrong is said of that.
+  file.locations = TextLocations();
+  const absl::Status as_recipe = ParseTextProtoFile(rules_path, &file.recipe, &file.locations);
+  if (file.recipe.ByteSizeLong() == 0) return as_reward;
+  RETURN_IF_ERROR(as_recipe);
+  file.is_recipe = true;
+  file.reward = file.recipe.reward();
+  return file;
 }
 
 absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path, const std::vector<std::string>& libraries) {
-  ASSIGN_OR_RETURN(const v1::Reward config, LoadReward(rules_path));
-  return Annotate(RuleSet::Create(config, Dirname(rules_path), libraries), rules_path);
+  ASSIGN_OR_RETURN(const RulesFile file, LoadRulesFile(rules_path));
+  absl::StatusOr<std::unique_ptr<RuleSet>> rules = RuleSet::Create(file.reward, Dirname(rules_path), libraries);
+  if (!rules.ok()) return file.Locate(rules.status());
+  return rules;
 }
 
 absl::StatusOr<ScoreSummary> ScoreFile(const RuleSet& rules, const std::string& input_path,

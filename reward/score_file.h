@@ -19,6 +19,8 @@
 
 #include "absl/status/statusor.h"
 #include "common/base/thread_pool.h"
+#include "common/recipe/text_locations.h"
+#include "proto/recipe.pb.h"
 #include "reward/rule.h"
 
 namespace grouper {
@@ -37,10 +39,22 @@ struct ScoreSummary {
 
 inline constexpr size_t kMaxScoreLineBytes = 16 << 20;
 
-// Reads a text file of the Reward message, or of a recipe's `reward { ... }` block.
-absl::StatusOr<v1::Reward> LoadReward(const std::string& rules_path);
+// A rules file: the text of a Reward message, or a recipe with its `reward { ... }` block (of which nothing else counts).
+struct RulesFile {
+  v1::Reward reward;
+  v1::Recipe recipe;  // holds `reward` when `is_recipe`
+  bool is_recipe = false;
+  TextLocations locations;
 
-// LoadReward, and its rules; without any, an error.
+  // Puts the place before an error of RuleSet::Create: "reward.rules[0].weight: ..." becomes "rules.textproto:3:12: rules[0].weight: ...", or
+  // "recipe.textproto:9:20: reward.rules[0].weight: ...".
+  absl::Status Locate(const absl::Status& status) const;
+};
+
+// What cannot be parsed is an error "rules.textproto:3:12: rules[0].weight: ...".
+absl::StatusOr<RulesFile> LoadRulesFile(const std::string& rules_path);
+
+// LoadRulesFile, and its rules; without any, an error. Errors about values have their place.
 absl::StatusOr<std::unique_ptr<RuleSet>> LoadRuleSet(const std::string& rules_path,
                                                      const std::vector<std::string>& libraries = {});
 

@@ -240,5 +240,21 @@ TEST(CommandsTest, ScoreWritesALineACaseAndNamesABadLine) {
   std::filesystem::remove(output);
 }
 
+TEST(CommandsTest, ABadValueAmongRulesIsNamedWithItsPlace) {
+  const std::string rules = WriteFile("rules.textproto", "rules { exact {} }\nrules { regex { pattern: \"(\" } }\n");
+  const std::string holder = WriteFile("holder.textproto", "name: \"r\"\nreward {\n  rules { regex { pattern: \"(\" } }\n}\n");
+  const std::string rows = WriteFile("rows.jsonl", "{\"completion\": \"7\", \"prompt\": \"1\", \"answer\": \"7\"}\n"), output = FreshDirectory("none");
+  const std::pair<std::string, std::string> cases[] = {{rules, rules + ":2:17: rules[1].regex.pattern: "},
+                                                       {holder, holder + ":3:19: reward.rules[0].regex.pattern: "}};
+  for (const auto& [file, expected] : cases) {
+    for (const std::vector<std::string>& arguments : {std::vector<std::string>{"score", "--rules", file, "--input", rows, "--output", output},
+                                                      {"eval", "--model", FinishedRun(), "--data", rows, "--rules", file}}) {
+      const Outcome outcome = Grouper(arguments);
+      EXPECT_EQ(outcome.exit_code, 1);
+      EXPECT_THAT(outcome.output, HasSubstr(expected)) << arguments[0];
+    }
+  }
+}
+
 }  // namespace
 }  // namespace grouper::testing

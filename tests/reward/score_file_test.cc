@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "gtest/gtest.h"
 
@@ -91,10 +92,43 @@ TEST_F(ScoreFileTest, AMalformedLineIsNamedByNumber) {
 TEST_F(ScoreFileTest, RulesFileErrorsNameFileAndPlace) {
   const auto unknown = Score("rules { formt {} }", "");
   EXPECT_TRUE(absl::StrContains(unknown.status().message(), "rules.textproto:1:")) << unknown.status();
-  const auto pattern = Score("rules { regex { pattern: '(' } }", "");
-  EXPECT_TRUE(absl::StrContains(pattern.status().message(), "rules.textproto: reward.rules[0].regex.pattern"))
-      << pattern.status();
   EXPECT_TRUE(Score("reward { rules { format {} } }", "").ok());
+}
+
+TEST_F(ScoreFileTest, ABadValueIsNamedWithLineColumnAndField) {
+  const std::string text = "# Two rules.\nrules { format {} }\nrules {\n  weight: 2\n  VALUE\n}\n";
+  const std::pair<const char*, const char*> cases[] = {
+      {"regex { pattern: '(' }", "rules.textproto:5:11: rules[1].regex.pattern: "},
+      {"regex { pattern: 'a' score: nan }", "rules.textproto:5:24: rules[1].regex.score: expected a finite number"},
+      {"math {} timeout_seconds: -1", "rules.textproto:5:11: rules[1].timeout_seconds: expected 0 to 86400"},
+      {"math {} truncated: 'half'", "rules.textproto:5:11: rules[1].truncated: \"half\", expected score, not_applicable or zero"},
+      {"math {} only_if: 'format' only_if: 'fromat'", "rules.textproto:5:29: rules[1].only_if[1]: no rule \"fromat\" above this one"},
+      {"math {} name: 'format'", "rules.textproto:5:11: rules[1].name: \"format\" is there twice"},
+      {"numeric { tolerance: -0.5 }", "rules.textproto:5:13: rules[1].numeric.tolerance: "},
+      {"repetition { n: 4 max_penalty: 1 }", "rules.textproto:5:21: rules[1].repetition.max_penalty: "},
+      {"exact { extraction { places: 'boxed' places: 'nowhere' } }", "rules.textproto:5:"},
+      {"cosine_length { correct: 'mth' }", "rules.textproto:5:"},
+      {"process { command: '' }", "rules.textproto:5:"},
+      {"library { function: 'absent' }", "rules.textproto:5:"},
+      {"code { checker: 'absent.py' }", "rules.textproto:5:"},
+      {"", "rules.textproto:3:1: rules[1]: no kind"},
+      {"math {} weight: 'x'", "rules.textproto:5:"},  // of syntax, as before
+  };
+  for (const bool in_recipe : {false, true}) {
+    for (const auto& [value, expected] : cases) {
+      std::string rules = absl::StrReplaceAll(text, {{"VALUE", value}}), message = expected;
+      if (in_recipe) {
+        rules = "name: 'r'\nreward {\n" + rules + "}\n";
+        message = absl::StrReplaceAll(message, {{":5:", ":7:"}, {":3:", ":5:"}, {" rules[", " reward.rules["}});
+      }
+      const auto result = Score(rules, "");
+      EXPECT_TRUE(absl::StrContains(result.status().message(), message)) << result.status() << "\n" << rules;
+    }
+  }
+  EXPECT_TRUE(absl::StrContains(Score("rules { math {} weight: inf }", "").status().message(),
+                                "rules.textproto:1:17: rules[0].weight: expected a finite number"));
+  EXPECT_TRUE(absl::StrContains(Score("timeout_seconds: 5", "").status().message(), "rules.textproto: rules: at least one rule"));
+  EXPECT_TRUE(Score(absl::StrReplaceAll(text, {{"VALUE", "math {}"}}), "").ok()) << "the text around it is good";
 }
 
 TEST_F(ScoreFileTest, TheReadyBlocksLoadAndScore) {
