@@ -206,8 +206,10 @@ absl::StatusOr<std::vector<v1::Sample>> Generate(Engine& engine, const Model& mo
       decoding = true;
       if (all_decode != nullptr) *all_decode = absl::Now();
     }
-    if (!more) return samples;
+    if (!more) break;
   }
+  for (const v1::Sample& sample : samples) RETURN_IF_ERROR(CheckFinite(sample));
+  return samples;
 }
 
 uint64_t HashOf(const std::vector<v1::Sample>& samples) {

@@ -75,6 +75,7 @@ absl::Status Compare(const LoadedModel& loaded, ThreadPool& threads, TrainingPas
   std::vector<TrainSequence> sequences;
   std::vector<float> recorded;
   for (const v1::Sample& sample : samples) {
+    RETURN_IF_ERROR(CheckFinite(sample));
     TrainSequence& sequence = sequences.emplace_back();
     sequence.filter = filters[static_cast<size_t>(sample.id().group_serial() - first_serial)];
     sequence.token_ids.assign(sample.token_ids().begin(), sample.token_ids().end());

@@ -64,8 +64,13 @@ absl::Status Run(const Arguments& arguments) {
   const absl::Time start = absl::Now();
   int64_t tokens = 0;
   bool done = false;
+  absl::Status finite;
   RETURN_IF_ERROR(engine->Add(
-      request, 1, [&](v1::Sample) { done = true; },
+      request, 1,
+      [&](const v1::Sample& sample) {
+        done = true;
+        finite = CheckFinite(sample);
+      },
       [&](const v1::SampleId&, int32_t token) {
         ++tokens;
         for (int32_t stop : loaded.stop_token_ids) {
@@ -76,6 +81,7 @@ absl::Status Run(const Arguments& arguments) {
       }));
   while (!done) RETURN_IF_ERROR(engine->Step().status());
   std::printf("%s\n", decoder.Flush().c_str());
+  RETURN_IF_ERROR(Annotate(finite, arguments.Get("model")));
   std::fprintf(stderr, "%d tokens, %.1f tok/s\n", static_cast<int>(tokens), static_cast<double>(tokens) / absl::ToDoubleSeconds(absl::Now() - start));
   return absl::OkStatus();
 }

@@ -1,5 +1,6 @@
 #include "trainer/run.h"
 
+#include <cmath>
 #include <cstdio>
 #include <optional>
 
@@ -43,7 +44,7 @@ class TerminalView {
       done_ = done;
       const double rate = m.Number("perf/train_tokens_per_second", 0);
       note_ = type_ == "grpo"
-                  ? absl::StrFormat("reward %.3f  sample %s tok/s  train %s tok/s", m.Number("reward/mean", 0),
+                  ? absl::StrFormat("reward %.3f  sample %s tok/s  train %s tok/s", m.Number("reward/mean", NAN),
                                     HumanCount(m.Number("perf/rollout_tokens_per_second", 0)), HumanCount(rate))
                   : absl::StrFormat("loss %.4f  %s tok/s", m.Number("loss", 0), HumanCount(rate));
       if (bar_) bar_->Update(done, note_);

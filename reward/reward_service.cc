@@ -3,9 +3,11 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/base/failpoint.h"
 
 namespace grouper {
 namespace {
@@ -38,6 +40,11 @@ class RewardServiceOverRules : public v1::RewardService::Service {
     absl::StatusOr<v1::ScoreResponse> scores = rules_.Score(*request, pool_);
     if (!scores.ok()) {
       return {static_cast<grpc::StatusCode>(scores.status().code()), std::string(scores.status().message())};
+    }
+    if (failpoint::HitNan("reward.total") && scores->groups_size() > 0 && scores->groups(0).completions_size() > 0) {
+      v1::CompletionScore* first = scores->mutable_groups(0)->mutable_completions(0);
+      first->set_has_reward(true);
+      first->set_reward(std::numeric_limits<double>::quiet_NaN());
     }
     uint64_t completions = 0, errors = 0, timeouts = 0;
     for (const v1::GroupScore& group : scores->groups()) {

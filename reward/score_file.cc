@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 
 #include "absl/strings/ascii.h"
@@ -231,6 +232,9 @@ absl::StatusOr<ScoreSummary> ScoreFile(const Scorer& scorer, const std::string& 
     }
     for (size_t i = 0; i < ids.size(); ++i) {
       const v1::CompletionScore& score = response.groups(static_cast<int>(i)).completions(0);
+      if (score.has_reward() && !std::isfinite(score.reward())) {
+        return absl::InternalError(absl::StrCat("the reward service's reward of id ", json::Dump(ids[i]), " is ", score.reward()));
+      }
       RETURN_IF_ERROR(output->Append(absl::StrCat(OutputLine(ids[i], score, summary.rule_names, summary), "\n")));
     }
   }

@@ -56,7 +56,7 @@ struct Engine::State {
     stream.scratch.Release(mark);
   }
 
-  // Puts a sampled token at the end of its sequence, and finishes the sequence if it ends there.
+  // Puts a sampled token at the end of its sequence, and finishes the sequence if it ends there, or if the token's logits were not numbers.
   absl::Status Take(Sequence& sequence, const kernels::SampledToken& token);
   absl::StatusOr<bool> StepAhead();
   absl::Status CollectAhead();
@@ -133,6 +133,13 @@ int32_t DefaultPages(const Model& model, const EngineOptions& options) {
 }
 
 }  // namespace
+
+absl::Status CheckFinite(const v1::Sample& sample) {
+  if (sample.finish_reason() != v1::FINISH_REASON_NOT_FINITE) return absl::OkStatus();
+  const int64_t token = std::count(sample.sampled().begin(), sample.sampled().end(), true);
+  return absl::InternalError(absl::StrCat("the logits are not finite: group ", sample.id().group_serial(), " sample ", sample.id().sample_index(),
+                                          ", token ", token, " of the completion"));
+}
 
 Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Engine::~Engine() = default;
@@ -245,16 +252,15 @@ v1::Sample MakeSample(const Sequence& sequence, v1::FinishReason reason) {
 }  // namespace
 
 absl::Status Engine::State::Take(Sequence& sequence, const kernels::SampledToken& token) {
-  if (token.token < 0) {
-    return absl::InternalError(absl::StrCat("logits are not finite at position ", sequence.size(), " of group ",
-                                            sequence.group->request.group_serial(), " sample ", sequence.sample_index));
+  v1::FinishReason reason = v1::FINISH_REASON_NOT_FINITE;
+  if (!failpoint::HitNan("rollout.logits") && token.token >= 0) {
+    if (sequence.logprobs.empty()) RETURN_IF_ERROR(failpoint::Hit("rollout.first_token"));
+    sequence.tokens.push_back(token.token);
+    sequence.logprobs.push_back(token.logprob);
+    ++stats.sampled_tokens;
+    if (sequence.group->on_token) sequence.group->on_token(IdOf(sequence), token.token);
+    reason = FinishOf(sequence, model.config().max_position_embeddings);
   }
-  if (sequence.logprobs.empty()) RETURN_IF_ERROR(failpoint::Hit("rollout.first_token"));
-  sequence.tokens.push_back(token.token);
-  sequence.logprobs.push_back(token.logprob);
-  ++stats.sampled_tokens;
-  if (sequence.group->on_token) sequence.group->on_token(IdOf(sequence), token.token);
-  const v1::FinishReason reason = FinishOf(sequence, model.config().max_position_embeddings);
   if (reason == v1::FINISH_REASON_UNSPECIFIED) return absl::OkStatus();
   RETURN_IF_ERROR(failpoint::Hit("rollout.sample_finished"));
   const std::shared_ptr<Group> group = sequence.group;

@@ -38,6 +38,9 @@ struct EngineOptions {
   std::shared_ptr<TurnMemory> memory = nullptr;
 };
 
+// Internal, naming group, sample and token, for a sample that ended with FINISH_REASON_NOT_FINITE.
+absl::Status CheckFinite(const v1::Sample& sample);
+
 class Engine {
  public:
   // `model` must outlive the engine; `tokenizer` is needed for stop strings. InvalidArgument: a cache too small for one full context.
@@ -59,8 +62,8 @@ class Engine {
                    const void* owner = nullptr);
 
   // Runs one forward pass and samples, or launches one and takes the results of an earlier one. False when there was nothing to do: then nothing
-  // is under way either, and the weights may be changed. Internal: the model's logits are not numbers, or an injected
-  // failure; the engine must be aborted then.
+  // is under way either, and the weights may be changed. A sample whose logits are not numbers is finished by that (FINISH_REASON_NOT_FINITE);
+  // the others go on. An error is an injected failure; the engine must be aborted then.
   absl::StatusOr<bool> Step();
 
   // Drops everything queued and running without calling back.

@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
@@ -185,8 +186,15 @@ class RolloutServiceOverEngine : public v1::RolloutService::WithCallbackMethod_G
     const std::shared_ptr<GenerateCall> call = std::move(group.call);
     if (call->state() == GenerateCall::State::kFailed) return;
     if (version == 0) return call->Fail(absl::FailedPreconditionError("this worker has no weights yet: send UpdateWeights first"));
-    const absl::Status status =
-        engine_->Add(group.request, version, [call](v1::Sample sample) { call->Deliver(std::move(sample)); }, {}, call.get());
+    const auto deliver = [this, call](v1::Sample sample) {
+      // Said once a version: a broken model breaks all samples. Whoever shares this process says it himself.
+      if (const absl::Status finite = CheckFinite(sample); !finite.ok() && !options_.shared_weights) {
+        const uint64_t at = sample.weight_versions(0).weight_version();
+        if (std::exchange(warned_version_, at) != at) LOG(WARNING) << "weight version " << at << ": " << finite.message();
+      }
+      call->Deliver(std::move(sample));
+    };
+    const absl::Status status = engine_->Add(group.request, version, deliver, {}, call.get());
     if (!status.ok()) return call->Fail(status);
     if (calls_.empty() || calls_.back() != call) calls_.push_back(call);
   }
@@ -215,6 +223,7 @@ class RolloutServiceOverEngine : public v1::RolloutService::WithCallbackMethod_G
   const RolloutServiceOptions options_;
   std::unique_ptr<Engine> engine_;         // engine thread only
   std::vector<std::shared_ptr<GenerateCall>> calls_;  // engine thread only; one may stand here more than once
+  uint64_t warned_version_ = 0;            // engine thread only: whose logits were not finite, the newest
   const std::string process_id_;
 
   absl::Mutex update_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);

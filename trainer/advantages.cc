@@ -1,6 +1,7 @@
 #include "trainer/advantages.h"
 
 #include <cmath>
+#include <limits>
 
 namespace grouper {
 namespace {
@@ -61,7 +62,8 @@ std::vector<std::vector<double>> Advantages(const std::vector<std::vector<std::o
       const Moments m = MomentsOf(Scored(group));
       const double divisor = std == AdvantageStd::kGroup ? m.std + kEpsilon : std == AdvantageStd::kBatch ? batch_std + kEpsilon : 1;
       for (size_t i = 0; i < group.size(); ++i) {
-        if (group[i]) row[i] = (*group[i] - m.mean) / divisor;
+        // Over an infinite std all would be 0, as if the rewards were equal.
+        if (group[i]) row[i] = std::isfinite(divisor) ? (*group[i] - m.mean) / divisor : std::numeric_limits<double>::quiet_NaN();
       }
     }
     advantages.push_back(std::move(row));

@@ -3,7 +3,8 @@
 //   group:  A_i = (r_i - mean_g) / (std_g + 1e-4)      batch:  std over the whole batch      none:  A_i = r_i - mean_g
 //
 // Standard deviations have ddof 1. Completions without a reward leave the statistics and have advantage 0. A group whose rewards are all
-// equal (by ==, not by a small std) gets exactly 0, and so does a group with one scored completion.
+// equal (by ==, not by a small std) gets exactly 0, and so does a group with one scored completion. Rewards so far apart that a mean or std
+// overflows give NaN.
 #pragma once
 
 #include <optional>

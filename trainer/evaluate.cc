@@ -84,6 +84,11 @@ absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vect
   }
   ASSIGN_OR_RETURN(result.groups, SampleAndScore(context, std::move(prompts), config.samples(), config.sampling(),
                                                  kEvaluationStage | static_cast<uint32_t>(context.index), /*retry_failed=*/true));
+  if (!result.groups.not_finite.empty()) {
+    const v1::ModelSource& model = context.recipe.model();
+    return absl::InternalError(absl::StrCat("evaluation of model ", model.path().empty() ? model.config() : model.path(), ": not finite: ",
+                                            result.groups.not_finite));
+  }
   double accuracy = 0, any = 0, majority = 0;
   for (const ScoredGroup& group : result.groups.groups) {
     int64_t right = 0, scored = 0;

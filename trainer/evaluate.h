@@ -40,6 +40,7 @@ absl::StatusOr<int> DecidingRule(const v1::Reward& reward, const std::string& na
 absl::Status CheckEvaluation(const StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config,
                              const std::function<absl::Status(const json::Json&)>& check_row);
 
+// Internal, naming the model: a logit or a reward was not finite.
 absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config);
 
 }  // namespace grouper

@@ -99,17 +99,19 @@ class GrpoStage : public Stage {
     RETURN_IF_ERROR(failpoint::Hit("trainer.advantage"));
 
     UpdateSums sums;
-    bool applied = true;
+    std::string not_finite = batch.not_finite.empty() ? NotFiniteAdvantage(batch, advantages) : batch.not_finite;
+    const bool trains = not_finite.empty();
     const absl::Time train_start = c_.clock.Now();
-    const size_t groups = batch.groups.size(), updates = std::min<size_t>(groups, static_cast<size_t>(g_.updates_per_batch()));
+    const size_t groups = batch.groups.size(), updates = trains ? std::min<size_t>(groups, static_cast<size_t>(g_.updates_per_batch())) : 0;
     for (size_t u = 0; u < updates; ++u) {
       std::vector<Trajectory> part = Trajectories(batch, rewards, advantages, groups * u / updates, groups * (u + 1) / updates);
-      ASSIGN_OR_RETURN(const bool step_applied, Update(part, u == 0, state.step, optimizer, sums));
-      applied &= step_applied;
+      ASSIGN_OR_RETURN(const std::string what, Update(part, u == 0, state.step, optimizer, sums));
+      if (not_finite.empty() && !what.empty()) not_finite = updates > 1 ? absl::StrCat(what, ", in update ", u + 1, " of ", updates) : what;
     }
-    RETURN_IF_ERROR(CountSkipped(c_.config().optimizer(), applied, next, result.metrics));
+    RETURN_IF_ERROR(CountSkipped(c_.config(), not_finite, next, result.metrics));
     const absl::Time end = c_.clock.Now();
-    Report(batch, rewards, advantages, sums, updates, state.step, result);
+    ReportUpdates(sums, trains, updates, state.step, result.metrics);
+    if (trains || !batch.groups.empty()) ReportSamples(batch, rewards, advantages, state.step, result);
     result.tokens = sums.trained_tokens;
     result.metrics.Set("time/step", absl::ToDoubleSeconds(end - start));
     result.metrics.Set("time/rollout", absl::ToDoubleSeconds(time.rollout));
@@ -156,7 +158,8 @@ class GrpoStage : public Stage {
     return prompts;
   }
 
-  // A batch of scored groups; with dynamic sampling only groups that can teach something, as far as the allowed batches go.
+  // A batch of scored groups; with dynamic sampling only groups that can teach something, as far as the allowed batches go. It ends where something
+  // was not finite.
   absl::StatusOr<ScoredGroups> Collect(StageState& state, Timings& time) {
     ScoredGroups all;
     const int wanted = g_.prompts_per_step(), most = std::max(1, g_.dynamic_sampling_max_batches());
@@ -168,8 +171,11 @@ class GrpoStage : public Stage {
       time.rollout += fresh.rollout_time;
       time.reward += fresh.reward_time;
       time.sync += fresh.sync_time;
-      all.rule_names = fresh.rule_names;
-      all.rule_weights = fresh.rule_weights;
+      all.not_finite = fresh.not_finite;
+      if (!fresh.groups.empty()) {
+        all.rule_names = fresh.rule_names;
+        all.rule_weights = fresh.rule_weights;
+      }
       for (ScoredGroup& group : fresh.groups) {
         for (const v1::Sample& sample : group.samples) {
           for (bool flag : sample.sampled()) sampled_tokens_ += flag;
@@ -177,6 +183,7 @@ class GrpoStage : public Stage {
         const bool keep = g_.dynamic_sampling_max_batches() == 0 || HasSignal(group.rewards());
         if (keep && static_cast<int>(all.groups.size()) < wanted) all.groups.push_back(std::move(group));
       }
+      if (!all.not_finite.empty()) break;
     }
     return all;
   }
@@ -205,8 +212,9 @@ class GrpoStage : public Stage {
     return all;
   }
 
-  // One optimizer step. False: skipped, because loss or gradient was not finite. first: the weights are those that sampled.
-  absl::StatusOr<bool> Update(std::vector<Trajectory>& part, bool first, int64_t step, OptimizerState& optimizer, UpdateSums& sums) {
+  // One optimizer step, of which something may not be finite: then it is skipped, and what it was is returned. first: the weights are those that
+  // sampled.
+  absl::StatusOr<std::string> Update(std::vector<Trajectory>& part, bool first, int64_t step, OptimizerState& optimizer, UpdateSums& sums) {
     const v1::Optimizer& config = c_.config().optimizer();
     std::vector<TrainSequence> sequences;
     for (Trajectory& t : part) {
@@ -227,6 +235,7 @@ class GrpoStage : public Stage {
     }
     const PolicyLossOptions options{ParsePolicyLoss(g_.policy_loss()), g_.clip_low(), g_.clip_high(), g_.kl_coef()};
     absl::Status mismatch;
+    std::string not_finite;
     LossSums loss;
     std::vector<std::vector<int64_t>> expert_load;  // of this update
     gradients_.Zero(c_.stream);
@@ -236,6 +245,7 @@ class GrpoStage : public Stage {
                 for (size_t i = begin; i < end; ++i) {
                   const Trajectory& t = part[i];
                   const size_t n = t.rollout_logprobs.size();
+                  if (not_finite.empty()) not_finite = NotFiniteLogits(t, logprobs.subspan(at, n));
                   if (first) CompareWithSampler(t, logprobs.subspan(at, n), step, sums, mismatch);
                   SequenceLoss(options, {t.advantage, t.weight, logprobs.subspan(at, n), t.rollout_logprobs, t.ref_logprobs}, loss,
                                slopes.subspan(at, n));
@@ -256,7 +266,11 @@ class GrpoStage : public Stage {
     sums.loss.clipped_high += loss.clipped_high;
     sums.loss.tokens += loss.tokens;
     OptimizerState::Outcome outcome;
-    if (std::isfinite(loss.loss)) outcome = optimizer.Step(c_.stream, config, LearningRate(config, step, steps_), gradients_);
+    if (not_finite.empty() && !std::isfinite(loss.loss)) not_finite = "the loss";
+    if (not_finite.empty()) {
+      outcome = optimizer.Step(c_.stream, config, LearningRate(config, step, steps_), gradients_);
+      not_finite = outcome.not_finite;
+    }
     sums.grad_norm += outcome.grad_norm;
     if (outcome.applied) {
       UpdateExpertBiases(*c_.loaded.model, expert_load, g_.expert_bias_rate());
@@ -264,7 +278,27 @@ class GrpoStage : public Stage {
       c_.publisher.MarkChanged();
     }
     RETURN_IF_ERROR(failpoint::Hit("trainer.optimizer"));
-    return outcome.applied;
+    return not_finite;
+  }
+
+  // In words; empty: there is none. Two finite rewards may lie too far apart.
+  static std::string NotFiniteAdvantage(const ScoredGroups& batch, const std::vector<std::vector<double>>& advantages) {
+    for (size_t g = 0; g < advantages.size(); ++g) {
+      for (size_t i = 0; i < advantages[g].size(); ++i) {
+        if (std::isfinite(advantages[g][i])) continue;
+        const ScoredGroup& group = batch.groups[g];
+        return absl::StrCat("the advantage of group ", group.serial, " sample ", i, " (", group.row.source, "), ", advantages[g][i]);
+      }
+    }
+    return "";
+  }
+
+  // The first token whose log-probability is NaN, in words; empty: there is none.
+  static std::string NotFiniteLogits(const Trajectory& t, absl::Span<const float> logprobs) {
+    const auto found = std::find_if(logprobs.begin(), logprobs.end(), [](float logprob) { return std::isnan(logprob); });
+    if (found == logprobs.end()) return "";
+    return absl::StrCat("the trainer's logits: group ", t.serial, " sample ", t.sample->id().sample_index(), ", token ", found - logprobs.begin(),
+                        " of the completion");
   }
 
   void CompareWithSampler(const Trajectory& t, absl::Span<const float> logprobs, int64_t step, UpdateSums& sums, absl::Status& mismatch) {
@@ -273,7 +307,8 @@ class GrpoStage : public Stage {
       sums.diff_sum += diff;
       ++sums.diff_tokens;
       if (diff > sums.diff_max || diff != diff) sums.diff_max = diff;
-      if (!(diff == 0) && c_.recipe.exact_on_policy() && mismatch.ok()) {
+      // NaN here is no other number of the same kernels but a step to be skipped.
+      if (!(diff == 0) && !std::isnan(logprobs[i]) && c_.recipe.exact_on_policy() && mismatch.ok()) {
         mismatch = absl::InternalError(absl::StrFormat(
             "exact_on_policy: stage %s step %d, group %d sample %d, token %d of the completion: the sampler's log-probability is %.9g, the trainer's %.9g",
             c_.config().name(), step, t.serial, t.sample->id().sample_index(), i, t.rollout_logprobs[i], logprobs[i]));
@@ -281,13 +316,25 @@ class GrpoStage : public Stage {
     }
   }
 
-  void Report(const ScoredGroups& batch, const std::vector<std::vector<std::optional<double>>>& rewards,
-              const std::vector<std::vector<double>>& advantages, const UpdateSums& sums, size_t updates, int64_t step, StepResult& result) {
-    MetricsRow& m = result.metrics;
-    const double steps = static_cast<double>(std::max<size_t>(1, updates));
-    m.Set("loss", sums.loss.loss / steps);
+  // trains: false when nothing was computed, because what would have entered the loss was not finite.
+  void ReportUpdates(const UpdateSums& sums, bool trains, size_t updates, int64_t step, MetricsRow& m) {
+    const double steps = static_cast<double>(std::max<size_t>(1, updates)), tokens = static_cast<double>(std::max<int64_t>(1, sums.loss.tokens));
+    m.Set("loss", trains ? sums.loss.loss / steps : std::numeric_limits<double>::quiet_NaN());
     m.Set("lr", LearningRate(c_.config().optimizer(), step, steps_));
+    if (!trains) return;
     m.Set("grad_norm", sums.grad_norm / steps);
+    m.Set("policy/entropy", sums.entropy / tokens);
+    m.Set("policy/kl", sums.loss.kl / tokens);
+    m.Set("policy/clip_low", static_cast<double>(sums.loss.clipped_low) / tokens);
+    m.Set("policy/clip_high", static_cast<double>(sums.loss.clipped_high) / tokens);
+    m.Set("sampling/logprob_diff_max", sums.diff_max);
+    m.Set("sampling/logprob_diff_mean", sums.diff_tokens > 0 ? sums.diff_sum / static_cast<double>(sums.diff_tokens) : 0.0);
+    if (const double most = MaxExpertLoad(sums.expert_load); most > 0) m.Set("moe/max_load", most);
+  }
+
+  void ReportSamples(const ScoredGroups& batch, const std::vector<std::vector<std::optional<double>>>& rewards,
+                     const std::vector<std::vector<double>>& advantages, int64_t step, StepResult& result) {
+    MetricsRow& m = result.metrics;
     std::vector<double> scored;
     int64_t equal = 0, without = 0, samples = 0, length_sum = 0, length_max = 0, truncated = 0;
     std::vector<double> rule_sum(batch.rule_names.size(), 0);
@@ -324,7 +371,7 @@ class GrpoStage : public Stage {
     double mean = 0, variance = 0;
     for (double r : scored) mean += r / static_cast<double>(scored.size());
     for (double r : scored) variance += (r - mean) * (r - mean) / static_cast<double>(std::max<size_t>(1, scored.size() - 1));
-    const double n = static_cast<double>(std::max<int64_t>(1, samples)), tokens = static_cast<double>(std::max<int64_t>(1, sums.loss.tokens));
+    const double n = static_cast<double>(std::max<int64_t>(1, samples));
     m.Set("reward/mean", mean);
     m.Set("reward/std", std::sqrt(variance));
     m.Set("reward/frac_zero_std", static_cast<double>(equal) / static_cast<double>(std::max<size_t>(1, batch.groups.size())));
@@ -335,13 +382,6 @@ class GrpoStage : public Stage {
     m.Set("completions/mean_length", static_cast<double>(length_sum) / n);
     m.Set("completions/max_length", length_max);
     m.Set("completions/clipped_ratio", static_cast<double>(truncated) / n);
-    m.Set("policy/entropy", sums.entropy / tokens);
-    m.Set("policy/kl", sums.loss.kl / tokens);
-    m.Set("policy/clip_low", static_cast<double>(sums.loss.clipped_low) / tokens);
-    m.Set("policy/clip_high", static_cast<double>(sums.loss.clipped_high) / tokens);
-    m.Set("sampling/logprob_diff_max", sums.diff_max);
-    m.Set("sampling/logprob_diff_mean", sums.diff_tokens > 0 ? sums.diff_sum / static_cast<double>(sums.diff_tokens) : 0.0);
-    if (const double most = MaxExpertLoad(sums.expert_load); most > 0) m.Set("moe/max_load", most);
     m.Set("fault/samples_without_reward", without);
     for (size_t r = 0; r < batch.rule_names.size(); ++r) {
       m.Set("fault/rewards/" + batch.rule_names[r] + "/errors", rule_errors[r]);

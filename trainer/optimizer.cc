@@ -55,7 +55,13 @@ OptimizerState::Outcome OptimizerState::Step(Stream& stream, const v1::Optimizer
     if (!master_[i].empty()) trained.push_back(Flat(gradients.tensor(i)));
   }
   outcome.grad_norm = std::sqrt(kernels::SumOfSquares(stream, trained));
-  if (!std::isfinite(outcome.grad_norm)) return outcome;
+  if (!std::isfinite(outcome.grad_norm)) {
+    const auto finite = [&](size_t i) { return master_[i].empty() || std::isfinite(kernels::SumOfSquares(stream, Flat(gradients.tensor(i)))); };
+    size_t first = 0;
+    while (first + 1 < master_.size() && finite(first)) ++first;
+    outcome.not_finite = absl::StrCat("the gradient of ", model_.tensors()[first].name);
+    return outcome;
+  }
   kernels::AdamWParams params;
   params.lr = lr;
   params.beta1 = config.beta1();

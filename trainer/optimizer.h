@@ -23,6 +23,7 @@ class OptimizerState {
   struct Outcome {
     double grad_norm = 0;   // before clipping
     bool applied = false;   // false: the gradient was not finite, nothing changed
+    std::string not_finite;  // then: whose gradient, the first one
   };
   // One step with learning rate `lr`. The caller calls Model::WeightsChanged afterwards.
   Outcome Step(Stream& stream, const v1::Optimizer& config, double lr, const Gradients& gradients);

@@ -42,6 +42,7 @@ class RetryingRewardClient : public RewardClient {
       }
       ASSIGN_OR_RETURN(v1::ScoreResponse response, Call(part));
       RETURN_IF_ERROR(CheckAnswer(part, response));
+      MarkFailedRules(response);
       if (begin == 0) {
         *all.mutable_rule_names() = response.rule_names();
         *all.mutable_weights() = response.weights();
@@ -86,11 +87,26 @@ class RetryingRewardClient : public RewardClient {
       fits = response.groups(g).completions_size() == request.groups(g).completions_size() &&
              response.groups(g).group_serial() == request.groups(g).group_serial();
       for (const v1::CompletionScore& score : response.groups(g).completions()) {
-        fits &= score.rules_size() == response.rule_names_size() && (!score.has_reward() || std::isfinite(score.reward()));
+        fits &= score.rules_size() == response.rule_names_size();
       }
     }
     if (fits) return absl::OkStatus();
-    return absl::InternalError(absl::StrCat("reward service ", name_, ": the answer's shape is not the request's (groups, completions, rules), or a reward is not a number"));
+    return absl::InternalError(absl::StrCat("reward service ", name_, ": the answer's shape is not the request's (groups, completions, rules)"));
+  }
+
+  // A rule whose score is not finite has failed, as with our own service: no reward, unless the sum already says that it is none.
+  static void MarkFailedRules(v1::ScoreResponse& response) {
+    for (v1::GroupScore& group : *response.mutable_groups()) {
+      for (v1::CompletionScore& completion : *group.mutable_completions()) {
+        for (v1::RuleResult& rule : *completion.mutable_rules()) {
+          if (rule.status() != v1::RULE_STATUS_SCORED || std::isfinite(rule.score())) continue;
+          rule.set_reason(absl::StrCat("the service's score is ", rule.score()));
+          rule.set_status(v1::RULE_STATUS_ERROR);
+          rule.set_score(0);
+          if (std::isfinite(completion.reward())) completion.set_has_reward(false);
+        }
+      }
+    }
   }
 
   const std::string name_;

@@ -3,6 +3,9 @@
 // UNAVAILABLE, RESOURCE_EXHAUSTED and a passed deadline are retried with back-off; while the service is away its name is printed every 10 s and
 // the trainer waits up to `give_up`, then the call fails naming the address. A stop ends the wait: Cancelled. Scores are pure functions of the request, so a retry gives the
 // same bits.
+//
+// A rule's score that is not finite becomes that rule's ERROR. A reward that is not finite is handed on as it is: what becomes of it is the
+// caller's word (scored_groups.h).
 #pragma once
 
 #include <functional>

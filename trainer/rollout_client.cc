@@ -35,7 +35,7 @@ bool Passes(const absl::Status& status) {
          status.code() == absl::StatusCode::kAborted || status.code() == absl::StatusCode::kDeadlineExceeded ||
          status.code() == absl::StatusCode::kResourceExhausted;
 }
-// A worker that fails in another way this often in one Generate (logits that are not numbers, say) gets no more of its work.
+// A worker that fails in another way this often in one Generate gets no more of its work.
 constexpr int kMaxOwnFailures = 3;
 
 // One Generate call: which samples are open, who has them, what came.
@@ -108,10 +108,11 @@ class Job {
   std::vector<std::vector<v1::Sample>> TakeResult() { return std::move(result_); }
 
  private:
-  // The request's prompt, then sampled tokens of the vocabulary, all at the wanted version.
+  // The request's prompt, then sampled tokens of the vocabulary, all at the wanted version. None only where the first one's logits were not numbers.
   bool Fits(const v1::GenerateRequest& request, const v1::Sample& sample) const {
     const int length = sample.token_ids_size(), prompt = request.prompt_token_ids_size();
-    if (sample.sampled_size() != length || sample.rollout_logprobs_size() != length || length <= prompt) return false;
+    if (sample.sampled_size() != length || sample.rollout_logprobs_size() != length || length < prompt) return false;
+    if (length == prompt && sample.finish_reason() != v1::FINISH_REASON_NOT_FINITE) return false;
     for (int i = 0; i < length; ++i) {
       const int32_t token = sample.token_ids(i);
       if (sample.sampled(i) != (i >= prompt)) return false;

@@ -293,7 +293,8 @@ class Run {
   absl::StatusOr<bool> EvaluateInto(StageContext& context, MetricsRow& row) {
     const v1::Evaluation& config = context.config().eval();
     const absl::Time start = p_.clock.Now();
-    ASSIGN_OR_RETURN(const EvaluationResult result, Evaluate(context, context.data.eval_rows(), config));
+    ASSIGN_OR_RETURN(const EvaluationResult result, Annotate(Evaluate(context, context.data.eval_rows(), config),
+                                                             absl::StrCat("stage ", context.config().name(), " after step ", state_.step)));
     row.Set("eval/accuracy", result.accuracy);
     row.Set("eval/pass_at_k", result.pass_at_k);
     row.Set("eval/k", result.samples);

@@ -1,5 +1,8 @@
 #include "trainer/scored_groups.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "common/base/failpoint.h"
 #include "common/base/json.h"
@@ -40,11 +43,63 @@ v1::ScoreRequest MakeScoreRequest(const std::vector<ScoredGroup>& groups, const 
   return request;
 }
 
+// "WHAT of 3 of 16 completions, the first: group 5 sample 0 (data.jsonl:7), DETAIL"
+class Offenders {
+ public:
+  explicit Offenders(const char* what) : what_(what) {}
+  void Add(const std::string& source, uint64_t serial, uint32_t sample, const std::string& detail) {
+    if (count_++ == 0) first_ = absl::StrCat("group ", serial, " sample ", sample, " (", source, "), ", detail);
+  }
+  std::string Text(size_t all) const {
+    return count_ == 0 ? "" : absl::StrCat(what_, " of ", count_, " of ", all, " completions, the first: ", first_);
+  }
+
+ private:
+  const char* const what_;
+  int64_t count_ = 0;
+  std::string first_;
+};
+
+std::string NotFiniteLogits(const std::vector<PromptRequest>& prompts, const std::vector<std::vector<v1::Sample>>& samples) {
+  Offenders found("the logits");
+  size_t all = 0;
+  for (size_t g = 0; g < samples.size(); ++g) {
+    for (const v1::Sample& sample : samples[g]) {
+      ++all;
+      if (sample.finish_reason() != v1::FINISH_REASON_NOT_FINITE) continue;
+      const int64_t token = std::count(sample.sampled().begin(), sample.sampled().end(), true);
+      found.Add(prompts[g].row.source, prompts[g].serial, sample.id().sample_index(), absl::StrCat("token ", token, " of the completion"));
+    }
+  }
+  return found.Text(all);
+}
+
+std::string NotFiniteRewards(const std::vector<ScoredGroup>& groups, const std::vector<std::string>& rule_names) {
+  Offenders found("the rewards");
+  size_t all = 0;
+  for (const ScoredGroup& group : groups) {
+    for (size_t i = 0; i < group.scores.size(); ++i) {
+      ++all;
+      const v1::CompletionScore& score = group.scores[i];
+      if (!score.has_reward() || std::isfinite(score.reward())) continue;
+      std::string detail = absl::StrCat("reward ", score.reward());
+      for (int r = 0; r < score.rules_size(); ++r) {
+        if (score.rules(r).status() != v1::RULE_STATUS_ERROR) continue;
+        absl::StrAppend(&detail, ", rule ", rule_names[static_cast<size_t>(r)], ": ", score.rules(r).reason());
+      }
+      found.Add(group.row.source, group.serial, group.samples[i].id().sample_index(), detail);
+    }
+  }
+  return found.Text(all);
+}
+
 }  // namespace
 
 std::vector<std::optional<double>> ScoredGroup::rewards() const {
   std::vector<std::optional<double>> rewards;
-  for (const v1::CompletionScore& score : scores) rewards.push_back(score.has_reward() ? std::optional<double>(score.reward()) : std::nullopt);
+  for (const v1::CompletionScore& score : scores) {
+    rewards.push_back(score.has_reward() && std::isfinite(score.reward()) ? std::optional<double>(score.reward()) : std::nullopt);
+  }
   return rewards;
 }
 
@@ -104,6 +159,11 @@ absl::StatusOr<ScoredGroups> SampleAndScore(StageContext& context, std::vector<P
     for (bool flag : sample.sampled()) sampled += flag;
     if (context.on_tokens) context.on_tokens(sampled);
   }));
+  result.not_finite = NotFiniteLogits(prompts, samples);
+  if (!result.not_finite.empty()) {
+    result.rollout_time = lap();
+    return result;
+  }
   for (size_t g = 0; g < prompts.size(); ++g) {
     RETURN_IF_ERROR(failpoint::Hit("trainer.group_finished"));
     ScoredGroup group;
@@ -136,6 +196,7 @@ absl::StatusOr<ScoredGroups> SampleAndScore(StageContext& context, std::vector<P
     if (!failed || !retry_failed) break;
   }
   RETURN_IF_ERROR(failpoint::Hit("trainer.score_received"));
+  result.not_finite = NotFiniteRewards(result.groups, result.rule_names);
   result.reward_time = lap();
   return result;
 }

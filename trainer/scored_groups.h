@@ -18,7 +18,7 @@ struct ScoredGroup {
   std::vector<v1::Sample> samples;            // by sample_index
   std::vector<std::string> completions;       // what the rules saw
   std::vector<v1::CompletionScore> scores;    // of each sample
-  std::vector<std::optional<double>> rewards() const;
+  std::vector<std::optional<double>> rewards() const;  // none where there is none, or it is not finite
 };
 
 struct ScoredGroups {
@@ -26,6 +26,9 @@ struct ScoredGroups {
   std::vector<std::string> rule_names;
   std::vector<double> rule_weights;
   absl::Duration rollout_time, reward_time, sync_time;
+  // What was not finite, in words: logits while sampling (then nothing is scored and there are no groups), or rewards. Empty: nothing was.
+  // Such a batch must not be trained on, and is no measurement.
+  std::string not_finite;
 };
 
 struct PromptRequest {

@@ -1,5 +1,6 @@
 #include "trainer/sft_stage.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -18,6 +19,17 @@ constexpr int64_t kProbedRows = 16;  // of a generator
 
 int64_t MaxTokens(const StageContext& context) { return context.loaded.model->config().max_position_embeddings; }
 
+// The first trained token whose log-probability is NaN, in words; `logprobs` are those of the sequences from `begin` on. Empty: there is none.
+std::string NotFiniteLogits(const std::vector<TrainSequence>& batch, const std::vector<std::string>& sources, size_t begin,
+                            absl::Span<const float> logprobs) {
+  const auto found = std::find_if(logprobs.begin(), logprobs.end(), [](float logprob) { return std::isnan(logprob); });
+  if (found == logprobs.end()) return "";
+  int64_t token = found - logprobs.begin();
+  size_t i = begin;
+  while (token >= batch[i].num_trained()) token -= batch[i++].num_trained();
+  return absl::StrCat("the logits: ", sources[i], ", trained token ", token);
+}
+
 class SftStage : public Stage {
  public:
   SftStage(StageContext& context, int64_t steps)
@@ -34,6 +46,7 @@ class SftStage : public Stage {
     const absl::Time start = c_.clock.Now();
     StageState next = state;
     std::vector<TrainSequence> batch;
+    std::vector<std::string> sources;
     int64_t trained = 0, skipped = 0;
     while (static_cast<int>(batch.size()) < config.sft().batch_size()) {
       RETURN_IF_ERROR(failpoint::Hit("trainer.prompt_taken"));
@@ -47,15 +60,18 @@ class SftStage : public Stage {
       trained += example.num_trained();
       result.tokens += static_cast<int64_t>(example.token_ids.size());
       batch.push_back(std::move(example));
+      sources.push_back(row.source);
     }
 
     // loss = -1/N sum logp
     const float slope = -1.0f / static_cast<float>(trained);
     double sum = 0, entropy = 0;
+    std::string not_finite;
     std::vector<std::vector<int64_t>> load;
     gradients_.Zero(c_.stream);
     pass_.Run(batch,
-              [&](size_t, size_t, int64_t, absl::Span<const float> logprobs, absl::Span<const float> entropies, absl::Span<float> slopes) {
+              [&](size_t begin, size_t, int64_t, absl::Span<const float> logprobs, absl::Span<const float> entropies, absl::Span<float> slopes) {
+                if (not_finite.empty()) not_finite = NotFiniteLogits(batch, sources, begin, logprobs);
                 for (size_t i = 0; i < logprobs.size(); ++i) {
                   sum -= static_cast<double>(logprobs[i]);
                   entropy += static_cast<double>(entropies[i]);
@@ -71,8 +87,12 @@ class SftStage : public Stage {
 
     const double lr = LearningRate(config.optimizer(), state.step, steps_);
     OptimizerState::Outcome outcome;
-    if (std::isfinite(loss)) outcome = optimizer.Step(c_.stream, config.optimizer(), lr, gradients_);
-    RETURN_IF_ERROR(CountSkipped(config.optimizer(), outcome.applied, next, result.metrics));
+    if (not_finite.empty() && !std::isfinite(loss)) not_finite = "the loss";
+    if (not_finite.empty()) {
+      outcome = optimizer.Step(c_.stream, config.optimizer(), lr, gradients_);
+      not_finite = outcome.not_finite;
+    }
+    RETURN_IF_ERROR(CountSkipped(config, not_finite, next, result.metrics));
     if (outcome.applied) {
       UpdateExpertBiases(*c_.loaded.model, load, config.sft().expert_bias_rate());
       c_.loaded.model->WeightsChanged(c_.stream);

@@ -28,17 +28,20 @@ absl::Status SkipTooLong(const v1::Stage& stage, const DataRow& row, const char*
                                                  " tokens, expected at most ", most, " (model.max_context)"));
 }
 
-absl::Status CountSkipped(const v1::Optimizer& config, bool applied, StageState& state, MetricsRow& metrics) {
-  metrics.Set("fault/skipped_steps", applied ? 0 : 1);
-  if (applied) {
+absl::Status CountSkipped(const v1::Stage& config, const std::string& not_finite, StageState& state, MetricsRow& metrics) {
+  metrics.Set("fault/skipped_steps", not_finite.empty() ? 0 : 1);
+  if (not_finite.empty()) {
     state.skipped_in_row = 0;
     return absl::OkStatus();
   }
   ++state.skipped_in_row;
-  LOG(WARNING) << "loss or gradient is not finite: the step is skipped, the weights stay as they are";
-  if (state.skipped_in_row <= config.max_skipped_steps()) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("loss or gradient was not finite in ", state.skipped_in_row,
-                                          " steps in a row (optimizer.max_skipped_steps: ", config.max_skipped_steps(), ")"));
+  const std::string what = absl::StrCat("stage ", config.name(), " step ", state.step, ": not finite: ", not_finite);
+  const int64_t most = config.optimizer().max_skipped_steps();
+  if (state.skipped_in_row > most) {
+    return absl::InternalError(absl::StrCat(what, "; so ended ", state.skipped_in_row, " steps in a row (optimizer.max_skipped_steps: ", most, ")"));
+  }
+  LOG(WARNING) << what << "; skipped, it changes no weight";
+  return absl::OkStatus();
 }
 
 double MaxExpertLoad(const std::vector<std::vector<int64_t>>& load) {

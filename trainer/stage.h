@@ -25,7 +25,7 @@ struct StageState {
   int64_t step = 0;             // steps done in this stage
   int64_t data_position = 0;    // training rows consumed
   uint64_t group_serial = 0;    // groups issued, all of them consumed between steps
-  int64_t skipped_in_row = 0;   // steps skipped for a non-finite loss or gradient, up to now
+  int64_t skipped_in_row = 0;   // steps skipped because something was not finite, up to now
 };
 
 // Gives the present weights to all rollout workers when they have changed since the last time.
@@ -98,8 +98,9 @@ class Stage {
 inline constexpr int64_t kMostSkipped = 10000;
 absl::Status SkipTooLong(const v1::Stage& stage, const DataRow& row, const char* what, int64_t tokens, int64_t most, int64_t* skipped);
 
-// Skips a step whose loss or gradient is not finite, counts it, and ends the run when it happens too often in a row.
-absl::Status CountSkipped(const v1::Optimizer& config, bool applied, StageState& state, MetricsRow& metrics);
+// Counts a step of which something was not finite (`not_finite`: what, in words; empty: nothing was) and which therefore changed no weight, says
+// so in a line, and ends the run when there were more than optimizer.max_skipped_steps in a row.
+absl::Status CountSkipped(const v1::Stage& config, const std::string& not_finite, StageState& state, MetricsRow& metrics);
 
 // Largest load over the mean, worst layer; 0 without experts.
 double MaxExpertLoad(const std::vector<std::vector<int64_t>>& load);

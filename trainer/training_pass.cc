@@ -1,10 +1,13 @@
 #include "trainer/training_pass.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "common/base/check.h"
+#include "common/base/failpoint.h"
 #include "common/model/pass_memory.h"
 #include "kernels/attention.h"
+#include "kernels/elementwise.h"
 
 namespace grouper {
 void AddExpertLoad(const std::vector<std::vector<int64_t>>& load, std::vector<std::vector<int64_t>>& sums) {
@@ -192,6 +195,7 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     for (int64_t r = 0; r < rows; r += chunk) {
       const int64_t n = std::min(chunk, rows - r);
       model_.Logits(stream_, hidden.Rows(r, r + n), logits.Rows(0, n));
+      if (failpoint::HitNan("trainer.logits")) kernels::Fill(stream_, logits.Rows(0, 1), std::numeric_limits<double>::quiet_NaN());
       kernels::TokenLogprobs(stream_, logits.Rows(0, n), filters(r, n), micro.targets.data() + r, logprobs.Rows(r, r + n), entropies.Rows(r, r + n));
     }
     const size_t count = static_cast<size_t>(rows);

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <limits>
 #include <sstream>
 
 #include "absl/strings/match.h"
@@ -147,6 +148,23 @@ TEST_F(ScoreFileTest, TheReadyBlocksLoadAndScore) {
     double best = 0;
     for (const double weight : (*set)->weights()) best += weight;
     EXPECT_DOUBLE_EQ(summary->reward_sum, best) << name << Lines(Path("out.jsonl"))[0];
+  }
+}
+
+TEST_F(ScoreFileTest, AServicesRewardThatIsNotFiniteIsAnErrorThatNamesTheCase) {
+  for (const double reward : {1.5, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    const Scorer scorer = [&](const v1::ScoreRequest&) -> absl::StatusOr<v1::ScoreResponse> {
+      v1::ScoreResponse response;
+      v1::CompletionScore* score = response.add_groups()->add_completions();
+      score->set_has_reward(true);
+      score->set_reward(reward);
+      return response;
+    };
+    const auto summary = ScoreFile(scorer, Write("in.jsonl", "{\"id\": \"a7\", \"completion\": \"x\"}\n"), Path("out.jsonl"));
+    EXPECT_EQ(summary.ok(), reward == 1.5);
+    if (!summary.ok()) {
+      EXPECT_TRUE(absl::StrContains(summary.status().message(), "reward of id \"a7\" is ")) << summary.status();
+    }
   }
 }
 

@@ -1,8 +1,12 @@
 #include "rollout/engine.h"
 
+#include <algorithm>
 #include <limits>
+#include <map>
 #include <optional>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/failpoint.h"
 #include "gmock/gmock.h"
 #include "kernels/sampling.h"
@@ -301,16 +305,59 @@ TEST_P(EngineTest, AbortOwnerDropsOnlyItsWork) {
   EXPECT_EQ(engine->stats().free_pages, 8);
 }
 
-TEST_P(EngineTest, LogitsThatAreNotNumbersAreAnError) {
-  const Tensor& norm = model_->tensors()[static_cast<size_t>(model_->FindTensor("model.norm.weight"))].value;
-  norm.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
-  model_->WeightsChanged(stream_);
-  const std::unique_ptr<Engine> engine = Make();
-  ASSERT_TRUE(engine->Add(MakeGroup(3, 5, 1, 4), 1, [](v1::Sample) {}).ok());
-  const absl::StatusOr<bool> step = engine->Step();
-  EXPECT_THAT(std::string(step.status().message()), HasSubstr("not finite at position 5 of group 3 sample 0"));
-  engine->Abort();
-  EXPECT_FALSE(*engine->Step());
+TEST_P(EngineTest, LogitsThatAreNotNumbersEndTheirSamplesAndNothingElse) {
+  for (const char* family : {"llama", "qwen3_moe", "deepseek_v3"}) {
+    const std::unique_ptr<Model> model = TinyModel(family, DType::kF32, stream_);
+    EngineOptions options;
+    options.decode_ahead = GetParam();
+    const std::unique_ptr<Engine> engine = MakeEngine(*model, threads_, options);
+    const Samples expected = BitsOf(RunAll(*engine, MixedGroups()));
+    // In the keys and values of all tokens, the prompt's too.
+    float& weight = model->tensors()[static_cast<size_t>(model->FindTensor("model.layers.0.input_layernorm.weight"))].value.data<float>()[3];
+    for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      const float good = std::exchange(weight, poison);
+      model->WeightsChanged(stream_);
+      const std::vector<v1::Sample> broken = RunAll(*engine, MixedGroups());
+      EXPECT_EQ(broken.size(), expected.size());
+      for (const v1::Sample& sample : broken) {
+        EXPECT_EQ(sample.finish_reason(), v1::FINISH_REASON_NOT_FINITE);
+        EXPECT_EQ(std::count(sample.sampled().begin(), sample.sampled().end(), true), 0);
+        EXPECT_THAT(std::string(CheckFinite(sample).message()),
+                    HasSubstr(absl::StrCat("group ", sample.id().group_serial(), " sample ", sample.id().sample_index(), ", token 0")));
+      }
+      weight = good;
+      model->WeightsChanged(stream_);
+      EXPECT_EQ(BitsOf(RunAll(*engine, MixedGroups())), expected) << family << ": of " << poison << " nothing is left in the pages";
+    }
+  }
+}
+
+TEST_P(EngineTest, ASampleThatMeetsNoNumbersEndsThereAndTheOthersKeepTheirBits) {
+  const std::vector<v1::Sample> undisturbed = RunAll(*Make(), MixedGroups());
+  std::map<std::pair<uint64_t, uint32_t>, const v1::Sample*> whole;
+  for (const v1::Sample& sample : undisturbed) {
+    EXPECT_TRUE(CheckFinite(sample).ok());
+    whole[{sample.id().group_serial(), sample.id().sample_index()}] = &sample;
+  }
+  for (const char* where : {"rollout.logits:1:nan", "rollout.logits:50:nan", "rollout.logits:333:nan"}) {
+    ASSERT_TRUE(failpoint::Arm(where).ok());
+    const std::unique_ptr<Engine> engine = Make();
+    int broken = 0;
+    for (const v1::Sample& sample : RunAll(*engine, MixedGroups())) {
+      const v1::Sample& want = *whole[{sample.id().group_serial(), sample.id().sample_index()}];
+      if (sample.finish_reason() != v1::FINISH_REASON_NOT_FINITE) {
+        EXPECT_EQ(sample.SerializeAsString(), want.SerializeAsString());
+        continue;
+      }
+      ++broken;
+      EXPECT_LT(sample.token_ids_size(), want.token_ids_size());
+      EXPECT_TRUE(std::equal(sample.token_ids().begin(), sample.token_ids().end(), want.token_ids().begin()));
+      EXPECT_EQ(sample.rollout_logprobs_size(), sample.token_ids_size());
+      EXPECT_FALSE(CheckFinite(sample).ok());
+    }
+    EXPECT_EQ(broken, 1) << where;
+    EXPECT_EQ(engine->stats().free_pages, engine->stats().total_pages);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Decoding, EngineTest, testing::Values(EngineOptions::Ahead::kNever, EngineOptions::Ahead::kAlways),

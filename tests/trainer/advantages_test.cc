@@ -43,6 +43,16 @@ TEST(AdvantagesTest, EqualRewardsGiveExactlyZero) {
   }
 }
 
+TEST(AdvantagesTest, RewardsTooFarApartForADoubleGiveNaNAndNotZero) {
+  for (AdvantageStd divisor : {AdvantageStd::kGroup, AdvantageStd::kBatch}) {
+    const auto far = Advantages(Rewards{{1e200, -1e200, 0.0}}, divisor), nearer = Advantages(Rewards{{1e150, -1e150, 0.0}}, divisor);
+    for (double value : far[0]) EXPECT_TRUE(std::isnan(value));
+    for (double value : nearer[0]) EXPECT_TRUE(std::isfinite(value));
+  }
+  const auto sum_overflows = Advantages(Rewards{{1e308, 1.5e308}}, AdvantageStd::kNone);
+  for (double value : sum_overflows[0]) EXPECT_FALSE(std::isfinite(value));
+}
+
 TEST(AdvantagesTest, ACompletionWithoutRewardLeavesTheStatistics) {
   const auto with = Advantages(Rewards{{1.0, kNone, 0.0, 0.5, kNone}}, AdvantageStd::kGroup);
   const auto without = Advantages(Rewards{{1.0, 0.0, 0.5}}, AdvantageStd::kGroup);

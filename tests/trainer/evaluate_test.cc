@@ -1,5 +1,7 @@
 #include "trainer/evaluate.h"
 
+#include <limits>
+
 #include "gmock/gmock.h"
 #include "tests/trainer/stage_world.h"
 
@@ -69,6 +71,24 @@ TEST(EvaluateTest, WhatCouldNotBeScoredLeavesTheStatistics) {
 TEST(EvaluateTest, ScoresBelowOneAreNotRight) {
   EXPECT_EQ(Evaluated([](uint64_t, uint32_t) { return Scripted{.reward = 0.999}; }, 1, 2).accuracy, 0);
   EXPECT_EQ(Evaluated([](uint64_t, uint32_t) { return Scripted{.reward = 1.5}; }, 1, 2).accuracy, 1);
+}
+
+TEST(EvaluateTest, WhatIsNotFiniteIsAnErrorThatNamesTheModel) {
+  const std::pair<Scripted, const char*> cases[] = {
+      {{.reward = 1}, ""},
+      {{.broken = true}, "not finite: the logits of 1 of 4 completions, the first: group 1 sample 1"},
+      {{.reward = std::numeric_limits<double>::quiet_NaN()}, "not finite: the rewards of 1 of 4 completions, the first: group 1 sample 1"},
+  };
+  for (const auto& [what, expected] : cases) {
+    StageWorld world([&](uint64_t problem, uint32_t sample) { return problem == 1 && sample == 1 ? what : Scripted{.reward = 1}; });
+    world.recipe.mutable_reward()->clear_rules();
+    world.recipe.mutable_reward()->add_rules()->set_name("correct");
+    const auto result = Evaluate(*world.context, world.data->eval_rows(), Config(2, 2));
+    EXPECT_EQ(result.ok(), *expected == 0) << result.status();
+    EXPECT_THAT(std::string(result.status().message()), HasSubstr(expected));
+    if (result.ok()) continue;
+    EXPECT_THAT(std::string(result.status().message()), HasSubstr("evaluation of model " + world.recipe.model().config()));
+  }
 }
 
 TEST(EvaluateTest, EvaluationNoiseIsNotTrainingNoise) {

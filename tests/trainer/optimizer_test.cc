@@ -104,7 +104,9 @@ TEST(OptimizerTest, AGradientThatIsNotFiniteChangesNothing) {
     FillGradients(gradients, 1);
     SetElement(gradients.tensor(2), 1, poison);
     OptimizerState optimizer(*model, stream);
-    EXPECT_FALSE(optimizer.Step(stream, Config(), 1e-2, gradients).applied);
+    const OptimizerState::Outcome outcome = optimizer.Step(stream, Config(), 1e-2, gradients);
+    EXPECT_FALSE(outcome.applied);
+    EXPECT_EQ(outcome.not_finite, "the gradient of " + model->tensors()[2].name);
     EXPECT_EQ(optimizer.steps_applied(), 0);
     EXPECT_EQ(AllWeights(*model), before);
     for (const OptimizerState::Named& named : optimizer.tensors()) {

@@ -1,5 +1,6 @@
 #include "trainer/reward_client.h"
 
+#include <cmath>
 #include <functional>
 #include <limits>
 
@@ -117,7 +118,6 @@ TEST_F(RewardClientTest, AnswersOfAnotherShapeAreErrorsNotRewards) {
       [](auto& r) { r.mutable_groups(1)->mutable_completions(0)->clear_rules(); },
       [](auto& r) { r.clear_weights(); },
       [](auto& r) { r.mutable_groups()->SwapElements(0, 1); },
-      [](auto& r) { r.mutable_groups(2)->mutable_completions(2)->set_reward(std::numeric_limits<double>::quiet_NaN()); },
   };
   for (const auto& damage : damages) {
     service_.before = [&](int, v1::ScoreResponse& response) {
@@ -127,6 +127,37 @@ TEST_F(RewardClientTest, AnswersOfAnotherShapeAreErrorsNotRewards) {
     const auto response = client_->Score(request_);
     EXPECT_THAT(std::string(response.status().message()), HasSubstr("reward service rewards:1"));
   }
+}
+
+TEST_F(RewardClientTest, ARewardThatIsNotFiniteIsHandedOn) {
+  for (const double value : {std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()}) {
+    service_.before = [&](int, v1::ScoreResponse& response) {
+      v1::CompletionScore* score = response.mutable_groups(2)->mutable_completions(1);
+      score->set_reward(value);
+      score->mutable_rules(0)->set_score(value);
+      return grpc::Status::OK;
+    };
+    const auto response = client_->Score(request_);
+    ASSERT_TRUE(response.ok()) << response.status();
+    const v1::CompletionScore& score = response->groups(2).completions(1);
+    EXPECT_TRUE(score.has_reward());
+    EXPECT_FALSE(std::isfinite(score.reward()));
+    EXPECT_EQ(score.rules(0).status(), v1::RULE_STATUS_ERROR);
+    EXPECT_THAT(score.rules(0).reason(), HasSubstr(absl::StrCat("the service's score is ", value)));
+  }
+}
+
+TEST_F(RewardClientTest, ARulesScoreThatIsNotFiniteCostsThatCompletionItsReward) {
+  service_.before = [](int, v1::ScoreResponse& response) {
+    response.mutable_groups(2)->mutable_completions(1)->mutable_rules(0)->set_score(std::numeric_limits<double>::infinity());
+    return grpc::Status::OK;
+  };
+  const auto response = client_->Score(request_);
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_TRUE(response->groups(2).completions(0).has_reward());
+  EXPECT_FALSE(response->groups(2).completions(1).has_reward());
+  EXPECT_EQ(response->groups(2).completions(1).rules(0).status(), v1::RULE_STATUS_ERROR);
+  EXPECT_EQ(response->groups(2).completions(1).rules(0).score(), 0);
 }
 
 }  // namespace

@@ -187,7 +187,7 @@ TEST_F(RolloutClientTest, ASilentWorkerLosesItsWork) {
 }
 
 TEST_F(RolloutClientTest, ForgedAndDoubledAnswersAreDropped) {
-  // Answers each sample of each group with five wrong ones, then with the right one twice.
+  // Answers each sample of each group with several wrong ones, then with the right one twice.
   const std::vector<v1::Sample> good = RunAll(*MakeEngine(*model_, threads_), groups_);
   DoubleWorker forger([&](grpc::ServerContext&, DoubleWorker::Stream& stream) {
     v1::GenerateRequest request;
@@ -215,6 +215,12 @@ TEST_F(RolloutClientTest, ForgedAndDoubledAnswersAreDropped) {
         forge([](v1::Sample& s) { s.set_token_ids(s.token_ids_size() - 1, 4000000); });
         forge([](v1::Sample& s) { s.set_sampled(s.token_ids_size() - 1, false); });
         forge([](v1::Sample& s) { s.clear_weight_versions(); });
+        forge([&](v1::Sample& s) {  // the prompt alone, and nothing said of logits that were not numbers
+          s.mutable_token_ids()->Truncate(request.prompt_token_ids_size());
+          s.mutable_sampled()->Truncate(request.prompt_token_ids_size());
+          s.mutable_rollout_logprobs()->Truncate(request.prompt_token_ids_size());
+          s.mutable_weight_versions(0)->set_num_tokens(0);
+        });
         forge([](v1::Sample&) {});
         forge([](v1::Sample&) {});
       }
@@ -223,7 +229,7 @@ TEST_F(RolloutClientTest, ForgedAndDoubledAnswersAreDropped) {
   });
   const auto client = Connect({forger.worker()});
   ExpectGood(*client);
-  EXPECT_GE(client->faults().late_answers, 9 * 48);
+  EXPECT_GE(client->faults().late_answers, 10 * 48);
 }
 
 TEST_F(RolloutClientTest, APromptThatIsTooLongEndsTheCallNamingTheGroup) {
@@ -236,12 +242,38 @@ TEST_F(RolloutClientTest, APromptThatIsTooLongEndsTheCallNamingTheGroup) {
 }
 
 TEST_F(RolloutClientTest, AWorkerThatKeepsFailingEndsTheCall) {
-  DoubleWorker sick([](grpc::ServerContext&, DoubleWorker::Stream&) { return grpc::Status(grpc::StatusCode::INTERNAL, "logits are not finite"); });
+  DoubleWorker sick([](grpc::ServerContext&, DoubleWorker::Stream&) { return grpc::Status(grpc::StatusCode::INTERNAL, "out of order"); });
   const auto result = Connect({sick.worker()})->Generate(groups_, {});
-  EXPECT_THAT(std::string(result.status().message()), testing::AllOf(HasSubstr("not finite"), HasSubstr("127.0.0.1:")));
+  EXPECT_THAT(std::string(result.status().message()), testing::AllOf(HasSubstr("out of order"), HasSubstr("127.0.0.1:")));
   EXPECT_EQ(sick.streams(), 3);
   RealWorker healthy;
   ExpectGood(*Connect({sick.worker(), healthy.worker()}));
+}
+
+TEST_F(RolloutClientTest, ASampleWhoseLogitsAreNotNumbersComesAsItIsAndIsNotMadeAgain) {
+  RealWorker a, b;
+  for (const char* where : {"rollout.logits:1:nan", "rollout.logits:300:nan"}) {  // without and with tokens before
+    const auto client = Connect({a.worker(), b.worker()});
+    ASSERT_TRUE(failpoint::Arm(where).ok());
+    const auto result = client->Generate(groups_, {});
+    ASSERT_TRUE(result.ok()) << result.status();
+    std::vector<v1::Sample> whole;
+    int broken = 0;
+    for (const std::vector<v1::Sample>& group : *result) {
+      for (const v1::Sample& sample : group) {
+        broken += sample.finish_reason() == v1::FINISH_REASON_NOT_FINITE;
+        if (sample.finish_reason() != v1::FINISH_REASON_NOT_FINITE) whole.push_back(sample);
+      }
+    }
+    EXPECT_EQ(broken, 1) << where;
+    Samples expected = expected_;
+    const Samples bits = BitsOf(whole);
+    std::erase_if(expected, [&](const auto& entry) { return bits.count(entry.first) == 0; });
+    EXPECT_EQ(bits, expected);
+    EXPECT_EQ(client->faults().worker_losses, 0);
+    EXPECT_EQ(client->faults().retried_samples, 0);
+    EXPECT_EQ(client->faults().late_answers, 0);
+  }
 }
 
 TEST_F(RolloutClientTest, NoWorkerLeftIsAnErrorThatNamesThem) {

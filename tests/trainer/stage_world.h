@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "common/base/hash.h"
 #include "common/recipe/load_recipe.h"
 #include "gtest/gtest.h"
 #include "trainer/grpo_stage.h"
@@ -19,6 +21,7 @@ struct Scripted {
   std::optional<double> reward = std::nullopt;
   std::string extracted = "";
   bool truncated = false;
+  bool broken = false;  // its logits were not numbers after two tokens
 };
 using Script = std::function<Scripted(uint64_t group, uint32_t sample)>;
 
@@ -42,11 +45,13 @@ class ScriptedRollout : public RolloutClient {
         sample.mutable_id()->set_group_serial(group.group_serial());
         sample.mutable_id()->set_sample_index(index);
         for (int32_t token : group.prompt_token_ids()) Append(sample, token, false);
-        const bool truncated = script_(group.group_serial(), index).truncated;
+        const Scripted script = script_(group.group_serial(), index);
         Append(sample, 5 + static_cast<int32_t>(index % 3), true);
         Append(sample, 6, true);
-        if (!truncated) Append(sample, stop_, true);
-        sample.set_finish_reason(truncated ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_STOP_TOKEN);
+        if (!script.truncated && !script.broken) Append(sample, stop_, true);
+        sample.set_finish_reason(script.broken      ? v1::FINISH_REASON_NOT_FINITE
+                                 : script.truncated ? v1::FINISH_REASON_LENGTH
+                                                    : v1::FINISH_REASON_STOP_TOKEN);
       }
     }
     return all;
@@ -133,6 +138,15 @@ struct StageWorld {
   }
   double Metric(const std::string& name) const { return result.metrics.Number(name, -1); }
   std::string WeightBits() { return Hex(WeightsDigest(*loaded.model, threads)); }
+  // Weights, moments and the number of steps taken.
+  std::string TrainingBits() {
+    Sha256Stream bits;
+    bits.Update(WeightBits());
+    for (const OptimizerState::Named& named : optimizer->tensors()) {
+      bits.Update({static_cast<const char*>(named.tensor.raw()), static_cast<size_t>(named.tensor.size()) * SizeOf(named.tensor.dtype())});
+    }
+    return absl::StrCat(Hex(bits.Finish()), " ", optimizer->steps_applied());
+  }
 
   v1::Recipe recipe;
   ThreadPool threads;
