@@ -237,19 +237,5 @@ TEST(ResumeTest, DataThatChangedInTheMeantimeIsRefused) {
   std::filesystem::remove(recipe);
 }
 
-TEST(NonFiniteTest, AStepWithANanLossIsSkippedCountedAndTheRunGoesOn) {
-  const std::string out = FreshDirectory("nan");
-  const Outcome outcome = RunProgram(RunCommand(out, false), 120, {{"GROUPER_FAIL", "trainer.loss:3:nan"}});
-  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
-  const std::string metrics = *DefaultFileSystem().ReadFile(out + "/metrics.jsonl", 1 << 28);
-  EXPECT_THAT(metrics, HasSubstr("\"fault/skipped_steps\":1"));
-}
-
-TEST(NonFiniteTest, ThreeInARowStopTheRun) {
-  const Outcome outcome = RunProgram(RunCommand(FreshDirectory("nans"), false), 120, {{"GROUPER_FAIL", "trainer.gradient:3+:nan"}});
-  EXPECT_EQ(outcome.exit_code, 1);
-  EXPECT_THAT(outcome.output, HasSubstr("not finite"));
-}
-
 }  // namespace
 }  // namespace grouper::testing
