@@ -85,12 +85,6 @@ Tensor Arena::NewZero(DType dtype, std::initializer_list<int64_t> shape) {
   return t;
 }
 
-void Arena::Release(Mark mark) {
-  CHECK(mark.block < block_ || (mark.block == block_ && mark.used <= used_)) << "mark is not from before";
-  block_ = mark.block;
-  used_ = mark.used;
-}
-
 size_t Arena::reserved_bytes() const {
   size_t total = 0;
   for (const Block& block : blocks_) total += block.owned ? block.size : 0;
