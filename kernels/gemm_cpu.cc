@@ -59,9 +59,9 @@ class Plan {
       const Product<S, T>& p = products[i];
       if (p.m == 0 || p.n == 0) continue;
       int64_t cuts = threads;
-      if (threads > 1 && products.size() > 1) {  // none much longer than the others
+      if (products.size() > 1) {  // none much longer than the others
         cuts = std::clamp<int64_t>(static_cast<int64_t>(Work(p) / std::max(work, 1.0) * static_cast<double>(4 * threads)), 1, 4 * threads);
-      } else if (threads > 1 && p.b_packed != nullptr) {
+      } else if (p.b_packed != nullptr) {
         // Nothing is packed twice, so smaller parts are free, and a thread that wakes late or is disturbed does fewer of them.
         cuts = threads * std::clamp<int64_t>(static_cast<int64_t>(work / kPartWork) / threads, 1, 3);
       }
@@ -82,7 +82,7 @@ class Plan {
  private:
   // A batch over heads writes into the same rows of memory: each thread takes its rows of all heads.
   bool CutRowsOfAll(int64_t threads) {
-    if (threads == 1 || products_.size() < 2) return false;
+    if (products_.size() < 2) return false;
     const int64_t rows = products_[0].m;
     for (const Product<S, T>& p : products_) {
       if (p.m != rows || p.n != products_[0].n || p.k != products_[0].k) return false;
@@ -114,14 +114,22 @@ struct alignas(64) Queue {
   int64_t end = 0;
 };
 
-}  // namespace
+// One product on this thread, as one part: what a small one costs beside its arithmetic is this way, so that it is short.
+template <typename S, typename T>
+void RunWhole(Stream& stream, const Product<S, T>& p) {
+  if (p.m == 0 || p.n == 0) return;
+  const Part part = {.m_end = p.m, .panel_end = CeilDiv(p.n, kPanel<T>)};
+  const BufferSizes sizes = BuffersFor(p, p.m, part.panel_end);
+  if (sizes.a + sizes.b == 0) return Block<S, T>(p, part, nullptr, nullptr).Run();
+  const Arena::Mark mark = stream.scratch.mark();
+  const int64_t a_size = CeilDiv(sizes.a, 16) * 16;
+  T* const buffer = static_cast<T*>(stream.scratch.Allocate(sizeof(T) * static_cast<size_t>(a_size + sizes.b)));
+  Block<S, T>(p, part, buffer, buffer + a_size).Run();
+  stream.scratch.Release(mark);
+}
 
 template <typename S, typename T>
-void RunProducts(Stream& stream, absl::Span<const Product<S, T>> products) {
-  double work = 0;
-  for (const Product<S, T>& p : products) work += Work(p);
-  const int64_t threads =
-      std::clamp<int64_t>(static_cast<int64_t>(work / kThreadWork), 1, std::max(1, stream.threads.num_threads()));
+void RunOnThreads(Stream& stream, absl::Span<const Product<S, T>> products, int64_t threads) {
   const Arena::Mark mark = stream.scratch.mark();
   const Plan<S, T> plan(stream, products, threads);
   const int64_t workers = std::min(threads, plan.count);
@@ -133,28 +141,38 @@ void RunProducts(Stream& stream, absl::Span<const Product<S, T>> products) {
     T* const a_buffer = buffers + worker * (a_size + b_size);
     Block<S, T>(products[static_cast<size_t>(part.product)], part, a_buffer, a_buffer + a_size).Run();
   };
-  if (workers <= 1) {
-    for (int64_t i = 0; i < plan.count; ++i) run(i, 0);
-  } else {
-    Queue* const queues = static_cast<Queue*>(stream.scratch.Allocate(sizeof(Queue) * static_cast<size_t>(workers)));
-    for (int64_t w = 0; w < workers; ++w) {
-      new (queues + w) Queue;
-      queues[w].next.store(plan.count * w / workers, std::memory_order_relaxed);
-      queues[w].end = plan.count * (w + 1) / workers;
-    }
-    stream.threads.ParallelFor(workers, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t worker = begin; worker < end; ++worker) {
-        for (int64_t turn = 0; turn < workers; ++turn) {
-          Queue& queue = queues[(worker + turn) % workers];
-          for (int64_t i = queue.next.fetch_add(1, std::memory_order_relaxed); i < queue.end;
-               i = queue.next.fetch_add(1, std::memory_order_relaxed)) {
-            run(i, worker);
-          }
+  Queue* const queues = static_cast<Queue*>(stream.scratch.Allocate(sizeof(Queue) * static_cast<size_t>(workers)));
+  for (int64_t w = 0; w < workers; ++w) {
+    new (queues + w) Queue;
+    queues[w].next.store(plan.count * w / workers, std::memory_order_relaxed);
+    queues[w].end = plan.count * (w + 1) / workers;
+  }
+  stream.threads.ParallelFor(workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker) {
+      for (int64_t turn = 0; turn < workers; ++turn) {
+        Queue& queue = queues[(worker + turn) % workers];
+        for (int64_t i = queue.next.fetch_add(1, std::memory_order_relaxed); i < queue.end;
+             i = queue.next.fetch_add(1, std::memory_order_relaxed)) {
+          run(i, worker);
         }
       }
-    });
-  }
+    }
+  });
   stream.scratch.Release(mark);
+}
+
+}  // namespace
+
+template <typename S, typename T>
+void RunProducts(Stream& stream, absl::Span<const Product<S, T>> products) {
+  double work = 0;
+  for (const Product<S, T>& p : products) work += Work(p);
+  const int64_t threads = work < 2 * kThreadWork ? 1 : std::min<int64_t>(static_cast<int64_t>(work / kThreadWork), stream.threads.num_threads());
+  if (threads == 1) {
+    for (const Product<S, T>& p : products) RunWhole(stream, p);
+  } else {
+    RunOnThreads(stream, products, threads);
+  }
 }
 
 template void RunProducts<float, float>(Stream&, absl::Span<const Product<float, float>>);
