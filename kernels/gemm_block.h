@@ -40,18 +40,18 @@ struct BufferSizes {
   int64_t a = 0, b = 0;
 };
 
+// The size of `n`'s blocks when it is cut into as few as possible of at most `limit`, all as long as the first but perhaps the last.
+inline int64_t EvenBlock(int64_t n, int64_t limit) { return n <= limit ? std::max<int64_t>(n, 1) : CeilDiv(n, CeilDiv(n, limit)); }
+
 template <typename S, typename T>
 int64_t BlockK(const Product<S, T>& p, int64_t rows) {
-  const int64_t limit = p.b_packed != nullptr && rows <= kFewRows ? kBlockKFewRows : kBlockK;
-  const int64_t blocks = std::max<int64_t>(1, CeilDiv(p.k, limit));
-  return std::max<int64_t>(1, CeilDiv(p.k, blocks));
+  return EvenBlock(p.k, p.b_packed != nullptr && rows <= kFewRows ? kBlockKFewRows : kBlockK);
 }
 
-// Panels of B to pack together: blocks of equal size.
+// Panels of B to pack together.
 template <typename T>
 int64_t PanelsAtOnce(int64_t panels) {
-  const int64_t blocks = std::max<int64_t>(1, CeilDiv(panels, kBlockN / kPanel<T>));
-  return std::max<int64_t>(1, CeilDiv(panels, blocks));
+  return EvenBlock(panels, kBlockN / kPanel<T>);
 }
 
 // Rows at this distance (in elements) fall on a few cache sets only.
@@ -89,33 +89,20 @@ bool IsRankUpdate(const Product<S, T>& p) {
 
 template <typename T, typename B>
 using TileFunction = void (*)(const TileArgs<T, B>&);
-template <typename T, typename B>
-using EdgeFunction = void (*)(TileArgs<T, B>, int64_t columns);
 
 // [rows - 1]. Rows of A consecutive in k, or packed panels.
-template <typename T, typename B, bool kRowsA>
-inline constexpr TileFunction<T, B> kTiles[kTileRows] = {Tile<T, B, 1, 1, kRowsA>, Tile<T, B, 2, 1, kRowsA>, Tile<T, B, 3, 1, kRowsA>,
-                                                         Tile<T, B, 4, 1, kRowsA>, Tile<T, B, 5, 1, kRowsA>, Tile<T, B, 6, 1, kRowsA>};
-// The same, fetching a later panel of B from memory on the way.
-template <typename T, typename B, bool kRowsA>
-inline constexpr TileFunction<T, B> kFetchingTiles[kTileRows] = {
-    Tile<T, B, 1, 1, kRowsA, true>, Tile<T, B, 2, 1, kRowsA, true>, Tile<T, B, 3, 1, kRowsA, true>,
-    Tile<T, B, 4, 1, kRowsA, true>, Tile<T, B, 5, 1, kRowsA, true>, Tile<T, B, 6, 1, kRowsA, true>};
-template <typename T, typename B, bool kRowsA>
-inline constexpr EdgeFunction<T, B> kEdges[kTileRows] = {EdgeTile<T, B, 1, 1, kRowsA>, EdgeTile<T, B, 2, 1, kRowsA>, EdgeTile<T, B, 3, 1, kRowsA>,
-                                                         EdgeTile<T, B, 4, 1, kRowsA>, EdgeTile<T, B, 5, 1, kRowsA>, EdgeTile<T, B, 6, 1, kRowsA>};
+template <typename T, typename B, bool kRowsA, bool kPrefetch = false, bool kEdge = false>
+inline constexpr TileFunction<T, B> kTiles[kTileRows] = {
+    Tile<T, B, 1, 1, kRowsA, kPrefetch, kEdge>, Tile<T, B, 2, 1, kRowsA, kPrefetch, kEdge>, Tile<T, B, 3, 1, kRowsA, kPrefetch, kEdge>,
+    Tile<T, B, 4, 1, kRowsA, kPrefetch, kEdge>, Tile<T, B, 5, 1, kRowsA, kPrefetch, kEdge>, Tile<T, B, 6, 1, kRowsA, kPrefetch, kEdge>};
 // Few rows take several panels at once: up to kWidePanels[rows - 1]. [rows - 1][panels - 1].
 inline constexpr int kWidePanels[3] = {4, 3, 2};
-template <typename T, typename B, bool kRowsA>
+template <typename T, typename B, bool kRowsA, bool kEdge>
 inline constexpr TileFunction<T, B> kWideTiles[3][4] = {
-    {Tile<T, B, 1, 1, kRowsA>, Tile<T, B, 1, 2, kRowsA>, Tile<T, B, 1, 3, kRowsA>, Tile<T, B, 1, 4, kRowsA>},
-    {Tile<T, B, 2, 1, kRowsA>, Tile<T, B, 2, 2, kRowsA>, Tile<T, B, 2, 3, kRowsA>, nullptr},
-    {Tile<T, B, 3, 1, kRowsA>, Tile<T, B, 3, 2, kRowsA>, nullptr, nullptr}};
-template <typename T, typename B, bool kRowsA>
-inline constexpr EdgeFunction<T, B> kWideEdges[3][4] = {
-    {EdgeTile<T, B, 1, 1, kRowsA>, EdgeTile<T, B, 1, 2, kRowsA>, EdgeTile<T, B, 1, 3, kRowsA>, EdgeTile<T, B, 1, 4, kRowsA>},
-    {EdgeTile<T, B, 2, 1, kRowsA>, EdgeTile<T, B, 2, 2, kRowsA>, EdgeTile<T, B, 2, 3, kRowsA>, nullptr},
-    {EdgeTile<T, B, 3, 1, kRowsA>, EdgeTile<T, B, 3, 2, kRowsA>, nullptr, nullptr}};
+    {Tile<T, B, 1, 1, kRowsA, false, kEdge>, Tile<T, B, 1, 2, kRowsA, false, kEdge>, Tile<T, B, 1, 3, kRowsA, false, kEdge>,
+     Tile<T, B, 1, 4, kRowsA, false, kEdge>},
+    {Tile<T, B, 2, 1, kRowsA, false, kEdge>, Tile<T, B, 2, 2, kRowsA, false, kEdge>, Tile<T, B, 2, 3, kRowsA, false, kEdge>, nullptr},
+    {Tile<T, B, 3, 1, kRowsA, false, kEdge>, Tile<T, B, 3, 2, kRowsA, false, kEdge>, nullptr, nullptr}};
 
 // The part's rows [m_begin, m_end) and panels, on one thread.
 template <typename S, typename T>
@@ -125,9 +112,7 @@ class Block {
       : p_(p), part_(part), a_buffer_(a_buffer), b_buffer_(b_buffer) {}
 
   void Run() {
-    if constexpr (std::is_same_v<S, T>) {
-      if (IsRankUpdate(p_)) return RankUpdate();
-    }
+    if (IsRankUpdate(p_)) return p_.k == 1 ? RankUpdate<1>() : RankUpdate<2>();
     const int64_t rows = part_.m_end - part_.m_begin;
     const int64_t block_k = BlockK(p_, rows);
     const bool direct_b = p_.b_packed == nullptr && ReadsBDirectly(p_, rows);
@@ -145,25 +130,29 @@ class Block {
   }
 
  private:
-  // C += A B for a chain of one or two steps: C's rows are all of the traffic, read and written once from left to right.
+  // C += A B for a chain of K steps: C's rows are all of the traffic, read and written once from left to right.
+  template <int K>
   void RankUpdate() {
-    const int64_t begin = part_.panel_begin * kPanel<T>, end = std::min(p_.n, part_.panel_end * kPanel<T>);
-    const bool two = p_.k == 2;
-    const T *b0 = p_.b, *b1 = p_.b + (two ? p_.b_row : 0);
-    for (int64_t i = part_.m_begin; i < part_.m_end; ++i) {
-      T* c = p_.c + i * p_.c_row;
-      const Vec<T> a0 = Vec<T>::Broadcast(p_.a[i * p_.a_row]), a1 = Vec<T>::Broadcast(two ? p_.a[i * p_.a_row + p_.a_col] : T{0});
-      for (int64_t j = begin; j < end; j += kLanes) {
-        const int64_t n = end - j;
-        if (n >= kLanes) {
-          Vec<T> sum = Fma(a0, Load(b0 + j), Load(c + j));
-          if (two) sum = Fma(a1, Load(b1 + j), sum);
-          Store(c + j, sum);
-        } else {
-          Vec<T> sum = Fma(a0, LoadPartial(b0 + j, n), LoadPartial(c + j, n));
-          if (two) sum = Fma(a1, LoadPartial(b1 + j, n), sum);
-          StorePartial(c + j, sum, n);
-        }
+    const int64_t begin = part_.panel_begin * kPanel<T>, columns = std::min(p_.n, part_.panel_end * kPanel<T>) - begin;
+    const int64_t rest = columns % kLanes, full = columns - rest;
+    const S* const b0 = p_.b + begin;
+    const S* const b1 = b0 + (K - 1) * p_.b_row;
+    const int64_t c_row = p_.c_row, a_row = p_.a_row, m_end = part_.m_end;
+    const S* a = p_.a + part_.m_begin * a_row;
+    const int64_t a_last = (K - 1) * p_.a_col;
+    T* c = p_.c + part_.m_begin * c_row + begin;
+    for (int64_t i = part_.m_begin; i < m_end; ++i, a += a_row, c += c_row) {
+      const Vec<T> a0 = Vec<T>::Broadcast(static_cast<T>(a[0])), a1 = Vec<T>::Broadcast(static_cast<T>(a[a_last]));
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < full; j += kLanes) {
+        Vec<T> sum = Fma(a0, Load(b0 + j), Load(c + j));
+        if (K == 2) sum = Fma(a1, Load(b1 + j), sum);
+        Store(c + j, sum);
+      }
+      if (rest > 0) {
+        Vec<T> sum = Fma(a0, LoadPartial(b0 + full, rest), LoadPartial(c + full, rest));
+        if (K == 2) sum = Fma(a1, LoadPartial(b1 + full, rest), sum);
+        StorePartial(c + full, sum, rest);
       }
     }
   }
@@ -212,8 +201,7 @@ class Block {
   void RunRows(int64_t panel, int64_t panel_end, int64_t k, int64_t k_size) {
     const bool direct_a = ReadsADirectly(p_, part_.m_end - part_.m_begin);
     const int64_t rows = part_.m_end - part_.m_begin;
-    const int64_t blocks = std::max<int64_t>(1, CeilDiv(rows, kBlockM));
-    const int64_t block_m = CeilDiv(CeilDiv(rows, blocks), kTileRows) * kTileRows;
+    const int64_t block_m = CeilDiv(EvenBlock(rows, kBlockM), kTileRows) * kTileRows;
     for (int64_t m = part_.m_begin; m < part_.m_end; m += block_m) {
       const int64_t m_size = std::min(block_m, part_.m_end - m);
       if (p_.a_col == 1) {
@@ -255,32 +243,33 @@ class Block {
   template <bool kRowsA, typename B>
   void RunTiles(const B* b, const T* a, int64_t lda, int64_t m, int64_t m_size, int64_t panel, int64_t panel_end, int64_t k, int64_t k_size) {
     constexpr int kN = kPanel<T>;
-    const RowTiles tiles(m_size);
     const bool last = k + k_size >= p_.k;
     TileArgs<T, B> args;
     args.k = k_size;
     args.lda = lda;
     args.ldb = ldb_;
-    args.panel_stride = panel_stride_;
     args.ldc = p_.c_row;
     args.accumulate = p_.accumulate || k > 0;
     const int64_t full_end = std::min(panel_end, p_.n / kN);
     int64_t i = panel;
     if (m_size <= 3 && lda != 0) {
       const int64_t wide_end = edge_b_ != nullptr ? full_end : panel_end;
-      for (int64_t count; i < wide_end; i += count) {
-        count = std::min<int64_t>(kWidePanels[m_size - 1], wide_end - i);
+      args.panel_stride = panel_stride_;
+      const EvenCuts groups(wide_end - panel, kWidePanels[m_size - 1]);
+      for (int64_t g = 0; g < groups.count; ++g) {
+        const int64_t count = groups.size(g);
         args.a = a;
         args.b = b + (i - panel) * panel_stride_;
         args.c = p_.c + m * p_.c_row + i * kN;
         args.bias = last && p_.bias != nullptr ? p_.bias + i * kN : nullptr;
-        if (i + count <= full_end) {
-          kWideTiles<T, B, kRowsA>[m_size - 1][count - 1](args);
-        } else {
-          kWideEdges<T, B, kRowsA>[m_size - 1][count - 1](args, p_.n - i * kN);
-        }
+        args.columns = p_.n - i * kN;
+        const bool edge = i + count > full_end;
+        (edge ? kWideTiles<T, B, kRowsA, true> : kWideTiles<T, B, kRowsA, false>)[m_size - 1][count - 1](args);
+        i += count;
       }
+      if (i == panel_end) return;
     }
+    const EvenCuts tiles(m_size, kTileRows);
     // A panel of B stays in L1 while the tiles of A pass by; where the chain is short, C is most of the traffic, and its rows are
     // written from left to right instead.
     const int64_t panels = panel_end - i;
@@ -311,17 +300,14 @@ class Block {
           }
         }
         if (edge) {
-          kEdges<T, B, kRowsA>[size - 1](args, p_.n - column_panel * kN);
+          args.columns = p_.n - column_panel * kN;
+          kTiles<T, B, kRowsA, false, true>[size - 1](args);
           continue;
-        }
-        if (tile + 1 < tiles.count) {  // the next tile's C, which would stall its first loads
-          const T* next = args.c + size * p_.c_row;
-          for (int64_t r = 0; r < size; ++r) __builtin_prefetch(next + r * p_.c_row, 1);
         }
         if (fetches && column_panel + 1 < panel_end) {
           args.prefetch = reinterpret_cast<const char*>(args.b + panel_stride_) + tile * (fetch_step * k_size);
           args.prefetch_step = fetch_step;
-          kFetchingTiles<T, B, kRowsA>[size - 1](args);
+          kTiles<T, B, kRowsA, true>[size - 1](args);
         } else {
           kTiles<T, B, kRowsA>[size - 1](args);
         }
@@ -343,9 +329,12 @@ class Block {
 template <typename S, typename T>
 BufferSizes BuffersFor(const Product<S, T>& p, int64_t rows, int64_t panels) {
   BufferSizes sizes;
+  if (IsRankUpdate(p)) return sizes;
   const int64_t block_k = BlockK(p, rows);
   if (!ReadsADirectly(p, rows)) sizes.a = std::min(rows, kBlockM) * (block_k + kRowPad);
-  if (p.b_packed == nullptr || WidensPanels(p, rows)) {
+  if (p.b_packed == nullptr && ReadsBDirectly(p, rows)) {
+    if (p.n % kPanel<T> != 0) sizes.b = kPanel<T> * block_k;
+  } else if (p.b_packed == nullptr || WidensPanels(p, rows)) {
     sizes.b = PanelsAtOnce<T>(panels) * kPanel<T> * block_k;
   }
   return sizes;

@@ -94,12 +94,13 @@ void PackPanelB(const S* b, int64_t row_stride, int64_t col_stride, const int32_
   }
 }
 
-// Cuts [0, rows) into tiles of at most kTileRows, as even as possible: 7 rows are 4 + 3, because a tile of one row is slow.
-struct RowTiles {
-  explicit RowTiles(int64_t rows)
-      : count((rows + kTileRows - 1) / kTileRows), base(count ? rows / count : 0), extra(count ? rows % count : 0) {}
-  int64_t begin(int64_t tile) const { return tile * base + std::min(tile, extra); }
-  int64_t size(int64_t tile) const { return base + (tile < extra ? 1 : 0); }
+// Cuts [0, n) into as few parts of at most `most` as possible, as even as possible: 7 rows in tiles of 6 are 4 + 3, because a tile of one
+// row is slow.
+struct EvenCuts {
+  EvenCuts(int64_t n, int64_t most)
+      : count(n > most ? (n + most - 1) / most : n > 0), base(count > 1 ? n / count : n), extra(n - base * count) {}
+  int64_t begin(int64_t i) const { return i * base + std::min(i, extra); }
+  int64_t size(int64_t i) const { return base + (i < extra ? 1 : 0); }
   int64_t count, base, extra;
 };
 
@@ -107,7 +108,7 @@ struct RowTiles {
 // tile t begins at to + begin(t) * k.
 template <typename T, typename S>
 void PackPanelsA(const S* a, int64_t k_stride, int64_t rows, int64_t k, T* to) {
-  const RowTiles tiles(rows);
+  const EvenCuts tiles(rows, kTileRows);
   for (int64_t t = 0; t < tiles.count; ++t) {
     const int64_t size = tiles.size(t);
     const S* from = a + tiles.begin(t);

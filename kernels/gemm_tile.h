@@ -49,35 +49,55 @@ inline F64x4 LoadReg(const double* p) {
   return r;
 }
 
+// The first `n` lanes of a register: all of it where n is larger, and nothing where it is not positive.
+inline F32x8 LoadRegPartial(const float* p, int64_t n) { return n >= 8 ? LoadReg(p) : n > 0 ? LoadPartial(p, n).v : F32x8{}; }
+inline F64x4 LoadRegPartial(const double* p, int64_t n) {
+  F64x4 r{};
+  if (n > 0) std::memcpy(&r, p, sizeof(double) * static_cast<size_t>(n < 4 ? n : 4));
+  return r;
+}
+inline void StoreRegPartial(float* p, F32x8 a, int64_t n) {
+  if (n >= 8) return Store(p, {a});
+  if (n > 0) StorePartial(p, {a}, n);
+}
+inline void StoreRegPartial(double* p, F64x4 a, int64_t n) {
+  if (n > 0) std::memcpy(p, &a, sizeof(double) * static_cast<size_t>(n < 4 ? n : 4));
+}
+
 // What one tile reads and writes. A's element (i, k) is a[i * lda + k] (kRowsA) or a[k * lda + i];
 // B's element (k, panel p, j) is b[p * panel_stride + k * ldb + j], of type B: T, or bf16 for float.
+// Without initial values: a small product would spend a tenth of its time on them.
 template <typename T, typename B>
 struct TileArgs {
-  int64_t k = 0;
-  const T* a = nullptr;
-  int64_t lda = 0;
-  const B* b = nullptr;
-  int64_t ldb = 0, panel_stride = 0;
-  T* c = nullptr;
-  int64_t ldc = 0;
-  bool accumulate = false;   // start from C, else from 0
-  const T* bias = nullptr;   // per column, added to the finished chain; null: none
-  const char* prefetch = nullptr;  // kPrefetch: step k asks for the cache line at prefetch + k * prefetch_step
-  int64_t prefetch_step = 0;       // bytes
+  int64_t k;
+  const T* a;
+  int64_t lda;
+  const B* b;
+  int64_t ldb;
+  int64_t panel_stride;  // wide tiles
+  T* c;
+  int64_t ldc;
+  bool accumulate;       // start from C, else from 0
+  const T* bias;         // per column, added to the finished chain; null: none
+  int64_t columns;       // kEdge: of C
+  const char* prefetch;  // kPrefetch: step k asks for the cache line at prefetch + k * prefetch_step
+  int64_t prefetch_step;  // bytes
 };
 
-// All MR x (NP * kPanel) elements of C.
-template <typename T, typename B, int MR, int NP, bool kRowsA, bool kPrefetch = false>
+// All MR x (NP * kPanel) elements of C; kEdge: the first args.columns columns of them, and nothing beyond those is touched in C or in the
+// bias.
+template <typename T, typename B, int MR, int NP, bool kRowsA, bool kPrefetch = false, bool kEdge = false>
 void Tile(const TileArgs<T, B>& args) {
   using Reg = typename TileOf<T>::Reg;
   constexpr int kRegs = 2 * NP;
   constexpr int kL = kRegLanes<T>;
+  const auto load = [&](const T* row, int j) { return kEdge ? LoadRegPartial(row + j * kL, args.columns - j * kL) : LoadReg(row + j * kL); };
   Reg acc[MR][kRegs];
   if (args.accumulate) {
 #pragma GCC unroll 6
     for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 8
-      for (int j = 0; j < kRegs; ++j) std::memcpy(&acc[i][j], args.c + i * args.ldc + j * kL, sizeof(Reg));
+      for (int j = 0; j < kRegs; ++j) acc[i][j] = load(args.c + i * args.ldc, j);
     }
   } else {
 #pragma GCC unroll 6
@@ -120,54 +140,23 @@ void Tile(const TileArgs<T, B>& args) {
   if (args.bias != nullptr) {
 #pragma GCC unroll 8
     for (int j = 0; j < kRegs; ++j) {
-      Reg bias;
-      std::memcpy(&bias, args.bias + j * kL, sizeof(Reg));
+      const Reg bias = load(args.bias, j);
 #pragma GCC unroll 6
       for (int i = 0; i < MR; ++i) acc[i][j] += bias;
     }
   }
 #pragma GCC unroll 6
   for (int i = 0; i < MR; ++i) {
+    T* const row = args.c + i * args.ldc;
 #pragma GCC unroll 8
-    for (int j = 0; j < kRegs; ++j) std::memcpy(args.c + i * args.ldc + j * kL, &acc[i][j], sizeof(Reg));
+    for (int j = 0; j < kRegs; ++j) {
+      if constexpr (kEdge) {
+        StoreRegPartial(row + j * kL, acc[i][j], args.columns - j * kL);
+      } else {
+        std::memcpy(row + j * kL, &acc[i][j], sizeof(Reg));
+      }
+    }
   }
-}
-
-// `columns` numbers, a vector at a time, up to `width` (a multiple of kLanes) filled with zeros.
-template <typename T>
-void LoadColumns(const T* from, int64_t columns, int64_t width, T* to) {
-  for (int64_t j = 0; j < width; j += kLanes) {
-    const int64_t n = columns - j;
-    Store(to + j, n >= kLanes ? Load(from + j) : n > 0 ? LoadPartial(from + j, n) : Vec<T>::Zero());
-  }
-}
-template <typename T>
-void StoreColumns(const T* from, int64_t columns, T* to) {
-  for (int64_t j = 0; j < columns; j += kLanes) {
-    const int64_t n = columns - j;
-    n >= kLanes ? Store(to + j, Load(from + j)) : StorePartial(to + j, Load(from + j), n);
-  }
-}
-
-// The same for the first `columns` columns only: through a buffer, so that nothing beyond them is touched in C or in the bias.
-template <typename T, typename B, int MR, int NP, bool kRowsA>
-void EdgeTile(TileArgs<T, B> args, int64_t columns) {
-  constexpr int kWidth = NP * kPanel<T>;
-  alignas(32) T buffer[MR * kWidth];
-  alignas(32) T bias[kWidth];
-  T* c = args.c;
-  const int64_t ldc = args.ldc;
-  if (args.accumulate) {
-    for (int i = 0; i < MR; ++i) LoadColumns(c + i * ldc, columns, kWidth, buffer + i * kWidth);
-  }
-  if (args.bias != nullptr) {
-    LoadColumns(args.bias, columns, kWidth, bias);
-    args.bias = bias;
-  }
-  args.c = buffer;
-  args.ldc = kWidth;
-  Tile<T, B, MR, NP, kRowsA>(args);
-  for (int i = 0; i < MR; ++i) StoreColumns(buffer + i * kWidth, columns, c + i * ldc);
 }
 
 }  // namespace grouper::kernels
