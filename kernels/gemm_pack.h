@@ -104,25 +104,20 @@ struct EvenCuts {
   int64_t count, base, extra;
 };
 
+// One tile's panel of A: kRows numbers a step of k.
+template <typename T, typename S, int kRows>
+void PackPanelA(const S* from, int64_t k_stride, int64_t k, T* to) {
+  for (int64_t kk = 0; kk < k; ++kk, to += kRows, from += k_stride) CopyRow(from, to, kRows);
+}
+
 // A [rows, k] with rows consecutive in memory (row_stride 1, element (i, kk) at a[i + kk * k_stride]) into panels, one a tile:
 // tile t begins at to + begin(t) * k.
 template <typename T, typename S>
 void PackPanelsA(const S* a, int64_t k_stride, int64_t rows, int64_t k, T* to) {
+  static constexpr void (*kPack[kTileRows])(const S*, int64_t, int64_t, T*) = {PackPanelA<T, S, 1>, PackPanelA<T, S, 2>, PackPanelA<T, S, 3>,
+                                                                             PackPanelA<T, S, 4>, PackPanelA<T, S, 5>, PackPanelA<T, S, 6>};
   const EvenCuts tiles(rows, kTileRows);
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    const int64_t size = tiles.size(t);
-    const S* from = a + tiles.begin(t);
-    T* out = to + tiles.begin(t) * k;
-    if (size == kTileRows) {
-      for (int64_t kk = 0; kk < k; ++kk, out += kTileRows, from += k_stride) {
-        CopyRow(from, out, kTileRows);
-      }
-    } else {
-      for (int64_t kk = 0; kk < k; ++kk, out += size, from += k_stride) {
-        for (int64_t i = 0; i < size; ++i) out[i] = static_cast<T>(from[i]);
-      }
-    }
-  }
+  for (int64_t t = 0; t < tiles.count; ++t) kPack[tiles.size(t) - 1](a + tiles.begin(t), k_stride, k, to + tiles.begin(t) * k);
 }
 
 }  // namespace grouper::kernels
