@@ -18,6 +18,8 @@ inline constexpr int64_t kFewRows = 48;
 inline constexpr int64_t kBlockKFewRows = 4096;
 // Up to this k the tiles go along the rows of C.
 inline constexpr int64_t kShortK = 64;
+// From this size (8 MB of floats) C comes from memory, and tiles with short chains ask for the next rows of it.
+inline constexpr int64_t kFarC = 2 << 20;
 // B whose rows are consecutive is read in place by up to this many rows of A.
 inline constexpr int64_t kDirectRows = 24;
 // ... and by up to kSmallRows where all of it is small.
@@ -274,6 +276,7 @@ class Block {
     // written from left to right instead.
     const int64_t panels = panel_end - i;
     const bool rows_outside = k_size <= kShortK;
+    const bool fetches_c = rows_outside && p_.m * p_.n >= kFarC;
     // A prepacked B may come from memory: while the tiles use one panel they ask for the next, each for its share.
     const bool fetches = p_.b_packed != nullptr && !widens_ && !rows_outside;
     const int64_t fetch_step = CeilDiv(static_cast<int64_t>(kN * sizeof(B)), tiles.count);
@@ -303,6 +306,10 @@ class Block {
           args.columns = p_.n - column_panel * kN;
           kTiles<T, B, kRowsA, false, true>[size - 1](args);
           continue;
+        }
+        if (fetches_c && tile + 1 < tiles.count) {
+          const T* next = args.c + size * p_.c_row;
+          for (int64_t r = 0; r < size; ++r) __builtin_prefetch(next + r * p_.c_row, 1);
         }
         if (fetches && column_panel + 1 < panel_end) {
           args.prefetch = reinterpret_cast<const char*>(args.b + panel_stride_) + tile * (fetch_step * k_size);
