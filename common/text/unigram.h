@@ -3,16 +3,41 @@
 // (or byte tokens with byte_fallback).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "common/text/model.h"
 
 namespace grouper::text {
+
+// The pieces as a trie over their bytes. Nodes lie breadth first, so the children of one lie side by side and their bytes are searched sixteen at
+// a time: nine bytes a node, and two cache lines a step.
+class PieceTrie {
+ public:
+  static constexpr uint32_t kNone = 0;  // the root, which is nobody's child
+
+  PieceTrie() = default;
+  // `pieces`: (piece, id); of equal ones the last counts, empty ones are left out.
+  explicit PieceTrie(std::vector<std::pair<absl::string_view, int32_t>> pieces);
+
+  uint32_t First(uint8_t byte) const { return roots_[byte]; }
+  uint32_t Child(uint32_t node, uint8_t byte) const;
+  int32_t IdAt(uint32_t node) const { return nodes_[node].id; }  // of the piece that ends there, or -1
+
+ private:
+  struct Node {
+    uint32_t children;  // the first; they end where the next node's begin
+    int32_t id;
+  };
+  std::array<uint32_t, 256> roots_{};
+  std::vector<Node> nodes_;
+  std::vector<uint8_t> bytes_;  // by node: that which leads to it
+};
 
 class UnigramModel final : public Model {
  public:
@@ -22,15 +47,15 @@ class UnigramModel final : public Model {
 
  private:
   explicit UnigramModel(const Vocabulary& vocabulary) : vocabulary_(vocabulary) {}
-  bool EncodeString(absl::string_view text, std::vector<int32_t>* ids) const;
+  bool EncodeUnknown(absl::string_view text, std::vector<int32_t>* ids) const;
 
   const Vocabulary& vocabulary_;
   std::vector<double> scores_;
   double min_score_ = 0;
   std::optional<int32_t> unk_id_;
   bool byte_fallback_ = false;
-  absl::flat_hash_map<uint64_t, uint32_t> children_;  // node << 8 | byte -> node; node 0 is the root
-  std::vector<int32_t> token_at_;                     // node -> token that ends there, or -1
+  PieceTrie trie_;
+  std::array<int32_t, 256> byte_ids_;  // byte_fallback: of <0xNN>; -1: none
 };
 
 }  // namespace grouper::text
