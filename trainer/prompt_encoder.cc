@@ -8,7 +8,7 @@ absl::StatusOr<PromptEncoder> PromptEncoder::Create(const v1::PromptTemplate& co
   if (config.add_bos() && !tokenizer->bos_id()) {
     return absl::InvalidArgumentError("prompt.add_bos: the tokenizer has no bos token");
   }
-  auto token = [&](std::optional<int32_t> id) { return id ? tokenizer->Token(*id) : std::string(); };
+  auto token = [&](std::optional<int32_t> id) { return std::string(id ? tokenizer->Token(*id) : ""); };
   TemplateTokens tokens;
   tokens.bos_token = token(tokenizer->bos_id());
   tokens.eos_token = token(tokenizer->eos_id());

@@ -1,10 +1,13 @@
 #include "common/text/bpe.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
 
 #include "absl/hash/hash.h"
+#include "common/base/check.h"
 #include "common/base/status.h"
 #include "common/text/byte_alphabet.h"
 #include "common/text/json_fields.h"
@@ -15,16 +18,17 @@ namespace {
 
 constexpr size_t kShortSymbols = 48;
 
-// Pieces that this thread encoded lately. Direct-mapped: a newcomer takes the place of whoever was there. 1 MiB a thread.
+// Pieces that this thread encoded lately. Direct-mapped: a newcomer takes the place of whoever was there. 1 MiB a thread at most: pages of it that no
+// piece falls into are never touched.
 class PieceCache {
  public:
   static constexpr size_t kMaxBytes = 30;
   static constexpr size_t kMaxIds = 6;
 
   struct Entry {
-    uint64_t serial = 0;
-    uint8_t length = 0;
-    uint8_t count = 0;
+    uint64_t serial;  // 0: empty
+    uint8_t length;
+    uint8_t count;
     char bytes[kMaxBytes];
     int32_t ids[kMaxIds];
 
@@ -40,12 +44,19 @@ class PieceCache {
     }
   };
 
-  PieceCache() : entries_(kEntries) {}
+  PieceCache() {
+    void* const fresh = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(fresh != MAP_FAILED) << "out of memory: " << kBytes << " bytes";
+    entries_ = static_cast<Entry*>(fresh);
+  }
+  ~PieceCache() { munmap(entries_, kBytes); }
+  PieceCache(const PieceCache&) = delete;
+  PieceCache& operator=(const PieceCache&) = delete;
   Entry& At(absl::string_view piece) { return entries_[absl::Hash<absl::string_view>()(piece) & (kEntries - 1)]; }
 
  private:
-  static constexpr size_t kEntries = 1 << 14;
-  std::vector<Entry> entries_;
+  static constexpr size_t kEntries = 1 << 14, kBytes = kEntries * sizeof(Entry);
+  Entry* entries_;
 };
 
 PieceCache& ThreadCache() {

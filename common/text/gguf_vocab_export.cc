@@ -16,7 +16,7 @@ namespace {
 constexpr int32_t kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6;
 
 // Does the post-processor put `token` first (last)?
-bool Adds(const json::OrderedJson& processor, const std::string& token, bool first) {
+bool Adds(const json::OrderedJson& processor, absl::string_view token, bool first) {
   if (!processor.is_object()) return false;
   if (processor.contains("processors")) {
     for (const auto& part : processor["processors"]) {
@@ -111,7 +111,7 @@ absl::StatusOr<GgufVocab> Tokenizer::ToGgufVocab(int64_t vocab_size) const {
   }
   for (int64_t i = 0; i < vocab_size; ++i) {
     const int32_t id = static_cast<int32_t>(i);
-    const std::string token = id < this->vocab_size() ? Token(id) : std::string();
+    const std::string token(id < this->vocab_size() ? Token(id) : "");
     vocab.tokens.push_back(token.empty() ? absl::StrCat("[PAD", i, "]") : token);
     vocab.token_types.push_back(token.empty() ? kUnused : kNormal);
   }

@@ -26,7 +26,7 @@ absl::Status AppendSpecial(const json::Json& special_tokens, const std::string& 
     const std::string& token = (*tokens)[i].get_ref<const std::string&>();
     const AddedToken* const known = added.Find(static_cast<int32_t>(id));
     if (known == nullptr && !vocabulary.Has(id)) return FieldError(item, "no token has the id ", id);
-    const std::string& content = known != nullptr ? known->content : vocabulary.TokenOf(static_cast<int32_t>(id));
+    const absl::string_view content = known != nullptr ? known->content : vocabulary.TokenOf(static_cast<int32_t>(id));
     if (content != token) return FieldError(item, "id ", id, " is the token \"", content, "\", not \"", token, "\"");
     ids->push_back(static_cast<int32_t>(id));
   }

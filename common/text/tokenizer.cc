@@ -202,9 +202,8 @@ std::string Tokenizer::Decode(absl::Span<const int32_t> ids, bool skip_special) 
   return out;
 }
 
-const std::string& Tokenizer::TokenBytes(int32_t id) const {
-  static const std::string* const empty = new std::string();
-  return id >= 0 && id < parts_->vocab_size ? parts_->token_bytes[id] : *empty;
+absl::string_view Tokenizer::TokenBytes(int32_t id) const {
+  return id >= 0 && id < parts_->vocab_size ? parts_->token_bytes[id] : absl::string_view();
 }
 
 int32_t Tokenizer::vocab_size() const { return parts_->vocab_size; }
@@ -214,7 +213,7 @@ std::optional<int32_t> Tokenizer::TokenId(absl::string_view token) const {
   return parts_->vocabulary.Find(token);
 }
 
-const std::string& Tokenizer::Token(int32_t id) const { return parts_->TokenOf(id); }
+absl::string_view Tokenizer::Token(int32_t id) const { return parts_->TokenOf(id); }
 bool Tokenizer::IsSpecial(int32_t id) const { return id >= 0 && id < parts_->vocab_size && parts_->special[id]; }
 std::optional<int32_t> Tokenizer::bos_id() const { return parts_->config.bos_id; }
 std::optional<int32_t> Tokenizer::eos_id() const { return parts_->config.eos_id; }
@@ -236,7 +235,7 @@ std::string Tokenizer::TokenizerConfigJson() const {
     out["clean_up_tokenization_spaces"] = false;
   }
   const auto set = [&](const char* key, const std::optional<int32_t>& id) {
-    if (id && (!out.contains(key) || out[key].is_null())) out[key] = Token(*id);
+    if (id && (!out.contains(key) || out[key].is_null())) out[key] = std::string(Token(*id));
   };
   set("bos_token", config.bos_id);
   set("eos_token", config.eos_id);

@@ -69,11 +69,11 @@ class Tokenizer {
   std::string Decode(absl::Span<const int32_t> ids, bool skip_special) const;
 
   // The raw bytes that the token stands for inside a text (may be part of a character). Empty for an id without a token.
-  const std::string& TokenBytes(int32_t id) const;
+  absl::string_view TokenBytes(int32_t id) const;
 
   int32_t vocab_size() const;  // largest id + 1
   std::optional<int32_t> TokenId(absl::string_view token) const;  // as written in the vocabulary ("Ġthe")
-  const std::string& Token(int32_t id) const;                     // its inverse; empty for an id without a token
+  absl::string_view Token(int32_t id) const;                      // its inverse; empty for an id without a token
   bool IsSpecial(int32_t id) const;
   std::optional<int32_t> bos_id() const;
   std::optional<int32_t> eos_id() const;

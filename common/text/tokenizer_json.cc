@@ -7,12 +7,12 @@
 
 namespace grouper {
 
-const std::string& Tokenizer::Parts::TokenOf(int32_t id) const {
+absl::string_view Tokenizer::Parts::TokenOf(int32_t id) const {
   if (const text::AddedToken* token = added.Find(id)) return token->content;
   return vocabulary.TokenOf(id);
 }
 
-const std::string& Tokenizer::Parts::DecodeForm(int32_t id) const {
+absl::string_view Tokenizer::Parts::DecodeForm(int32_t id) const {
   if (const text::AddedToken* token = added.Find(id)) return added.DecodeForm(*token);
   return vocabulary.TokenOf(id);
 }
@@ -53,13 +53,13 @@ absl::StatusOr<std::unique_ptr<Tokenizer::Parts>> PartsFromJson(absl::string_vie
   parts->vocab_size = parts->vocabulary.limit();
   for (const AddedToken& token : parts->added.tokens()) parts->vocab_size = std::max(parts->vocab_size, token.id + 1);
   if (parts->vocab_size == 0) return absl::InvalidArgumentError(absl::StrCat(name, ": model.vocab: no tokens"));
-  parts->token_bytes.resize(parts->vocab_size);
+  parts->token_bytes.Resize(parts->vocab_size);
   parts->special.resize(parts->vocab_size, false);
   parts->skipped.resize(parts->vocab_size, false);
   for (int32_t id = 0; id < parts->vocab_size; ++id) {
     if (!parts->Has(id)) continue;
-    const std::string& form = parts->DecodeForm(id);
-    parts->token_bytes[id] = parts->decoder.TokenBytes(form);
+    const absl::string_view form = parts->DecodeForm(id);
+    parts->token_bytes.Set(id, parts->decoder.TokenBytes(form));
     const AddedToken* const added = parts->added.Find(id);
     parts->special[id] = added != nullptr && added->special;
     const AddedToken* const by_form = parts->added.Find(form);

@@ -12,6 +12,7 @@
 #include "common/text/normalizer.h"
 #include "common/text/post_processor.h"
 #include "common/text/pre_tokenizer.h"
+#include "common/text/string_pool.h"
 #include "common/text/tokenizer.h"
 #include "common/text/tokenizer_config.h"
 #include "common/text/vocabulary.h"
@@ -29,14 +30,14 @@ struct Tokenizer::Parts {
   text::TokenizerConfig config;
 
   int32_t vocab_size = 0;
-  std::vector<std::string> token_bytes;  // by id
+  text::StringPool token_bytes;          // by id
   std::vector<bool> special;             // by id
   std::vector<bool> skipped;             // by id: left out by Decode(skip_special)
 
   std::string json;  // tokenizer.json
 
-  const std::string& TokenOf(int32_t id) const;
-  const std::string& DecodeForm(int32_t id) const;
+  absl::string_view TokenOf(int32_t id) const;
+  absl::string_view DecodeForm(int32_t id) const;
   bool Has(int32_t id) const;
 };
 

@@ -1,7 +1,5 @@
 #include "common/text/unicode_class.h"
 
-#include <vector>
-
 namespace grouper::text {
 namespace {
 
@@ -18,14 +16,14 @@ constexpr Range kRanges[] = {
 }  // namespace
 
 const uint16_t* CharClassTable() {
-  static const std::vector<uint16_t>* const table = [] {
-    auto* masks = new std::vector<uint16_t>(0x110000, 0);
+  static uint16_t masks[0x110000];  // pages without a class are never touched
+  [[maybe_unused]] static const bool filled = [] {
     for (const Range& range : kRanges) {
-      for (uint32_t c = range.first; c <= range.last; ++c) (*masks)[c] |= range.mask;
+      for (uint32_t c = range.first; c <= range.last; ++c) masks[c] |= range.mask;
     }
-    return masks;
+    return true;
   }();
-  return table->data();
+  return masks;
 }
 
 }  // namespace grouper::text

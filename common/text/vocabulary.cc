@@ -2,12 +2,18 @@
 
 #include <algorithm>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 
 namespace grouper::text {
+namespace {
+
+size_t HashOf(absl::string_view token) { return absl::Hash<absl::string_view>()(token); }
+
+}  // namespace
 
 absl::Status Vocabulary::Add(absl::string_view token, int64_t id) {
-  if (ids_.contains(token)) return absl::InvalidArgumentError(absl::StrCat("token \"", token, "\" is there twice"));
+  if (Find(token)) return absl::InvalidArgumentError(absl::StrCat("token \"", token, "\" is there twice"));
   return AddAgain(token, id);
 }
 
@@ -18,27 +24,49 @@ absl::Status Vocabulary::AddAgain(absl::string_view token, int64_t id) {
     return absl::InvalidArgumentError(absl::StrCat("id ", id, " of token \"", token, "\" is far beyond the vocabulary (at most ", limit, ")"));
   }
   if (Has(id)) {
-    return absl::InvalidArgumentError(absl::StrCat("tokens \"", tokens_[id], "\" and \"", token, "\" have the same id ", id));
+    return absl::InvalidArgumentError(absl::StrCat("tokens \"", tokens_[static_cast<size_t>(id)], "\" and \"", token, "\" have the same id ", id));
   }
-  ids_[token] = static_cast<int32_t>(id);
   if (static_cast<size_t>(id) >= tokens_.size()) {
-    tokens_.resize(id + 1);
-    present_.resize(id + 1, false);
+    tokens_.Resize(static_cast<size_t>(id) + 1);
+    present_.resize(static_cast<size_t>(id) + 1, false);
   }
-  tokens_[id] = std::string(token);
-  present_[id] = true;
+  tokens_.Set(static_cast<size_t>(id), token);
+  present_[static_cast<size_t>(id)] = true;
+  if (4 * (size_ + 1) > 3 * slots_.size()) Grow();
+  const size_t hash = HashOf(token);
+  Slot& slot = slots_[IndexOf(token, hash)];
+  size_ += slot.id < 0;
+  slot = {static_cast<uint32_t>(hash), static_cast<int32_t>(id)};
   return absl::OkStatus();
 }
 
-std::optional<int32_t> Vocabulary::Find(absl::string_view token) const {
-  const auto it = ids_.find(token);
-  if (it == ids_.end()) return std::nullopt;
-  return it->second;
+// Where the token stands, or the free place where it would.
+size_t Vocabulary::IndexOf(absl::string_view token, size_t hash) const {
+  const size_t mask = slots_.size() - 1;
+  for (size_t i = hash >> 32 & mask;; i = (i + 1) & mask) {
+    const Slot& slot = slots_[i];
+    if (slot.id < 0 || (slot.hash == static_cast<uint32_t>(hash) && tokens_[static_cast<size_t>(slot.id)] == token)) return i;
+  }
 }
 
-const std::string& Vocabulary::TokenOf(int32_t id) const {
-  static const std::string* const empty = new std::string();
-  return id >= 0 && static_cast<size_t>(id) < tokens_.size() ? tokens_[id] : *empty;
+void Vocabulary::Grow() {
+  std::vector<Slot> old(2 * slots_.size());
+  old.swap(slots_);
+  for (const Slot& slot : old) {
+    if (slot.id < 0) continue;
+    const absl::string_view token = tokens_[static_cast<size_t>(slot.id)];
+    slots_[IndexOf(token, HashOf(token))] = slot;
+  }
+}
+
+std::optional<int32_t> Vocabulary::Find(absl::string_view token) const {
+  const Slot& slot = slots_[IndexOf(token, HashOf(token))];
+  if (slot.id < 0) return std::nullopt;
+  return slot.id;
+}
+
+absl::string_view Vocabulary::TokenOf(int32_t id) const {
+  return id >= 0 && static_cast<size_t>(id) < tokens_.size() ? tokens_[static_cast<size_t>(id)] : absl::string_view();
 }
 
 }  // namespace grouper::text

@@ -3,12 +3,11 @@
 
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "common/text/string_pool.h"
 
 namespace grouper::text {
 
@@ -25,15 +24,24 @@ class Vocabulary {
   absl::Status AddAgain(absl::string_view token, int64_t id);
 
   std::optional<int32_t> Find(absl::string_view token) const;
-  const std::string& TokenOf(int32_t id) const;  // empty without a token
+  absl::string_view TokenOf(int32_t id) const;  // empty without a token
   bool Has(int64_t id) const { return id >= 0 && static_cast<size_t>(id) < present_.size() && present_[id]; }
-  int32_t size() const { return static_cast<int32_t>(ids_.size()); }         // number of tokens
-  int32_t limit() const { return static_cast<int32_t>(tokens_.size()); }     // largest id + 1
+  int32_t size() const { return static_cast<int32_t>(size_); }             // number of different tokens
+  int32_t limit() const { return static_cast<int32_t>(tokens_.size()); }   // largest id + 1
 
  private:
+  // Open addressing: where a token's id stands, beside bits of its hash that spare most looks at other tokens.
+  struct Slot {
+    uint32_t hash = 0;
+    int32_t id = -1;
+  };
+  size_t IndexOf(absl::string_view token, size_t hash) const;
+  void Grow();
+
   uint64_t max_id_;
-  absl::flat_hash_map<std::string, int32_t> ids_;
-  std::vector<std::string> tokens_;
+  size_t size_ = 0;
+  std::vector<Slot> slots_ = std::vector<Slot>(16);  // a power of two, at most three quarters full
+  StringPool tokens_;
   std::vector<bool> present_;
 };
 

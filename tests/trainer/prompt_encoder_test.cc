@@ -37,7 +37,7 @@ std::string Show(const TrainSequence& s) {
   const auto tokenizer = Characters();
   std::string shown;
   for (size_t i = 0; i < s.token_ids.size(); ++i) {
-    const std::string token = tokenizer->Token(s.token_ids[i]);
+    const std::string token(tokenizer->Token(s.token_ids[i]));
     shown += s.trained[i] ? "[" + token + "]" : token;
   }
   return shown;

@@ -82,7 +82,7 @@ TEST(GgufVocabTest, SentencePieceMergesFollowFromTheScores) {
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   const auto tokens = [&](const char* text) {
     std::vector<std::string> out;
-    for (const int32_t id : (*tokenizer)->Encode(text)) out.push_back((*tokenizer)->Token(id));
+    for (const int32_t id : (*tokenizer)->Encode(text)) out.emplace_back((*tokenizer)->Token(id));
     return out;
   };
   EXPECT_THAT(tokens("the thin"), testing::ElementsAre("▁the", "▁t", "h", "in"));
