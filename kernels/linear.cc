@@ -132,7 +132,7 @@ absl::Span<const int32_t> OnHost(const Tensor& t) {
   return t.empty() ? absl::Span<const int32_t>() : absl::MakeConstSpan(t.data<int32_t>(), static_cast<size_t>(t.size()));
 }
 
-cuda::DeviceGroups OnDevice(const Stream& stream, const Tensor& offsets, const Tensor& gather, const Tensor& weight, int64_t rows) {
+[[maybe_unused]] cuda::DeviceGroups OnDevice(const Stream& stream, const Tensor& offsets, const Tensor& gather, const Tensor& weight, int64_t rows) {
   CHECK(offsets.device() == stream.device && offsets.rank() == 1 && weight.rank() == 3 && offsets.dim(0) == weight.dim(0) + 1)
       << offsets.ShapeString() << " for " << weight.ShapeString();
   if (gather.empty()) return {offsets.data<int32_t>(), nullptr, rows};
