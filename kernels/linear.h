@@ -26,6 +26,8 @@ class PackedMatrix {
   // Memory for a weight [N, K] or [E, N, K] like `weight`, of which only the type and the shape are looked at: zero, from `memory` (which must
   // outlive this) or, when null, its own. Nothing happens when it already has that type and shape.
   void Reserve(const Tensor& weight, Arena* memory);
+  // What that takes of an arena.
+  static size_t BytesFor(const Tensor& weight);
   // All of weight [N, K] or [E, N, K] (one pack per expert), on the stream's threads; reserves its own memory unless it has some.
   void Pack(Stream& stream, const Tensor& weight);
   // Rows [first, first + R) of an expert's matrix (expert 0 of a weight of rank 2) (=) rows [R, K], and the other way round. Calls for different

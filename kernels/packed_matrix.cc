@@ -73,6 +73,17 @@ PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 bool PackedMatrix::empty() const { return layout_ == nullptr; }
 size_t PackedMatrix::bytes() const { return layout_ == nullptr ? 0 : layout_->bytes; }
 
+size_t PackedMatrix::BytesFor(const Tensor& weight) {
+  const int64_t experts = weight.rank() == 3 ? weight.dim(0) : 1;
+  size_t bytes = 0;
+  ByStorage(weight, [&](auto storage) {
+    using S = decltype(storage);
+    constexpr int64_t kN = kPanel<Compute<S>>;
+    bytes = sizeof(S) * static_cast<size_t>(experts * ((weight.dim(-2) + kN - 1) / kN) * kN * weight.dim(-1));
+  });
+  return bytes;
+}
+
 void PackedMatrix::Reserve(const Tensor& weight, Arena* memory) {
   CHECK(weight.rank() == 2 || weight.rank() == 3) << weight.ShapeString();
   const int64_t experts = weight.rank() == 3 ? weight.dim(0) : 1, n = weight.dim(-2), k = weight.dim(-1);
@@ -87,7 +98,7 @@ void PackedMatrix::Reserve(const Tensor& weight, Arena* memory) {
     constexpr int64_t kN = kPanel<Compute<S>>;
     const int64_t panels = (n + kN - 1) / kN;
     layout->expert_stride = panels * kN * k;
-    const size_t used = sizeof(S) * static_cast<size_t>(experts * layout->expert_stride);
+    const size_t used = BytesFor(weight);
     if (memory != nullptr) {
       layout->bytes = used;
       layout->data = memory->Allocate(used);

@@ -110,6 +110,7 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
   const std::vector<int32_t> positions = Positions(batch, config.max_position_embeddings);
   CheckIds(batch.token_ids, config.vocab_size);
   if (t == 0) return;
+  s.rotary->Fill(int64_t{*std::max_element(positions.begin(), positions.end())} + 1);
   Arena& arena = saved != nullptr ? saved->arena : stream.scratch;
   const Arena::Mark start = arena.mark();
   const bool recompute = saved != nullptr && saved->options.recompute;
@@ -173,6 +174,10 @@ void Model::Forward(Stream& stream, const DecodeBatch& batch, KvPool& kv, const 
   CHECK_EQ(hidden.dim(0), t);
   CHECK(stream.device == s.device && hidden.device() == s.device) << "a pass runs on the model's device";
   if (t == 0) return;
+  if (s.device.kind == Device::Kind::kCpu) {
+    const int32_t* const positions = batch.positions.data<int32_t>();
+    s.rotary->Fill(int64_t{*std::max_element(positions, positions + t)} + 1);
+  }
   Arena& arena = stream.scratch;
   const Arena::Mark start = arena.mark();
   const Tensor x = arena.New(s.dtype, {t, s.config.hidden_size});

@@ -2,7 +2,9 @@
 // other folders.
 #pragma once
 
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -27,10 +29,12 @@ struct Weight {
 // Owns all weights of a model.
 class WeightStore {
  public:
-  // bytes: about what the weights will take.
+  // bytes: what the weights will take.
   WeightStore(DType dtype, Device device, WeightUse use, size_t bytes);
   DType dtype() const { return dtype_; }
   const Arena& memory() const { return memory_; }
+  // What these weights take on the CPU, packed where they may be (which is no less than the values alone).
+  size_t BytesOnCpu() const;
   // Packs what the kernels read packed; nothing where that is the only copy.
   void Pack(Stream& stream);
 
@@ -142,7 +146,22 @@ std::unique_ptr<FeedForwardLayer> MakeMoeLayer(const ModelConfig& config, const 
 
 // --- rotary tables -------------------------------------------------------------------------------
 
-// cos and sin for positions [0, max_position_embeddings), allocated in `arena`.
-kernels::RopeTable MakeRopeTable(const ModelConfig& config, DType dtype, Arena& arena);
+// cos and sin for positions [0, max_position_embeddings), allocated in `arena`. On the CPU a row is computed, and its memory touched, when
+// a pass first gets that far: contexts are long (64 MB of tables for 128K positions of 128), most sequences are not.
+class RotaryTables {
+ public:
+  RotaryTables(const ModelConfig& config, DType dtype, Arena& arena);
+
+  const kernels::RopeTable& table() const { return table_; }
+  // The rows of [0, positions) are there from now on. Thread-safe.
+  void Fill(int64_t positions);
+
+ private:
+  const std::vector<double> frequencies_;
+  const double factor_;
+  kernels::RopeTable table_;
+  std::mutex mutex_;
+  std::atomic<int64_t> filled_ = 0;
+};
 
 }  // namespace grouper

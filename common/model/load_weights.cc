@@ -1,5 +1,7 @@
 #include "common/model/load_weights.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <atomic>
 #include <mutex>
@@ -61,6 +63,7 @@ absl::Status LoadWeights(const StoredWeights& weights, Model& model, ThreadPool&
     if (!failed) status = read;
     failed = true;
   });
+  malloc_trim(0);  // the threads' buffers
   return status;
 }
 

@@ -63,12 +63,16 @@ absl::Status Model::CheckMemory(const ModelConfig& config, DType dtype, Device d
 absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, DType dtype, Device device, WeightUse use) {
   RETURN_IF_ERROR(config.Validate());
   RETURN_IF_ERROR(CheckMemory(config, dtype, device, use));
-  // A hundredth for rows and columns that fill up panels and lines.
-  const int64_t weight_bytes = config.NumParameters() / 100 * 101 * static_cast<int64_t>(SizeOf(dtype));
-  auto state = std::make_unique<State>(config, dtype, device, use, static_cast<size_t>(weight_bytes));
+  size_t weight_bytes = 0;
+  if (use != WeightUse::kShapes && device.kind == Device::Kind::kCpu) {
+    ASSIGN_OR_RETURN(const std::unique_ptr<Model> shapes, Create(config, dtype, device, WeightUse::kShapes));
+    weight_bytes = shapes->state_->store.BytesOnCpu();
+  }
+  auto state = std::make_unique<State>(config, dtype, device, use, weight_bytes);
   State& s = *state;
   WeightStore& store = s.store;
-  const kernels::RopeTable rope = use == WeightUse::kShapes ? kernels::RopeTable() : MakeRopeTable(config, dtype, s.tables);
+  if (use != WeightUse::kShapes) s.rotary = std::make_unique<RotaryTables>(config, dtype, s.tables);
+  const kernels::RopeTable rope = s.rotary == nullptr ? kernels::RopeTable() : s.rotary->table();
   s.embedding = store.AddMatrix({{"model.embed_tokens.weight", config.vocab_size}}, config.hidden_size, dtype,
                                 /*packed=*/config.tie_word_embeddings);
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {

@@ -25,6 +25,7 @@ struct Model::State {
   Device device;
   WeightUse use;
   Arena tables;
+  std::unique_ptr<RotaryTables> rotary;  // none without weights
   WeightStore store;
   Weight* embedding = nullptr;
   Weight* final_norm = nullptr;

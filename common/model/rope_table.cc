@@ -69,6 +69,25 @@ std::vector<double> Frequencies(const ModelConfig& config, int64_t width) {
   return frequencies;
 }
 
+int64_t RotaryWidth(const ModelConfig& config) { return config.mla ? config.mla->qk_rope_head_dim : config.head_dim; }
+
+// Rows [begin, end) of cos and sin, on the host.
+void FillRows(const std::vector<double>& frequencies, double factor, int64_t begin, int64_t end, const Tensor& cos, const Tensor& sin) {
+  for (int64_t p = begin; p < end; ++p) {
+    for (size_t i = 0; i < frequencies.size(); ++i) {
+      const double angle = static_cast<double>(p) * frequencies[i];
+      const double c = std::cos(angle) * factor, s = std::sin(angle) * factor;
+      if (cos.dtype() == DType::kF64) {
+        cos.row<double>(p)[i] = c;
+        sin.row<double>(p)[i] = s;
+      } else {
+        cos.row<float>(p)[i] = static_cast<float>(c);
+        sin.row<float>(p)[i] = static_cast<float>(s);
+      }
+    }
+  }
+}
+
 double AttentionFactor(const RopeScaling& scaling) {
   if (scaling.type != RopeScaling::Type::kYarn) return 1;
   if (scaling.attention_factor) return *scaling.attention_factor;
@@ -80,34 +99,31 @@ double AttentionFactor(const RopeScaling& scaling) {
 
 }  // namespace
 
-kernels::RopeTable MakeRopeTable(const ModelConfig& config, DType dtype, Arena& arena) {
-  const int64_t width = config.mla ? config.mla->qk_rope_head_dim : config.head_dim;
-  const int64_t positions = config.max_position_embeddings;
+RotaryTables::RotaryTables(const ModelConfig& config, DType dtype, Arena& arena)
+    : frequencies_(Frequencies(config, RotaryWidth(config))), factor_(AttentionFactor(config.rope_scaling)) {
+  const int64_t width = RotaryWidth(config), positions = config.max_position_embeddings;
   const DType type = AccumulatorType(dtype);
+  table_.pairing = config.rope_pairing;
+  table_.cos = arena.New(type, {positions, width / 2});
+  table_.sin = arena.New(type, {positions, width / 2});
+  if (table_.cos.device().kind == Device::Kind::kCpu) return;
   Arena host;
   const Tensor cos = host.New(type, {positions, width / 2}), sin = host.New(type, {positions, width / 2});
-  const std::vector<double> frequencies = Frequencies(config, width);
-  const double factor = AttentionFactor(config.rope_scaling);
-  for (int64_t p = 0; p < positions; ++p) {
-    for (int64_t i = 0; i < width / 2; ++i) {
-      const double angle = static_cast<double>(p) * frequencies[i];
-      const double c = std::cos(angle) * factor, s = std::sin(angle) * factor;
-      if (type == DType::kF64) {
-        cos.row<double>(p)[i] = c;
-        sin.row<double>(p)[i] = s;
-      } else {
-        cos.row<float>(p)[i] = static_cast<float>(c);
-        sin.row<float>(p)[i] = static_cast<float>(s);
-      }
-    }
-  }
-  kernels::RopeTable table;
-  table.pairing = config.rope_pairing;
-  table.cos = arena.New(type, {positions, width / 2});
-  table.sin = arena.New(type, {positions, width / 2});
-  CopyTensor(cos, table.cos);
-  CopyTensor(sin, table.sin);
-  return table;
+  FillRows(frequencies_, factor_, 0, positions, cos, sin);
+  CopyTensor(cos, table_.cos);
+  CopyTensor(sin, table_.sin);
+  filled_ = positions;
+}
+
+void RotaryTables::Fill(int64_t positions) {
+  constexpr int64_t kAtOnce = 256;
+  if (positions <= filled_.load(std::memory_order_acquire)) return;
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t begin = filled_.load(std::memory_order_relaxed);
+  if (positions <= begin) return;
+  const int64_t end = std::min(table_.cos.dim(0), (positions + kAtOnce - 1) / kAtOnce * kAtOnce);
+  FillRows(frequencies_, factor_, begin, end, table_.cos, table_.sin);
+  filled_.store(end, std::memory_order_release);
 }
 
 double ModelConfig::AttentionScale() const {

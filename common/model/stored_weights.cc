@@ -17,7 +17,7 @@ namespace grouper {
 namespace {
 
 // Pages of the files that may be held before they are given back.
-constexpr int64_t kHeldBytes = 8 << 20;
+constexpr int64_t kHeldBytes = 2 << 20;
 
 std::string ShapeText(const Tensor& tensor) {
   return tensor.rank() == 1 ? absl::StrCat("[", tensor.dim(0), "]")

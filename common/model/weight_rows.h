@@ -36,9 +36,9 @@ class ModelRows : public WeightRows {
 };
 
 inline int64_t ColumnsOf(const LogicalTensor& tensor) { return tensor.value.rank() == 1 ? 1 : tensor.value.dim(1); }
-// How many rows make a piece of work: about a megabyte of floats.
+// How many rows make a piece of work: 256 KiB of floats, which stay in a core's cache on their way.
 inline int64_t RowsAtOnce(const LogicalTensor& tensor) {
-  constexpr int64_t kChunk = 1 << 18;
+  constexpr int64_t kChunk = 1 << 16;
   return std::max<int64_t>(1, kChunk / std::max<int64_t>(1, ColumnsOf(tensor)));
 }
 

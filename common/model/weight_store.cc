@@ -43,6 +43,16 @@ void WeightStore::Pack(Stream& stream) {
   }
 }
 
+size_t WeightStore::BytesOnCpu() const {
+  size_t bytes = 0;
+  for (const auto& weight : weights) {
+    const Tensor& shape = weight->value;
+    bytes += weight->keep_packed ? kernels::PackedMatrix::BytesFor(shape) : static_cast<size_t>(shape.size()) * SizeOf(shape.dtype());
+    bytes += Arena::kLine;  // the next one begins at a line
+  }
+  return bytes;
+}
+
 Weight* WeightStore::AddMatrix(const std::vector<Part>& parts, int64_t cols, DType dtype, bool packed) {
   int64_t rows = 0;
   for (const Part& part : parts) rows += part.rows;

@@ -10,7 +10,6 @@
 
 namespace grouper {
 namespace {
-constexpr size_t kAlign = 64;
 constexpr size_t kBlock = size_t{8} << 20;
 constexpr size_t kHuge = size_t{2} << 20;
 constexpr size_t kCudaAlign = 256;
@@ -43,14 +42,15 @@ void Arena::Reserve(size_t bytes) {
   } else {
     data = static_cast<char*>(std::aligned_alloc(kHuge, size));
     CHECK(data != nullptr) << "out of memory: " << size << " bytes";
-    madvise(data, size, MADV_HUGEPAGE);
+    const size_t end = bytes > kBlock ? bytes / kHuge * kHuge : size;
+    madvise(data + kHuge, end - kHuge, MADV_HUGEPAGE);
   }
   blocks_.push_back({data, size});
 }
 
 void* Arena::Allocate(size_t bytes) {
   const bool on_cuda = device_.kind == Device::Kind::kCuda;
-  const size_t align = on_cuda ? kCudaAlign : kAlign;
+  const size_t align = on_cuda ? kCudaAlign : kLine;
   bytes = std::max(RoundUp(bytes, align), align);
   while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
     ++block_;

@@ -30,8 +30,10 @@ class Arena {
 
   Tensor New(DType dtype, std::initializer_list<int64_t> shape);
   Tensor NewZero(DType dtype, std::initializer_list<int64_t> shape);
-  void* Allocate(size_t bytes);  // 64-byte aligned; never null
-  // Takes a block of `bytes` now, so that what is allocated next lies in one piece.
+  static constexpr size_t kLine = 64;  // what is allocated begins at multiples of it on the CPU
+  void* Allocate(size_t bytes);        // never null
+  // Takes a block of `bytes` now, so that what is allocated next lies in one piece. On the CPU in huge pages, except for the block's beginning
+  // and the last piece of a large one: what is not used of them takes no memory.
   void Reserve(size_t bytes);
 
   struct Mark {
