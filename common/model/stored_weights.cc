@@ -16,8 +16,8 @@
 namespace grouper {
 namespace {
 
-// Pages of the files that may be held before they are given back.
-constexpr int64_t kHeldBytes = 2 << 20;
+// Bytes of the files that are read before their pages are given back.
+constexpr int64_t kHeldBytes = 1 << 19;
 
 std::string ShapeText(const Tensor& tensor) {
   return tensor.rank() == 1 ? absl::StrCat("[", tensor.dim(0), "]")
@@ -166,7 +166,9 @@ absl::Status StoredWeights::Read(size_t i, int64_t begin, int64_t end, float* ou
     return absl::InvalidArgumentError(
         absl::StrCat(from.stored->file, ": tensor ", QuoteName(from.stored->name), " has values that are not finite"));
   }
-  const int64_t bytes = (end - begin) * columns * BlockBytes(from.stored->type) / BlockElements(from.stored->type);
+  int64_t bytes = (end - begin) * columns * BlockBytes(from.stored->type) / BlockElements(from.stored->type);
+  // A kernel may map two megabytes of the page cache where a byte is read: small tensors, here and there in the file, count as much.
+  if (shape.rank() == 1) bytes = std::max(bytes, kHeldBytes);
   if (unreturned_.fetch_add(bytes, std::memory_order_relaxed) + bytes >= kHeldBytes) {
     unreturned_.store(0, std::memory_order_relaxed);
     for (const MappedFile* file : files_) file->DropPages();

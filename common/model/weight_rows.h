@@ -36,9 +36,9 @@ class ModelRows : public WeightRows {
 };
 
 inline int64_t ColumnsOf(const LogicalTensor& tensor) { return tensor.value.rank() == 1 ? 1 : tensor.value.dim(1); }
-// How many rows make a piece of work: 256 KiB of floats, which stay in a core's cache on their way.
+// How many rows make a piece of work: 128 KiB of floats, which stay in a core's cache on their way.
 inline int64_t RowsAtOnce(const LogicalTensor& tensor) {
-  constexpr int64_t kChunk = 1 << 16;
+  constexpr int64_t kChunk = 1 << 15;
   return std::max<int64_t>(1, kChunk / std::max<int64_t>(1, ColumnsOf(tensor)));
 }
 

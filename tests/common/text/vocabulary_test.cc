@@ -72,7 +72,8 @@ TEST(PieceTrieTest, FindsWhatAMapFinds) {
       EXPECT_EQ(node == PieceTrie::kNone ? -1 : trie.IdAt(node), it == expected.end() ? -1 : it->second);
     }
   }
-  const PieceTrie nothing({});
+  const std::vector<std::pair<absl::string_view, int32_t>> none;
+  const PieceTrie nothing(none);
   EXPECT_EQ(nothing.First('a'), PieceTrie::kNone);
 }
 
