@@ -71,6 +71,26 @@ __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums,
   }
 }
 
+// A row of dx from g and xhat, which lie in shared memory; by the warp that wrote them.
+template <typename S>
+__device__ __forceinline__ void WriteInputGradient(const float* g, const float* xhat, float rstd, S* dx, bool accumulate, int width, int lane,
+                                                   bool vector) {
+  __syncwarp();
+  const float mean = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(g[i], xhat[i], sum); }) / static_cast<float>(width);
+  for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+    float d[8], of_g[8], of_x[8];
+    if (accumulate) LoadEight(dx + i, width - i, vector, d);
+    ReadEight(g + i, of_g);
+    ReadEight(xhat + i, of_x);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const float step = rstd * (of_g[k] - of_x[k] * mean);
+      d[k] = accumulate ? d[k] + step : step;
+    }
+    StoreEight(dx + i, width - i, vector, d);
+  }
+}
+
 // dx = rstd * (g - xhat * mean(g * xhat)), g = dy * weight, xhat = x * rstd
 template <typename S>
 __global__ void NormBackward(DeviceRows<S> dys, DeviceRows<S> xs, const S* weight, const float* rstds, DeviceRows<S> dxs, bool accumulate,
@@ -97,21 +117,7 @@ __global__ void NormBackward(DeviceRows<S> dys, DeviceRows<S> xs, const S* weigh
     for (int k = 0; k < 8; ++k) a[k] = a[k] * r;
     WriteEight(xhat + i, a);
   }
-  __syncwarp();
-  const float mean = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(g[i], xhat[i], sum); }) / static_cast<float>(width);
-  S* const out = dxs[row];
-  for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-    float d[8], of_g[8], of_x[8];
-    if (accumulate) LoadEight(out + i, width - i, vector, d);
-    ReadEight(g + i, of_g);
-    ReadEight(xhat + i, of_x);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      const float step = r * (of_g[k] - of_x[k] * mean);
-      d[k] = accumulate ? d[k] + step : step;
-    }
-    StoreEight(out + i, width - i, vector, d);
-  }
+  WriteInputGradient(g, xhat, r, dxs[row], accumulate, width, lane, vector);
 }
 
 // Float: dweight[i] = fma(dy, x * rstd, dweight[i]), rows ascending, one chain a column, the CPU's. A block has 32 columns; its eight
@@ -193,21 +199,7 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
         WriteEight(xhat + i, v);
         WriteEight(own_sums + i, sums);
       }
-      __syncwarp();
-      const float mean = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(g[i], xhat[i], sum); }) / static_cast<float>(width);
-      __nv_bfloat16* const out = dxs[row];
-      for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-        float d[8], of_g[8], of_x[8];
-        if (accumulate) LoadEight(out + i, width - i, vector, d);
-        ReadEight(g + i, of_g);
-        ReadEight(xhat + i, of_x);
-#pragma unroll
-        for (int k = 0; k < 8; ++k) {
-          const float step = rstd * (of_g[k] - of_x[k] * mean);
-          d[k] = accumulate ? d[k] + step : step;
-        }
-        StoreEight(out + i, width - i, vector, d);
-      }
+      WriteInputGradient(g, xhat, rstd, dxs[row], accumulate, width, lane, vector);
       __syncwarp();
     }
     __syncthreads();
