@@ -89,11 +89,16 @@ void WriteKv(Stream& stream, const PagedKv& kv, const AttentionBatch& batch, con
       [&](auto) { cuda::WriteKv(stream, kv, *batch.prepared(), k, v); });
 }
 
-void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int tokens) {
+void CopyPage(Stream& stream, const PagedKv& kv, int64_t layers, size_t layer_stride, int32_t from, int32_t to, int tokens) {
   CHECK(tokens >= 0 && tokens <= kPageTokens);
   ByStorage(
-      kv.layout.dtype, stream.device, [&](auto s) { cpu::CopyPage<decltype(s)>(kv, from, to, tokens); },
-      [&](auto) { cuda::CopyPage(stream, kv, from, to, tokens); });
+      kv.layout.dtype, stream.device,
+      [&](auto s) {
+        PagedKv layer = kv;
+        for (int64_t i = 0; i < layers; ++i, layer.base = static_cast<char*>(layer.base) + layer_stride)
+          cpu::CopyPage<decltype(s)>(layer, from, to, tokens);
+      },
+      [&](auto) { cuda::CopyPage(stream, kv, layers, layer_stride, from, to); });
 }
 
 void Attention(Stream& stream, const PagedKv& kv, const AttentionBatch& batch, const Tensor& q, double scale, const Tensor& out,

@@ -87,8 +87,9 @@ class AttentionBatch {
 void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& k,
              const Tensor& v);
 
-// Copies the first `tokens` (<= 64) tokens of a page, for a partially filled prompt page that several samples continue.
-void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int tokens);
+// Copies the first `tokens` (<= 64) tokens of a page, for a partially filled prompt page that several samples continue, in each of
+// `layers` layers, of which kv is the first and each lies `layer_stride` bytes after the one before.
+void CopyPage(Stream& stream, const PagedKv& kv, int64_t layers, size_t layer_stride, int32_t from, int32_t to, int tokens);
 
 // q [T, Hq, key_dim] (strided), out [T, Hq, value_dim] (=), lse [T, Hq] float/double (=; log-sum-exp of the scores; may
 // be empty). The batch's own keys must be in the pages before the call. Slots beyond a sequence's end may hold

@@ -56,6 +56,12 @@ void LaunchWriteKv(Stream& stream, const PagedKv& kv, const PreparedBatch& prepa
   GROUPER_CUDA_CHECK(cudaGetLastError());
 }
 
+// Grid (part of the page, layer).
+__global__ void CopyPageKernel(const uint4* from, uint4* to, size_t words, size_t layer_words) {
+  const size_t layer = blockIdx.y * layer_words, step = size_t{gridDim.x} * blockDim.x;
+  for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words; i += step) to[layer + i] = from[layer + i];
+}
+
 // Joins the splits of the sequences whose splits ran apart. Block (sequence, row of all kv heads): two columns a
 // thread.
 __global__ void CombineKernel(const __grid_constant__ AttentionArguments args) {
@@ -63,8 +69,7 @@ __global__ void CombineKernel(const __grid_constant__ AttentionArguments args) {
   if (begin < 0) return;
   const DeviceSequence s = args.prepared.batch.sequences[blockIdx.x];
   const int rows = s.q_len * args.group, width = args.pages.value_dim;
-  const int pages = (s.context + s.q_len + kPageTokens - 1) / kPageTokens,
-            splits = (pages + kSplitPages - 1) / kSplitPages;
+  const int splits = SplitsOf(s.context + s.q_len, args.prepared.split_pages);
   const int head = blockIdx.y / args.max_rows_apart, row = blockIdx.y % args.max_rows_apart, column = 2 * threadIdx.x;
   if (row >= rows) return;
   RowState joined;
@@ -93,14 +98,12 @@ __global__ void CombineKernel(const __grid_constant__ AttentionArguments args) {
 }  // namespace
 
 PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
-                               int query_heads, Arena& memory) {
+                               int query_heads, Arena& memory, int split_pages) {
   DeviceBatch batch;
   batch.num_sequences = static_cast<int32_t>(sequences.size());
   // Sequences, then page tables: one copy.
   size_t num_pages = 0;
-  const auto pages_of = [](const AttentionSequence& s) {
-    return static_cast<size_t>((s.context + s.q_len + kPageTokens - 1) / kPageTokens);
-  };
+  const auto pages_of = [](const AttentionSequence& s) { return static_cast<size_t>(PagesOf(s.context + s.q_len)); };
   for (const AttentionSequence& s : sequences) num_pages += pages_of(s);
   std::vector<int32_t> host(sequences.size() * 4 + num_pages);
   int32_t* item = host.data();
@@ -120,7 +123,7 @@ PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequen
   GROUPER_CUDA_CHECK(cudaMemcpyAsync(device, host.data(), host.size() * 4, cudaMemcpyHostToDevice, HandleOf(stream)));
   batch.sequences = reinterpret_cast<const DeviceSequence*>(device);
   batch.pages = device + sequences.size() * 4;
-  return PrepareAttention(stream, batch, layout, query_heads, memory);
+  return PrepareAttention(stream, batch, layout, query_heads, memory, split_pages);
 }
 
 void WriteKv(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& k, const Tensor& v) {
@@ -132,12 +135,15 @@ void WriteKv(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, c
   LaunchWriteKv<__nv_bfloat16, 1>(stream, kv, prepared, k, v);
 }
 
-void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int) {
-  // The whole page: what lies beyond the wanted tokens may be anything.
-  char* base = static_cast<char*>(kv.base);
-  GROUPER_CUDA_CHECK(cudaMemcpyAsync(base + static_cast<size_t>(to) * kv.page_stride,
-                                     base + static_cast<size_t>(from) * kv.page_stride, kv.layout.PageBytes(),
-                                     cudaMemcpyDeviceToDevice, HandleOf(stream)));
+void CopyPage(Stream& stream, const PagedKv& kv, int64_t layers, size_t layer_stride, int32_t from, int32_t to) {
+  const size_t page = kv.layout.PageBytes(), words = page / sizeof(uint4);
+  CHECK(kv.page_stride % sizeof(uint4) == 0 && layer_stride % sizeof(uint4) == 0);
+  char* const base = static_cast<char*>(kv.base);
+  const dim3 grid(static_cast<unsigned>(std::min<size_t>((words + 255) / 256, 16)), static_cast<unsigned>(layers));
+  CopyPageKernel<<<grid, 256, 0, HandleOf(stream)>>>(
+      reinterpret_cast<const uint4*>(base + static_cast<size_t>(from) * kv.page_stride),
+      reinterpret_cast<uint4*>(base + static_cast<size_t>(to) * kv.page_stride), words, layer_stride / sizeof(uint4));
+  GROUPER_CUDA_CHECK(cudaGetLastError());
 }
 
 void Attention(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& q, double scale,

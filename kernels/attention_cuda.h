@@ -1,9 +1,12 @@
 // Paged attention on CUDA. The batch is described on the device, so that a decode step can be captured as a graph.
 //
 // Order of sums (bf16, key widths that the tensor cores take: 64/64, 128/128, MLA 576/512): pages of 64 tokens
-// ascending, an online softmax over the 16 pages of a split, splits of 1024 tokens combined in order. A row's
+// ascending, an online softmax over the 32 pages of a split, splits of 2048 tokens combined in order. A row's
 // operations do not depend on who shares its tile or on whether its splits ran side by side or one after another. All
 // other widths, and float: the CPU's order, the CPU's bits.
+//
+// Sequences of one token (decode) that follow one another in the batch and begin with the same pages (the samples of a
+// group, with their prompt's) are put on one tile, which reads those pages once for all of them, then each one's own.
 #pragma once
 
 #include <vector>
@@ -12,8 +15,8 @@
 
 namespace grouper::kernels::cuda {
 
-inline constexpr int kSplitPages = 16;
-// A sequence with at most so many rows a kv head (decode) has its splits run side by side.
+inline constexpr int kSplitPages = 32;
+// Only the splits of a sequence with at most so many rows a kv head (decode) may run side by side.
 inline constexpr int kMaxRowsApart = 128;
 
 // attention.h's AttentionSequence on the device: its page table starts at pages[first_page].
@@ -31,11 +34,12 @@ struct DeviceBatch {
   int32_t max_context = 0;  // of context + q_len
 };
 
-// One block's work: rows [row, row + rows) of one sequence and kv head (row = token * group + query head within the kv
-// head), over pages [page_begin, page_end).
+// One block's work for one kv head: rows [row, row + rows) of `sequences` sequences from `sequence` on (row = token *
+// group + query head within the kv head, tokens counted from the first sequence's), over pages [page_begin, page_end).
+// Several sequences have one token each; pages before `shared_end` are the same for all of them, and pages end for each with its tokens.
 struct AttentionItem {
-  int32_t sequence, head, row, rows, page_begin, page_end;
-  int32_t partial;  // < 0: writes the result; else the place of its first row among the partial results
+  int32_t sequence, sequences, head, row, rows, page_begin, page_end, shared_end;
+  bool apart;  // the splits run side by side: the rows' results are partial
 };
 
 // A batch cut into items, by kernels that read the sequences: all layers of a step use the same. Its memory is
@@ -46,14 +50,18 @@ struct PreparedBatch {
   AttentionItem* items = nullptr;
   int32_t* num_items = nullptr;
   int32_t* partial_begin = nullptr;  // [num_sequences]: first partial row of a sequence whose splits run apart, else -1
+  int32_t* shared_pages = nullptr;   // [num_sequences]: full pages that a sequence of one token has in common with the one before
   int64_t max_items = 0, max_partial_rows = 0;
-  int rows_per_item = 0;
+  int rows_per_item = 0, split_pages = kSplitPages;
+  int max_sharing = 1;         // sequences on one tile
+  bool may_run_whole = false;  // whether a few rows' splits may also run one after another
 };
+// Another split_pages than kSplitPages gives other bits: for measuring what one size for all batches costs.
 PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const KvLayout& layout, int query_heads,
-                               Arena& memory);
+                               Arena& memory, int split_pages = kSplitPages);
 // From the host's description, copied first.
 PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
-                               int query_heads, Arena& memory);
+                               int query_heads, Arena& memory, int split_pages = kSplitPages);
 
 void WriteKv(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& k, const Tensor& v);
 void Attention(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& q, double scale,
@@ -62,6 +70,7 @@ void AttentionBackward(Stream& stream, const PagedKv& kv, const PreparedBatch& p
                        const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
                        const Tensor& dv);
 
-void CopyPage(Stream& stream, const PagedKv& kv, int32_t from, int32_t to, int tokens);
+// The whole page: what lies beyond the wanted tokens may be anything.
+void CopyPage(Stream& stream, const PagedKv& kv, int64_t layers, size_t layer_stride, int32_t from, int32_t to);
 
 }  // namespace grouper::kernels::cuda

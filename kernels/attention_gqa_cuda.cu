@@ -6,6 +6,7 @@
 // multiprocessor) is bound by memory: 256 width bytes a page against 2 x 64 x 64 x width multiply-adds, of which most
 // rows are padding. Prefill is bound by exponentials and the tensor cores.
 #include <algorithm>
+#include <climits>
 
 #include "kernels/attention_kernels_cuda.h"
 #include "kernels/attention_rows.cuh"
@@ -53,17 +54,20 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
   __syncthreads();
 
   const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
+  const int num_runs = NumRuns(item), split_pages = args.prepared.split_pages;
   if (warpgroup == kWarpgroups) {  // the warp that fetches
     if (lane != 0) return;
-    const int32_t* table = args.prepared.batch.pages + sequence.first_page;
     int stage = 0;
     uint32_t phase = 0;
-    for (int page = item.page_begin; page < item.page_end; ++page) {
-      const char* source = args.pages.Head(table[page], item.head);
-      BarrierWait(&empty[stage], phase ^ 1);
-      BarrierExpect(&full[stage], Shape::kPageBytes);
-      CopyBulk(stages + stage * Shape::kPageBytes, source, Shape::kPageBytes, &full[stage]);
-      if (++stage == Shape::kStages) stage = 0, phase ^= 1;
+    for (int r = 0; r < num_runs; ++r) {  // items of several sequences lie within one split
+      const PageRun run = RunOf(args.prepared, item, r, item.page_begin, item.page_end);
+      for (int page = run.begin; page < run.end; ++page) {
+        const char* source = args.pages.Head(run.table[page], item.head);
+        BarrierWait(&empty[stage], phase ^ 1);
+        BarrierExpect(&full[stage], Shape::kPageBytes);
+        CopyBulk(stages + stage * Shape::kPageBytes, source, Shape::kPageBytes, &full[stage]);
+        if (++stage == Shape::kStages) stage = 0, phase ^= 1;
+      }
     }
     return;
   }
@@ -76,67 +80,69 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
   NamedBarrier(1 + warpgroup, 128);
 
   const int row = thread / 32 * 16 + thread % 32 / 4, column = 2 * (thread % 4);
-  const int context_end = sequence.context + sequence.q_len;
-  int own[2];  // the rows' positions; rows that are missing see nothing
+  RowPosition own[2];
   for (int h = 0; h < 2; ++h)
-    own[h] = row + 8 * h < rows ? sequence.context + (first_row + row + 8 * h) / args.group : -1;
-  // A warpgroup's last position: pages beyond it are skipped.
-  const int last = rows > 0 ? sequence.context + (first_row + rows - 1) / args.group : -1;
+    own[h] = PositionOf(args.prepared, item, first_row + row + 8 * h, row + 8 * h < rows, args.group);
+  // A warpgroup's last position: pages beyond it are skipped. Several sequences have no pages beyond their tokens.
+  const int last = rows <= 0 ? -1 : item.sequences > 1 ? INT_MAX : sequence.context + (first_row + rows - 1) / args.group;
 
-  float acc[kAcc];
-  RowState state[2], joined[2];
+  float acc[kAcc] = {};
+  RowState state[2], joined[2] = {kNothing, kNothing};  // what rows without a page in this item write
   const uint64_t desc_q = DescriptorKMajor(queries);
   int stage = 0;
   uint32_t phase = 0;
-  const bool several = kWarpgroups > 1 && item.partial < 0 && item.page_end > kSplitPages;
-  for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += kSplitPages) {
-    const int split_end = min(split_begin + kSplitPages, item.page_end);
+  const bool several = kWarpgroups > 1 && !item.apart && item.page_end > split_pages;
+  for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += split_pages) {
+    const int split_end = min(split_begin + split_pages, item.page_end);
 #pragma unroll
     for (int i = 0; i < kAcc; ++i) acc[i] = 0;
     for (int h = 0; h < 2; ++h) state[h] = {-INFINITY, 0};
-    for (int page = split_begin; page < split_end; ++page) {
-      BarrierWait(&full[stage], phase);
-      char* keys = stages + stage * Shape::kPageBytes;
-      char* values = keys + Shape::kBoxes * 8192;
-      const int valid = context_end - page * kPageTokens;
-      if (valid < kPageTokens) {
-        ZeroTokens(values, Shape::kBoxes, valid, threadIdx.x, kWarpgroups * 128);
-        FenceAsyncShared();
-        NamedBarrier(kTailBarrier, kWarpgroups * 128);
-      }
-      if (page * kPageTokens <= last) {
-        float s[32];
-#pragma unroll
-        for (int i = 0; i < 32; ++i) s[i] = 0;
-        const uint64_t desc_k = DescriptorKMajor(keys);
-        WgmmaTouch(s);
-        WgmmaFence();
-#pragma unroll
-        for (int k = 0; k < kDim / 16; ++k) {
-          const uint32_t step = k / 4 * 8192 + k % 4 * 32;
-          WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
+    for (int r = 0; r < num_runs; ++r) {
+      const PageRun run = RunOf(args.prepared, item, r, split_begin, split_end);
+      for (int page = run.begin; page < run.end; ++page) {
+        BarrierWait(&full[stage], phase);
+        char* keys = stages + stage * Shape::kPageBytes;
+        char* values = keys + Shape::kBoxes * 8192;
+        const int valid = run.context_end - page * kPageTokens;
+        if (valid < kPageTokens) {
+          ZeroTokens(values, Shape::kBoxes, valid, threadIdx.x, kWarpgroups * 128);
+          FenceAsyncShared();
+          NamedBarrier(kTailBarrier, kWarpgroups * 128);
         }
-        WgmmaCommit();
-        WgmmaWait<0>();
-        WgmmaTouch(s);
-        const int position[2] = {own[0] - page * kPageTokens, own[1] - page * kPageTokens};
-        float decay[2];
-        SoftmaxStep(s, state, position, column, args.scale_log2, decay);
-        MultiplyRows(acc, decay);
-        uint32_t p[4][4];
-        PackWeights(s, p);
-        const uint64_t desc_v = DescriptorMnMajor(values, 8192);
-        WgmmaTouch(acc);
-        WgmmaFence();
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-          WgmmaBF16<kDim>::template MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
-        WgmmaCommit();
-        WgmmaWait<0>();
-        WgmmaTouch(acc);
+        if (page * kPageTokens <= last) {
+          float s[32];
+  #pragma unroll
+          for (int i = 0; i < 32; ++i) s[i] = 0;
+          const uint64_t desc_k = DescriptorKMajor(keys);
+          WgmmaTouch(s);
+          WgmmaFence();
+  #pragma unroll
+          for (int k = 0; k < kDim / 16; ++k) {
+            const uint32_t step = k / 4 * 8192 + k % 4 * 32;
+            WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
+          }
+          WgmmaCommit();
+          WgmmaWait<0>();
+          WgmmaTouch(s);
+          const int position[2] = {own[0].In(run, page), own[1].In(run, page)};
+          float decay[2];
+          SoftmaxStep(s, state, position, column, args.scale_log2, decay);
+          MultiplyRows(acc, decay);
+          uint32_t p[4][4];
+          PackWeights(s, p);
+          const uint64_t desc_v = DescriptorMnMajor(values, 8192);
+          WgmmaTouch(acc);
+          WgmmaFence();
+  #pragma unroll
+          for (int k = 0; k < 4; ++k)
+            WgmmaBF16<kDim>::template MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
+          WgmmaCommit();
+          WgmmaWait<0>();
+          WgmmaTouch(acc);
+        }
+        if (lane == 0) BarrierArrive(&empty[stage]);
+        if (++stage == Shape::kStages) stage = 0, phase ^= 1;
       }
-      if (lane == 0) BarrierArrive(&empty[stage]);
-      if (++stage == Shape::kStages) stage = 0, phase ^= 1;
     }
     SumQuad(state);
     if (several) {
@@ -158,10 +164,10 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
     }
   }
 
-  if (item.partial < 0) {
+  if (!item.apart) {
     WriteRows<kDim>(args, sequence, item.head, first_row, rows, acc, joined, 0, thread);
   } else {
-    WritePartials<kDim>(args, item.partial + warpgroup * 64, rows, acc, joined, kDim, 0, thread);
+    WritePartials<kDim>(args, item, first_row, rows, acc, joined, kDim, 0, thread);
   }
 }
 

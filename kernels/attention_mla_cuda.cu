@@ -5,7 +5,8 @@
 // bf16, each fetched by one bulk copy of 73 728 bytes, two in shared memory. Warpgroup 0 computes S = Q K^T, the
 // softmax step and the first 256 columns of O += P V; it hands P over in shared memory to warpgroup 1, which computes
 // the other 256. A page is 36 x 32 + 4 x 128 + 4 x 128 cycles of the tensor cores at 64 x 64 x 1088 multiply-adds.
-// Decode with 16 heads fills 16 of the 64 rows and is bound by memory all the same.
+// Decode with 16 heads fills 16 of the 64 rows and is bound by memory all the same; four samples of a group fill them all
+// where they share pages.
 #include <algorithm>
 
 #include "kernels/attention_kernels_cuda.h"
@@ -28,18 +29,33 @@ __device__ __forceinline__ int Multiprocessor() {
   return id;
 }
 
-// Joins a split's result to those before it, which wait in `running` (this thread's own column of a table of 128 rows).
+// Joins a split's result to those before it, which wait in `running`: four numbers a thread and step, of 128 threads.
 __device__ __forceinline__ void JoinSplit(float (&acc)[kHalf / 2], RowState (&joined)[2], const RowState (&state)[2],
-                                          bool first, float scale_log2, float* running) {
-  if (first) {
-    for (int h = 0; h < 2; ++h) joined[h] = state[h];
-  } else {
-    const JoinWeights weights[2] = {Join(joined[0], state[0], scale_log2), Join(joined[1], state[1], scale_log2)};
-#pragma unroll
-    for (int i = 0; i < kHalf / 2; ++i) acc[i] = JoinValue(running[i * 128], acc[i], weights[i / 2 % 2]);
+                                          bool first, bool last, bool any_rows, float scale_log2, float4* running) {
+  JoinWeights weights[2];
+  for (int h = 0; h < 2; ++h) {
+    if (first) {
+      joined[h] = state[h];
+    } else {
+      weights[h] = Join(joined[h], state[h], scale_log2);
+    }
   }
+  if (!any_rows) return;  // of the warp
+  if (!first) {
 #pragma unroll
-  for (int i = 0; i < kHalf / 2; ++i) running[i * 128] = acc[i];
+    for (int step = 0; step < kHalf / 8; ++step) {
+      const float4 old = running[step * 128];
+      float* const x = &acc[4 * step];
+      x[0] = JoinValue(old.x, x[0], weights[0]);
+      x[1] = JoinValue(old.y, x[1], weights[0]);
+      x[2] = JoinValue(old.z, x[2], weights[1]);
+      x[3] = JoinValue(old.w, x[3], weights[1]);
+    }
+  }
+  if (last) return;
+#pragma unroll
+  for (int step = 0; step < kHalf / 8; ++step)
+    running[step * 128] = make_float4(acc[4 * step], acc[4 * step + 1], acc[4 * step + 2], acc[4 * step + 3]);
 }
 
 __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__ AttentionArguments args) {
@@ -68,6 +84,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
   __syncthreads();
 
   const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
+  const int num_runs = NumRuns(item), split_pages = args.prepared.split_pages;
   int stage = 0;
   uint32_t phase = 0;
   const auto next = [&] {
@@ -76,146 +93,159 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
   if (warpgroup == 2) {  // one thread fetches
     GiveRegisters<40>();
     if (thread != 0) return;
-    const int32_t* table = args.prepared.batch.pages + sequence.first_page;
-    for (int page = item.page_begin; page < item.page_end; ++page) {
-      BarrierWait(&empty[stage], phase ^ 1);
-      BarrierExpect(&full[stage], kPageBytes);
-      CopyBulk(stages + stage * kPageBytes, args.pages.Head(table[page], 0), kPageBytes, &full[stage]);
-      next();
+    for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += split_pages) {
+      const int split_end = min(split_begin + split_pages, item.page_end);
+      for (int r = 0; r < num_runs; ++r) {
+        const PageRun run = RunOf(args.prepared, item, r, split_begin, split_end);
+        for (int page = run.begin; page < run.end; ++page) {
+          BarrierWait(&empty[stage], phase ^ 1);
+          BarrierExpect(&full[stage], kPageBytes);
+          CopyBulk(stages + stage * kPageBytes, args.pages.Head(run.table[page], 0), kPageBytes, &full[stage]);
+          next();
+        }
+      }
     }
     return;
   }
   TakeRegisters<232>();
 
   const int row = thread / 32 * 16 + thread % 32 / 4, column = 2 * (thread % 4);
-  const bool several = item.partial < 0 && item.page_end > kSplitPages;
-  float* running = args.running + (Multiprocessor() * 2 + warpgroup) * (kHalf / 2 * 128) + thread;
-  float acc[kHalf / 2];
-  RowState state[2], joined[2];
+  const bool several = !item.apart && item.page_end > split_pages;
+  float4* running = reinterpret_cast<float4*>(args.running) + (Multiprocessor() * 2 + warpgroup) * (kHalf / 8 * 128) + thread;
+  const bool any_rows = thread / 32 * 16 < item.rows;
+  float acc[kHalf / 2] = {};
+  RowState state[2], joined[2] = {kNothing, kNothing};  // what rows without a page in this item write
+  int taken = 0;                                        // pages so far
 
   if (warpgroup == 0) {
     LoadRows(args.q, sequence, 0, args.group, item.row, item.rows, 576, shared, thread, 128);
     FenceAsyncShared();
     NamedBarrier(kFirstGroup, 128);
-    const int context_end = sequence.context + sequence.q_len;
-    int own[2];
+    RowPosition own[2];
     for (int h = 0; h < 2; ++h)
-      own[h] = row + 8 * h < item.rows ? sequence.context + (item.row + row + 8 * h) / args.group : -1;
+      own[h] = PositionOf(args.prepared, item, item.row + row + 8 * h, row + 8 * h < item.rows, args.group);
     const uint64_t desc_q = DescriptorKMajor(shared);
-    for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += kSplitPages) {
-      const int split_end = min(split_begin + kSplitPages, item.page_end);
+    for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += split_pages) {
+      const int split_end = min(split_begin + split_pages, item.page_end);
 #pragma unroll
       for (int i = 0; i < kHalf / 2; ++i) acc[i] = 0;
       for (int h = 0; h < 2; ++h) state[h] = {-INFINITY, 0};
-      for (int page = split_begin; page < split_end; ++page) {
-        BarrierWait(&full[stage], phase);
-        char* keys = stages + stage * kPageBytes;
-        const int valid = context_end - page * kPageTokens;
-        if (valid < kPageTokens) {
-          ZeroTokens(keys, kValueBoxes, valid, thread, 128);
+      for (int r = 0; r < num_runs; ++r) {
+        const PageRun run = RunOf(args.prepared, item, r, split_begin, split_end);
+        for (int page = run.begin; page < run.end; ++page) {
+          BarrierWait(&full[stage], phase);
+          char* keys = stages + stage * kPageBytes;
+          const int valid = run.context_end - page * kPageTokens;
+          if (valid < kPageTokens) {
+            ZeroTokens(keys, kValueBoxes, valid, thread, 128);
+            FenceAsyncShared();
+            NamedBarrier(kFirstGroup, 128);
+          }
+          float s[32];
+  #pragma unroll
+          for (int i = 0; i < 32; ++i) s[i] = 0;
+          const uint64_t desc_k = DescriptorKMajor(keys);
+          WgmmaTouch(s);
+          WgmmaFence();
+  #pragma unroll
+          for (int k = 0; k < 36; ++k) {
+            const uint32_t step = k / 4 * 8192 + k % 4 * 32;
+            WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
+          }
+          WgmmaCommit();
+          WgmmaWait<0>();
+          WgmmaTouch(s);
+          const int position[2] = {own[0].In(run, page), own[1].In(run, page)};
+          float decay[2];
+          SoftmaxStep(s, state, position, column, args.scale_log2, decay);
+          uint32_t p[4][4];
+          PackWeights(s, p);
+          if (taken > 0) BarrierWait(weights_taken, (taken - 1) & 1);
+          ++taken;
+  #pragma unroll
+          for (int k = 0; k < 4; ++k) {
+  #pragma unroll
+            for (int i = 0; i < 4; ++i)
+              *reinterpret_cast<uint32_t*>(weights + PageView::Box(row + 8 * (i % 2), 16 * k + 8 * (i / 2) + column)) =
+                  p[k][i];
+          }
+          if (thread % 4 == 0) {
+            decays[row] = decay[0];
+            decays[row + 8] = decay[1];
+          }
           FenceAsyncShared();
-          NamedBarrier(kFirstGroup, 128);
+          BarrierArrive(weights_ready);
+          MultiplyRows(acc, decay);
+          const uint64_t desc_v = DescriptorMnMajor(keys, 8192);
+          WgmmaTouch(acc);
+          WgmmaFence();
+  #pragma unroll
+          for (int k = 0; k < 4; ++k)
+            WgmmaBF16<kHalf>::MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
+          WgmmaCommit();
+          WgmmaWait<0>();
+          WgmmaTouch(acc);
+          if (lane == 0) BarrierArrive(&empty[stage]);
+          next();
         }
-        float s[32];
-#pragma unroll
-        for (int i = 0; i < 32; ++i) s[i] = 0;
-        const uint64_t desc_k = DescriptorKMajor(keys);
-        WgmmaTouch(s);
-        WgmmaFence();
-#pragma unroll
-        for (int k = 0; k < 36; ++k) {
-          const uint32_t step = k / 4 * 8192 + k % 4 * 32;
-          WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
-        }
-        WgmmaCommit();
-        WgmmaWait<0>();
-        WgmmaTouch(s);
-        const int position[2] = {own[0] - page * kPageTokens, own[1] - page * kPageTokens};
-        float decay[2];
-        SoftmaxStep(s, state, position, column, args.scale_log2, decay);
-        uint32_t p[4][4];
-        PackWeights(s, p);
-        if (page > item.page_begin) BarrierWait(weights_taken, (page - item.page_begin - 1) & 1);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            *reinterpret_cast<uint32_t*>(weights + PageView::Box(row + 8 * (i % 2), 16 * k + 8 * (i / 2) + column)) =
-                p[k][i];
-        }
-        if (thread % 4 == 0) {
-          decays[row] = decay[0];
-          decays[row + 8] = decay[1];
-        }
-        FenceAsyncShared();
-        BarrierArrive(weights_ready);
-        MultiplyRows(acc, decay);
-        const uint64_t desc_v = DescriptorMnMajor(keys, 8192);
-        WgmmaTouch(acc);
-        WgmmaFence();
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-          WgmmaBF16<kHalf>::MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
-        WgmmaCommit();
-        WgmmaWait<0>();
-        WgmmaTouch(acc);
-        if (lane == 0) BarrierArrive(&empty[stage]);
-        next();
       }
       SumQuad(state);
-      const int split = (split_begin - item.page_begin) / kSplitPages;
+      const int split = (split_begin - item.page_begin) / split_pages;
       if (split > 0) BarrierWait(states_taken, (split - 1) & 1);
       if (thread % 4 == 0) {
         for (int h = 0; h < 2; ++h) states[row + 8 * h] = make_float2(state[h].maximum, state[h].sum);
       }
       BarrierArrive(states_ready);
       if (several) {
-        JoinSplit(acc, joined, state, split_begin == item.page_begin, args.scale_log2, running);
+        JoinSplit(acc, joined, state, split_begin == item.page_begin, split_end == item.page_end, any_rows, args.scale_log2, running);
       } else {
         for (int h = 0; h < 2; ++h) joined[h] = state[h];
       }
     }
   } else {
-    for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += kSplitPages) {
-      const int split_end = min(split_begin + kSplitPages, item.page_end);
+    for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += split_pages) {
+      const int split_end = min(split_begin + split_pages, item.page_end);
 #pragma unroll
       for (int i = 0; i < kHalf / 2; ++i) acc[i] = 0;
-      for (int page = split_begin; page < split_end; ++page) {
-        BarrierWait(&full[stage], phase);
-        BarrierWait(weights_ready, (page - item.page_begin) & 1);
-        const float decay[2] = {decays[row], decays[row + 8]};
-        MultiplyRows(acc, decay);
-        const uint64_t desc_p = DescriptorKMajor(weights);
-        const uint64_t desc_v = DescriptorMnMajor(stages + stage * kPageBytes + 4 * 8192, 8192);
-        WgmmaTouch(acc);
-        WgmmaFence();
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-          WgmmaBF16<kHalf>::Mma<0, 1>(acc, Advance(desc_p, k * 32), Advance(desc_v, k * 2048));
-        WgmmaCommit();
-        WgmmaWait<0>();
-        WgmmaTouch(acc);
-        BarrierArrive(weights_taken);
-        if (lane == 0) BarrierArrive(&empty[stage]);
-        next();
+      for (int r = 0; r < num_runs; ++r) {
+        const PageRun run = RunOf(args.prepared, item, r, split_begin, split_end);
+        for (int page = run.begin; page < run.end; ++page) {
+          BarrierWait(&full[stage], phase);
+          BarrierWait(weights_ready, taken++ & 1);
+          const float decay[2] = {decays[row], decays[row + 8]};
+          MultiplyRows(acc, decay);
+          const uint64_t desc_p = DescriptorKMajor(weights);
+          const uint64_t desc_v = DescriptorMnMajor(stages + stage * kPageBytes + 4 * 8192, 8192);
+          WgmmaTouch(acc);
+          WgmmaFence();
+  #pragma unroll
+          for (int k = 0; k < 4; ++k)
+            WgmmaBF16<kHalf>::Mma<0, 1>(acc, Advance(desc_p, k * 32), Advance(desc_v, k * 2048));
+          WgmmaCommit();
+          WgmmaWait<0>();
+          WgmmaTouch(acc);
+          BarrierArrive(weights_taken);
+          if (lane == 0) BarrierArrive(&empty[stage]);
+          next();
+        }
       }
-      BarrierWait(states_ready, (split_begin - item.page_begin) / kSplitPages & 1);
+      BarrierWait(states_ready, (split_begin - item.page_begin) / split_pages & 1);
       for (int h = 0; h < 2; ++h) {
         const float2 both = states[row + 8 * h];
         state[h] = {both.x, both.y};
       }
       BarrierArrive(states_taken);
       if (several) {
-        JoinSplit(acc, joined, state, split_begin == item.page_begin, args.scale_log2, running);
+        JoinSplit(acc, joined, state, split_begin == item.page_begin, split_end == item.page_end, any_rows, args.scale_log2, running);
       } else {
         for (int h = 0; h < 2; ++h) joined[h] = state[h];
       }
     }
   }
-  if (item.partial < 0) {
+  if (!item.apart) {
     WriteRows<kHalf>(args, sequence, 0, item.row, item.rows, acc, joined, warpgroup * kHalf, thread);
   } else {
-    WritePartials<kHalf>(args, item.partial, item.rows, acc, joined, kWidth, warpgroup * kHalf, thread);
+    WritePartials<kHalf>(args, item, item.row, item.rows, acc, joined, kWidth, warpgroup * kHalf, thread);
   }
 }
 
@@ -224,7 +254,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
 void MlaForward(Stream& stream, const AttentionArguments& arguments) {
   AttentionArguments args = arguments;
   const Arena::Mark mark = stream.scratch.mark();
-  if (args.prepared.batch.max_context > kSplitPages * kPageTokens)
+  if (args.prepared.batch.max_context > args.prepared.split_pages * kPageTokens)
     args.running = static_cast<float*>(stream.scratch.Allocate(size_t{kMaxMultiprocessors} * 64 * kWidth * 4));
   static uint64_t allowed = 0;
   AllowSharedMemory(MlaKernel, kSharedBytes, allowed);

@@ -7,9 +7,12 @@
 
 #include <cstdint>
 
-#include "kernels/attention.h"
+#include "kernels/attention_cuda.h"
 
 namespace grouper::kernels::cuda {
+
+__host__ __device__ inline int PagesOf(int tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+__host__ __device__ inline int SplitsOf(int tokens, int split_pages) { return (PagesOf(tokens) + split_pages - 1) / split_pages; }
 
 inline bool TiledPages(const KvLayout& layout) {
   if (layout.dtype != DType::kBF16) return false;

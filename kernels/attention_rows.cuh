@@ -41,6 +41,7 @@ struct AttentionArguments {
 struct RowState {
   float maximum, sum;
 };
+__device__ constexpr RowState kNothing = {-INFINITY, 0};  // of a row that has seen no page
 
 __device__ __forceinline__ float Exp2(float x) {
   float y;
@@ -149,6 +150,41 @@ __device__ __forceinline__ void LoadRows(const HeadTensor& from, const DeviceSeq
   }
 }
 
+// A stretch of an item's pages, in the order in which they are taken: those that all its rows see, or one sequence's own.
+struct PageRun {
+  int begin, end;
+  const int32_t* table;  // the sequence's page table
+  int context_end;       // tokens beyond it are not there
+  int sequence;          // whose rows see these pages, counted from the item's first; < 0: all rows do
+};
+
+// Runs of a split [begin, end) of an item's pages: one, or the shared pages and then each sequence's own.
+__device__ __forceinline__ int NumRuns(const AttentionItem& item) { return item.sequences == 1 ? 1 : item.sequences + 1; }
+__device__ __forceinline__ PageRun RunOf(const PreparedBatch& prepared, const AttentionItem& item, int run, int begin, int end) {
+  const int member = max(run - 1, 0);
+  const DeviceSequence s = prepared.batch.sequences[item.sequence + member];
+  const int context_end = s.context + s.q_len;
+  const int32_t* table = prepared.batch.pages + s.first_page;
+  if (item.sequences == 1) return {begin, end, table, context_end, -1};
+  if (run == 0) return {begin, min(end, item.shared_end), table, context_end, -1};
+  return {max(begin, item.shared_end), min(end, PagesOf(context_end)), table, context_end, member};
+}
+
+// The position of a row's token in its sequence; rows that are missing see nothing.
+struct RowPosition {
+  int sequence, position;  // sequence: counted from the item's first
+  // Relative to a page's first token, as SoftmaxStep wants it.
+  __device__ __forceinline__ int In(const PageRun& run, int page) const {
+    return run.sequence < 0 || run.sequence == sequence ? position - page * kPageTokens : -1;
+  }
+};
+__device__ __forceinline__ RowPosition PositionOf(const PreparedBatch& prepared, const AttentionItem& item, int row, bool inside,
+                                                  int group) {
+  if (!inside) return {0, -1};
+  const int token = row / group, sequence = item.sequences == 1 ? 0 : token;
+  return {sequence, prepared.batch.sequences[item.sequence + sequence].context + token - sequence};
+}
+
 // Zeroes tokens [valid, 64) of boxes: what lies beyond a sequence's end may be NaN.
 __device__ __forceinline__ void ZeroTokens(char* boxes, int count, int valid, int thread, int threads) {
   const int rest = (64 - valid) * 8;
@@ -199,16 +235,25 @@ __device__ __forceinline__ void WriteRows(const AttentionArguments& args, const 
   }
 }
 
-// The same rows' unfinished values and states, from partial row `partial` on.
+// Where among the partial results those of a row are, of an item whose splits run apart.
+__device__ __forceinline__ int64_t PartialPlace(const AttentionArguments& args, const AttentionItem& item, int row) {
+  const int member = item.sequences == 1 ? 0 : row / args.group;
+  const DeviceSequence s = args.prepared.batch.sequences[item.sequence + member];
+  const int rows = s.q_len * args.group, splits = SplitsOf(s.context + s.q_len, args.prepared.split_pages);
+  return args.prepared.partial_begin[item.sequence + member] +
+         (int64_t{item.head} * splits + item.page_begin / args.prepared.split_pages) * rows + row - member * args.group;
+}
+
+// The unfinished values and states of the item's rows [first_row, first_row + rows).
 template <int kColumns>
-__device__ __forceinline__ void WritePartials(const AttentionArguments& args, int64_t partial, int rows,
+__device__ __forceinline__ void WritePartials(const AttentionArguments& args, const AttentionItem& item, int first_row, int rows,
                                               const float (&acc)[kColumns / 2], const RowState (&state)[2], int width,
                                               int column0, int thread) {
   const int row = thread / 32 * 16 + thread % 32 / 4, quad = thread % 4;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     if (row + 8 * h >= rows) continue;
-    const int64_t place = partial + row + 8 * h;
+    const int64_t place = PartialPlace(args, item, first_row + row + 8 * h);
     if (quad == 0 && column0 == 0) args.partial_stats[place] = make_float2(state[h].maximum, state[h].sum);
     float* values = args.partial_values + place * width + column0 + 2 * quad;
 #pragma unroll

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int32_t kPage = kernels::kPageTokens;
 // Attention's grids depend on the longest context in splits of so many tokens: graphs are recorded for powers of two of it.
-constexpr int32_t kContextStep = 1024;
+constexpr int32_t kContextStep = 2048;
 
 size_t RoundUp(size_t n, size_t to) { return (n + to - 1) / to * to; }
 

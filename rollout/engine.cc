@@ -35,7 +35,7 @@ struct Engine::State {
         stream(threads, model.device()),
         memory(options.memory),
         kv(model.config(), model.dtype(), pages, model.device(), memory == nullptr ? nullptr : memory->data()),
-        scheduler(kv, stream, model.config().num_hidden_layers, options),
+        scheduler(kv, stream, options),
         arena(model.device(), stream.handle) {
     if (model.device().kind == Device::Kind::kCuda) Reserve(options);
     if (DecodesAhead(model, options)) decode.emplace(model, stream, kv, arena, options.max_sequences);

@@ -13,8 +13,7 @@ int32_t PagesFor(int32_t tokens) { return (tokens + kPage - 1) / kPage; }
 constexpr int32_t kPlacesKeptFree = 32;
 }  // namespace
 
-Scheduler::Scheduler(KvPool& kv, Stream& stream, int64_t num_layers, const EngineOptions& options)
-    : kv_(kv), stream_(stream), num_layers_(num_layers), options_(options) {}
+Scheduler::Scheduler(KvPool& kv, Stream& stream, const EngineOptions& options) : kv_(kv), stream_(stream), options_(options) {}
 
 void Scheduler::Add(std::shared_ptr<Sequence> sequence) {
   waiting_.push_back(std::move(sequence));
@@ -102,12 +101,18 @@ void Scheduler::Start(Sequence& sequence) {
     sequence.pages.push_back(group.prefix_pages[i]);
   }
   const int32_t own = kv_.Allocate();
-  for (int64_t layer = 0; layer < num_layers_; ++layer) {
-    kernels::CopyPage(stream_, kv_.layer(layer), group.prefix_pages[shared], own, copied);
-  }
+  kv_.CopyPage(stream_, group.prefix_pages[shared], own, copied);
   sequence.pages.push_back(own);
   sequence.computed = prompt - 1;
   MarkStarted(sequence);
+}
+
+void Scheduler::Run(std::shared_ptr<Sequence> sequence) {
+  Group& group = *sequence->group;
+  if (group.turn < 0) group.turn = turns_++;
+  auto place = running_.end();
+  while (place != running_.begin() && (*std::prev(place))->group->turn > group.turn) --place;
+  running_.insert(place, std::move(sequence));
 }
 
 void Scheduler::Prefill(int32_t& budget) {
@@ -139,7 +144,7 @@ void Scheduler::Admit(int32_t& budget) {
     if (needed + reserve > kv_.free_pages()) return;
     Start(sequence);
     CHECK(AllocatePages(sequence, computed + tokens));
-    running_.push_back(std::move(*it));
+    Run(std::move(*it));
     it = waiting_.erase(it);
     work_.push_back({&sequence, tokens});
     budget -= tokens;

@@ -6,7 +6,8 @@
 //
 // Decode comes first: every running sequence that lacks one token. Then prefill: running sequences that lack more, then waiting ones, oldest
 // first, in chunks, as far as max_batch_tokens, max_sequences and pages allow. While one sample computes its group's prompt the others of
-// the group wait for its pages.
+// the group wait for its pages. The samples of a group run side by side in a batch, where attention reads the pages that they share once
+// (kernels/attention_cuda.h).
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@ namespace grouper {
 class Scheduler {
  public:
   // `kv` and `stream` must outlive the scheduler.
-  Scheduler(KvPool& kv, Stream& stream, int64_t num_layers, const EngineOptions& options);
+  Scheduler(KvPool& kv, Stream& stream, const EngineOptions& options);
 
   void Add(std::shared_ptr<Sequence> sequence);
 
@@ -57,6 +58,7 @@ class Scheduler {
   void Start(Sequence& sequence);  // takes the group's prefix, or becomes the one that computes it
   void Prefill(int32_t& budget);   // running sequences that lack more than one token
   void Admit(int32_t& budget);     // waiting ones
+  void Run(std::shared_ptr<Sequence> sequence);  // into running_
   bool ReleaseWaitingPrefixes();   // prompts kept only for samples that have not started; true when there were any
   void Preempt(std::list<std::shared_ptr<Sequence>>::iterator victim);
   void FreePages(Sequence& sequence);
@@ -65,10 +67,10 @@ class Scheduler {
 
   KvPool& kv_;
   Stream& stream_;
-  int64_t num_layers_;
   EngineOptions options_;
   std::deque<std::shared_ptr<Sequence>> waiting_;
-  std::list<std::shared_ptr<Sequence>> running_;  // oldest first
+  std::list<std::shared_ptr<Sequence>> running_;  // oldest group first, its samples together
+  int64_t turns_ = 0;                             // groups that have run
   std::vector<Work> work_;
   std::vector<std::shared_ptr<Sequence>> ahead_;
   // Since Schedule last tried, nothing has changed for those that wait.

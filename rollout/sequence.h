@@ -31,6 +31,7 @@ struct Group {
   Prefix prefix = Prefix::kNone;
   std::vector<int32_t> prefix_pages;
   int32_t unstarted = 0;  // samples that have not yet taken the prefix
+  int64_t turn = -1;      // the order in which groups first ran; < 0: not yet
 };
 
 struct Sequence {

@@ -69,6 +69,10 @@ kernels::PagedKv KvPool::layer(int64_t i) const {
   return {memory_ + static_cast<size_t>(i) * static_cast<size_t>(num_pages_) * page_bytes_, page_bytes_, layout_};
 }
 
+void KvPool::CopyPage(Stream& stream, int32_t from, int32_t to, int tokens) const {
+  kernels::CopyPage(stream, layer(0), num_layers_, static_cast<size_t>(num_pages_) * page_bytes_, from, to, tokens);
+}
+
 int32_t KvPool::Allocate() {
   if (free_.empty()) return -1;
   std::pop_heap(free_.begin(), free_.end(), std::greater<>());

@@ -31,6 +31,9 @@ class KvPool {
   void Release(int32_t page);  // back to the free list with the last reference
   void ReleaseAll();
 
+  // kernels::CopyPage, in all layers.
+  void CopyPage(Stream& stream, int32_t from, int32_t to, int tokens) const;
+
   static size_t BytesPerPage(const ModelConfig& config, DType dtype);  // over all layers
 
  private:

@@ -9,9 +9,9 @@
 namespace grouper {
 
 std::string NumericsId(DType dtype, Device device) {
-  // The version rises with any change that moves a bit of a forward pass.
-  return absl::StrCat(device.kind == Device::Kind::kCpu ? "cpu" : "cuda", "/lanes8-fma/page", kernels::kPageTokens, "/",
-                      Name(dtype), "/v2");
+  // The version rises with any change that moves a bit of a forward pass there.
+  const bool cpu = device.kind == Device::Kind::kCpu;
+  return absl::StrCat(cpu ? "cpu" : "cuda", "/lanes8-fma/page", kernels::kPageTokens, "/", Name(dtype), cpu ? "/v2" : "/v3");
 }
 
 namespace {

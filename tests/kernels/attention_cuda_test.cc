@@ -7,6 +7,7 @@
 #include <random>
 
 #include "kernels/attention.h"
+#include "kernels/attention_cuda.h"
 #include "kernels/rope_write_kv.h"
 #include "tests/testing/cuda_world.h"
 
@@ -151,7 +152,7 @@ TEST(AttentionCudaTest, DecodeAndAnyChunkHavePrefillsBits) {
     SCOPED_TRACE(Text(h));
     CudaWorld world;
     const std::vector<int32_t> lengths =
-        h.query > 100 ? std::vector<int32_t>{70, 3} : std::vector<int32_t>{1, 300, 64, 1100};
+        h.query > 100 ? std::vector<int32_t>{70, 3} : std::vector<int32_t>{1, 300, 64, 2150};
     const Batch batch(lengths);
     const Result whole = Everything(
         world.gpu, h, batch, [&](const Tensor& t) { return world.Put(t); }, world.memory, DType::kBF16, false);
@@ -164,11 +165,16 @@ TEST(AttentionCudaTest, DecodeAndAnyChunkHavePrefillsBits) {
       std::vector<int64_t> rows;
       for (int i = 0; i < 1 + 3 * round; ++i) {
         const AttentionSequence& s = batch.sequences[random() % batch.sequences.size()];
-        const int32_t edges[] = {0, 63, 64, 1023, 1024, s.q_len - 1, static_cast<int32_t>(random() % 4096)};
+        const int32_t edges[] = {0, 63, 64, 2047, 2048, s.q_len - 1, static_cast<int32_t>(random() % 4096)};
         const int32_t position = std::min(edges[random() % 7], s.q_len - 1);
         const int32_t length = round % 2 == 0 ? 1 : std::min<int32_t>(s.q_len - position, 1 + random() % 150);
         pieces.push_back({static_cast<int32_t>(rows.size()), length, position, s.pages});
         for (int32_t t = 0; t < length; ++t) rows.push_back(s.q_begin + position + t);
+      }
+      if (const AttentionSequence& s = batch.sequences.back(); round % 2 == 1 && s.q_len > 2060) {
+        // Two blocks of rows, of which the first has nothing in the second split.
+        pieces.push_back({static_cast<int32_t>(rows.size()), 25, 2030, s.pages});
+        for (int32_t t = 0; t < 25; ++t) rows.push_back(s.q_begin + 2030 + t);
       }
       const int64_t n = static_cast<int64_t>(rows.size());
       const Tensor part_q = world.memory.New(DType::kBF16, {n, h.query, h.key_dim});
@@ -189,6 +195,57 @@ TEST(AttentionCudaTest, DecodeAndAnyChunkHavePrefillsBits) {
       Attention(world.gpu, whole.kv, pieces, world.Put(part_q), scale, got, got_lse);
       EXPECT_TRUE(Same(world.Get(got), want_out)) << "round " << round;
       EXPECT_TRUE(Same(world.Get(got_lse), want_lse)) << "round " << round;
+    }
+  }
+}
+
+// Groups of samples, each a prompt's first pages and then pages of its own, that begin and end anywhere. How many share a tile, and whether
+// splits run side by side, depends on how many there are.
+TEST(AttentionCudaTest, SamplesThatSharePagesHaveTheBitsOfEachAlone) {
+  GROUPER_NEEDS_CUDA();
+  std::mt19937 random(7);
+  for (const Heads& h :
+       {Heads{9, 3, 64, 64, false}, {2, 2, 64, 64, false}, {7, 1, 128, 128, false}, {5, 1, 576, 512, true}, {16, 1, 576, 512, true}}) {
+    SCOPED_TRACE(Text(h));
+    CudaWorld world;
+    const Batch batch({2600, 900, 130, 200, 190, 64, 180, 150, 70});
+    const Result whole = Everything(
+        world.gpu, h, batch, [&](const Tensor& t) { return world.Put(t); }, world.memory, DType::kBF16, false);
+    const double scale = 1 / std::sqrt(static_cast<double>(h.key_dim));
+    for (const size_t count : {900u, 250u, 120u, 60u}) {
+      SCOPED_TRACE(count);
+      std::vector<std::vector<int32_t>> tables;
+      std::vector<AttentionSequence> samples;
+      while (samples.size() < count) {
+        const AttentionSequence& prompt = batch.sequences[random() % 3];
+        const int32_t shared = 1 + static_cast<int32_t>(random() % static_cast<uint32_t>(prompt.q_len / kPageTokens));
+        for (int members = 1 + static_cast<int>(random() % 12); members > 0; --members) {
+          const AttentionSequence& tail = batch.sequences[3 + random() % 6];
+          std::vector<int32_t> table(prompt.pages, prompt.pages + shared);
+          table.insert(table.end(), tail.pages, tail.pages + (tail.q_len + kPageTokens - 1) / kPageTokens);
+          tables.push_back(std::move(table));
+          const int32_t context = shared * kPageTokens + static_cast<int32_t>(random() % static_cast<uint32_t>(tail.q_len));
+          samples.push_back({static_cast<int32_t>(samples.size()), 1, context, nullptr});
+        }
+      }
+      const int64_t n = static_cast<int64_t>(samples.size());
+      for (size_t i = 0; i < samples.size(); ++i) samples[i].pages = tables[i].data();
+      const Tensor q = world.Put(world.memory.Random(DType::kBF16, {n, h.query, h.key_dim}, "queries"));
+      const Tensor out = world.New(DType::kBF16, {n, h.query, h.value_dim}), lse = world.New(DType::kF32, {n, h.query});
+      const Tensor want = world.New(DType::kBF16, {n, h.query, h.value_dim}), want_lse = world.New(DType::kF32, {n, h.query});
+      const AttentionBatch together(world.gpu, samples, whole.kv.layout, h.query, world.gpu.scratch);
+      Attention(world.gpu, whole.kv, together, q, scale, out, lse);
+      const Tensor items = world.Get(Tensor(together.prepared()->num_items, DType::kI32, {1}, out.device()));
+      if (count == 900) {
+        EXPECT_LT(items.data<int32_t>()[0], n * h.kv) << "no tile was shared";
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        AttentionSequence alone = samples[static_cast<size_t>(i)];
+        alone.q_begin = 0;
+        Attention(world.gpu, whole.kv, {alone}, q.Rows(i, i + 1), scale, want.Rows(i, i + 1), want_lse.Rows(i, i + 1));
+      }
+      EXPECT_TRUE(Same(world.Get(out), world.Get(want)));
+      EXPECT_TRUE(Same(world.Get(lse), world.Get(want_lse)));
     }
   }
 }

@@ -249,7 +249,7 @@ TEST(AttentionTest, SharedPromptPagesGiveTheBitsOfOwnPages) {
       const std::vector<int32_t> second = {first[0], pages.Take(1)[0], pages.Take(1)[0]};
       WriteKv(test.stream, pages.kv, {{0, kPrompt, 0, first.data()}}, rows(batch.k, 0, kPrompt),
               rows(batch.v, 0, kPrompt));
-      CopyPage(test.stream, pages.kv, first[1], second[1], kPrompt - kPageTokens);
+      CopyPage(test.stream, pages.kv, 1, 0, first[1], second[1], kPrompt - kPageTokens);
       for (const std::vector<int32_t>* table : {&first, &second}) {
         const std::vector<AttentionSequence> rest = {{0, kTotal - kPrompt, kPrompt, table->data()}};
         WriteKv(test.stream, pages.kv, rest, rows(batch.k, kPrompt, kTotal), rows(batch.v, kPrompt, kTotal));
