@@ -1,6 +1,6 @@
 // Benchmarks of the CUDA kernels, for `grouper bench kernels`: samples of every result are checked against sums in
-// double first. Times are medians of single launches between events, inputs are random and rotate through more memory
-// than L2 holds; percentages are of what this card did on the first two lines.
+// double first. Times are medians between events: of single launches, or, for decode, of a graph of many, as the engine's steps are. Inputs
+// are random and rotate through more memory than L2 holds; percentages are of what this card did on the first two lines.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -15,7 +15,9 @@
 #include "common/base/bf16.h"
 #include "common/base/status.h"
 #include "common/tensor/cuda.h"
+#include "common/tensor/graph.h"
 #include "kernels/attention.h"
+#include "kernels/attention_cuda.h"
 #include "kernels/bench.h"
 #include "kernels/elementwise.h"
 #include "kernels/linear.h"
@@ -46,6 +48,7 @@ class CudaBench {
   }
 
   Stream& stream() { return stream_; }
+  Arena& memory() { return storage_; }
   bool Wants(const std::string& name) const { return name.find(options_.filter) != std::string::npos; }
   void Reset() {
     stream_.Synchronize();
@@ -85,6 +88,13 @@ class CudaBench {
     return static_cast<double>(half ? static_cast<float>(narrow) : wide);
   }
 
+  int32_t ReadInt(const Tensor& t) {
+    int32_t value;
+    grouper::cuda::CopyToHost(0, &value, t.raw(), sizeof value, stream_.handle);
+    stream_.Synchronize();
+    return value;
+  }
+
   // `got` is a rounding of a sum whose terms' absolute values add up to `magnitude`.
   absl::Status Check(const std::string& name, double got, double want, double magnitude) {
     if (std::fabs(got - want) <= std::fabs(want) / 200 + magnitude * 3e-3) return absl::OkStatus();
@@ -107,8 +117,18 @@ class CudaBench {
     return static_cast<double>(times[kRuns / 2]) * 1e3;
   }
 
-  void Line(const std::string& name, double flops, double bytes, const std::function<void(int)>& run) {
-    const double us = Time(run), tflops = flops / us / 1e6, gbs = bytes / us / 1e3;
+  // The same when recorded in a graph.
+  double RecordedTime(const std::function<void(int)>& run) {
+    run(0);
+    Graph graph(stream_, [&] {
+      for (int i = 0; i < kRecorded; ++i) run(i);
+    });
+    return Time([&](int) { graph.Launch(stream_); }) / kRecorded;
+  }
+
+  void Note(const std::string& text) { std::fprintf(options_.out, "%s\n", text.c_str()); }
+  void Line(const std::string& name, double flops, double bytes, const std::function<void(int)>& run, bool recorded = false) {
+    const double us = recorded ? RecordedTime(run) : Time(run), tflops = flops / us / 1e6, gbs = bytes / us / 1e3;
     std::string text = absl::StrFormat("%-56s %10.1f us", name, us);
     if (flops > 0) absl::StrAppendFormat(&text, " %7.1f TFLOP/s", tflops);
     if (flops > 0 && product_ > 0) absl::StrAppendFormat(&text, " %3.0f%%", 100 * tflops / product_);
@@ -123,7 +143,7 @@ class CudaBench {
   }
 
  private:
-  static constexpr int kRuns = 20;
+  static constexpr int kRuns = 20, kRecorded = 64;
   BenchOptions options_;
   ThreadPool pool_;
   Stream stream_;
@@ -181,7 +201,7 @@ absl::Status DenseLines(CudaBench& bench, int64_t t, int64_t n, int64_t k, bool 
   const double flops = 2.0 * static_cast<double>(t * n * k), bytes = 2.0 * static_cast<double>(n * k + t * (n + k));
   if (bench.Wants(name))
     bench.Line(name, training ? flops : 0, training ? 0 : bytes,
-               [&](int i) { Linear(bench.stream(), x, weights[i % sets], nullptr, {}, y); });
+               [&](int i) { Linear(bench.stream(), x, weights[i % sets], nullptr, {}, y); }, !training);
   if (training && (bench.Wants("cuda dx " + shape) || bench.Wants("cuda dw " + shape))) {
     const Tensor dy = bench.Random({t, n}), dx = bench.New(DType::kBF16, {t, k}), dw = bench.Zero(DType::kF32, {n, k});
     LinearBackwardInput(bench.stream(), dy, weights[0], dx, false);
@@ -239,10 +259,13 @@ struct Heads {
   bool mla;
 };
 
-// `sequences` of `context` cached tokens and `queries` new ones each.
-absl::Status AttentionLines(CudaBench& bench, const Heads& h, int64_t sequences, int64_t context, int64_t queries) {
+// `sequences` of `context` cached tokens and `queries` new ones each; `members` after one another begin with the same `shared` tokens, a
+// multiple of a page.
+absl::Status AttentionLines(CudaBench& bench, const Heads& h, int64_t sequences, int64_t context, int64_t queries,
+                            int64_t members = 1, int64_t shared = 0) {
   const bool training = queries > 1;
-  const std::string shape = absl::StrCat(h.name, ", ", sequences, " x ", training ? queries : context + 1);
+  std::string shape = absl::StrCat(h.name, ", ", sequences, " x ", training ? queries : context + 1);
+  if (members > 1) absl::StrAppend(&shape, ", ", members, " share ", shared);
   const std::string name = absl::StrCat("cuda attention ", training ? "training " : "decode ", shape);
   if (!bench.Wants(name)) return absl::OkStatus();
   const KvLayout layout = {static_cast<int>(h.kv), static_cast<int>(h.key_dim), static_cast<int>(h.value_dim), h.mla,
@@ -254,9 +277,11 @@ absl::Status AttentionLines(CudaBench& bench, const Heads& h, int64_t sequences,
   std::iota(table.begin(), table.end(), 0);
   std::shuffle(table.begin(), table.end(), std::mt19937(5));
   std::vector<AttentionSequence> cached, batch;
+  std::vector<int32_t> tables = table;
   for (int64_t s = 0; s < sequences; ++s) {
-    const int32_t* own = table.data() + s * pages;
-    cached.push_back({static_cast<int32_t>(s * tokens), static_cast<int32_t>(tokens), 0, own});
+    const int32_t* own = tables.data() + s * pages;
+    cached.push_back({static_cast<int32_t>(s * tokens), static_cast<int32_t>(tokens), 0, table.data() + s * pages});
+    std::copy_n(table.data() + s / members * members * pages, shared / kPageTokens, tables.data() + s * pages);
     batch.push_back(
         {static_cast<int32_t>(s * queries), static_cast<int32_t>(queries), static_cast<int32_t>(context), own});
   }
@@ -272,14 +297,17 @@ absl::Status AttentionLines(CudaBench& bench, const Heads& h, int64_t sequences,
                out = bench.New(DType::kBF16, {rows, h.query, h.value_dim});
   const Tensor lse = bench.New(DType::kF32, {rows, h.query});
   const double scale = 1 / std::sqrt(static_cast<double>(h.key_dim));
-  Attention(bench.stream(), kvs[0], batch, q, scale, out, lse);
+  // As in a model's pass: the batch is prepared once, for all layers.
+  const AttentionBatch prepared(bench.stream(), batch, layout, h.query, bench.memory());
+  Attention(bench.stream(), kvs[0], prepared, q, scale, out, lse);
   for (int64_t i = 0; i < 4; ++i) {
     const int64_t row = i * 7919 % rows, head = i * 31 % h.query, sequence = row / queries,
                   position = context + row % queries;
     const int64_t kv_head = head / (h.query / h.kv);
     std::vector<double> scores(static_cast<size_t>(position) + 1);
+    const auto holder = [&](int64_t j) { return j < shared ? sequence / members * members : sequence; };
     for (int64_t j = 0; j <= position; ++j) {
-      const int64_t key = ((sequence * tokens + j) * h.kv + kv_head) * h.key_dim;
+      const int64_t key = ((holder(j) * tokens + j) * h.kv + kv_head) * h.key_dim;
       scores[static_cast<size_t>(j)] =
           scale * Dot(bench, (row * h.query + head) * h.key_dim, 1, key, 1, h.key_dim).value;
     }
@@ -288,7 +316,7 @@ absl::Status AttentionLines(CudaBench& bench, const Heads& h, int64_t sequences,
     const int64_t d = i * 17 % h.value_dim;
     for (int64_t j = 0; j <= position; ++j) {
       const double p = std::exp(scores[static_cast<size_t>(j)] - high);
-      const double x = bench.Number(((sequence * tokens + j) * h.kv + kv_head) * (h.mla ? h.key_dim : h.value_dim) + d);
+      const double x = bench.Number(((holder(j) * tokens + j) * h.kv + kv_head) * (h.mla ? h.key_dim : h.value_dim) + d);
       total += p;
       value += p * x;
       magnitude += p * std::fabs(x);
@@ -300,17 +328,38 @@ absl::Status AttentionLines(CudaBench& bench, const Heads& h, int64_t sequences,
       static_cast<double>(rows) * (static_cast<double>(context) + static_cast<double>(queries + 1) / 2);
   const double flops = 2 * pairs * static_cast<double>(h.query * (h.key_dim + h.value_dim));
   const double kv_width = static_cast<double>(h.kv * (h.key_dim + (h.mla ? 0 : h.value_dim)));
-  const double bytes = 2 * (static_cast<double>(sequences * tokens) * kv_width +
+  const double cached_tokens = static_cast<double>(sequences * tokens - (sequences - sequences / members) * shared);
+  const double bytes = 2 * (cached_tokens * kv_width +
                             static_cast<double>(rows * h.query * (h.key_dim + h.value_dim)));
   bench.Line(name, training ? flops : 0, training ? 0 : bytes,
-             [&](int i) { Attention(bench.stream(), kvs[static_cast<size_t>(i % sets)], batch, q, scale, out, lse); });
+             [&](int i) { Attention(bench.stream(), kvs[static_cast<size_t>(i % sets)], prepared, q, scale, out, lse); }, !training);
+  if (!training && members > 1) {
+    bench.Line(name + ", preparing", 0, 0, [&](int) {
+      const Arena::Mark mark = bench.memory().mark();
+      const AttentionBatch again(bench.stream(), batch, layout, h.query, bench.memory());
+      bench.memory().Release(mark);
+    });
+  }
+  if (!training && members == 1) {
+    // What splits of one size cost: beside other sizes, whose bits are others.
+    std::string text = "  splits of";
+    for (const int split_pages : {4, 8, 16, 32, 64, 1 << 20}) {
+      const cuda::PreparedBatch other =
+          cuda::PrepareAttention(bench.stream(), batch, layout, static_cast<int>(h.query), bench.memory(), split_pages);
+      const double us = bench.RecordedTime([&](int i) { cuda::Attention(bench.stream(), kvs[static_cast<size_t>(i % sets)], other, q, scale, out, lse); });
+      const std::string size = split_pages == 1 << 20 ? "any" : absl::StrCat(split_pages);
+      const Tensor tiles(other.num_items, DType::kI32, {1}, kDevice);
+      absl::StrAppendFormat(&text, " %s: %.1f us%s, %d tiles;", size, us, split_pages == cuda::kSplitPages ? " (ours)" : "", bench.ReadInt(tiles));
+    }
+    bench.Note(text + " pages");
+  }
   if (training) {
     const Tensor dout = bench.Random({rows, h.query, h.value_dim}),
                  dq = bench.New(DType::kBF16, {rows, h.query, h.key_dim});
     const Tensor dk = bench.New(DType::kBF16, {rows, h.kv, h.key_dim});
     const Tensor dv = h.mla ? Tensor() : bench.New(DType::kBF16, {rows, h.kv, h.value_dim});
     bench.Line("cuda attention gradients " + shape, 2.5 * flops, 0,
-               [&](int) { AttentionBackward(bench.stream(), kvs[0], batch, q, scale, out, lse, dout, dq, dk, dv); });
+               [&](int) { AttentionBackward(bench.stream(), kvs[0], prepared, q, scale, out, lse, dout, dq, dk, dv); });
   }
   bench.Reset();
   return absl::OkStatus();
@@ -379,8 +428,8 @@ absl::Status BenchCuda(const BenchOptions& options) {
   const int64_t layers[][3] = {{16384, 960, 576},  {16384, 576, 576},   {16384, 3072, 576},
                                {16384, 576, 1536}, {32768, 2816, 2048}, {4096, 4096, 4096}};
   for (const auto& l : layers) RETURN_IF_ERROR(DenseLines(bench, l[0], l[1], l[2], true));
-  const int64_t decode[][3] = {
-      {64, 3072, 576}, {1024, 3072, 576}, {64, 49152, 576}, {8, 102400, 2048}, {256, 102400, 2048}};
+  const int64_t decode[][3] = {{64, 960, 576},     {64, 576, 576},     {64, 3072, 576},   {64, 576, 1536},    {64, 49152, 576}, {1024, 960, 576},
+                               {1024, 3072, 576}, {1024, 576, 1536}, {1024, 49152, 576}, {8, 102400, 2048}, {256, 102400, 2048}};
   for (const auto& l : decode) RETURN_IF_ERROR(DenseLines(bench, l[0], l[1], l[2], false));
   const int64_t grouped_decode[][4] = {{64, 384, 2816, 2048}, {64, 1536, 2816, 2048}, {64, 1536, 2048, 1408}};
   for (const auto& l : grouped_decode) RETURN_IF_ERROR(GroupedLines(bench, l[0], l[1], l[2], l[3], false));
@@ -393,6 +442,8 @@ absl::Status BenchCuda(const BenchOptions& options) {
                                               {mla, 256, 1023},
                                               {mla, 64, 1023},
                                               {mla, 1024, 1023},
+                                              {mla, 16, 4095},
+                                              {mla, 4, 8191},
                                               {mla128, 64, 4095},
                                               {smollm2, 1024, 256},
                                               {smollm2, 64, 256},
@@ -400,6 +451,13 @@ absl::Status BenchCuda(const BenchOptions& options) {
                                               {gqa128, 8, 8191}}) {
     RETURN_IF_ERROR(AttentionLines(bench, h, sequences, context, 1));
   }
+  // Groups of 8 with a prompt in common.
+  RETURN_IF_ERROR(AttentionLines(bench, mla, 256, 1023, 1, 8, 960));
+  RETURN_IF_ERROR(AttentionLines(bench, mla, 64, 1023, 1, 8, 960));
+  RETURN_IF_ERROR(AttentionLines(bench, mla, 128, 4095, 1, 8, 1024));
+  RETURN_IF_ERROR(AttentionLines(bench, smollm2, 1024, 256, 1, 8, 128));
+  RETURN_IF_ERROR(AttentionLines(bench, smollm2, 64, 256, 1, 8, 128));
+  RETURN_IF_ERROR(AttentionLines(bench, gqa128, 256, 1023, 1, 8, 512));
   for (const auto& [h, sequences, queries] : {std::tuple<Heads, int, int>{smollm2, 32, 512},
                                               {mha64, 16, 1024},
                                               {mha128, 16, 1024},
