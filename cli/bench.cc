@@ -73,7 +73,7 @@ absl::StatusOr<LoadedModel> BenchModel(const std::string& path, const std::strin
   if (path.empty()) return absl::InvalidArgumentError("expected --model MODEL (a config.json, a directory, or a GGUF file)");
   LoadOptions options;
   ASSIGN_OR_RETURN(options.device, Annotate(FindDevice(device), "--device"));
-  if (options.device.kind == Device::Kind::kCuda) options.dtype = DType::kBF16;
+  if (options.device.is_cuda()) options.dtype = DType::kBF16;
   if (!absl::EndsWith(path, ".json")) return LoadModel(path, options, threads);
   // Shapes alone are enough here: no tokenizer.
   ASSIGN_OR_RETURN(const std::string text, DefaultFileSystem().ReadFile(path, uint64_t{16} << 20));
@@ -88,7 +88,7 @@ absl::StatusOr<LoadedModel> BenchModel(const std::string& path, const std::strin
 }
 
 std::string Where(const Model& model, const ThreadPool& threads) {
-  return model.device().kind == Device::Kind::kCuda ? absl::StrCat(Name(model.device()), " ", Name(model.dtype()))
+  return model.device().is_cuda() ? absl::StrCat(Name(model.device()), " ", Name(model.dtype()))
                                                     : absl::StrCat(threads.num_threads(), " threads");
 }
 
@@ -347,10 +347,10 @@ absl::Status Run(const Arguments& arguments) {
   ThreadPool threads(static_cast<int>(num_threads));
   ASSIGN_OR_RETURN(LoadedModel loaded, BenchModel(arguments.Get("model"), arguments.Get("device"), threads));
   ASSIGN_OR_RETURN(shape.batch_tokens, arguments.GetInt("batch-tokens", 0, 1 << 24));
-  if (shape.gradients == DType::kBF16 && loaded.model->device().kind != Device::Kind::kCuda) {
+  if (shape.gradients == DType::kBF16 && !loaded.model->device().is_cuda()) {
     return absl::InvalidArgumentError("--gradients bfloat16: expected a GPU");
   }
-  if (shape.batch_tokens == 0) shape.batch_tokens = loaded.model->device().kind == Device::Kind::kCuda ? 16384 : 2048;
+  if (shape.batch_tokens == 0) shape.batch_tokens = loaded.model->device().is_cuda() ? 16384 : 2048;
   if (what == "exactness") return BenchExactness(loaded, threads, {tokens, shape.length, shape.batch_tokens});
   for (int64_t batch : batches) {
     shape.batch = batch;

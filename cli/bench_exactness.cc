@@ -110,7 +110,7 @@ absl::Status BenchExactness(const LoadedModel& loaded, ThreadPool& threads, cons
   TrainingPass::Options pass_options;
   pass_options.micro_batch_tokens = options.batch_tokens;
   TrainingPass pass(model, stream, pass_options);
-  const bool on_cuda = model.device().kind == Device::Kind::kCuda;
+  const bool on_cuda = model.device().is_cuda();
   Compared all;
   uint64_t serial = 1;
   for (size_t i = 0; i < std::size(kWays) || all.tokens < options.tokens; ++i) {

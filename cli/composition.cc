@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
     options.engine.max_sequences = recipe.rollout().max_sequences();
     options.engine.cache_pages = recipe.rollout().cache_pages();
     options.shared_weights = true;
-    if (parts->loaded_.model->device().kind == Device::Kind::kCuda) {
+    if (parts->loaded_.model->device().is_cuda()) {
       parts->memory_ = std::make_shared<TurnMemory>(parts->loaded_.model->device(), Engine::CacheBytes(*parts->loaded_.model, options.engine));
       options.engine.memory = parts->memory_;
     }

@@ -67,7 +67,7 @@ absl::Status Run(const Arguments& arguments) {
   recipe.mutable_model()->set_path(arguments.Get("model"));
   recipe.mutable_model()->set_device(arguments.Get("device"));
   ASSIGN_OR_RETURN(const Device device, Annotate(FindDevice(arguments.Get("device")), "--device"));
-  recipe.mutable_model()->set_dtype(device.kind == Device::Kind::kCuda ? "bfloat16" : "float32");
+  recipe.mutable_model()->set_dtype(device.is_cuda() ? "bfloat16" : "float32");
   ASSIGN_OR_RETURN(const RulesFile rules, LoadRulesFile(arguments.Get("rules")));
   *recipe.mutable_reward() = rules.reward;
   if (rules.is_recipe) recipe.mutable_reward()->clear_address();
@@ -89,8 +89,8 @@ absl::Status Run(const Arguments& arguments) {
   sampling->set_top_k(static_cast<int32_t>(top_k));
   sampling->set_top_p(top_p);
   sampling->set_max_new_tokens(static_cast<int32_t>(new_tokens));
-  recipe.mutable_rollout()->set_max_batch_tokens(device.kind == Device::Kind::kCuda ? 16384 : 2048);
-  recipe.mutable_rollout()->set_max_sequences(device.kind == Device::Kind::kCuda ? 1024 : 256);
+  recipe.mutable_rollout()->set_max_batch_tokens(device.is_cuda() ? 16384 : 2048);
+  recipe.mutable_rollout()->set_max_sequences(device.is_cuda() ? 1024 : 256);
   recipe.mutable_rollout()->set_timeout_seconds(600);
   recipe.mutable_reward()->set_timeout_seconds(60);
 

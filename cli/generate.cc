@@ -29,7 +29,7 @@ absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(load.device, Annotate(FindDevice(arguments.Get("device")), "--device"));
   const std::string dtype = arguments.Get("dtype");
   if (dtype != "" && dtype != "float32" && dtype != "bfloat16") return absl::InvalidArgumentError("--dtype " + dtype + ": expected float32 or bfloat16");
-  if (dtype == "bfloat16" || (dtype.empty() && load.device.kind == Device::Kind::kCuda)) load.dtype = DType::kBF16;
+  if (dtype == "bfloat16" || (dtype.empty() && load.device.is_cuda())) load.dtype = DType::kBF16;
   ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(arguments.Get("model"), load, threads));
 
   ASSIGN_OR_RETURN(const v1::PromptTemplate prompt_template, PromptFromOptions(arguments, arguments.Get("model"), *loaded.tokenizer));

@@ -67,7 +67,7 @@ class Planner {
   }
 
  private:
-  bool OnCuda() const { return machine_.device.kind == Device::Kind::kCuda; }
+  bool OnCuda() const { return machine_.device.is_cuda(); }
   int64_t WeightBytes() const { return static_cast<int64_t>(model_.WeightBytes()); }
   int64_t PackedBytes() const { return OnCuda() ? 0 : static_cast<int64_t>(model_.PackedBytes()); }
 
@@ -169,7 +169,7 @@ class Planner {
     const bool narrow = recipe_.model().gradients() == "bfloat16";
     parts.push_back({narrow ? "gradients, bfloat16" : "gradients, float",
                      static_cast<int64_t>(Gradients::Bytes(model_, device, narrow ? DType::kBF16 : DType::kF32)),
-                     narrow || device.kind == Device::Kind::kCpu ? "" : "model.gradients"});
+                     narrow || !device.is_cuda() ? "" : "model.gradients"});
     parts.push_back({model_.dtype() == DType::kBF16 ? "AdamW: m, v, float weights" : "AdamW: m, v",
                      static_cast<int64_t>(OptimizerState::Bytes(model_, device)), ""});
     const TrainingPass::Options options = {stage.optimizer().micro_batch_tokens(), recipe_.model().recompute()};
@@ -267,7 +267,7 @@ MachineMemory MeasureMachine(const Model& model) {
   machine.host_resident = ResidentBytes();
   machine.host_limit = MemoryLimitBytes();
   machine.device = model.device();
-  if (machine.device.kind == Device::Kind::kCuda) {
+  if (machine.device.is_cuda()) {
     machine.device_taken = static_cast<int64_t>(cuda::Allocated(machine.device.index).now);
     machine.device_free = static_cast<int64_t>(cuda::Memory(machine.device.index).free);
   }

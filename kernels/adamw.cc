@@ -17,7 +17,7 @@ namespace {
 
 void CheckTensors(const Tensor& gradient, const Tensor& m, const Tensor& v, const Tensor& master, const Tensor& weight) {
   for (const Tensor* t : {&gradient, &m, &v, &master}) {
-    const bool narrow = t == &gradient && t->dtype() == DType::kBF16 && t->device().kind == Device::Kind::kCuda;
+    const bool narrow = t == &gradient && t->dtype() == DType::kBF16 && t->device().is_cuda();
     CHECK((narrow || t->dtype() == AccumulatorOf(weight.dtype())) && t->contiguous() && t->size() == weight.size())
         << t->ShapeString() << " for weight " << weight.ShapeString();
   }
@@ -44,7 +44,7 @@ void AdamW(Stream& stream, const AdamWParams& params, const std::vector<AdamWTen
   CHECK_GE(params.step, 1);
   for (const AdamWTensors& t : tensors) CheckTensors(t.gradient, t.m, t.v, t.master, t.weight);
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda) return cuda::AdamW(stream, params, tensors);
+    if (stream.device.is_cuda()) return cuda::AdamW(stream, params, tensors);
   }
   for (const AdamWTensors& t : tensors) {
     AdamWParams own = params;
@@ -64,7 +64,7 @@ double SumOfSquares(Stream& stream, const Tensor& gradient) {
 double SumOfSquares(Stream& stream, const std::vector<Tensor>& gradients) {
   for (const Tensor& gradient : gradients) CHECK(gradient.contiguous()) << gradient.ShapeString();
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda) return cuda::SumOfSquares(stream, gradients);
+    if (stream.device.is_cuda()) return cuda::SumOfSquares(stream, gradients);
   }
   double sum = 0;
   for (const Tensor& gradient : gradients) sum += SumOfSquares(stream, gradient);

@@ -47,7 +47,7 @@ AttentionBatch::AttentionBatch(Stream& stream, const std::vector<AttentionSequen
                                int64_t query_heads, Arena& memory)
     : sequences_(&sequences) {
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda) {
+    if (stream.device.is_cuda()) {
       prepared_ = std::make_shared<const cuda::PreparedBatch>(
           cuda::PrepareAttention(stream, sequences, layout, static_cast<int>(query_heads), memory));
     }
@@ -62,7 +62,7 @@ AttentionBatch::AttentionBatch(Stream& stream, const AttentionTables& tables, co
   const int32_t* const pages = tables.pages.data<int32_t>();
   const int32_t count = static_cast<int32_t>(tables.sequences.dim(0));
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda) {
+    if (stream.device.is_cuda()) {
       const cuda::DeviceBatch batch = {reinterpret_cast<const cuda::DeviceSequence*>(rows), pages, count, tables.tokens,
                                        tables.max_q_len, tables.max_context};
       prepared_ = std::make_shared<const cuda::PreparedBatch>(

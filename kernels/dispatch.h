@@ -27,7 +27,7 @@ struct NoCudaKernel {};
 // On the CPU, calls cpu with a float, a double or a bf16 (its type is the message); on CUDA, cuda with anything.
 template <typename Cpu, typename Cuda = NoCudaKernel>
 void ByStorage(DType dtype, Device device, Cpu cpu, Cuda cuda = {}) {
-  if (device.kind == Device::Kind::kCuda) {
+  if (device.is_cuda()) {
     if constexpr (kWithCuda && !std::is_same_v<Cuda, NoCudaKernel>) {
       return cuda(0);
     } else {

@@ -57,7 +57,7 @@ size_t CheckRows(const Stream& stream, const Tensor& all, const Tensor& rows, co
 void GatherRows(Stream& stream, const Tensor& all, const Tensor& rows, const Tensor& some) {
   const size_t bytes = CheckRows(stream, all, rows, some);
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda) return cuda::GatherRows(stream, all, rows, some);
+    if (stream.device.is_cuda()) return cuda::GatherRows(stream, all, rows, some);
   }
   for (int64_t i = 0; i < rows.dim(0); ++i) {
     std::memcpy(static_cast<char*>(some.raw()) + static_cast<size_t>(i) * bytes,
@@ -68,7 +68,7 @@ void GatherRows(Stream& stream, const Tensor& all, const Tensor& rows, const Ten
 void ScatterRows(Stream& stream, const Tensor& some, const Tensor& rows, const Tensor& all) {
   const size_t bytes = CheckRows(stream, all, rows, some);
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda) return cuda::ScatterRows(stream, some, rows, all);
+    if (stream.device.is_cuda()) return cuda::ScatterRows(stream, some, rows, all);
   }
   for (int64_t i = 0; i < rows.dim(0); ++i) {
     std::memcpy(static_cast<char*>(all.raw()) + static_cast<size_t>(rows.data<int32_t>()[i]) * bytes,

@@ -31,7 +31,7 @@ void Embedding(Stream& stream, const Tensor& table, const int32_t* ids, const Te
 void Embedding(Stream& stream, const Tensor& table, const Tensor& ids, const Tensor& out) {
   CHECK(ids.rank() == 1 && ids.dim(0) == out.dim(0) && ids.device() == stream.device) << ids.ShapeString();
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda) return cuda::EmbeddingDevice(stream, table, ids.data<int32_t>(), out);
+    if (stream.device.is_cuda()) return cuda::EmbeddingDevice(stream, table, ids.data<int32_t>(), out);
   }
   Embedding(stream, table, ids.data<int32_t>(), out);
 }

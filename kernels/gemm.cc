@@ -36,7 +36,7 @@ void HeadWeightGradient(Stream& stream, const Tensor& a, const Tensor& b, const 
   if (a.size() == 0 || b.size() == 0) return;
   const DType acc = AccumulatorOf(a.dtype());
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda && a.dtype() == DType::kBF16) return cuda::HeadWeightGradient(stream, a, b, c, type);
+    if (stream.device.is_cuda() && a.dtype() == DType::kBF16) return cuda::HeadWeightGradient(stream, a, b, c, type);
   }
   CHECK(type == acc) << Name(type);
   const Arena::Mark mark = stream.scratch.mark();

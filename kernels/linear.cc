@@ -39,7 +39,7 @@ void CheckVector(const Tensor& t, DType dtype, int64_t n, const char* name) {
 }
 
 void CheckPacked(const PackedMatrix* packed, const Tensor& weight) {
-  if (packed == nullptr || weight.device().kind == Device::Kind::kCuda) return;  // CUDA reads the canonical weight
+  if (packed == nullptr || weight.device().is_cuda()) return;  // CUDA reads the canonical weight
   const PackedMatrix::Layout* layout = packed->layout();
   CHECK(layout != nullptr) << "the packed weight was never packed";
   CHECK(layout->dtype == weight.dtype() && layout->n == weight.dim(-2) && layout->k == weight.dim(-1) &&
@@ -80,7 +80,7 @@ namespace {
 
 // The type that a weight's gradient must have: float (double for F64); on a device bf16 too.
 DType GradientType(const Tensor& dweight, const Tensor& dy) {
-  const bool narrow = dweight.dtype() == DType::kBF16 && dy.dtype() == DType::kBF16 && dy.device().kind == Device::Kind::kCuda;
+  const bool narrow = dweight.dtype() == DType::kBF16 && dy.dtype() == DType::kBF16 && dy.device().is_cuda();
   return narrow ? DType::kBF16 : AccumulatorOf(dy.dtype());
 }
 
@@ -145,7 +145,7 @@ absl::Span<const int32_t> OnHost(const Tensor& t) {
 void GroupedLinear(Stream& stream, const Tensor& x, const Tensor& offsets, const Tensor& gather, const Tensor& weight,
                    const PackedMatrix* packed, const Tensor& y) {
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda)
+    if (stream.device.is_cuda())
       return cuda::GroupedLinear(stream, x, OnDevice(stream, offsets, gather, weight, y.dim(0)), weight, y);
   }
   GroupedLinear(stream, x, OnHost(offsets), OnHost(gather), weight, packed, y);
@@ -153,7 +153,7 @@ void GroupedLinear(Stream& stream, const Tensor& x, const Tensor& offsets, const
 
 void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& offsets, const Tensor& weight, const Tensor& dx) {
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda)
+    if (stream.device.is_cuda())
       return cuda::GroupedLinearBackwardInput(stream, dy, OnDevice(stream, offsets, {}, weight, dy.dim(0)), weight, dx);
   }
   GroupedLinearBackwardInput(stream, dy, OnHost(offsets), weight, dx);
@@ -162,7 +162,7 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& 
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& offsets, const Tensor& gather,
                                  const Tensor& dweight) {
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda)
+    if (stream.device.is_cuda())
       return cuda::GroupedLinearBackwardWeight(stream, dy, x, OnDevice(stream, offsets, gather, dweight, dy.dim(0)), dweight);
   }
   GroupedLinearBackwardWeight(stream, dy, x, OnHost(offsets), OnHost(gather), dweight);

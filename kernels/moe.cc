@@ -86,7 +86,7 @@ ExpertOrder SortByExpert(Stream& stream, const Tensor& expert_ids, int num_exper
   order.token = memory.New(DType::kI32, {slots});
   order.row_of = memory.New(DType::kI32, {slots});
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda) {
+    if (stream.device.is_cuda()) {
       cuda::SortByExpert(stream, expert_ids, order);
       return order;
     }
@@ -150,7 +150,7 @@ void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d
 void UpdateExpertBias(const std::vector<int64_t>& load, double rate, const Tensor& bias) {
   CHECK_EQ(static_cast<int64_t>(load.size()), bias.dim(0));
   if constexpr (kWithCuda) {
-    if (bias.device().kind == Device::Kind::kCuda) return cuda::UpdateExpertBias(load, rate, bias);
+    if (bias.device().is_cuda()) return cuda::UpdateExpertBias(load, rate, bias);
   }
   int64_t total = 0;
   for (int64_t n : load) total += n;

@@ -121,7 +121,7 @@ void PackedMatrix::Reserve(const Tensor& weight, Arena* memory) {
 }
 
 void PackedMatrix::Pack(Stream& stream, const Tensor& weight) {
-  if (weight.device().kind == Device::Kind::kCuda) return;
+  if (weight.device().is_cuda()) return;
   Reserve(weight, nullptr);
   const int64_t n = weight.dim(-2), k = weight.dim(-1), row_stride = weight.stride(-2);
   const int64_t expert_stride = weight.rank() == 3 ? weight.stride(0) : 0;

@@ -38,7 +38,7 @@ double MeasureOneThread() {
 }  // namespace
 
 double PeakFlops(const Stream& stream, DType dtype) {
-  if (stream.device.kind == Device::Kind::kCuda) return dtype == DType::kBF16 ? 989.4e12 : 66.9e12;
+  if (stream.device.is_cuda()) return dtype == DType::kBF16 ? 989.4e12 : 66.9e12;
   return MeasureOneThread() * stream.threads.num_threads();
 }
 

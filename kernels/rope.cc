@@ -27,7 +27,7 @@ void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeT
 void Rope(Stream& stream, const Tensor& x, const Tensor& positions, const RopeTable& table, bool inverse) {
   CHECK(positions.rank() == 1 && positions.dim(0) == x.dim(0) && positions.device() == stream.device) << positions.ShapeString();
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda) return cuda::RopeDevice(stream, x, positions.data<int32_t>(), table, inverse);
+    if (stream.device.is_cuda()) return cuda::RopeDevice(stream, x, positions.data<int32_t>(), table, inverse);
   }
   Rope(stream, x, positions.data<int32_t>(), table, inverse);
 }

@@ -77,7 +77,7 @@ void SampleRows(Stream& stream, const Tensor& logits, const SampleRequest* reque
 void NextTokens(Stream& stream, const SampledToken* sampled, const NextToken* next, const Tensor& ids) {
   CheckVector(ids, DType::kI32, ids.dim(0), "ids");
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda) return cuda::NextTokens(stream, sampled, next, ids);
+    if (stream.device.is_cuda()) return cuda::NextTokens(stream, sampled, next, ids);
   }
   for (int64_t i = 0; i < ids.dim(0); ++i) {
     ids.data<int32_t>()[i] = next[i].from >= 0 ? std::max(sampled[next[i].from].token, 0) : next[i].given;

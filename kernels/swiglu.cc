@@ -30,7 +30,7 @@ void SwiGlu(Stream& stream, const Tensor& gate_up, const Tensor& out) {
 void LinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& weight, const PackedMatrix* packed, const Tensor& bias, const Tensor& gate_up,
                   const Tensor& out) {
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda && cuda::LinearSwiGlu(stream, x, weight, bias, gate_up, out)) return;
+    if (stream.device.is_cuda() && cuda::LinearSwiGlu(stream, x, weight, bias, gate_up, out)) return;
   }
   const Arena::Mark mark = stream.scratch.mark();
   const Tensor both = gate_up.empty() ? stream.scratch.New(out.dtype(), {out.dim(0), 2 * out.dim(1)}) : gate_up;
@@ -42,7 +42,7 @@ void LinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& weight, const P
 void GroupedLinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& offsets, const Tensor& gather, const Tensor& weight,
                          const PackedMatrix* packed, const Tensor& gate_up, const Tensor& out) {
   if constexpr (kWithCuda) {
-    if (stream.device.kind == Device::Kind::kCuda && cuda::GroupedLinearSwiGlu(stream, x, offsets, gather, weight, gate_up, out)) return;
+    if (stream.device.is_cuda() && cuda::GroupedLinearSwiGlu(stream, x, offsets, gather, weight, gate_up, out)) return;
   }
   const Arena::Mark mark = stream.scratch.mark();
   const Tensor both = gate_up.empty() ? stream.scratch.New(out.dtype(), {out.dim(0), 2 * out.dim(1)}) : gate_up;

@@ -80,7 +80,7 @@ Graph& DecodeAhead::GraphFor(int32_t rows, int32_t context) {
   if (graph == nullptr) {
     // Once as it is, so that kernels are loaded and scratch memory has its size. Input and sampled tokens are as of now: whatever this run
     // writes, the launch that follows writes again, from the same input.
-    if (model_.device().kind == Device::Kind::kCuda) {
+    if (model_.device().is_cuda()) {
       const size_t bytes = static_cast<size_t>(max_rows_) * sizeof(kernels::SampledToken);
       PinnedMemory keep(model_.device(), bytes);
       keep.CopyFromDevice(stream_, sampled_, bytes);

@@ -23,7 +23,7 @@ namespace {
 bool DecodesAhead(const Model& model, const EngineOptions& options) {
   using Ahead = EngineOptions::Ahead;
   return options.decode_ahead == Ahead::kAlways ||
-         (options.decode_ahead == Ahead::kOnCuda && model.device().kind == Device::Kind::kCuda);
+         (options.decode_ahead == Ahead::kOnCuda && model.device().is_cuda());
 }
 
 }  // namespace
@@ -37,7 +37,7 @@ struct Engine::State {
         kv(model.config(), model.dtype(), pages, model.device(), memory == nullptr ? nullptr : memory->data()),
         scheduler(kv, stream, options),
         arena(model.device(), stream.handle) {
-    if (model.device().kind == Device::Kind::kCuda) Reserve(options);
+    if (model.device().is_cuda()) Reserve(options);
     if (DecodesAhead(model, options)) decode.emplace(model, stream, kv, arena, options.max_sequences);
     pages_for_sequences = kv.free_pages();
   }
@@ -126,7 +126,7 @@ int32_t DefaultPages(const Model& model, const EngineOptions& options) {
   const int64_t one = (config.max_position_embeddings + kernels::kPageTokens - 1) / kernels::kPageTokens + 1;
   // On a device pages are taken at once: a third of what is free leaves room for training.
   const Device device = model.device();
-  const int64_t memory = device.kind == Device::Kind::kCuda ? static_cast<int64_t>(cuda::Memory(device.index).free / 3)
+  const int64_t memory = device.is_cuda() ? static_cast<int64_t>(cuda::Memory(device.index).free / 3)
                                                             : static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE) / 4;
   const int64_t affordable = memory / static_cast<int64_t>(KvPool::BytesPerPage(config, model.dtype()));
   return static_cast<int32_t>(std::clamp(one * options.max_sequences, one, std::max(one, std::min<int64_t>(affordable, INT32_MAX))));

@@ -252,7 +252,7 @@ class Run {
       const double rate = row.Number("perf/train_tokens_per_second", 0) * 6 * static_cast<double>(p_.loaded.model->config().NumActiveParameters());
       row.Set("perf/mfu", rate / peak_flops_);
       row.Set("perf/host_memory_peak_bytes", PeakResidentBytes());
-      if (const Device device = p_.loaded.model->device(); device.kind == Device::Kind::kCuda) {
+      if (const Device device = p_.loaded.model->device(); device.is_cuda()) {
         row.Set("perf/device_memory_peak_bytes", static_cast<int64_t>(cuda::Allocated(device.index).peak));
       }
       bool best = false;

@@ -71,7 +71,7 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
 int64_t TrainingPass::LogitRows(const Model& model, Device device, const Options& options) {
   const int64_t row = model.config().vocab_size * static_cast<int64_t>(SizeOf(model.dtype()));
   const int64_t bytes = options.logits_bytes > 0                  ? options.logits_bytes
-                        : device.kind == Device::Kind::kCuda ? int64_t{2} << 30
+                        : device.is_cuda() ? int64_t{2} << 30
                                                              : int64_t{64} << 20;
   return std::max<int64_t>(1, bytes / row);
 }
@@ -156,14 +156,14 @@ void TrainingPass::Reserve(const std::vector<TrainSequence>& sequences, const st
 }
 
 Tensor TrainingPass::OnHost(const Tensor& values) {
-  if (model_.device().kind == Device::Kind::kCpu) return values;
+  if (!model_.device().is_cuda()) return values;
   const Tensor copy = host_.New(DType::kF32, {values.dim(0)});
   Download(stream_, values, copy);
   return copy;
 }
 
 Tensor TrainingPass::OnDevice(const Tensor& values) {
-  if (model_.device().kind == Device::Kind::kCpu) return values;
+  if (!model_.device().is_cuda()) return values;
   const Tensor copy = arena_->New(DType::kF32, {values.dim(0)});
   UploadAsync(stream_, values, copy);
   return copy;

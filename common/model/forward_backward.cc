@@ -46,7 +46,7 @@ void CheckIds(const std::vector<int32_t>& ids, int64_t vocab_size) {
 Tensor Indices(Stream& stream, const std::vector<int32_t>& values, Arena& memory) {
   const int64_t n = static_cast<int64_t>(values.size());
   const Tensor host(const_cast<int32_t*>(values.data()), DType::kI32, {n});
-  if (n == 0 || stream.device.kind == Device::Kind::kCpu) return host;
+  if (n == 0 || !stream.device.is_cuda()) return host;
   const Tensor device = memory.New(DType::kI32, {n});
   UploadAsync(stream, host, device);
   return device;
@@ -174,7 +174,7 @@ void Model::Forward(Stream& stream, const DecodeBatch& batch, KvPool& kv, const 
   CHECK_EQ(hidden.dim(0), t);
   CHECK(stream.device == s.device && hidden.device() == s.device) << "a pass runs on the model's device";
   if (t == 0) return;
-  if (s.device.kind == Device::Kind::kCpu) {
+  if (!s.device.is_cuda()) {
     const int32_t* const positions = batch.positions.data<int32_t>();
     s.rotary->Fill(int64_t{*std::max_element(positions, positions + t)} + 1);
   }

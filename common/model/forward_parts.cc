@@ -70,7 +70,7 @@ Stream& OwnStream() {
 bool ForwardInParts(const Model& model, Stream& stream, const Batch& batch, KvPool& kv, const Tensor& hidden) {
   const ModelConfig& config = model.config();
   const int64_t threads = stream.threads.num_threads(), tokens = static_cast<int64_t>(batch.token_ids.size());
-  if (stream.device.kind != Device::Kind::kCpu || threads == 1 || tokens < threads * kTokensOfPart) return false;
+  if (stream.device.is_cuda() || threads == 1 || tokens < threads * kTokensOfPart) return false;
   if (config.NumParameters() * static_cast<int64_t>(SizeOf(model.dtype())) > kSmallModelBytes) return false;
   const std::vector<Part> parts = Cut(config, kv.layout(), batch, threads);
   if (parts.size() < 2) return false;

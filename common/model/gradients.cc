@@ -19,7 +19,7 @@ DType GradientType(const State& s, const Weight& weight, DType matrices) {
 Gradients::Gradients(const Model& model, DType matrices) : memory_(std::make_unique<Arena>(model.device())) {
   const Model::State& s = *model.state_;
   CHECK(s.use == WeightUse::kTrain) << "a model for forward passes has no gradients";
-  CHECK(matrices != DType::kBF16 || (s.dtype == DType::kBF16 && s.device.kind == Device::Kind::kCuda));
+  CHECK(matrices != DType::kBF16 || (s.dtype == DType::kBF16 && s.device.is_cuda()));
   for (const auto& weight : s.store.weights) {
     const Tensor& w = weight->value;
     const DType type = GradientType(s, *weight, matrices);

@@ -45,7 +45,7 @@ KvPool::KvPool(const ModelConfig& config, DType dtype, int32_t num_pages, Device
   const size_t bytes = page_bytes_ * static_cast<size_t>(num_pages) * static_cast<size_t>(num_layers_);
   for (int32_t page = 0; page < num_pages; ++page) free_.push_back(page);  // ascending: a min-heap
   if (!owned_) return;
-  if (device.kind == Device::Kind::kCuda) {
+  if (device.is_cuda()) {
     memory_ = static_cast<char*>(cuda::Allocate(device.index, bytes));
     return;
   }
@@ -57,7 +57,7 @@ KvPool::KvPool(const ModelConfig& config, DType dtype, int32_t num_pages, Device
 
 KvPool::~KvPool() {
   if (!owned_) return;
-  if (device_.kind == Device::Kind::kCuda) {
+  if (device_.is_cuda()) {
     cuda::Free(device_.index, memory_);
   } else {
     munmap(memory_, page_bytes_ * static_cast<size_t>(num_pages_) * static_cast<size_t>(num_layers_));

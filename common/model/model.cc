@@ -34,7 +34,7 @@ Model::Model(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Model::~Model() = default;
 
 absl::Status Model::CheckMemory(const ModelConfig& config, DType dtype, Device device, WeightUse use) {
-  const bool on_cuda = device.kind == Device::Kind::kCuda;
+  const bool on_cuda = device.is_cuda();
   if (on_cuda && device.index >= NumCudaDevices()) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "device cuda:%d: %d CUDA devices of compute capability 9.0 (Hopper) are here", device.index, NumCudaDevices()));
@@ -64,7 +64,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config, 
   RETURN_IF_ERROR(config.Validate());
   RETURN_IF_ERROR(CheckMemory(config, dtype, device, use));
   size_t weight_bytes = 0;
-  if (use != WeightUse::kShapes && device.kind == Device::Kind::kCpu) {
+  if (use != WeightUse::kShapes && !device.is_cuda()) {
     ASSIGN_OR_RETURN(const std::unique_ptr<Model> shapes, Create(config, dtype, device, WeightUse::kShapes));
     weight_bytes = shapes->state_->store.BytesOnCpu();
   }
@@ -108,7 +108,7 @@ Device Model::device() const { return state_->device; }
 const std::vector<LogicalTensor>& Model::tensors() const { return state_->tensors; }
 
 size_t Model::WeightBytes() const {
-  const bool on_cuda = state_->device.kind == Device::Kind::kCuda;
+  const bool on_cuda = state_->device.is_cuda();
   const Arena& store = state_->store.memory();
   return on_cuda ? store.reserved_bytes() + state_->tables.reserved_bytes()
                  : HeldBytes(store.peak_bytes(), {}) + HeldBytes(state_->tables.peak_bytes(), {});
@@ -133,7 +133,7 @@ void Model::InitRandom(Stream& stream, uint64_t seed) {
   stream.threads.ParallelForDynamic(static_cast<int64_t>(state_->tensors.size()), [&](int64_t i) {
     const LogicalTensor& tensor = state_->tensors[static_cast<size_t>(i)];
     // On the host where the model has them elsewhere.
-    const bool apart = tensor.value.empty() || tensor.value.device().kind == Device::Kind::kCuda;
+    const bool apart = tensor.value.empty() || tensor.value.device().is_cuda();
     std::string memory(apart ? NumBytes(tensor.value) : 0, '\0');
     const Tensor w = apart ? tensor.value.At(memory.data(), {}) : tensor.value;
     PhiloxStream random(MakePhiloxKey(seed, absl::StrCat("init ", tensor.name).c_str()));
@@ -166,7 +166,7 @@ void Model::InitRandom(Stream& stream, uint64_t seed) {
 }
 
 void Model::WeightsChanged(Stream& stream) {
-  if (state_->device.kind == Device::Kind::kCuda) return stream.Synchronize();
+  if (state_->device.is_cuda()) return stream.Synchronize();
   state_->store.Pack(stream);
 }
 

@@ -10,7 +10,7 @@ namespace grouper {
 
 std::string NumericsId(DType dtype, Device device) {
   // The version rises with any change that moves a bit of a forward pass there.
-  const bool cpu = device.kind == Device::Kind::kCpu;
+  const bool cpu = !device.is_cuda();
   return absl::StrCat(cpu ? "cpu" : "cuda", "/lanes8-fma/page", kernels::kPageTokens, "/", Name(dtype), cpu ? "/v2" : "/v3");
 }
 

@@ -20,7 +20,7 @@ size_t BlockBytes(size_t bytes, bool cuda) { return RoundUp(std::max(bytes, cuda
 
 size_t HeldBytes(size_t bytes, Device device) {
   if (bytes == 0) return 0;
-  return device.kind == Device::Kind::kCuda ? BlockBytes(bytes, true) : RoundUp(bytes, kHuge);
+  return device.is_cuda() ? BlockBytes(bytes, true) : RoundUp(bytes, kHuge);
 }
 
 void ArenaSizer::Allocate(size_t bytes) {
@@ -63,7 +63,7 @@ class PassWalk {
       : c_(config),
         dtype_(dtype),
         acc_(AccumulatorType(dtype)),
-        cuda_(device.kind == Device::Kind::kCuda),
+        cuda_(device.is_cuda()),
         narrow_(dtype == DType::kBF16),
         size_(size),
         t_(size.tokens),

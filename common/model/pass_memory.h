@@ -15,7 +15,7 @@ namespace grouper {
 // Counts what an Arena of `device` would hand out and take, without memory.
 class ArenaSizer {
  public:
-  explicit ArenaSizer(Device device) : cuda_(device.kind == Device::Kind::kCuda) {}
+  explicit ArenaSizer(Device device) : cuda_(device.is_cuda()) {}
 
   void Allocate(size_t bytes);
   void New(DType dtype, int64_t elements) { Allocate(static_cast<size_t>(elements) * SizeOf(dtype)); }

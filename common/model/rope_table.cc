@@ -106,7 +106,7 @@ RotaryTables::RotaryTables(const ModelConfig& config, DType dtype, Arena& arena)
   table_.pairing = config.rope_pairing;
   table_.cos = arena.New(type, {positions, width / 2});
   table_.sin = arena.New(type, {positions, width / 2});
-  if (table_.cos.device().kind == Device::Kind::kCpu) return;
+  if (!table_.cos.device().is_cuda()) return;
   Arena host;
   const Tensor cos = host.New(type, {positions, width / 2}), sin = host.New(type, {positions, width / 2});
   FillRows(frequencies_, factor_, 0, positions, cos, sin);

@@ -7,13 +7,13 @@ namespace grouper {
 WeightStore::WeightStore(DType dtype, Device device, WeightUse use, size_t bytes)
     : dtype_(dtype), device_(device), use_(use), bytes_(bytes), memory_(device) {
   // On a device small models would leave much of a block unused.
-  if (use != WeightUse::kShapes && device.kind == Device::Kind::kCpu) memory_.Reserve(bytes);
+  if (use != WeightUse::kShapes && !device.is_cuda()) memory_.Reserve(bytes);
 }
 
 Weight* WeightStore::Add(const Tensor& shape, bool keep_packed) {
   auto weight = std::make_unique<Weight>();
   weight->value = shape;
-  if (use_ == WeightUse::kForward && keep_packed && device_.kind == Device::Kind::kCpu) {
+  if (use_ == WeightUse::kForward && keep_packed && !device_.is_cuda()) {
     weight->packed.Reserve(shape, &memory_);
   } else if (use_ != WeightUse::kShapes) {
     switch (shape.rank()) {
@@ -34,7 +34,7 @@ Weight* WeightStore::Add(const Tensor& shape, bool keep_packed) {
 }
 
 void WeightStore::Pack(Stream& stream) {
-  if (use_ != WeightUse::kTrain || device_.kind == Device::Kind::kCuda) return;
+  if (use_ != WeightUse::kTrain || device_.is_cuda()) return;
   if (packed_.reserved_bytes() == 0) packed_.Reserve(bytes_);
   for (const auto& weight : weights) {
     if (!weight->keep_packed) continue;

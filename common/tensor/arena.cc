@@ -25,7 +25,7 @@ Arena::Arena(Device device, void* stream, void* memory, size_t size) : device_(d
 Arena::~Arena() {
   for (Block& block : blocks_) {
     if (!block.owned) continue;
-    if (device_.kind == Device::Kind::kCuda) {
+    if (device_.is_cuda()) {
       cuda::Free(device_.index, block.data);
     } else {
       std::free(block.data);
@@ -34,7 +34,7 @@ Arena::~Arena() {
 }
 
 void Arena::Reserve(size_t bytes) {
-  const bool on_cuda = device_.kind == Device::Kind::kCuda;
+  const bool on_cuda = device_.is_cuda();
   const size_t size = RoundUp(std::max(bytes, on_cuda ? kCudaBlock : kBlock), kHuge);
   char* data;
   if (on_cuda) {
@@ -49,7 +49,7 @@ void Arena::Reserve(size_t bytes) {
 }
 
 void* Arena::Allocate(size_t bytes) {
-  const bool on_cuda = device_.kind == Device::Kind::kCuda;
+  const bool on_cuda = device_.is_cuda();
   const size_t align = on_cuda ? kCudaAlign : kLine;
   bytes = std::max(RoundUp(bytes, align), align);
   while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
@@ -76,7 +76,7 @@ Tensor Arena::New(DType dtype, std::initializer_list<int64_t> shape) {
 Tensor Arena::NewZero(DType dtype, std::initializer_list<int64_t> shape) {
   Tensor t = New(dtype, shape);
   const size_t bytes = static_cast<size_t>(t.size()) * SizeOf(dtype);
-  if (device_.kind == Device::Kind::kCuda) {
+  if (device_.is_cuda()) {
     cuda::Zero(device_.index, t.raw(), bytes, stream_);
     if (stream_ == nullptr) cuda::Synchronize(device_.index, nullptr);
   } else {

@@ -6,7 +6,7 @@
 
 namespace grouper {
 
-std::string Name(Device device) { return device.kind == Device::Kind::kCpu ? "cpu" : absl::StrCat("cuda:", device.index); }
+std::string Name(Device device) { return !device.is_cuda() ? "cpu" : absl::StrCat("cuda:", device.index); }
 
 absl::StatusOr<Device> ParseDevice(const std::string& name) {
   if (name == "cpu") return Device{};
@@ -21,7 +21,7 @@ absl::StatusOr<Device> ParseDevice(const std::string& name) {
 
 absl::StatusOr<Device> FindDevice(const std::string& name) {
   ASSIGN_OR_RETURN(const Device device, ParseDevice(name));
-  if (device.kind == Device::Kind::kCpu || device.index < NumCudaDevices()) return device;
+  if (!device.is_cuda() || device.index < NumCudaDevices()) return device;
   return absl::FailedPreconditionError(
       absl::StrCat("device \"", name, "\": ", NumCudaDevices(), " CUDA devices of compute capability 9.0 (Hopper) are here"));
 }

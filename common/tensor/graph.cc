@@ -5,12 +5,9 @@
 #include "common/tensor/cuda.h"
 
 namespace grouper {
-namespace {
-bool OnCuda(Device device) { return device.kind == Device::Kind::kCuda; }
-}  // namespace
 
 Graph::Graph(Stream& stream, std::function<void()> ops) : device_(stream.device) {
-  if (!OnCuda(device_)) {
+  if (!device_.is_cuda()) {
     ops_ = std::move(ops);
     return;
   }
@@ -25,10 +22,10 @@ Graph::~Graph() {
 
 void Graph::Launch(Stream& stream) {
   CHECK(stream.device == device_);
-  OnCuda(device_) ? cuda::LaunchGraph(device_.index, executable_, stream.handle) : ops_();
+  device_.is_cuda() ? cuda::LaunchGraph(device_.index, executable_, stream.handle) : ops_();
 }
 
-StreamEvent::StreamEvent(Device device) : device_(device), event_(OnCuda(device) ? cuda::NewEvent(device.index) : nullptr) {}
+StreamEvent::StreamEvent(Device device) : device_(device), event_(device.is_cuda() ? cuda::NewEvent(device.index) : nullptr) {}
 
 StreamEvent::~StreamEvent() {
   if (event_ != nullptr) cuda::DeleteEvent(device_.index, event_);

@@ -5,11 +5,6 @@
 #include "common/tensor/cuda.h"
 
 namespace grouper {
-namespace {
-
-bool OnCuda(const Tensor& tensor) { return tensor.device().kind == Device::Kind::kCuda; }
-
-}  // namespace
 
 size_t NumBytes(const Tensor& tensor) { return static_cast<size_t>(tensor.size()) * SizeOf(tensor.dtype()); }
 
@@ -17,7 +12,7 @@ void WriteBytes(const Tensor& to, size_t offset, absl::string_view bytes) {
   CHECK(to.contiguous() && offset <= NumBytes(to) && bytes.size() <= NumBytes(to) - offset) << to.ShapeString();
   if (bytes.empty()) return;
   char* const data = static_cast<char*>(to.raw()) + offset;
-  if (!OnCuda(to)) {
+  if (!to.device().is_cuda()) {
     std::memcpy(data, bytes.data(), bytes.size());
     return;
   }
@@ -29,7 +24,7 @@ void ReadBytes(const Tensor& from, size_t offset, size_t size, char* to) {
   CHECK(from.contiguous() && offset <= NumBytes(from) && size <= NumBytes(from) - offset) << from.ShapeString();
   if (size == 0) return;
   const char* const data = static_cast<const char*>(from.raw()) + offset;
-  if (!OnCuda(from)) {
+  if (!from.device().is_cuda()) {
     std::memcpy(to, data, size);
     return;
   }
@@ -44,7 +39,7 @@ void CopyTensor(const Tensor& from, const Tensor& to) {
 
 HostBytes::HostBytes(const Tensor& tensor) : tensor_(tensor) {
   CHECK(tensor.contiguous()) << tensor.ShapeString();
-  if (!OnCuda(tensor)) {
+  if (!tensor.device().is_cuda()) {
     view_ = {static_cast<const char*>(tensor.raw()), NumBytes(tensor)};
     return;
   }

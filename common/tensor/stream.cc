@@ -5,8 +5,6 @@
 namespace grouper {
 namespace {
 
-bool OnCuda(Device device) { return device.kind == Device::Kind::kCuda; }
-
 size_t CheckedBytes(const Tensor& a, const Tensor& b) {
   CHECK(a.ShapeString() == b.ShapeString() && a.contiguous() && b.contiguous())
       << a.ShapeString() << " " << b.ShapeString();
@@ -18,7 +16,7 @@ size_t CheckedBytes(const Tensor& a, const Tensor& b) {
 Stream::Stream(ThreadPool& threads, Device device)
     : device(device),
       threads(threads),
-      handle(OnCuda(device) ? cuda::NewStream(device.index) : nullptr),
+      handle(device.is_cuda() ? cuda::NewStream(device.index) : nullptr),
       scratch(device, handle) {}
 
 Stream::~Stream() {
@@ -32,7 +30,7 @@ void Stream::Synchronize() {
 }
 
 void UploadAsync(Stream& stream, const Tensor& host, const Tensor& device) {
-  CHECK(OnCuda(stream.device) && device.device() == stream.device && !OnCuda(host.device()));
+  CHECK(stream.device.is_cuda() && device.device() == stream.device && !host.device().is_cuda());
   cuda::CopyToDevice(stream.device.index, device.raw(), host.raw(), CheckedBytes(host, device), stream.handle);
 }
 
@@ -42,7 +40,7 @@ void Upload(Stream& stream, const Tensor& host, const Tensor& device) {
 }
 
 void Download(Stream& stream, const Tensor& device, const Tensor& host) {
-  CHECK(OnCuda(stream.device) && device.device() == stream.device && !OnCuda(host.device()));
+  CHECK(stream.device.is_cuda() && device.device() == stream.device && !host.device().is_cuda());
   cuda::CopyToHost(stream.device.index, host.raw(), device.raw(), CheckedBytes(device, host), stream.handle);
   stream.Synchronize();
 }

@@ -42,6 +42,7 @@ struct Device {
   enum class Kind : uint8_t { kCpu, kCuda };
   Kind kind = Kind::kCpu;
   int index = 0;
+  bool is_cuda() const { return kind == Kind::kCuda; }
   friend bool operator==(const Device&, const Device&) = default;
 };
 

@@ -21,7 +21,7 @@ class EngineFamilies : public testing::TestWithParam<std::tuple<std::string, DTy
  protected:
   void SetUp() override {
     device_.kind = std::get<2>(GetParam());
-    if (device_.kind == Device::Kind::kCuda && NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+    if (device_.is_cuda() && NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
     local_.emplace(threads_, device_);
     model_ = TinyModel(std::get<0>(GetParam()), std::get<1>(GetParam()), *local_);
   }

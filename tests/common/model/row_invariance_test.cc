@@ -8,7 +8,7 @@ class RowInvariance : public testing::TestWithParam<std::tuple<std::string, DTyp
  protected:
   void SetUp() override {
     device_.kind = std::get<2>(GetParam());
-    if (device_.kind == Device::Kind::kCuda && NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+    if (device_.is_cuda() && NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
     local_ = std::make_unique<Stream>(threads_, device_);
     model_ = TinyModel(std::get<0>(GetParam()), std::get<1>(GetParam()), *local_);
     const int lengths[] = {5, 64, 131, 1, 70};
