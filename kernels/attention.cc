@@ -91,6 +91,7 @@ void WriteKv(Stream& stream, const PagedKv& kv, const AttentionBatch& batch, con
 
 void CopyPage(Stream& stream, const PagedKv& kv, int64_t layers, size_t layer_stride, int32_t from, int32_t to, int tokens) {
   CHECK(tokens >= 0 && tokens <= kPageTokens);
+  if (tokens == 0) return;
   ByStorage(
       kv.layout.dtype, stream.device,
       [&](auto s) {

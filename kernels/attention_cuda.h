@@ -6,7 +6,9 @@
 // other widths, and float: the CPU's order, the CPU's bits.
 //
 // Sequences of one token (decode) that follow one another in the batch and begin with the same pages (the samples of a
-// group, with their prompt's) are put on one tile, which reads those pages once for all of them, then each one's own.
+// group, with their prompt's) may be put on one tile, which reads those pages once for all of them, then each one's own
+// with the others' rows masked: their weights there are 0, which changes no finite result. Keys or values that are not
+// finite spoil the rows of the whole tile (the sampler then finds NaN in all of them).
 #pragma once
 
 #include <vector>
@@ -16,6 +18,7 @@
 namespace grouper::kernels::cuda {
 
 inline constexpr int kSplitPages = 32;
+inline constexpr int kMaxMultiprocessors = 256;  // ids of Hopper's are below
 // Only the splits of a sequence with at most so many rows a kv head (decode) may run side by side.
 inline constexpr int kMaxRowsApart = 128;
 
@@ -36,7 +39,8 @@ struct DeviceBatch {
 
 // One block's work for one kv head: rows [row, row + rows) of `sequences` sequences from `sequence` on (row = token *
 // group + query head within the kv head, tokens counted from the first sequence's), over pages [page_begin, page_end).
-// Several sequences have one token each; pages before `shared_end` are the same for all of them, and pages end for each with its tokens.
+// Several sequences have one token each; pages before `shared_end` are the same for all of them, and pages end for each with
+// its tokens. An item without pages (page_end <= page_begin) has rows that end before its split.
 struct AttentionItem {
   int32_t sequence, sequences, head, row, rows, page_begin, page_end, shared_end;
   bool apart;  // the splits run side by side: the rows' results are partial

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
     const int split_end = min(split_begin + split_pages, item.page_end);
 #pragma unroll
     for (int i = 0; i < kAcc; ++i) acc[i] = 0;
-    for (int h = 0; h < 2; ++h) state[h] = {-INFINITY, 0};
+    for (int h = 0; h < 2; ++h) state[h] = kNothing;
     for (int r = 0; r < num_runs; ++r) {
       const PageRun run = RunOf(args.prepared, item, r, split_begin, split_end);
       for (int page = run.begin; page < run.end; ++page) {
@@ -111,12 +111,12 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
         }
         if (page * kPageTokens <= last) {
           float s[32];
-  #pragma unroll
+#pragma unroll
           for (int i = 0; i < 32; ++i) s[i] = 0;
           const uint64_t desc_k = DescriptorKMajor(keys);
           WgmmaTouch(s);
           WgmmaFence();
-  #pragma unroll
+#pragma unroll
           for (int k = 0; k < kDim / 16; ++k) {
             const uint32_t step = k / 4 * 8192 + k % 4 * 32;
             WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
           const uint64_t desc_v = DescriptorMnMajor(values, 8192);
           WgmmaTouch(acc);
           WgmmaFence();
-  #pragma unroll
+#pragma unroll
           for (int k = 0; k < 4; ++k)
             WgmmaBF16<kDim>::template MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
           WgmmaCommit();

@@ -17,7 +17,6 @@ namespace grouper::kernels::cuda {
 namespace {
 
 constexpr int kKeyBoxes = 9, kValueBoxes = 8, kWidth = 512, kHalf = 256, kStages = 2, kThreads = 384;
-constexpr int kMaxMultiprocessors = 256;  // ids of Hopper's are below
 constexpr int kPageBytes = kKeyBoxes * 8192;
 constexpr int kSharedBytes = 1024 + (1 + kStages) * kPageBytes + 8192 + 64 * 16 + 16 * kStages + 32;
 
@@ -129,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
       const int split_end = min(split_begin + split_pages, item.page_end);
 #pragma unroll
       for (int i = 0; i < kHalf / 2; ++i) acc[i] = 0;
-      for (int h = 0; h < 2; ++h) state[h] = {-INFINITY, 0};
+      for (int h = 0; h < 2; ++h) state[h] = kNothing;
       for (int r = 0; r < num_runs; ++r) {
         const PageRun run = RunOf(args.prepared, item, r, split_begin, split_end);
         for (int page = run.begin; page < run.end; ++page) {
@@ -142,12 +141,12 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
             NamedBarrier(kFirstGroup, 128);
           }
           float s[32];
-  #pragma unroll
+#pragma unroll
           for (int i = 0; i < 32; ++i) s[i] = 0;
           const uint64_t desc_k = DescriptorKMajor(keys);
           WgmmaTouch(s);
           WgmmaFence();
-  #pragma unroll
+#pragma unroll
           for (int k = 0; k < 36; ++k) {
             const uint32_t step = k / 4 * 8192 + k % 4 * 32;
             WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
@@ -162,9 +161,9 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
           PackWeights(s, p);
           if (taken > 0) BarrierWait(weights_taken, (taken - 1) & 1);
           ++taken;
-  #pragma unroll
+#pragma unroll
           for (int k = 0; k < 4; ++k) {
-  #pragma unroll
+#pragma unroll
             for (int i = 0; i < 4; ++i)
               *reinterpret_cast<uint32_t*>(weights + PageView::Box(row + 8 * (i % 2), 16 * k + 8 * (i / 2) + column)) =
                   p[k][i];
@@ -179,7 +178,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
           const uint64_t desc_v = DescriptorMnMajor(keys, 8192);
           WgmmaTouch(acc);
           WgmmaFence();
-  #pragma unroll
+#pragma unroll
           for (int k = 0; k < 4; ++k)
             WgmmaBF16<kHalf>::MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
           WgmmaCommit();
@@ -218,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
           const uint64_t desc_v = DescriptorMnMajor(stages + stage * kPageBytes + 4 * 8192, 8192);
           WgmmaTouch(acc);
           WgmmaFence();
-  #pragma unroll
+#pragma unroll
           for (int k = 0; k < 4; ++k)
             WgmmaBF16<kHalf>::Mma<0, 1>(acc, Advance(desc_p, k * 32), Advance(desc_v, k * 2048));
           WgmmaCommit();

@@ -136,7 +136,7 @@ __device__ Cut BestCut(const PreparedBatch& plan, int kv_heads, int slots) {
   return {best + 1, __shfl_sync(0xffffffff, !plan.may_run_whole || apart < whole, best) != 0};
 }
 
-// One block. Items of a sequence lie together, the last rows (the longest contexts) first.
+// One block. Items lie in the order of the sequences, or of their tiles' first; of one sequence the last rows (the longest contexts) first.
 __global__ void __launch_bounds__(kThreads)
     PlanKernel(const PreparedBatch plan, int kv_heads, int group, int slots) {
   const DeviceBatch& batch = plan.batch;

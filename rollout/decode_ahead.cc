@@ -4,13 +4,14 @@
 #include <cstring>
 
 #include "common/base/check.h"
+#include "kernels/attention_cuda.h"
 
 namespace grouper {
 namespace {
 
 constexpr int32_t kPage = kernels::kPageTokens;
 // Attention's grids depend on the longest context in splits of so many tokens: graphs are recorded for powers of two of it.
-constexpr int32_t kContextStep = 2048;
+constexpr int32_t kContextStep = kernels::cuda::kSplitPages * kPage;
 
 size_t RoundUp(size_t n, size_t to) { return (n + to - 1) / to * to; }
 

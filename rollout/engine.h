@@ -2,7 +2,7 @@
 //
 // One Step() = one forward pass over a ragged batch: first one token for each running sequence (decode), then prefill in chunks up to
 // max_batch_tokens. A group's prompt is computed once: its full pages are shared by the samples, the last page is copied. When pages run
-// out the youngest sequence is preempted: its pages are freed and it is computed again later, to the same bits. What a sample becomes
+// out a sequence of the youngest group is preempted: its pages are freed and it is computed again later, to the same bits. What a sample becomes
 // depends on (seed, stage, group_serial, sample_index) and the weights alone, never on the batch it happened to be in.
 //
 // Passes that only decode run ahead on a GPU: the host sees a token while the next one is being sampled.

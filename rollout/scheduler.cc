@@ -67,12 +67,12 @@ bool Scheduler::ReleaseWaitingPrefixes() {
   return released;
 }
 
-// Makes room for `sequence` by preempting younger ones, then by dropping prompt prefixes that are only kept for later samples.
+// Makes room for `sequence` by preempting those behind it, then by dropping prompt prefixes that are only kept for later samples.
 bool Scheduler::AllocateOrPreempt(Sequence& sequence, int32_t tokens) {
   while (!AllocatePages(sequence, tokens)) {
-    auto youngest = std::prev(running_.end());
-    if (youngest->get() != &sequence) {
-      Preempt(youngest);
+    auto last = std::prev(running_.end());
+    if (last->get() != &sequence) {
+      Preempt(last);
     } else if (!ReleaseWaitingPrefixes()) {
       return false;
     }
@@ -115,15 +115,20 @@ void Scheduler::Run(std::shared_ptr<Sequence> sequence) {
   running_.insert(place, std::move(sequence));
 }
 
-void Scheduler::Prefill(int32_t& budget) {
+bool Scheduler::Prefill(int32_t& budget) {
+  bool all = true;
   for (auto it = running_.begin(); it != running_.end() && budget > 0; ++it) {
     Sequence& sequence = **it;
     if (sequence.remaining() <= 1) continue;
     const int32_t tokens = std::min(budget, sequence.remaining());
-    if (!AllocatePages(sequence, sequence.computed + tokens)) continue;
+    if (!AllocatePages(sequence, sequence.computed + tokens)) {
+      all = false;
+      continue;
+    }
     work_.push_back({&sequence, tokens});
     budget -= tokens;
   }
+  return all;
 }
 
 void Scheduler::Admit(int32_t& budget) {
@@ -162,8 +167,7 @@ const std::vector<Scheduler::Work>& Scheduler::Schedule() {
     work_.push_back({&sequence, 1});
     --budget;
   }
-  Prefill(budget);
-  Admit(budget);
+  if (Prefill(budget)) Admit(budget);
   admission_tried_ = budget > 0;
   if (!work_.empty()) return work_;
   // Nothing fits: prompts kept for later samples go, then all but the oldest sequence. One alone always fits.

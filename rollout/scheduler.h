@@ -2,10 +2,10 @@
 //
 //   waiting ──admit──► running ──finish──►
 //      ▲                  │
-//      └────preempt───────┘   (youngest first; its pages are freed, it starts again from its tokens)
+//      └────preempt───────┘   (of the youngest group first; its pages are freed, it starts again from its tokens)
 //
 // Decode comes first: every running sequence that lacks one token. Then prefill: running sequences that lack more, then waiting ones, oldest
-// first, in chunks, as far as max_batch_tokens, max_sequences and pages allow. While one sample computes its group's prompt the others of
+// first, in chunks, as far as max_batch_tokens, max_sequences and pages allow; none begins while one that runs waits for pages. While one sample computes its group's prompt the others of
 // the group wait for its pages. The samples of a group run side by side in a batch, where attention reads the pages that they share once
 // (kernels/attention_cuda.h).
 #pragma once
@@ -36,7 +36,7 @@ class Scheduler {
   // The next pass; empty when nothing waits or runs. A single sequence always fits (Engine::Create checked the cache's size).
   const std::vector<Work>& Schedule();
 
-  // The next pass while all that runs decodes and nothing that waits could start: the sequences to be given one token more, oldest first,
+  // The next pass while all that runs decodes and nothing that waits could start: the sequences to be given one token more, oldest group first,
   // counting those still being sampled (Sequence::ahead); sequences that certainly end with these are left out. Pages are there. Empty: bring
   // in what is being sampled, then ask Schedule.
   const std::vector<std::shared_ptr<Sequence>>& ScheduleAhead(int64_t max_context);
@@ -56,7 +56,7 @@ class Scheduler {
   bool AllocateOrPreempt(Sequence& sequence, int32_t tokens);
   bool MayUsePrefix(const Sequence& sequence) const;
   void Start(Sequence& sequence);  // takes the group's prefix, or becomes the one that computes it
-  void Prefill(int32_t& budget);   // running sequences that lack more than one token
+  bool Prefill(int32_t& budget);   // running sequences that lack more than one token; false: one waits for pages
   void Admit(int32_t& budget);     // waiting ones
   void Run(std::shared_ptr<Sequence> sequence);  // into running_
   bool ReleaseWaitingPrefixes();   // prompts kept only for samples that have not started; true when there were any

@@ -4,6 +4,7 @@
 
 #include "common/base/check.h"
 #include "common/model/layers.h"
+#include "kernels/attention_cuda.h"
 
 namespace grouper {
 namespace {
@@ -146,8 +147,9 @@ class PassWalk {
     const int64_t sequences = size_.sequences, pages_each = (size_.longest + kernels::kPageTokens - 1) / kernels::kPageTokens;
     arena_.New(DType::kI32, sequences * (4 + pages_each));
     arena_.New(DType::kI32, t_);
-    arena_.Allocate(static_cast<size_t>(kv_heads * (t_ * group / 64 + sequences * 2 * Splits())) * 28);
+    arena_.Allocate(static_cast<size_t>(kv_heads * (t_ * group / 64 + sequences * 2 * Splits())) * sizeof(kernels::cuda::AttentionItem));
     Indices(1);
+    Indices(sequences);
     Indices(sequences);
   }
 
@@ -181,14 +183,18 @@ class PassWalk {
     FeedForward(layer, saved);
   }
 
-  int64_t Splits() const { return std::max<int64_t>(1, (size_.longest + 1023) / 1024); }
+  int64_t Splits() const {
+    constexpr int64_t kTokens = int64_t{kernels::cuda::kSplitPages} * kernels::kPageTokens;
+    return std::max<int64_t>(1, (size_.longest + kTokens - 1) / kTokens);
+  }
 
-  // Splits of few rows with long contexts run side by side (kernels/attention_plan_cuda.cu).
-  void SplitScratch(int64_t value_width) {
+  // Splits of few rows with long contexts may run side by side, others wait for the next one in `running` bytes (kernels/attention_cuda.cu,
+  // attention_mla_cuda.cu).
+  void SplitScratch(int64_t value_width, size_t running = 0) {
     if (!cuda_ || !narrow_ || Splits() < 2) return;
     const int64_t kv_heads = c_.mla ? 1 : c_.num_key_value_heads, group = c_.num_attention_heads / kv_heads;
     const int64_t rows = std::min(t_ * group, size_.sequences * 128);
-    OfOneOp(static_cast<size_t>(kv_heads * Splits() * rows * (value_width + 2)) * 4);
+    OfOneOp(static_cast<size_t>(kv_heads * Splits() * rows * (value_width + 2)) * 4 + running);
   }
 
   void GqaForward(bool saved) {
@@ -221,8 +227,7 @@ class PassWalk {
     arena_.New(dtype_, t_ * h * m.kv_lora_rank);
     if (saved) arena_.New(acc_, t_ * h);
     arena_.New(dtype_, t_ * h * m.v_head_dim);
-    if (cuda_ && narrow_) OfOneOp(size_t{132} * 64 * static_cast<size_t>(m.kv_lora_rank) * 4);
-    SplitScratch(m.kv_lora_rank);
+    SplitScratch(m.kv_lora_rank, size_t{kernels::cuda::kMaxMultiprocessors} * 64 * static_cast<size_t>(m.kv_lora_rank) * 4);
   }
 
   void DenseForward(int64_t width, bool saved) {

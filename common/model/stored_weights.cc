@@ -171,7 +171,11 @@ absl::Status StoredWeights::Read(size_t i, int64_t begin, int64_t end, float* ou
   if (shape.rank() == 1) bytes = std::max(bytes, kHeldBytes);
   if (unreturned_.fetch_add(bytes, std::memory_order_relaxed) + bytes >= kHeldBytes) {
     unreturned_.store(0, std::memory_order_relaxed);
-    for (const MappedFile* file : files_) file->DropPages();
+    const absl::string_view read = from.stored->bytes;
+    for (const MappedFile* file : files_) {
+      const absl::string_view all = file->bytes();
+      if (read.data() >= all.data() && read.data() < all.data() + all.size()) file->DropPages();
+    }
   }
   return absl::OkStatus();
 }
