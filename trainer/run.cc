@@ -246,7 +246,7 @@ class Run {
       MetricsRow row;
       row.Set("step", state_.step);
       row.Set("stage", std::string(stage.type()));
-      for (const auto& [name, value] : result.metrics.values()) std::visit([&](const auto& v) { row.Set(name, v); }, value);
+      for (const auto& metric : result.metrics.values()) std::visit([&](const auto& value) { row.Set(metric.first, value); }, metric.second);
       row.Set("num_tokens", state_.num_tokens);
       // Forward and backward are 6 operations a token and active parameter.
       const double rate = row.Number("perf/train_tokens_per_second", 0) * 6 * static_cast<double>(p_.loaded.model->config().NumActiveParameters());
