@@ -111,19 +111,7 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
         }
         if (page * kPageTokens <= last) {
           float s[32];
-#pragma unroll
-          for (int i = 0; i < 32; ++i) s[i] = 0;
-          const uint64_t desc_k = DescriptorKMajor(keys);
-          WgmmaTouch(s);
-          WgmmaFence();
-#pragma unroll
-          for (int k = 0; k < kDim / 16; ++k) {
-            const uint32_t step = k / 4 * 8192 + k % 4 * 32;
-            WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
-          }
-          WgmmaCommit();
-          WgmmaWait<0>();
-          WgmmaTouch(s);
+          PageScores<kDim>(s, desc_q, DescriptorKMajor(keys));
           const int position[2] = {own[0].In(run, page), own[1].In(run, page)};
           float decay[2];
           SoftmaxStep(s, state, position, column, args.scale_log2, decay);

@@ -71,6 +71,23 @@ __device__ __forceinline__ float JoinValue(float old, float split, JoinWeights w
 
 __device__ __forceinline__ float LogSumExp(RowState s, float scale) { return __fmaf_rn(s.maximum, scale, logf(s.sum)); }
 
+// s = Q K^T of a warpgroup's 64 rows and a page's 64 tokens, both in boxes in shared memory, kDim wide.
+template <int kDim>
+__device__ __forceinline__ void PageScores(float (&s)[32], uint64_t desc_q, uint64_t desc_k) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) s[i] = 0;
+  WgmmaTouch(s);
+  WgmmaFence();
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    const uint32_t step = k / 4 * 8192 + k % 4 * 32;
+    WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
+  }
+  WgmmaCommit();
+  WgmmaWait<0>();
+  WgmmaTouch(s);
+}
+
 // One page's scores of a warpgroup's 64 rows (this thread: rows r and r + 8, h = 0, 1) become weights in place.
 // position[h]: the row's own position relative to the page's first token. `decay[h]` is what older sums are to be
 // multiplied with.
