@@ -1,9 +1,9 @@
-// Grouped-query attention of widths 64 and 128 on the tensor cores.
+// Attention whose keys and values are 64/64, 128/128 or 192/128 wide (the last: MLA's heads, unabsorbed) on the tensor cores.
 //
 // A block owns an item: up to 64 rows (token, query head of one kv head) a warpgroup, over the item's pages. One warp
 // fetches pages (keys and values, 64 tokens) into a ring by bulk copies; each math warpgroup computes S = Q K^T
 // (m64n64), the softmax step, and O += P V with P in registers. Decode (one warpgroup, few rows, two or more blocks a
-// multiprocessor) is bound by memory: 256 width bytes a page against 2 x 64 x 64 x width multiply-adds, of which most
+// multiprocessor) is bound by memory: 128 (key + value) bytes a page against 64 x 64 x (key + value) multiply-adds, of which most
 // rows are padding. Prefill is bound by exponentials and the tensor cores.
 #include <algorithm>
 #include <climits>
@@ -17,24 +17,23 @@ namespace {
 
 constexpr int kTailBarrier = 3;  // of all that multiply; 1 and 2 are the warpgroups' own
 
-template <int kDim, int kWarpgroups>
+template <int kKey_, int kValue_, int kWarpgroups_>
 struct GqaShape {
-  static constexpr int kBoxes = kDim / 64;
-  static constexpr int kStages = 3;
-  static constexpr int kBlocks = kDim == 64 ? (kWarpgroups == 1 ? 4 : 2) : (kWarpgroups == 1 ? 2 : 1);
+  static constexpr int kKey = kKey_, kValue = kValue_, kWarpgroups = kWarpgroups_;
+  static constexpr int kStages = kKey > 128 ? 2 : 3;
+  static constexpr int kBlocks = kKey == 64 ? (kWarpgroups == 1 ? 4 : 2) : (kWarpgroups == 1 ? 2 : 1);
   static constexpr int kThreads = kWarpgroups * 128 + 32;
-  static constexpr int kQueryBytes = kBoxes * 8192, kPageBytes = 2 * kBoxes * 8192;
+  static constexpr int kQueryBytes = kKey * 128, kKeyBytes = kKey * 128, kPageBytes = kKeyBytes + kValue * 128;
   static constexpr int kRunningBytes =
-      kWarpgroups == 1 ? 0 : 64 * kDim * 4;  // a warpgroup's; rows of one item's decode run apart
+      kWarpgroups == 1 ? 0 : 64 * kValue * 4;  // a warpgroup's; rows of one item's decode run apart
   static constexpr int kSharedBytes =
       1024 + kWarpgroups * (kQueryBytes + kRunningBytes) + kStages * kPageBytes + 16 * kStages;
 };
 
-template <int kDim, int kWarpgroups>
-__global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShape<kDim, kWarpgroups>::kBlocks)
-    GqaKernel(const __grid_constant__ AttentionArguments args) {
-  using Shape = GqaShape<kDim, kWarpgroups>;
-  constexpr int kAcc = kDim / 2;
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(const __grid_constant__ AttentionArguments args) {
+  constexpr int kWarpgroups = Shape::kWarpgroups;
+  constexpr int kAcc = Shape::kValue / 2;
   extern __shared__ char shared_raw[];
   if (blockIdx.x >= *args.prepared.num_items) return;
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
@@ -75,7 +74,7 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
   char* queries = shared + warpgroup * Shape::kQueryBytes;
   float* running = reinterpret_cast<float*>(running_memory + warpgroup * Shape::kRunningBytes) + thread;
   const int first_row = item.row + warpgroup * 64, rows = min(64, item.rows - warpgroup * 64);
-  LoadRows(args.q, sequence, item.head, args.group, first_row, rows, kDim, queries, thread, 128);
+  LoadRows(args.q, sequence, item.head, args.group, first_row, rows, Shape::kKey, queries, thread, 128);
   FenceAsyncShared();
   NamedBarrier(1 + warpgroup, 128);
 
@@ -102,16 +101,16 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
       for (int page = run.begin; page < run.end; ++page) {
         BarrierWait(&full[stage], phase);
         char* keys = stages + stage * Shape::kPageBytes;
-        char* values = keys + Shape::kBoxes * 8192;
+        char* values = keys + Shape::kKeyBytes;
         const int valid = run.context_end - page * kPageTokens;
         if (valid < kPageTokens) {
-          ZeroTokens(values, Shape::kBoxes, valid, threadIdx.x, kWarpgroups * 128);
+          ZeroTokens(values, Shape::kValue / 64, valid, threadIdx.x, kWarpgroups * 128);
           FenceAsyncShared();
           NamedBarrier(kTailBarrier, kWarpgroups * 128);
         }
         if (page * kPageTokens <= last) {
           float s[32];
-          PageScores<kDim>(s, desc_q, DescriptorKMajor(keys));
+          PageScores<Shape::kKey>(s, desc_q, DescriptorKMajor(keys));
           const int position[2] = {own[0].In(run, page), own[1].In(run, page)};
           float decay[2];
           SoftmaxStep(s, state, position, column, args.scale_log2, decay);
@@ -123,7 +122,7 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
           WgmmaFence();
 #pragma unroll
           for (int k = 0; k < 4; ++k)
-            WgmmaBF16<kDim>::template MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
+            WgmmaBF16<Shape::kValue>::template MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
           WgmmaCommit();
           WgmmaWait<0>();
           WgmmaTouch(acc);
@@ -153,29 +152,36 @@ __global__ void __launch_bounds__(GqaShape<kDim, kWarpgroups>::kThreads, GqaShap
   }
 
   if (!item.apart) {
-    WriteRows<kDim>(args, sequence, item.head, first_row, rows, acc, joined, 0, thread);
+    WriteRows<Shape::kValue>(args, sequence, item.head, first_row, rows, acc, joined, 0, thread);
   } else {
-    WritePartials<kDim>(args, item, first_row, rows, acc, joined, kDim, 0, thread);
+    WritePartials<Shape::kValue>(args, item, first_row, rows, acc, joined, Shape::kValue, 0, thread);
   }
 }
 
-template <int kDim, int kWarpgroups>
+template <typename Shape>
 void Launch(Stream& stream, const AttentionArguments& args) {
-  using Shape = GqaShape<kDim, kWarpgroups>;
   static uint64_t allowed = 0;
-  AllowSharedMemory(GqaKernel<kDim, kWarpgroups>, Shape::kSharedBytes, allowed);
-  GqaKernel<kDim, kWarpgroups>
-      <<<static_cast<unsigned>(args.prepared.max_items), Shape::kThreads, Shape::kSharedBytes, HandleOf(stream)>>>(
-          args);
+  AllowSharedMemory(GqaKernel<Shape>, Shape::kSharedBytes, allowed);
+  GqaKernel<Shape><<<static_cast<unsigned>(args.prepared.max_items), Shape::kThreads, Shape::kSharedBytes, HandleOf(stream)>>>(args);
   GROUPER_CUDA_CHECK(cudaGetLastError());
+}
+
+template <int kKey, int kValue>
+void LaunchRows(Stream& stream, const AttentionArguments& args) {
+  args.prepared.rows_per_item == 64 ? Launch<GqaShape<kKey, kValue, 1>>(stream, args) : Launch<GqaShape<kKey, kValue, 2>>(stream, args);
 }
 
 }  // namespace
 
 void GqaForward(Stream& stream, const AttentionArguments& args) {
-  const bool wide = args.pages.key_dim == 128;
-  if (args.prepared.rows_per_item == 64) return wide ? Launch<128, 1>(stream, args) : Launch<64, 1>(stream, args);
-  wide ? Launch<128, 2>(stream, args) : Launch<64, 2>(stream, args);
+  switch (args.pages.key_dim) {
+    case 64:
+      return LaunchRows<64, 64>(stream, args);
+    case 128:
+      return LaunchRows<128, 128>(stream, args);
+    default:
+      LaunchRows<192, 128>(stream, args);
+  }
 }
 
 }  // namespace grouper::kernels::cuda

@@ -246,8 +246,18 @@ absl::Status GroupedLines(CudaBench& bench, int64_t experts, int64_t rows, int64
     const Tensor dx = bench.New(DType::kBF16, {rows, k}), dw = bench.Zero(DType::kF32, {experts, n, k});
     bench.Line("cuda grouped dx " + shape, flops, 0,
                [&](int) { GroupedLinearBackwardInput(bench.stream(), y, offsets, w, dx); });
-    bench.Line("cuda grouped dw " + shape, flops, 0,
-               [&](int) { GroupedLinearBackwardWeight(bench.stream(), y, x, offsets, {}, dw); });
+    const Tensor dy = bench.Random({rows, n}), narrow = bench.Zero(DType::kBF16, {experts, n, k});
+    GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, dw);
+    for (int64_t i = 0; i < 16; ++i) {
+      const int64_t expert = i * 31 % experts, row = i * 7919 % n, column = i * 104729 % k, begin = offsets[static_cast<size_t>(expert)];
+      const Sum want = Dot(bench, begin * n + row, n, begin * k + column, k, offsets[static_cast<size_t>(expert) + 1] - begin);
+      RETURN_IF_ERROR(bench.Check("cuda grouped dw " + shape, bench.Read(dw, (expert * n + row) * k + column), want.value, want.magnitude));
+    }
+    const double sums = 2.0 * static_cast<double>(experts * n * k);
+    bench.Line("cuda grouped dw " + shape, flops, 4 * sums,
+               [&](int) { GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, dw); });
+    bench.Line("cuda grouped dw in bf16 " + shape, flops, 2 * sums,
+               [&](int) { GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, narrow); });
   }
   bench.Reset();
   return absl::OkStatus();
@@ -437,6 +447,7 @@ absl::Status BenchCuda(const BenchOptions& options) {
   for (const auto& l : grouped) RETURN_IF_ERROR(GroupedLines(bench, l[0], l[1], l[2], l[3], true));
   const Heads smollm2 = {"9/3 x 64", 9, 3, 64, 64, false}, mha64 = {"16 x 64", 16, 16, 64, 64, false};
   const Heads mha128 = {"16 x 128", 16, 16, 128, 128, false}, gqa128 = {"32/8 x 128", 32, 8, 128, 128, false};
+  const Heads unabsorbed = {"16 x 192/128", 16, 16, 192, 128, false};  // MLA's, as its gradients are taken
   const Heads mla = {"MLA 16 heads", 16, 1, 576, 512, true}, mla128 = {"MLA 128 heads", 128, 1, 576, 512, true};
   for (const auto& [h, sequences, context] : {std::tuple<Heads, int, int>{mla, 128, 4095},
                                               {mla, 256, 1023},
@@ -462,6 +473,8 @@ absl::Status BenchCuda(const BenchOptions& options) {
                                               {mha64, 16, 1024},
                                               {mha128, 16, 1024},
                                               {mha128, 4, 4096},
+                                              {unabsorbed, 16, 1024},
+                                              {unabsorbed, 4, 4096},
                                               {mla, 16, 1024},
                                               {mla, 4, 4096}}) {
     RETURN_IF_ERROR(AttentionLines(bench, h, sequences, 0, queries));

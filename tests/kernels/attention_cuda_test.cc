@@ -112,6 +112,8 @@ TEST(AttentionCudaTest, EveryWidthInFloatAndUnusualOnesInBf16HaveTheCpusBits) {
 const Heads kTensorCoreHeads[] = {{9, 3, 64, 64, false},
                                   {2, 2, 64, 64, false},
                                   {7, 1, 128, 128, false},
+                                  {4, 4, 192, 128, false},
+                                  {6, 2, 192, 128, false},
                                   {5, 1, 576, 512, true},
                                   {128, 1, 576, 512, true}};
 
