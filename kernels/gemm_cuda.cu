@@ -13,6 +13,7 @@ namespace {
 
 // Tiles with the tokens on M: 128 rows, two warpgroups.
 constexpr int kTrainingTiles[] = {128, 192, 256};
+constexpr int kWidestExpertsTile = 192;  // of their weights' gradients: a warpgroup holds all of it
 // Tiles with the tokens on N: 64 weight rows.
 constexpr int kDecodeTiles[] = {8, 16, 32, 64, 128};
 // Tokens (of an expert, on the average) up to which the gate belongs into the product's epilogue (gemm_gated_cuda.cu).
@@ -127,9 +128,11 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
   const bool by_rows = p.groups == GemmGroups::kRows;
   const int64_t group_tokens = by_rows ? Tiles(p.x.rows, p.batch) : p.x.rows;
   const int64_t steps = p.groups == GemmGroups::kReduction ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
+  const bool experts_weights = p.groups == GemmGroups::kReduction && p.offsets != nullptr;
   double best = std::numeric_limits<double>::infinity();
   for (int tile : kTrainingTiles) {
     if (p.gated != nullptr) break;  // decode tiles only
+    if (experts_weights && tile > kWidestExpertsTile) break;
     const double cost = Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1,
                              p.y_float ? (p.accumulate ? 4 : 2) : 1);
     if (cost < best) best = cost, v.tokens_on_n = false, v.tile_n = tile;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/cuda_launch.h"
 #include "kernels/gemm_tiles_cuda.h"
@@ -15,7 +16,7 @@ inline CUtensorMap OperandMap(const GemmOperand& x, bool mn_major, int64_t k, in
 }
 
 template <typename Tile, bool kMnX, bool kMnW, Grouping kGrouping, bool kTokensOnN, typename Out, bool kGated = false>
-void LaunchTile(Stream& stream, const GemmProblem& p) {
+GemmArguments ArgumentsOf(const GemmProblem& p) {
   const int64_t batch_x = kGrouping == Grouping::kNone ? p.batch : 1;
   const int64_t batch_w = kGrouping == Grouping::kReduction ? 1 : p.batch;
   GemmArguments args;
@@ -41,19 +42,33 @@ void LaunchTile(Stream& stream, const GemmProblem& p) {
   args.offsets = p.offsets;
   args.chunk = static_cast<int>(p.chunk);
   args.groups = kGrouping == Grouping::kNone ? 0 : static_cast<int>(p.batch);
-
   args.gated = static_cast<__nv_bfloat16*>(p.gated);
   args.gated_stride = p.gated_stride;
-  constexpr bool kMnA = kTokensOnN ? kMnW : kMnX, kMnB = kTokensOnN ? kMnX : kMnW;
-  auto* kernel = GemmKernel<Tile, kMnA, kMnB, kGrouping, kTokensOnN, Out, kGated>;
-  static uint64_t allowed = 0;
+  return args;
+}
+
+// On as many blocks as run at once, at most `tiles`.
+template <typename Tile, typename Kernel>
+void LaunchPersistent(Stream& stream, Kernel* kernel, const GemmArguments& args, int64_t tiles, uint64_t& allowed) {
   AllowSharedMemory(kernel, Tile::kSharedBytes, allowed);
   const int64_t slots = NumMultiprocessors() * Tile::kBlocks;
-  int64_t tiles =
-      (args.m + Tile::kTileM - 1) / Tile::kTileM * int64_t{(args.n + Tile::kTileN - 1) / Tile::kTileN} * p.batch;
-  if (kGrouping == Grouping::kRows) tiles = slots;  // only the device knows
   kernel<<<static_cast<unsigned>(std::min(tiles, slots)), Tile::kThreads, Tile::kSharedBytes, HandleOf(stream)>>>(args);
   GROUPER_CUDA_CHECK(cudaGetLastError());
+}
+
+template <typename Tile>
+int64_t TilesOf(const GemmArguments& args) {
+  return (args.m + Tile::kTileM - 1) / Tile::kTileM * int64_t{(args.n + Tile::kTileN - 1) / Tile::kTileN} * args.batch;
+}
+
+template <typename Tile, bool kMnX, bool kMnW, Grouping kGrouping, bool kTokensOnN, typename Out, bool kGated = false>
+void LaunchTile(Stream& stream, const GemmProblem& p) {
+  const GemmArguments args = ArgumentsOf<Tile, kMnX, kMnW, kGrouping, kTokensOnN, Out, kGated>(p);
+  constexpr bool kMnA = kTokensOnN ? kMnW : kMnX, kMnB = kTokensOnN ? kMnX : kMnW;
+  static uint64_t allowed = 0;
+  // With tokens by expert only the device knows how many tiles there are.
+  const int64_t tiles = kGrouping == Grouping::kRows ? std::numeric_limits<int64_t>::max() : TilesOf<Tile>(args);
+  LaunchPersistent<Tile>(stream, GemmKernel<Tile, kMnA, kMnB, kGrouping, kTokensOnN, Out, kGated>, args, tiles, allowed);
 }
 
 // Tiles with the tokens on M, by width.

@@ -22,5 +22,7 @@ void LaunchDecodeGemm(Stream& stream, const GemmVariant& variant, const GemmProb
 void LaunchForwardGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);  // gemm_forward_cuda.cu
 void LaunchInputGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);    // gemm_input_cuda.cu
 void LaunchWeightGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);   // gemm_weight_cuda.cu
+// Of experts, kReduction with offsets: gemm_experts_cuda.cu.
+void LaunchExpertsWeightGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);
 
 }  // namespace grouper::kernels::cuda

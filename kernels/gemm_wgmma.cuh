@@ -22,8 +22,8 @@ namespace grouper::kernels::cuda {
 enum class Grouping {
   kNone,
   kRows,       // tokens [offsets[e], offsets[e+1]) belong to expert e: weights and tiles by expert
-  kReduction,  // the sum over k runs over tokens [offsets[e], offsets[e+1]), one C per expert; without offsets over
-               // pieces of `chunk` tokens, a multiple of 64
+  kReduction,  // the sum over k runs over tokens [offsets[e], offsets[e+1]), one C per expert (gemm_experts_cuda.cu); without
+               // offsets over pieces of `chunk` tokens, a multiple of 64
 };
 
 inline constexpr int kMaxGroups = 1024;
@@ -148,14 +148,6 @@ class TileSchedule {
   int tiles_m_, tiles_n_, total_, group_ = 0;
 };
 
-// Zeroes rows [valid, 64) of MN-major boxes.
-__device__ __forceinline__ void ZeroTail(char* boxes, int count, int valid, int thread, int threads) {
-  for (int i = thread; i < count * (64 - valid) * 8; i += threads) {
-    const int box = i / ((64 - valid) * 8), rest = i % ((64 - valid) * 8);
-    *reinterpret_cast<uint4*>(boxes + box * 8192 + valid * 128 + rest * 16) = make_uint4(0, 0, 0, 0);
-  }
-}
-
 __device__ __forceinline__ float ToFloat(float x) { return x; }
 __device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
 
@@ -164,8 +156,71 @@ __device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162fl
 template <int kTileN, bool kTransposed, typename Out>
 struct Fragment {
   static constexpr int kCount = kTileN / 2;
+  static constexpr bool kByUnits = !kTransposed && kTileN % 32 == 0;
 
   static __device__ __forceinline__ int Row(int thread) { return thread / 32 * 16 + thread % 32 / 4; }
+
+  // Whether all of it lies in C: then no address depends on where it ends.
+  static __device__ __forceinline__ bool Whole(const TileSpot& spot, int m0) { return m0 + 64 <= spot.m_end && spot.n0 + kTileN <= spot.n_end; }
+
+  // C's elements 8 (float) or 16 bytes at a time, all in flight together. Outside C some of its elements come, which are not stored.
+  template <bool kWhole>
+  static __device__ __forceinline__ void Load(float (&acc)[kCount], const Out* c, int64_t stride, const TileSpot& spot, int m0, int thread) {
+    constexpr int kUnit = std::is_same_v<Out, float> ? 2 : 8, kUnits = kTileN / 4 / kUnit;
+    using Unit = std::conditional_t<std::is_same_v<Out, float>, float2, uint4>;
+    Unit units[2][kUnits];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + kUnit * (thread % 4);
+      const Out* const row = c + (kWhole ? m : min(m, spot.m_end - 1)) * stride;
+#pragma unroll
+      for (int j = 0; j < kUnits; ++j) {
+        const int column = n + 4 * kUnit * j;
+        units[h][j] = __ldcs(reinterpret_cast<const Unit*>(kWhole ? row + n + 4 * kUnit * j : row + min(column, spot.n_end - kUnit)));
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int j = 0; j < kUnits; ++j) {
+        if constexpr (std::is_same_v<Out, float>) {
+          acc[4 * j + 2 * h] = units[h][j].x;
+          acc[4 * j + 2 * h + 1] = units[h][j].y;
+        } else {
+          uint32_t r[4] = {units[h][j].x, units[h][j].y, units[h][j].z, units[h][j].w};
+          TransposeQuad(r, thread);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float2 two = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&r[i]));
+            acc[16 * j + 4 * i + 2 * h] = two.x;
+            acc[16 * j + 4 * i + 2 * h + 1] = two.y;
+          }
+        }
+      }
+    }
+  }
+  template <bool kWhole>
+  static __device__ __forceinline__ void StoreUnits(const float (&acc)[kCount], Out* c, int64_t stride, const TileSpot& spot, int m0, int thread) {
+    constexpr int kUnit = std::is_same_v<Out, float> ? 2 : 8;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + kUnit * (thread % 4);
+      Out* const row = c + m * stride + n;
+#pragma unroll
+      for (int j = 0; j < kTileN / 4 / kUnit; ++j) {
+        const bool inside = kWhole || (m < spot.m_end && n + 4 * kUnit * j < spot.n_end);
+        if constexpr (std::is_same_v<Out, float>) {
+          if (inside) __stcs(reinterpret_cast<float2*>(row + 8 * j), make_float2(acc[4 * j + 2 * h], acc[4 * j + 2 * h + 1]));
+        } else {
+          uint32_t r[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) r[i] = PackBF16(acc[16 * j + 4 * i + 2 * h], acc[16 * j + 4 * i + 2 * h + 1]);
+          TransposeQuad(r, thread);
+          if (inside) *reinterpret_cast<uint4*>(row + 32 * j) = make_uint4(r[0], r[1], r[2], r[3]);
+        }
+      }
+    }
+  }
 
   static __device__ __forceinline__ void Start(float (&acc)[kCount], const GemmArguments& args, const TileSpot& spot,
                                                int m0, int thread) {
@@ -175,41 +230,9 @@ struct Fragment {
       return;
     }
     const Out* c = static_cast<const Out*>(args.c) + spot.batch_c * args.c_batch_stride;
-    if constexpr (std::is_same_v<Out, float>) {
-      if (args.vector_store) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + 2 * (thread % 4);
-          const bool row_inside = m < spot.m_end;
-          const float* row = c + m * args.c_stride + n;
-#pragma unroll
-          for (int j = 0; j < kTileN / 8; ++j) {
-            float2 two = make_float2(0, 0);
-            if (row_inside && n + 8 * j < spot.n_end) two = __ldcs(reinterpret_cast<const float2*>(row + 8 * j));
-            acc[4 * j + 2 * h] = two.x;
-            acc[4 * j + 2 * h + 1] = two.y;
-          }
-        }
-        return;
-      }
-    }
-    if constexpr (std::is_same_v<Out, __nv_bfloat16> && !kTransposed) {
-      if (args.vector_store) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + 2 * (thread % 4);
-          const bool row_inside = m < spot.m_end;
-          const __nv_bfloat16* row = c + m * args.c_stride + n;
-#pragma unroll
-          for (int j = 0; j < kTileN / 8; ++j) {
-            float2 two = make_float2(0, 0);
-            if (row_inside && n + 8 * j < spot.n_end) two = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(row + 8 * j));
-            acc[4 * j + 2 * h] = two.x;
-            acc[4 * j + 2 * h + 1] = two.y;
-          }
-        }
-        return;
-      }
+    if constexpr (kByUnits) {
+      if (args.vector_store)
+        return Whole(spot, m0) ? Load<true>(acc, c, args.c_stride, spot, m0, thread) : Load<false>(acc, c, args.c_stride, spot, m0, thread);
     }
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
@@ -248,26 +271,15 @@ struct Fragment {
   static __device__ __forceinline__ void Store(const float (&acc)[kCount], const GemmArguments& args,
                                                const TileSpot& spot, int m0, int thread) {
     Out* c = static_cast<Out*>(args.c) + spot.batch_c * args.c_batch_stride;
-    const int q = thread % 4, row = m0 + Row(thread);
-    if constexpr (std::is_same_v<Out, float>) {
-      static_assert(!kTransposed);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int m = row + 8 * h, n = spot.n0 + 2 * q;
-        if (m >= spot.m_end) continue;
-        float* p = c + m * args.c_stride + n;
-#pragma unroll
-        for (int j = 0; j < kTileN / 8; ++j) {
-          const float2 two = make_float2(acc[4 * j + 2 * h], acc[4 * j + 2 * h + 1]);
-          if (args.vector_store) {
-            if (n + 8 * j < spot.n_end) __stcs(reinterpret_cast<float2*>(p + 8 * j), two);
-          } else {
-            if (n + 8 * j < spot.n_end) p[8 * j] = two.x;
-            if (n + 8 * j + 1 < spot.n_end) p[8 * j + 1] = two.y;
-          }
-        }
+    if constexpr (kByUnits) {
+      if (args.vector_store) {
+        return Whole(spot, m0) ? StoreUnits<true>(acc, c, args.c_stride, spot, m0, thread)
+                               : StoreUnits<false>(acc, c, args.c_stride, spot, m0, thread);
       }
-    } else if constexpr (kTransposed) {
+    }
+    const int q = thread % 4, row = m0 + Row(thread);
+    if constexpr (kTransposed) {
+      static_assert(std::is_same_v<Out, __nv_bfloat16>);
 #pragma unroll
       for (int i = 0; i < kCount; i += 2) {
         const uint32_t pair = Transpose8x8(PackBF16(acc[i], acc[i + 1]));
@@ -282,25 +294,11 @@ struct Fragment {
           if (m + 1 < spot.m_end) p[1] = two.y;
         }
       }
-    } else if (args.vector_store && kTileN >= 32) {
-#pragma unroll
-      for (int j = 0; j < kTileN / 32; ++j) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          uint32_t r[4];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) r[i] = PackBF16(acc[16 * j + 4 * i + 2 * h], acc[16 * j + 4 * i + 2 * h + 1]);
-          TransposeQuad(r, thread);
-          const int m = row + 8 * h, n = spot.n0 + 32 * j + 8 * q;
-          if (m < spot.m_end && n < spot.n_end)
-            *reinterpret_cast<uint4*>(c + m * args.c_stride + n) = make_uint4(r[0], r[1], r[2], r[3]);
-        }
-      }
     } else {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
         const int m = row + 8 * (i / 2 % 2), n = spot.n0 + i / 4 * 8 + 2 * q + i % 2;
-        if (m < spot.m_end && n < spot.n_end) c[m * args.c_stride + n] = __float2bfloat16_rn(acc[i]);
+        if (m < spot.m_end && n < spot.n_end) c[m * args.c_stride + n] = static_cast<Out>(acc[i]);
       }
     }
   }
@@ -410,18 +408,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     float acc[Acc::kCount];
     for (int index = blockIdx.x; index < schedule.total(); index += gridDim.x) {
       const TileSpot spot = schedule.Locate(index);
-      if (kGrouping == Grouping::kReduction && args.accumulate && spot.k_begin >= spot.k_end) continue;
       const int m0 = spot.m0 + math * 64;
       Acc::Start(acc, args, spot, m0, thread);
       // One step of 64 of k, left in flight; returns its stage.
       const auto step = [&](int k) {
         BarrierWait(&full[stage], phase);
-        if (kGrouping == Grouping::kReduction && spot.k_end - k < 64) {
-          const int valid = spot.k_end - k;  // the rest are the next expert's tokens
-          ZeroTail(stage_a(stage), Tile::kTileM / 64 + Tile::kTileN / 64, valid, threadIdx.x, Tile::kMathThreads);
-          FenceAsyncShared();
-          NamedBarrier(1, Tile::kMathThreads);
-        }
         const char *box_a = stage_a(stage) + math * 8192, *box_b = stage_b(stage);
         const uint64_t desc_a = kMnA ? DescriptorMnMajor(box_a, 8192) : DescriptorKMajor(box_a);
         const uint64_t desc_b = kMnB ? DescriptorMnMajor(box_b, 8192) : DescriptorKMajor(box_b);

@@ -25,6 +25,17 @@ __device__ __forceinline__ void BarrierInitFence() {
 __device__ __forceinline__ void BarrierArrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
 }
+// At the same barrier of another block of the cluster.
+__device__ __forceinline__ void BarrierArriveAt(uint64_t* barrier, uint32_t block) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(SharedAddress(barrier)),
+      "r"(block)
+      : "memory");
+}
 // One arrival, and `bytes` more to come by bulk copies in this phase.
 __device__ __forceinline__ void BarrierExpect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes)
@@ -54,6 +65,10 @@ __device__ __forceinline__ void CopyBulk(void* to, const void* from, uint32_t by
                "l"(from), "r"(bytes), "r"(SharedAddress(barrier))
                : "memory");
 }
+// Into L2 only.
+__device__ __forceinline__ void PrefetchBulk(const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
 // A box of a tensor map at (inner, outer, batch), in elements; zeros come from outside the tensor.
 __device__ __forceinline__ void CopyBox(void* to, const CUtensorMap* map, int inner, int outer, int batch,
                                         uint64_t* barrier) {
@@ -61,6 +76,15 @@ __device__ __forceinline__ void CopyBox(void* to, const CUtensorMap* map, int in
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
       "[%5];" ::"r"(SharedAddress(to)),
       "l"(map), "r"(inner), "r"(outer), "r"(batch), "r"(SharedAddress(barrier))
+      : "memory");
+}
+// The same into this place of every block of the cluster that `blocks` has a bit for, completing on each one's own barrier.
+__device__ __forceinline__ void CopyBoxToCluster(void* to, const CUtensorMap* map, int inner, int outer, int batch, uint64_t* barrier,
+                                                 uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], "
+      "[%5], %6;" ::"r"(SharedAddress(to)),
+      "l"(map), "r"(inner), "r"(outer), "r"(batch), "r"(SharedAddress(barrier)), "h"(blocks)
       : "memory");
 }
 // The same of a map over gated weights (MakeGatedMap): rows from `pair` * 16 on, eight of the gate, eight of up, and so on.
@@ -112,6 +136,17 @@ __device__ __forceinline__ uint64_t DescriptorMnMajor(const void* box, uint32_t 
          uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
 __device__ __forceinline__ uint64_t Advance(uint64_t descriptor, uint32_t bytes) { return descriptor + (bytes >> 4); }
+
+// --- clusters
+__device__ __forceinline__ uint32_t RankInCluster() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// All threads of all blocks of the cluster.
+__device__ __forceinline__ void ClusterBarrier() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
 
 template <int kRegisters>
 __device__ __forceinline__ void TakeRegisters() {

@@ -170,6 +170,50 @@ TEST(LinearCudaTest, GroupsEqualTheirExpertsAlone) {
   }
 }
 
+// More tiles than blocks, experts of every length: a block's warpgroups take turns (gemm_weight_cuda.cu).
+TEST(LinearCudaTest, WeightGradientsOfManyTilesAreThoseOfTheirExpertsAlone) {
+  GROUPER_NEEDS_CUDA();
+  for (const auto& [experts, n, k] : {std::array<int64_t, 3>{60, 300, 400}, {9, 1000, 1000}}) {
+    SCOPED_TRACE(experts);
+    CudaWorld world;
+    auto& m = world.memory;
+    std::mt19937 random(7);
+    std::vector<int32_t> offsets = {0}, half = {0}, rest = {0}, first_rows, last_rows;
+    for (int64_t e = 0; e < experts; ++e) {
+      const int32_t begin = offsets.back(), tokens = e % 5 == 2 ? 0 : static_cast<int32_t>(random() % (e % 7 == 0 ? 900 : 200));
+      const int32_t cut = begin + tokens / 32 * 16;
+      for (int32_t t = begin; t < begin + tokens; ++t) (t < cut ? first_rows : last_rows).push_back(t);
+      offsets.push_back(begin + tokens);
+      half.push_back(static_cast<int32_t>(first_rows.size()));
+      rest.push_back(static_cast<int32_t>(last_rows.size()));
+    }
+    const int64_t rows = offsets.back();
+    const Tensor host_dy = m.Random(DType::kBF16, {rows, n}, "dy"), host_x = m.Random(DType::kBF16, {rows, k}, "x");
+    const Tensor zero = m.Zero(DType::kF32, {experts, n, k});
+    const Tensor dy = world.Put(host_dy), x = world.Put(host_x), whole = world.Put(zero), parts = world.Put(zero), alone = world.Put(zero);
+    GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, whole);
+    for (int64_t e = 0; e < experts; ++e) {
+      const int64_t begin = offsets[static_cast<size_t>(e)], end = offsets[static_cast<size_t>(e) + 1];
+      LinearBackwardWeight(world.gpu, dy.Rows(begin, end), x.Rows(begin, end), alone[e], {});
+    }
+    EXPECT_TRUE(Same(world.Get(whole), world.Get(alone)));
+    // The same tokens in two passes, cut at multiples of 16 of each expert's.
+    const auto rows_of = [&](const Tensor& from, const std::vector<int32_t>& which) {
+      const Tensor to = m.New(DType::kBF16, {static_cast<int64_t>(which.size()), from.dim(1)});
+      for (size_t i = 0; i < which.size(); ++i)
+        std::copy_n(from.data<bf16>() + which[i] * from.dim(1), from.dim(1), to.data<bf16>() + static_cast<int64_t>(i) * from.dim(1));
+      return world.Put(to);
+    };
+    GroupedLinearBackwardWeight(world.gpu, rows_of(host_dy, first_rows), rows_of(host_x, first_rows), half, {}, parts);
+    GroupedLinearBackwardWeight(world.gpu, rows_of(host_dy, last_rows), rows_of(host_x, last_rows), rest, {}, parts);
+    EXPECT_TRUE(Same(world.Get(parts), world.Get(whole)));
+    const Tensor start = m.Random(DType::kBF16, {experts, n, k}, "dw"), narrow = world.Put(start), wide = world.Put(m.Convert(start, DType::kF32));
+    GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, narrow);
+    GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, wide);
+    EXPECT_TRUE(Same(world.Get(narrow), m.Convert(world.Get(wide), DType::kBF16)));
+  }
+}
+
 // Sums are rounded where they are left, and continue from there.
 TEST(LinearCudaTest, NarrowWeightGradientsAreTheWideOnesRounded) {
   GROUPER_NEEDS_CUDA();

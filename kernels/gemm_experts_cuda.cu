@@ -1,0 +1,223 @@
+// Gradients of experts' weights, dW_e += dy_e^T x_e in float or bf16: the sum runs over an expert's tokens, so both operands are read MN-major.
+//
+// With few tokens an expert (512, say) such a product moves as many bytes of sums as it multiplies: 8 m n bytes of float read and written
+// against 2 m n k operations. So tiles take turns: each of a block's two warpgroups has tiles of its own, 128 rows of them in registers, and while
+// one multiplies the other stores its last sums and reads its next ones, which the fetching warp has asked into L2 a tile before. Tiles follow one
+// another in one ring of stages; a warpgroup starts on it when the other has seen all of its own tile's stages full (a barrier's parity does not
+// tell which of two rounds is over). Two blocks, one below the other in dW, form a cluster: each fetches half of what both read of x. An element's
+// sum has the same order as everywhere (gemm_wgmma.cuh).
+#include "kernels/gemm_launch.cuh"
+
+namespace grouper::kernels::cuda {
+namespace {
+
+template <int kBlockN_, int kStages_, int kCluster_>
+struct ExpertsTile {
+  static constexpr int kBlockM = 128, kBlockN = kBlockN_, kStages = kStages_, kCluster = kCluster_;
+  static constexpr int kTileM = kCluster * kBlockM, kTileN = kBlockN;  // the cluster's
+  static constexpr int kThreads = 384;
+  static constexpr int kBytesA = kBlockM * 128, kBytesB = kBlockN * 128;
+  static constexpr int kPart = 64 / kCluster;  // of a stage's 64 tokens of x, what a block fetches
+  static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + 16 * kStages + 16;
+};
+
+// Zeroes rows [valid, 64) of MN-major boxes.
+__device__ __forceinline__ void ZeroTail(char* boxes, int count, int valid, int thread, int threads) {
+  for (int i = thread; i < count * (64 - valid) * 8; i += threads) {
+    const int box = i / ((64 - valid) * 8), rest = i % ((64 - valid) * 8);
+    *reinterpret_cast<uint4*>(boxes + box * 8192 + valid * 128 + rest * 16) = make_uint4(0, 0, 0, 0);
+  }
+}
+
+// Asks for the sums that a block's next tile continues from. A warp.
+template <typename Tile, typename Out>
+__device__ __forceinline__ void PrefetchSums(const GemmArguments& args, const TileSpot& spot, int lane) {
+  const Out* const c = static_cast<const Out*>(args.c) + spot.batch_c * args.c_batch_stride + spot.n0;
+  const uint32_t bytes = static_cast<uint32_t>(min(Tile::kBlockN, spot.n_end - spot.n0)) * sizeof(Out);
+  if ((reinterpret_cast<uintptr_t>(c) | static_cast<uintptr_t>(args.c_stride) * sizeof(Out) | bytes) % 16 != 0) return;
+  for (int m = spot.m0 + lane; m < min(spot.m0 + Tile::kBlockM, spot.m_end); m += 32) PrefetchBulk(c + m * args.c_stride, bytes);
+}
+
+template <typename Tile, typename Out>
+__global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_constant__ GemmArguments args) {
+  extern __shared__ char shared_raw[];
+  char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
+  uint64_t* full = reinterpret_cast<uint64_t*>(shared + Tile::kStages * (Tile::kBytesA + Tile::kBytesB));
+  uint64_t* empty = full + Tile::kStages;
+  uint64_t* over = empty + Tile::kStages;  // a warpgroup's turn
+  const auto stage_a = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB); };
+  const auto stage_b = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB) + Tile::kBytesA; };
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Tile::kStages; ++s) {
+      BarrierInit(&full[s], 1);
+      BarrierInit(&empty[s], 4 * Tile::kCluster);
+    }
+    for (int w = 0; w < 2; ++w) BarrierInit(&over[w], 4);
+    BarrierInitFence();
+    PrefetchMap(&args.a);
+    PrefetchMap(&args.b);
+  }
+  ClusterBarrier();
+  TileSchedule<Tile, Grouping::kReduction, false> schedule(args, nullptr);
+  const int rank = Tile::kCluster == 1 ? 0 : static_cast<int>(RankInCluster());
+  const int first = blockIdx.x / Tile::kCluster, stride = gridDim.x / Tile::kCluster;
+  const int warpgroup = threadIdx.x / 128;
+  int stage = 0;
+  uint32_t phase = 0;
+  const auto advance = [&](int steps) {
+    stage += steps;
+    phase ^= stage / Tile::kStages & 1;
+    stage %= Tile::kStages;
+  };
+  const auto locate = [&](int index) {
+    TileSpot spot = schedule.Locate(index);
+    spot.m0 += rank * Tile::kBlockM;
+    return spot;
+  };
+
+  if (warpgroup == 2) {
+    GiveRegisters<40>();
+    if (threadIdx.x < 256 + 32 && first < schedule.total()) {  // the warp that fetches
+      const int lane = threadIdx.x % 32;
+      TileSpot spot = locate(first);
+      for (int index = first; index < schedule.total(); index += stride) {
+        const TileSpot now = spot;
+        if (index + stride < schedule.total()) {
+          spot = locate(index + stride);
+          if (args.accumulate && spot.k_begin < spot.k_end) PrefetchSums<Tile, Out>(args, spot, lane);
+        }
+        if (lane == 0) {
+          for (int k = now.k_begin; k < now.k_end; k += 64) {
+            BarrierWait(&empty[stage], phase ^ 1);
+            BarrierExpect(&full[stage], Tile::kBytesA + Tile::kBytesB);
+            for (int i = 0; i < Tile::kBlockM / 64; ++i)
+              CopyBox(stage_a(stage) + i * 8192, &args.a, now.m0 + i * 64, k, 0, &full[stage]);
+            for (int i = 0; i < Tile::kBlockN / 64; ++i) {
+              if constexpr (Tile::kCluster == 1) {
+                CopyBox(stage_b(stage) + i * 8192, &args.b, now.n0 + i * 64, k, 0, &full[stage]);
+              } else {
+                const int part = rank * Tile::kPart;
+                CopyBoxToCluster(stage_b(stage) + i * 8192 + part * 128, &args.b, now.n0 + i * 64, k + part, 0, &full[stage],
+                                 (1 << Tile::kCluster) - 1);
+              }
+            }
+            advance(1);
+          }
+        }
+        __syncwarp();
+      }
+    }
+  } else {
+    TakeRegisters<232>();
+    using Acc = Fragment<Tile::kBlockN, false, Out>;
+    const int thread = threadIdx.x % 128, lane = threadIdx.x % 32;
+    // Tells all that write to it that a stage has been read.
+    const auto release = [&](int s) {
+      if constexpr (Tile::kCluster == 1) {
+        if (lane == 0) BarrierArrive(&empty[s]);
+      } else {
+        if (lane < Tile::kCluster) BarrierArriveAt(&empty[s], static_cast<uint32_t>(lane));
+      }
+    };
+    float upper[Acc::kCount], lower[Acc::kCount];  // rows 0 to 63 and 64 to 127
+    int turn = 0;
+    for (int index = first; index < schedule.total(); index += stride, ++turn) {
+      const TileSpot spot = locate(index);
+      const int steps = (max(spot.k_end - spot.k_begin, 0) + 63) / 64;
+      if (turn % 2 != warpgroup) {
+        advance(steps);
+        continue;
+      }
+      const bool unchanged = args.accumulate && steps == 0;
+      if (!unchanged) {
+        Acc::Start(upper, args, spot, spot.m0, thread);
+        Acc::Start(lower, args, spot, spot.m0 + 64, thread);
+      }
+      if (turn > 0) BarrierWait(&over[1 - warpgroup], (turn - 1) / 2 & 1);
+      // One step of 64 of k, left in flight; returns its stage.
+      const auto step = [&](int k) {
+        BarrierWait(&full[stage], phase);
+        if (spot.k_end - k < 64) {  // the rest are the next expert's tokens
+          ZeroTail(stage_a(stage), Tile::kBlockM / 64 + Tile::kBlockN / 64, spot.k_end - k, thread, 128);
+          FenceAsyncShared();
+          NamedBarrier(1 + warpgroup, 128);
+        }
+        const uint64_t desc_a = DescriptorMnMajor(stage_a(stage), 8192), desc_b = DescriptorMnMajor(stage_b(stage), 8192);
+        WgmmaFence();
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          WgmmaBF16<Tile::kBlockN>::template Mma<1, 1>(upper, Advance(desc_a, i * 2048), Advance(desc_b, i * 2048));
+          WgmmaBF16<Tile::kBlockN>::template Mma<1, 1>(lower, Advance(desc_a, 8192 + i * 2048), Advance(desc_b, i * 2048));
+        }
+        WgmmaCommit();
+        const int used = stage;
+        advance(1);
+        return used;
+      };
+      if (steps > 0) {
+        WgmmaTouch(upper);
+        WgmmaTouch(lower);
+        int previous = step(spot.k_begin);
+        for (int k = spot.k_begin + 64; k < spot.k_end; k += 64) {
+          const int current = step(k);
+          WgmmaWait<1>();
+          release(previous);
+          previous = current;
+        }
+        if (lane == 0) BarrierArrive(&over[warpgroup]);
+        WgmmaWait<0>();
+        WgmmaTouch(upper);
+        WgmmaTouch(lower);
+        release(previous);
+      } else if (lane == 0) {
+        BarrierArrive(&over[warpgroup]);
+      }
+      if (unchanged) continue;
+      Acc::Store(upper, args, spot, spot.m0, thread);
+      Acc::Store(lower, args, spot, spot.m0 + 64, thread);
+    }
+  }
+  __syncwarp();
+  if constexpr (Tile::kCluster > 1) ClusterBarrier();  // none leaves while another still writes to its memory
+}
+
+template <typename Tile, typename Out>
+void LaunchExperts(Stream& stream, const GemmProblem& p) {
+  GemmArguments args = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
+  args.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
+  static uint64_t allowed = 0;
+  AllowSharedMemory(ExpertsKernel<Tile, Out>, Tile::kSharedBytes, allowed);
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {Tile::kCluster, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.blockDim = dim3(Tile::kThreads);
+  config.dynamicSmemBytes = Tile::kSharedBytes;
+  config.stream = HandleOf(stream);
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  static int slots = 0;  // clusters that run at once: a GPC need not be a multiple of one
+  if (slots == 0) {
+    config.gridDim = dim3(Tile::kCluster);
+    GROUPER_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&slots, ExpertsKernel<Tile, Out>, &config));
+  }
+  config.gridDim = dim3(static_cast<unsigned>(std::min<int64_t>(TilesOf<Tile>(args), slots) * Tile::kCluster));
+  GROUPER_CUDA_CHECK(cudaLaunchKernelEx(&config, ExpertsKernel<Tile, Out>, args));
+}
+
+template <typename Out>
+void LaunchWidth(Stream& stream, int tile_n, const GemmProblem& p) {
+  const bool pairs = p.x.rows > 128;
+  if (tile_n == 128)
+    return pairs ? LaunchExperts<ExpertsTile<128, 6, 2>, Out>(stream, p) : LaunchExperts<ExpertsTile<128, 6, 1>, Out>(stream, p);
+  CHECK_EQ(tile_n, 192);
+  pairs ? LaunchExperts<ExpertsTile<192, 5, 2>, Out>(stream, p) : LaunchExperts<ExpertsTile<192, 5, 1>, Out>(stream, p);
+}
+
+}  // namespace
+
+void LaunchExpertsWeightGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p) {
+  v.y_float ? LaunchWidth<float>(stream, v.tile_n, p) : LaunchWidth<__nv_bfloat16>(stream, v.tile_n, p);
+}
+
+}  // namespace grouper::kernels::cuda
