@@ -14,6 +14,8 @@ template <typename From, typename To>
 void Copy(Stream& stream, const Tensor& x, const Tensor& y);
 template <typename S>
 void Fill(Stream& stream, const Tensor& y, double value);
+template <typename S>
+void SumHeads(Stream& stream, const Tensor& x, const Tensor& y);
 }  // namespace cpu
 
 namespace {
@@ -78,6 +80,13 @@ void ScatterRows(Stream& stream, const Tensor& some, const Tensor& rows, const T
 
 void Fill(Stream& stream, const Tensor& y, double value) {
   ByStorage(y, [&](auto s) { cpu::Fill<decltype(s)>(stream, y, value); }, [&](auto) { cuda::Fill(stream, y, value); });
+}
+
+void SumHeads(Stream& stream, const Tensor& x, const Tensor& y) {
+  CHECK(x.rank() == 3 && x.dim(1) >= 1) << "x is " << x.ShapeString() << ", expected [tokens, heads, width]";
+  CHECK(y.rank() == 2 && y.dtype() == x.dtype() && y.dim(0) == x.dim(0) && y.dim(1) == x.dim(2))
+      << "y is " << y.ShapeString() << ", expected " << Name(x.dtype()) << "[" << x.dim(0) << ", " << x.dim(2) << "]";
+  ByStorage(x, [&](auto s) { cpu::SumHeads<decltype(s)>(stream, x, y); }, [&](auto) { cuda::SumHeads(stream, x, y); });
 }
 
 }  // namespace grouper::kernels

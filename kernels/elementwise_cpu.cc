@@ -56,6 +56,24 @@ void Fill(Stream& stream, const Tensor& y, double value) {
   });
 }
 
+template <typename S>
+void SumHeads(Stream& stream, const Tensor& x, const Tensor& y) {
+  if (y.size() == 0) return;
+  const RowsOf<S> ys(y);
+  const int64_t heads = x.dim(1);
+  stream.threads.ParallelFor(ys.count(), RowGrain(ys.width() * heads, kGrain), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const S* const first = x.row<S>(row);
+      S* const to = ys[row];
+      ForEachVector(ys.width(), [&](int64_t i, int64_t n) {
+        Vec<Compute<S>> sum = VecLoad(first + i, n);
+        for (int64_t h = 1; h < heads; ++h) sum = sum + VecLoad(first + h * x.stride(1) + i, n);
+        VecStore(to + i, sum, n);
+      });
+    }
+  });
+}
+
 template void Add<float>(Stream&, const Tensor&, const Tensor&);
 template void Add<double>(Stream&, const Tensor&, const Tensor&);
 template void Add<bf16>(Stream&, const Tensor&, const Tensor&);
@@ -71,5 +89,8 @@ template void Copy<bf16, bf16>(Stream&, const Tensor&, const Tensor&);
 template void Fill<float>(Stream&, const Tensor&, double);
 template void Fill<double>(Stream&, const Tensor&, double);
 template void Fill<bf16>(Stream&, const Tensor&, double);
+template void SumHeads<float>(Stream&, const Tensor&, const Tensor&);
+template void SumHeads<double>(Stream&, const Tensor&, const Tensor&);
+template void SumHeads<bf16>(Stream&, const Tensor&, const Tensor&);
 
 }  // namespace grouper::kernels::cpu

@@ -29,6 +29,18 @@ __global__ void __launch_bounds__(kBlockThreads) FillRows(DeviceRows<S> y, float
     StoreFloat(y[k / width] + k % width, value);
 }
 
+// A thread an element of y, so that those of a row lie side by side.
+template <typename S>
+__global__ void __launch_bounds__(kBlockThreads)
+    SumOfHeads(DeviceRows<S> x, DeviceRows<S> y, int64_t heads, int64_t width, int64_t size) {
+  for (int64_t k = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x; k < size; k += int64_t{gridDim.x} * kBlockThreads) {
+    const S* const from = x.data + k / width * x.stride + k % width;
+    float sum = LoadFloat(from);
+    for (int64_t h = 1; h < heads; ++h) sum = __fadd_rn(sum, LoadFloat(from + h * x.inner_stride));
+    StoreFloat(y[k / width] + k % width, sum);
+  }
+}
+
 // Block x: row x of `some`. Words of W.
 template <typename W>
 __global__ void __launch_bounds__(kBlockThreads)
@@ -72,6 +84,17 @@ void Add(Stream& stream, const Tensor& x, const Tensor& y) {
 void Copy(Stream& stream, const Tensor& x, const Tensor& y) {
   CHECK(x.device() == y.device()) << "Copy stays on its device; Upload and Download do not";
   if (y.size() == 0) return;
+  if (x.dtype() == y.dtype() && RowsOfEights(x) && RowsOfEights(y)) {
+    const int64_t word = 16 / static_cast<int64_t>(SizeOf(x.dtype()));  // elements
+    const auto words = [&](const Tensor& t) {
+      const DeviceRows<uint16_t> rows = RowsOnDevice<uint16_t>(t);
+      return DeviceRows<uint4>{static_cast<uint4*>(t.raw()), rows.stride / word, rows.inner, rows.inner_stride / word};
+    };
+    const int64_t size = y.size() / word;
+    CopyRows<uint4, uint4><<<FillingBlocks(size), kBlockThreads, 0, HandleOf(stream)>>>(words(x), words(y), y.dim(-1) / word, size);
+    GROUPER_CUDA_LAUNCHED();
+    return;
+  }
   ByDeviceStorage(x.dtype(), [&](auto from) {
     ByDeviceStorage(y.dtype(), [&](auto to) {
       using From = decltype(from);
@@ -89,6 +112,16 @@ void Fill(Stream& stream, const Tensor& y, double value) {
     using S = decltype(s);
     FillRows<S><<<FillingBlocks(y.size()), kBlockThreads, 0, HandleOf(stream)>>>(RowsOnDevice<S>(y), static_cast<float>(value),
                                                                               y.dim(-1), y.size());
+  });
+  GROUPER_CUDA_LAUNCHED();
+}
+
+void SumHeads(Stream& stream, const Tensor& x, const Tensor& y) {
+  if (y.size() == 0) return;
+  ByDeviceStorage(y.dtype(), [&](auto s) {
+    using S = decltype(s);
+    SumOfHeads<S><<<FillingBlocks(y.size()), kBlockThreads, 0, HandleOf(stream)>>>(RowsOnDevice<S>(x), RowsOnDevice<S>(y), x.dim(1),
+                                                                                   y.dim(1), y.size());
   });
   GROUPER_CUDA_LAUNCHED();
 }

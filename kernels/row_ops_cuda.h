@@ -28,6 +28,7 @@ void EmbeddingBackward(Stream& stream, const Tensor& dout, const int32_t* ids, c
 void Add(Stream& stream, const Tensor& x, const Tensor& y);
 void Copy(Stream& stream, const Tensor& x, const Tensor& y);
 void Fill(Stream& stream, const Tensor& y, double value);
+void SumHeads(Stream& stream, const Tensor& x, const Tensor& y);
 void GatherRows(Stream& stream, const Tensor& all, const Tensor& rows, const Tensor& some);
 void ScatterRows(Stream& stream, const Tensor& some, const Tensor& rows, const Tensor& all);
 

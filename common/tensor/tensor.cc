@@ -105,6 +105,14 @@ Tensor Tensor::Reshape(std::initializer_list<int64_t> shape) const {
   return t;
 }
 
+Tensor Tensor::Repeat(int d, int64_t times) const {
+  CHECK(d >= 0 && d + 1 < rank_ && shape_[d] == 1 && times >= 0) << ShapeString() << " dimension " << d << " " << times << " times";
+  Tensor t = *this;
+  t.shape_[d] = times;
+  t.stride_[d] = 0;
+  return t;
+}
+
 Tensor Tensor::At(void* data, Device device) const {
   Tensor t = *this;
   t.data_ = data;

@@ -84,6 +84,8 @@ class Tensor {
   // Same elements, other shape. The innermost dimension may be split ([T, H*D] -> [T, H, D]) also when rows are strided;
   // any other change REQUIRES contiguous().
   Tensor Reshape(std::initializer_list<int64_t> shape) const;
+  // Dimension d, of length 1, `times` times over (stride 0): for reading.
+  Tensor Repeat(int d, int64_t times) const;
   // The same type, shape and strides over other memory.
   Tensor At(void* data, Device device) const;
 

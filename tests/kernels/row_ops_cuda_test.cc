@@ -285,6 +285,30 @@ TEST(RowOpsCudaTest, AddCopyAndFill) {
   }
 }
 
+// Rows that 16-byte words reach and others; one row for all heads; a part of each head.
+TEST(RowOpsCudaTest, CopyAndSumOfHeads) {
+  GROUPER_NEEDS_CUDA();
+  for (DType dtype : kTypes) {
+    for (const auto& [tokens, heads, width] : {std::array<int64_t, 3>{0, 3, 8}, {1, 1, 1}, {37, 3, 33}, {5, 16, 64}, {300, 128, 64}}) {
+      for (const int64_t gap : {0, 5, 16}) {
+        SCOPED_TRACE(Text({dtype, tokens * heads, width, gap}));
+        CudaWorld world;
+        const Twin row = MakeTwin(world, dtype, {tokens, 1, width}, gap, "row"), x = MakeTwin(world, dtype, {tokens, heads, width}, gap, "x");
+        const Twin y = MakeTwin(world, dtype, {tokens, heads, width}, 16, "y"), sum = MakeTwin(world, dtype, {tokens, width}, gap, "sum");
+        SumHeads(world.cpu, x.cpu, sum.cpu);
+        SumHeads(world.gpu, x.gpu, sum.gpu);
+        EXPECT_TRUE(Equal(world, sum));
+        Copy(world.cpu, x.cpu, y.cpu);
+        Copy(world.gpu, x.gpu, y.gpu);
+        EXPECT_TRUE(Equal(world, y)) << "heads";
+        Copy(world.cpu, row.cpu.Repeat(1, heads), y.cpu);
+        Copy(world.gpu, row.gpu.Repeat(1, heads), y.gpu);
+        EXPECT_TRUE(Equal(world, y)) << "a row for all heads";
+      }
+    }
+  }
+}
+
 TEST(RowOpsCudaTest, AFloatCopiedToBf16RoundsToEvenAndKeepsSpecialNumbers) {
   GROUPER_NEEDS_CUDA();
   CudaWorld world;

@@ -56,6 +56,16 @@ TEST(TensorTest, TheInnermostDimensionSplitsEvenWhenRowsAreStrided) {
   EXPECT_EQ(Tensor(data.data(), DType::kF32, {4, 10}).Reshape({8, 5}).row<float>(7)[4], 39);
 }
 
+TEST(TensorTest, ADimensionOfLengthOneRepeats) {
+  std::vector<float> data = Numbers(12);
+  const Tensor t = Tensor(data.data(), DType::kF32, {3, 1, 4}).Columns(1, 3).Repeat(1, 5);
+  EXPECT_EQ(t.ShapeString(), "F32[3, 5, 2]");
+  EXPECT_EQ(t.stride(0), 4);
+  EXPECT_EQ(t.stride(1), 0);
+  EXPECT_FALSE(t.contiguous());
+  EXPECT_EQ(t[2][4].data<float>()[1], 10);
+}
+
 TEST(TensorDeathTest, MisuseEndsTheProcessWithTheShape) {
   std::vector<float> data = Numbers(12);
   const Tensor t(data.data(), DType::kF32, {3, 4});
@@ -63,6 +73,7 @@ TEST(TensorDeathTest, MisuseEndsTheProcessWithTheShape) {
   EXPECT_DEATH(t.Rows(2, 4), "F32\\[3, 4\\] rows 2\\.\\.4");
   EXPECT_DEATH(t.Columns(0, 5), "columns 0\\.\\.5");
   EXPECT_DEATH(t.Reshape({5, 2}), "");
+  EXPECT_DEATH(t.Repeat(0, 2), "F32\\[3, 4\\] dimension 0");
   EXPECT_DEATH(t.Columns(0, 2).Reshape({6}), "");
 }
 
