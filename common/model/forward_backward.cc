@@ -6,7 +6,9 @@
 // The additions are part of the following norm (AddRmsNorm): a block hands on its residual x and the feed-forward's
 // delta, not yet added.
 #include <algorithm>
+#include <optional>
 
+#include "common/model/expanded_kv.h"
 #include "common/model/forward_parts.h"
 #include "common/model/model_state.h"
 #include "common/tensor/host_memory.h"
@@ -205,6 +207,8 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
   const std::vector<int32_t> positions = Positions(batch, config.max_position_embeddings);
   Pass pass{stream, kv, arena, t, Indices(stream, positions, arena),
             kernels::AttentionBatch(stream, batch.sequences, kv.layout(), config.num_attention_heads, arena)};
+  std::optional<ExpandedKv> expanded;
+  if (config.mla) pass.expanded = &expanded.emplace(stream, batch.sequences, config, s.dtype, arena);
   const GradientSink sink{gradients.fused_};
   const int64_t rows = static_cast<int64_t>(batch.output_rows.size());
 

@@ -75,6 +75,8 @@ class WeightStore {
 // float, or double for an F64 model: norms' rstd, log-sum-exps, router scores, gradients.
 inline DType AccumulatorType(DType dtype) { return dtype == DType::kF64 ? DType::kF64 : DType::kF32; }
 
+class ExpandedKv;  // expanded_kv.h
+
 // What every part of a pass needs.
 struct Pass {
   Stream& stream;
@@ -83,6 +85,7 @@ struct Pass {
   int64_t tokens;
   Tensor positions;  // [T] int32, on the stream's device
   kernels::AttentionBatch attention;
+  const ExpandedKv* expanded = nullptr;  // for the backward of MLA
 };
 
 struct GradientSink {  // by Weight::index; null: an empty tensor
@@ -97,11 +100,11 @@ inline Tensor ValueOf(const Weight* weight) { return weight == nullptr ? Tensor(
 struct AttentionSaved {
   Tensor qkv;  // GQA: projections, q and k after norm and rotation; MLA: fused first projection
   Tensor q_normed_input, k_normed_input, q_rstd, k_rstd;  // Qwen3's head norms: their inputs
-  Tensor q_latent, q_latent_rstd, q;                      // MLA: normalised q_a, and q after q_b (or a view of qkv)
-  Tensor kv_rstd;                                         // MLA: latent's norm
-  Tensor query, key;                                      // MLA: absorbed query [T, H, r + rope], key [T, 1, r + rope]
-  Tensor out, lse;                                        // attention's output (MLA: over the latent) and log-sum-exp
-  Tensor o;                                               // input of o_proj
+  Tensor q_latent, q_latent_rstd;                         // MLA: normalised q_a
+  Tensor q;                                               // MLA: q after q_b (or a view of qkv) and rotation
+  Tensor kv_rstd, key;                                    // MLA: latent's norm, key [T, 1, r + rope]
+  Tensor out, lse;                                        // attention's output (GQA) and log-sum-exp
+  Tensor o;                                               // MLA: input of o_proj
 };
 
 class AttentionLayer {

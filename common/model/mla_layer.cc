@@ -1,8 +1,16 @@
-// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434), always absorbed: with c the normalised latent of
-// kv_lora_rank numbers,
+// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434), absorbed: with c the normalised latent of kv_lora_rank
+// numbers,
 //   score(t, s) = <q_nope[h] W_uk[h], c_s> + <rope(q_rope[h]), rope(k_rope_s)>,      o[h] = (sum_s p_s c_s) W_uv[h]^T,
 // where kv_b_proj's rows hold, per head, W_uk [nope, r] and then W_uv [v, r]. The cache keeps [c, rope(k_rope)] per
 // token, for all heads.
+//
+// The gradient is taken of the same function as it reads unabsorbed, whose heads are narrower (192 and 128 numbers at
+// DeepSeek's widths, against 576 and 512):
+//   k_s[h] = [c_s W_uk[h]^T, rope(k_rope_s)],  v_s[h] = c_s W_uv[h]^T,
+//   score(t, s) = <[q_nope[h], rope(q_rope[h])], k_s[h]>,  o[h] = sum_s p_s v_s[h].
+// Scores that are made again lack the forward's rounding of the absorbed query and have that of k instead; p is theirs
+// over the forward's log-sum-exp.
+#include "common/model/expanded_kv.h"
 #include "common/model/layers.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
@@ -80,101 +88,92 @@ class MlaLayer : public AttentionLayer {
                   key_rows.Columns(rank_, rank_ + turn_));
     kernels::Rope(stream, s.key.Columns(rank_, rank_ + turn_), pass.positions, rope_, false);
 
+    kernels::Rope(stream, s.q.Columns(nope_, nope_ + turn_), pass.positions, rope_, false);
+    s.lse = statistic({t, heads_});
+    s.o = pass.arena.New(dtype, {t, heads_, value_});
+    const Arena::Mark mark = pass.arena.mark();
+
     // query[h] = [q_nope[h] W_uk[h], rope(q_rope[h])]
-    s.query = pass.arena.New(dtype, {t, heads_, rank_ + turn_});
+    const Tensor query = pass.arena.New(dtype, {t, heads_, rank_ + turn_});
     kernels::Gemm(stream, {.batch = heads_,
                            .m = t,
                            .n = rank_,
                            .k = nope_,
                            .a = Heads(s.q),
                            .b = Up(kv_b_->value),
-                           .c = Heads(s.query),
+                           .c = Heads(query),
                            .dtype = dtype});
-    kernels::Copy(stream, s.q.Columns(nope_, nope_ + turn_), s.query.Columns(rank_, rank_ + turn_));
-    kernels::Rope(stream, s.query.Columns(rank_, rank_ + turn_), pass.positions, rope_, false);
+    kernels::Copy(stream, s.q.Columns(nope_, nope_ + turn_), query.Columns(rank_, rank_ + turn_));
 
     const kernels::PagedKv pages = pass.kv.layer(layer);
     kernels::WriteKv(stream, pages, pass.attention, s.key, {});
-    s.out = pass.arena.New(dtype, {t, heads_, rank_});
-    s.lse = statistic({t, heads_});
-    kernels::Attention(stream, pages, pass.attention, s.query, scale_, s.out, s.lse);
+    const Tensor out = pass.arena.New(dtype, {t, heads_, rank_});
+    kernels::Attention(stream, pages, pass.attention, query, scale_, out, s.lse);
 
     // o[h] = out[h] W_uv[h]^T
-    s.o = pass.arena.New(dtype, {t, heads_, value_});
     kernels::Gemm(stream, {.batch = heads_,
                            .m = t,
                            .n = value_,
                            .k = rank_,
-                           .a = Heads(s.out),
+                           .a = Heads(out),
                            .b = Transposed(Down(kv_b_->value)),
                            .c = Heads(s.o),
                            .dtype = dtype});
+    pass.arena.Release(mark);
     kernels::Linear(stream, s.o.Reshape({t, heads_ * value_}), o_->value, &o_->packed, ValueOf(o_bias_), delta);
   }
 
-  void Backward(Pass& pass, int64_t layer, const Tensor& y, const AttentionSaved& s, const Tensor& d_delta,
+  void Backward(Pass& pass, int64_t /*layer*/, const Tensor& y, const AttentionSaved& s, const Tensor& d_delta,
                 const Tensor& dy, const GradientSink& gradients) const override {
     Stream& stream = pass.stream;
     const int64_t t = pass.tokens, q_first = q_rank_ > 0 ? q_rank_ : heads_ * (nope_ + turn_);
     const DType dtype = y.dtype();
     const Arena::Mark mark = pass.arena.mark();
-    const Tensor d_kv_b = gradients[kv_b_];
 
     // delta = o W_o^T
-    Tensor d_o = pass.arena.New(dtype, {t, heads_, value_});
+    const Tensor d_o = pass.arena.New(dtype, {t, heads_, value_});
     kernels::LinearBackwardInput(stream, d_delta, o_->value, d_o.Reshape({t, heads_ * value_}), false);
     kernels::LinearBackwardWeight(stream, d_delta, s.o.Reshape({t, heads_ * value_}), gradients[o_],
                                   gradients[o_bias_]);
 
-    // o[h] = out[h] W_uv[h]^T
-    Tensor d_out = pass.arena.New(dtype, {t, heads_, rank_});
-    kernels::Gemm(stream, {.batch = heads_,
-                           .m = t,
-                           .n = rank_,
-                           .k = value_,
-                           .a = Heads(d_o),
-                           .b = Down(kv_b_->value),
-                           .c = Heads(d_out),
-                           .dtype = dtype});
-    kernels::HeadWeightGradient(stream, d_o, s.out, Down(d_kv_b), d_kv_b.dtype());
+    // [k_nope, v] = c W_kv_b^T, k = [k_nope, rope(k_rope)]
+    const Tensor latent = s.key.Reshape({t, rank_ + turn_}).Columns(0, rank_);
+    const Tensor kv_rows = pass.arena.New(dtype, {t, heads_ * (nope_ + value_)});
+    const Tensor kv = kv_rows.Reshape({t, heads_, nope_ + value_}), v = kv.Columns(nope_, nope_ + value_);
+    const Tensor k = pass.arena.New(dtype, {t, heads_, nope_ + turn_});
+    kernels::Linear(stream, latent, kv_b_->value, nullptr, {}, kv_rows);
+    kernels::Copy(stream, kv.Columns(0, nope_), k.Columns(0, nope_));
+    kernels::Copy(stream, s.key.Columns(rank_, rank_ + turn_).Repeat(1, heads_), k.Columns(nope_, nope_ + turn_));
+    const kernels::PagedKv pages = pass.expanded->New(pass.arena);
+    kernels::WriteKv(stream, pages, pass.expanded->batch(), k, v);
 
-    // out = attention(query, key)
-    Tensor d_query = pass.arena.New(dtype, {t, heads_, rank_ + turn_});
-    Tensor d_key = pass.arena.New(dtype, {t, 1, rank_ + turn_});
-    kernels::AttentionBackward(stream, pass.kv.layer(layer), pass.attention, s.query, scale_, s.out, s.lse, d_out,
-                               d_query, d_key, {});
-    kernels::Rope(stream, d_query.Columns(rank_, rank_ + turn_), pass.positions, rope_, true);
-    kernels::Rope(stream, d_key.Columns(rank_, rank_ + turn_), pass.positions, rope_, true);
+    // o = attention(q, k, v). k's and v's memory takes their gradients: the pages have their values.
+    const Tensor d_first = pass.arena.New(dtype, {t, q_first + rank_ + turn_});
+    const Tensor d_q_rows =
+        q_rank_ > 0 ? pass.arena.New(dtype, {t, heads_ * (nope_ + turn_)}) : d_first.Columns(0, q_first);
+    const Tensor d_q = d_q_rows.Reshape({t, heads_, nope_ + turn_}), d_k = k, d_v = v;
+    kernels::AttentionBackward(stream, pages, pass.expanded->batch(), s.q, scale_, s.o, s.lse, d_o, d_q, d_k, d_v);
+    kernels::Rope(stream, d_q.Columns(nope_, nope_ + turn_), pass.positions, rope_, true);
 
-    // query[h] = [q_nope[h] W_uk[h], q_rope[h]]
-    Tensor d_first = pass.arena.New(dtype, {t, q_first + rank_ + turn_});
-    Tensor d_q_rows = q_rank_ > 0 ? pass.arena.New(dtype, {t, heads_ * (nope_ + turn_)}) : d_first.Columns(0, q_first);
-    const Tensor d_q = d_q_rows.Reshape({t, heads_, nope_ + turn_});
-    kernels::Gemm(stream, {.batch = heads_,
-                           .m = t,
-                           .n = nope_,
-                           .k = rank_,
-                           .a = Heads(d_query),
-                           .b = Transposed(Up(kv_b_->value)),
-                           .c = Heads(d_q),
-                           .dtype = dtype});
-    kernels::HeadWeightGradient(stream, s.q.Columns(0, nope_), d_query.Columns(0, rank_), Up(d_kv_b), d_kv_b.dtype());
-    kernels::Copy(stream, d_query.Columns(rank_, rank_ + turn_), d_q.Columns(nope_, nope_ + turn_));
+    // q = q_a W_q_b^T
     if (q_rank_ > 0) {
-      Tensor d_q_latent = pass.arena.New(dtype, {t, q_rank_});
+      const Tensor d_q_latent = d_first.Columns(0, q_rank_);
       kernels::LinearBackwardInput(stream, d_q_rows, q_b_->value, d_q_latent, false);
       kernels::LinearBackwardWeight(stream, d_q_rows, s.q_latent, gradients[q_b_], {});
       kernels::RmsNormBackward(stream, d_q_latent, s.qkv.Columns(0, q_rank_), q_norm_->value, s.q_latent_rstd,
-                               d_first.Columns(0, q_rank_), false, gradients[q_norm_]);
+                               d_q_latent, false, gradients[q_norm_]);
     }
 
-    // key = [norm(latent), k_rope]
-    const Tensor d_key_rows = d_key.Reshape({t, rank_ + turn_});
-    kernels::RmsNormBackward(stream, d_key_rows.Columns(0, rank_), s.qkv.Columns(q_first, q_first + rank_),
-                             kv_norm_->value, s.kv_rstd, d_first.Columns(q_first, q_first + rank_), false,
-                             gradients[kv_norm_]);
-    kernels::Copy(stream, d_key_rows.Columns(rank_, rank_ + turn_),
-                  d_first.Columns(q_first + rank_, q_first + rank_ + turn_));
+    // k = [k_nope, rope(k_rope)], [k_nope, v] = c W_kv_b^T
+    const Tensor d_k_rope = d_first.Columns(q_first + rank_, q_first + rank_ + turn_);
+    kernels::SumHeads(stream, d_k.Columns(nope_, nope_ + turn_), d_k_rope);
+    kernels::Rope(stream, d_k_rope.Reshape({t, 1, turn_}), pass.positions, rope_, true);
+    kernels::Copy(stream, d_k.Columns(0, nope_), kv.Columns(0, nope_));
+    const Tensor d_kv = kv_rows, d_latent = d_first.Columns(q_first, q_first + rank_);
+    kernels::LinearBackwardInput(stream, d_kv, kv_b_->value, d_latent, false);
+    kernels::LinearBackwardWeight(stream, d_kv, latent, gradients[kv_b_], {});
+    kernels::RmsNormBackward(stream, d_latent, s.qkv.Columns(q_first, q_first + rank_), kv_norm_->value, s.kv_rstd,
+                             d_latent, false, gradients[kv_norm_]);
 
     kernels::LinearBackwardInput(stream, d_first, first_->value, dy, false);
     kernels::LinearBackwardWeight(stream, d_first, y, gradients[first_], gradients[first_bias_]);
@@ -187,7 +186,7 @@ class MlaLayer : public AttentionLayer {
   static kernels::MatrixRef Transposed(kernels::MatrixRef m) {
     return {m.data, m.col_stride, m.row_stride, m.batch_stride};
   }
-  // W_uk [nope, r] and W_uv [v, r] of each head inside kv_b_proj (or its gradient).
+  // W_uk [nope, r] and W_uv [v, r] of each head inside kv_b_proj.
   kernels::MatrixRef Up(const Tensor& kv_b) const { return {kv_b.raw(), rank_, 1, (nope_ + value_) * rank_}; }
   kernels::MatrixRef Down(const Tensor& kv_b) const {
     return {kv_b.Rows(nope_, kv_b.dim(0)).raw(), rank_, 1, (nope_ + value_) * rank_};

@@ -212,8 +212,10 @@ size_t Model::SavedBytes(int64_t tokens, SaveOptions options) const {
                   key = c.mla->kv_lora_rank + c.mla->qk_rope_head_dim;
     const int64_t first = (c.mla->q_lora_rank > 0 ? c.mla->q_lora_rank : q) + key,
                   second = c.mla->q_lora_rank > 0 ? c.mla->q_lora_rank + q : 0;
-    attention = first + second + key + h * (key + c.mla->kv_lora_rank + c.mla->v_head_dim + 1);
-    attention_backward = first + second + key + h * (key + c.mla->kv_lora_rank + c.mla->v_head_dim);
+    const int64_t heads = h * (c.mla->qk_nope_head_dim + c.mla->v_head_dim), value = h * c.mla->v_head_dim;
+    attention = first + second + key + value + h;
+    // Gradients of o, [k_nope, v], k and q; the pages of k and v.
+    attention_backward = value + heads + q + (q + value) + first + (c.mla->q_lora_rank > 0 ? q : 0);
   } else {
     const int64_t q = h * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
     attention = 2 * q + 2 * kv + h + (c.qk_norm ? q + kv : 0);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/base/check.h"
+#include "common/model/expanded_kv.h"
 #include "common/model/layers.h"
 #include "kernels/attention_cuda.h"
 
@@ -100,6 +101,7 @@ class PassWalk {
   void Backward(bool recompute) {
     const ArenaSizer::Mark start = arena_.mark();
     Batch();
+    if (c_.mla) AttentionTables(c_.num_attention_heads);
     arena_.New(dtype_, t_ * d_);
     arena_.New(dtype_, size_.rows * d_);
     NormGradient(size_.rows, d_);
@@ -139,11 +141,15 @@ class PassWalk {
     if (cuda_ && n > 0) arena_.New(DType::kI32, n);
   }
 
-  // Positions, then the batch as attention on a device reads it (kernels/attention_plan_cuda.cu).
   void Batch() {
+    Indices(t_);  // positions
+    AttentionTables(c_.mla ? 1 : c_.num_key_value_heads);
+  }
+
+  // The batch as attention on a device reads it (kernels/attention_plan_cuda.cu).
+  void AttentionTables(int64_t kv_heads) {
     if (!cuda_) return;
-    Indices(t_);
-    const int64_t kv_heads = c_.mla ? 1 : c_.num_key_value_heads, group = c_.num_attention_heads / kv_heads;
+    const int64_t group = c_.num_attention_heads / kv_heads;
     const int64_t sequences = size_.sequences, pages_each = (size_.longest + kernels::kPageTokens - 1) / kernels::kPageTokens;
     arena_.New(DType::kI32, sequences * (4 + pages_each));
     arena_.New(DType::kI32, t_);
@@ -181,6 +187,12 @@ class PassWalk {
       GqaForward(saved);
     }
     FeedForward(layer, saved);
+  }
+
+  // Of all sequences, in pages of their own: each ends with one that is half full, but has one.
+  int64_t Pages() const {
+    const int64_t sequences = std::min(size_.sequences, t_), most = sequences + (t_ - sequences) / kernels::kPageTokens;
+    return std::min(most, std::max(sequences, t_ / kernels::kPageTokens + sequences / 2 + 1));
   }
 
   int64_t Splits() const {
@@ -223,11 +235,13 @@ class PassWalk {
     }
     arena_.New(dtype_, t_ * key);
     if (saved) arena_.New(acc_, t_);
-    arena_.New(dtype_, t_ * h * key);
-    arena_.New(dtype_, t_ * h * m.kv_lora_rank);
     if (saved) arena_.New(acc_, t_ * h);
     arena_.New(dtype_, t_ * h * m.v_head_dim);
+    const ArenaSizer::Mark mark = arena_.mark();
+    arena_.New(dtype_, t_ * h * key);
+    arena_.New(dtype_, t_ * h * m.kv_lora_rank);
     SplitScratch(m.kv_lora_rank, size_t{kernels::cuda::kMaxMultiprocessors} * 64 * static_cast<size_t>(m.kv_lora_rank) * 4);
+    arena_.Release(mark);
   }
 
   void DenseForward(int64_t width, bool saved) {
@@ -271,23 +285,18 @@ class PassWalk {
       const MlaConfig& m = *c_.mla;
       const int64_t q = h * (m.qk_nope_head_dim + m.qk_rope_head_dim), key = m.kv_lora_rank + m.qk_rope_head_dim;
       const int64_t first = (m.q_lora_rank > 0 ? m.q_lora_rank : q) + key;
+      const int64_t kv = h * (m.qk_nope_head_dim + m.v_head_dim);
       arena_.New(dtype_, t_ * h * m.v_head_dim);
-      arena_.New(dtype_, t_ * h * m.kv_lora_rank);
-      arena_.New(dtype_, t_ * h * key);
-      arena_.New(dtype_, t_ * key);
+      arena_.New(dtype_, t_ * kv);
+      arena_.New(dtype_, t_ * q);
+      arena_.Allocate(static_cast<size_t>(Pages()) * ExpandedKv::LayoutOf(c_, dtype_).PageBytes());
       arena_.New(dtype_, t_ * first);
-      if (m.q_lora_rank > 0) {
-        arena_.New(dtype_, t_ * q);
-        arena_.New(dtype_, t_ * m.q_lora_rank);
-      }
-      if (dtype_ != acc_ && !cuda_) {  // gradients of kv_b_proj: both factors, widened
-        const ArenaSizer::Mark wide = scratch_.mark();
-        scratch_.New(acc_, t_ * h * std::max(m.v_head_dim, m.qk_nope_head_dim));
-        scratch_.New(acc_, t_ * h * m.kv_lora_rank);
-        scratch_.Release(wide);
-      }
+      if (m.q_lora_rank > 0) arena_.New(dtype_, t_ * q);
       WeightGradient(d_, h * m.v_head_dim, t_);
+      WeightGradient(kv, m.kv_lora_rank, t_);
       WeightGradient(first, d_, t_);
+      if (m.q_lora_rank > 0) WeightGradient(q, m.q_lora_rank, t_);
+      if (cuda_) OfOneOp(static_cast<size_t>(t_ * h) * 4);
     }
     arena_.Release(mark);
   }
