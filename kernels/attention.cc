@@ -119,14 +119,14 @@ void AttentionBackward(Stream& stream, const PagedKv& kv, const AttentionBatch& 
                        const Tensor& dv) {
   const KvLayout& layout = kv.layout;
   CHECK(q.rank() == 3 && q.dim(1) % layout.num_kv_heads == 0) << q.ShapeString();
+  CHECK(!layout.values_in_keys) << "values_in_keys is set, expected a layout whose values are its own";
   const int64_t tokens = q.dim(0), heads = q.dim(1);
   CheckHeads(q, layout, tokens, heads, layout.key_dim, "q");
   CheckHeads(out, layout, tokens, heads, layout.value_dim, "out");
   CheckHeads(dout, layout, tokens, heads, layout.value_dim, "dout");
   CheckHeads(dq, layout, tokens, heads, layout.key_dim, "dq");
   CheckHeads(dk, layout, tokens, layout.num_kv_heads, layout.key_dim, "dk");
-  CHECK_EQ(dv.empty(), layout.values_in_keys);
-  if (!dv.empty()) CheckHeads(dv, layout, tokens, layout.num_kv_heads, layout.value_dim, "dv");
+  CheckHeads(dv, layout, tokens, layout.num_kv_heads, layout.value_dim, "dv");
   CheckLse(lse, layout, tokens, heads);
   for (const AttentionSequence& s : batch.sequences()) CHECK_EQ(s.context, 0);
   ByStorage(

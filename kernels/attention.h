@@ -7,7 +7,7 @@
 // fma chain over the key's elements. Nothing depends on how many queries come together, so decode, chunked prefill and
 // training agree bit for bit.
 //
-// MLA (DeepSeek-V2, arXiv 2405.04434) runs absorbed: one kv head whose key is [latent (kv_lora_rank), rope key], and
+// MLA (DeepSeek-V2, arXiv 2405.04434) runs absorbed forward: one kv head whose key is [latent (kv_lora_rank), rope key], and
 // whose value is the first kv_lora_rank elements of that key.
 #pragma once
 
@@ -97,9 +97,9 @@ void CopyPage(Stream& stream, const PagedKv& kv, int64_t layers, size_t layer_st
 void Attention(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences, const Tensor& q,
                double scale, const Tensor& out, const Tensor& lse);
 
-// Gradients for sequences that are wholly in the batch (context == 0). dq [T, Hq, key_dim] (=), dk [T, Hkv, key_dim]
-// (=; for MLA it includes the part through the values), dv [T, Hkv, value_dim] (=; empty when values_in_keys).
-// Deterministic, and independent of the other sequences in the batch.
+// Gradients for sequences that are wholly in the batch (context == 0), of keys with values of their own: MLA takes its
+// gradient unabsorbed (common/model/mla_layer.cc). dq [T, Hq, key_dim] (=), dk [T, Hkv, key_dim] (=), dv [T, Hkv,
+// value_dim] (=). Deterministic, and independent of the other sequences in the batch. REQUIRES: not values_in_keys.
 //   p_j = exp(s_j - lse);  ds_j = p_j (<dout, v_j> - <dout, out>);  dq = scale sum ds_j k_j;  dk_j = scale sum ds_j q;
 //   dv_j = sum p_j dout
 void AttentionBackward(Stream& stream, const PagedKv& kv, const std::vector<AttentionSequence>& sequences,

@@ -87,11 +87,9 @@ inline BackwardArguments MakeBackwardArguments(Stream& stream, const PagedKv& kv
   args.dk = static_cast<__nv_bfloat16*>(dk.raw());
   args.dk_token = dk.stride(0);
   args.dk_head = dk.stride(1);
-  if (!dv.empty()) {
-    args.dv = static_cast<__nv_bfloat16*>(dv.raw());
-    args.dv_token = dv.stride(0);
-    args.dv_head = dv.stride(1);
-  }
+  args.dv = static_cast<__nv_bfloat16*>(dv.raw());
+  args.dv_token = dv.stride(0);
+  args.dv_head = dv.stride(1);
   args.scale = static_cast<float>(scale);
   args.scale_log2 = static_cast<float>(scale * 1.4426950408889634);
   return args;

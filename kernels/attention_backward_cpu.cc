@@ -4,8 +4,7 @@
 // sequence's start.
 //
 //   p_j = exp(scale <q, k_j> - lse),  dp_j = <dout, v_j>,  ds_j = p_j (dp_j - <dout, out>) scale
-//   dq += sum_j ds_j k_j,  dk_j += ds_j q,  dv_j += p_j dout      (MLA: v_j is the head of k_j, so dv_j is added to
-//   dk_j)
+//   dq += sum_j ds_j k_j,  dk_j += ds_j q,  dv_j += p_j dout
 #include <algorithm>
 #include <vector>
 
@@ -67,15 +66,11 @@ void RunItem(const PagedKv& kv, const AttentionSequence& sequence, int64_t head,
     const int64_t start = page * kPageTokens, page_tokens = std::min<int64_t>(kPageTokens, tokens - start);
     const PageView<S> view = ViewPage<S>(kv, sequence.pages[page], head);
     w.dkeys.assign(static_cast<size_t>(key_dim * kPageTokens), 0);
-    T* dvalues = w.dkeys.data();
-    if (!layout.values_in_keys) {
-      w.dvalues.assign(static_cast<size_t>(value_dim * kPageTokens), 0);
-      dvalues = w.dvalues.data();
-      w.values_transposed.assign(static_cast<size_t>(value_dim * kPageTokens), 0);
-      for (int64_t j = 0; j < page_tokens; ++j) {
-        for (int64_t d = 0; d < value_dim; ++d)
-          w.values_transposed[d * kPageTokens + j] = static_cast<T>(view.values[j * value_dim + d]);
-      }
+    w.dvalues.assign(static_cast<size_t>(value_dim * kPageTokens), 0);
+    w.values_transposed.assign(static_cast<size_t>(value_dim * kPageTokens), 0);
+    for (int64_t j = 0; j < page_tokens; ++j) {
+      for (int64_t d = 0; d < value_dim; ++d)
+        w.values_transposed[d * kPageTokens + j] = static_cast<T>(view.values[j * value_dim + d]);
     }
     // Rows of earlier tokens do not see this page; blocks count from the sequence's first row that does.
     for (int64_t block = start * group; block < rows; block += kBlockRows) {
@@ -83,11 +78,7 @@ void RunItem(const PagedKv& kv, const AttentionSequence& sequence, int64_t head,
       const int64_t most = std::min<int64_t>(page_tokens, (block + count - 1) / group + 1 - start);
       const int64_t vectors = (most + kLanes - 1) / kLanes;
       Scores<T, S>(w.q_rows.data() + block, view.keys, key_dim, count, vectors, p_rows);
-      if (layout.values_in_keys) {
-        Scores<T, S>(w.dout_rows.data() + block, view.keys, value_dim, count, vectors, dp_rows);
-      } else {
-        Scores<T, T>(w.dout_rows.data() + block, w.values_transposed.data(), value_dim, count, vectors, dp_rows);
-      }
+      Scores<T, T>(w.dout_rows.data() + block, w.values_transposed.data(), value_dim, count, vectors, dp_rows);
       for (int64_t i = 0; i < count; ++i) {
         const int64_t r = block + i, n = std::min<int64_t>(page_tokens, r / group + 1 - start);
         const int64_t token = sequence.q_begin + r / group, h = head * group + r % group;
@@ -103,12 +94,11 @@ void RunItem(const PagedKv& kv, const AttentionSequence& sequence, int64_t head,
         LaneDots<T, S>(dp_rows[i], view.keys, key_dim, n, true, w.dq.data() + r * key_dim);
       }
       OuterProducts<T>(dp_rows, w.q_rows.data() + block, count, key_dim, vectors, w.dkeys.data());
-      OuterProducts<T>(p_rows, w.dout_rows.data() + block, count, value_dim, vectors, dvalues);
+      OuterProducts<T>(p_rows, w.dout_rows.data() + block, count, value_dim, vectors, w.dvalues.data());
     }
     for (int64_t j = 0; j < page_tokens; ++j) {
       S* key = dk.row<S>(sequence.q_begin + start + j) + head * dk.stride(1);
       for (int64_t d = 0; d < key_dim; ++d) key[d] = static_cast<S>(w.dkeys[d * kPageTokens + j]);
-      if (layout.values_in_keys) continue;
       S* value = dv.row<S>(sequence.q_begin + start + j) + head * dv.stride(1);
       for (int64_t d = 0; d < value_dim; ++d) value[d] = static_cast<S>(w.dvalues[d * kPageTokens + j]);
     }

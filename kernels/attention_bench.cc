@@ -1,5 +1,5 @@
 // Attention, routing and sampling at the shapes of the two models that the README's tables show: the quickstart's (MLA,
-// 4 heads, key 40, value 32, sequences of some 40 tokens) and SmolLM2's (9 query and 3 kv heads of 64), decode with
+// 4 heads, key 40, value 32, unabsorbed 24 and 24; sequences of some 40 tokens) and SmolLM2's (9 query and 3 kv heads of 64), decode with
 // long contexts, prefill and training.
 #include <algorithm>
 #include <cmath>
@@ -32,7 +32,8 @@ struct Shape {
 
 constexpr Shape kShapes[] = {
     {"quickstart decode", 4, 1, 40, 32, true, 256, 39, 1, false},
-    {"quickstart train", 4, 1, 40, 32, true, 60, 0, 40, true},
+    {"quickstart train", 4, 1, 40, 32, true, 60, 0, 40, false},
+    {"quickstart train, unabsorbed", 4, 4, 24, 24, false, 60, 0, 40, true},
     {"SmolLM2 decode", 9, 3, 64, 64, false, 1, 1999, 1, false},
     {"SmolLM2 decode", 9, 3, 64, 64, false, 32, 499, 1, false},
     {"SmolLM2 prefill", 9, 3, 64, 64, false, 1, 0, 2000, false},
@@ -99,7 +100,7 @@ absl::Status BenchShape(Bench& bench, const Shape& s) {
   const Tensor dout = arena.New(DType::kF32, {tokens, s.query_heads, s.value_dim}),
                dq = arena.New(DType::kF32, {tokens, s.query_heads, s.key_dim});
   const Tensor dk = arena.New(DType::kF32, {tokens, s.kv_heads, s.key_dim});
-  const Tensor dv = s.values_in_keys ? Tensor() : arena.New(DType::kF32, {tokens, s.kv_heads, s.value_dim});
+  const Tensor dv = arena.New(DType::kF32, {tokens, s.kv_heads, s.value_dim});
   FillRandom(dout, "dout");
   bench.Line(name + ", backward", 2 * pairs * (3 * s.key_dim + 2 * s.value_dim), "GFLOP/s",
              [&] { AttentionBackward(bench.stream(), kv, sequences, q, scale, out, lse, dout, dq, dk, dv); });

@@ -222,14 +222,13 @@ __global__ void KeyGradientKernel(const Problem p, const HeadRows<const S> q, co
   const int page = blockIdx.y, head = blockIdx.z, start = page * 64;
   if (start >= s.q_len) return;
   const int key_dim = p.pages.key_dim, value_dim = p.pages.value_dim, page_tokens = min(64, s.q_len - start);
-  const bool own_values = !p.pages.values_in_keys;
-  float* keys = shared;                                               // [key_dim][64]
-  float* values = own_values ? keys + key_dim * 64 : keys;            // [value_dim][64]
-  float* queries = values + (own_values ? value_dim : key_dim) * 64;  // [8][key_dim]
-  float* upstream = queries + kBlockRows * key_dim;                   // [8][value_dim]
-  float* weights_p = upstream + kBlockRows * value_dim;               // [8][64]
+  float* keys = shared;                                  // [key_dim][64]
+  float* values = keys + key_dim * 64;                   // [value_dim][64]
+  float* queries = values + value_dim * 64;              // [8][key_dim]
+  float* upstream = queries + kBlockRows * key_dim;      // [8][value_dim]
+  float* weights_p = upstream + kBlockRows * value_dim;  // [8][64]
   float* weights_ds = weights_p + kBlockRows * 64;
-  for (int i = threadIdx.x; i < (key_dim + (own_values ? value_dim : 0)) * 64; i += blockDim.x) keys[i] = 0;
+  for (int i = threadIdx.x; i < (key_dim + value_dim) * 64; i += blockDim.x) keys[i] = 0;
   const PlainPage<S> view(p.pages, p.batch.pages[s.first_page + page], head);
   const int rows = s.q_len * p.group;
   for (int block = start * p.group; block < rows; block += kBlockRows) {
@@ -265,7 +264,6 @@ __global__ void KeyGradientKernel(const Problem p, const HeadRows<const S> q, co
       for (int r = 0; r < count; ++r) sum = __fmaf_rn(weights_ds[r * 64 + i % 64], queries[r * key_dim + i / 64], sum);
       keys[i] = sum;
     }
-    if (!own_values) __syncthreads();
     for (int i = threadIdx.x; i < value_dim * 64; i += blockDim.x) {
       float sum = values[i];
       for (int r = 0; r < count; ++r)
@@ -276,11 +274,8 @@ __global__ void KeyGradientKernel(const Problem p, const HeadRows<const S> q, co
   __syncthreads();
   for (int i = threadIdx.x; i < page_tokens * key_dim; i += blockDim.x)
     dk.at(s.q_begin + start + i / key_dim, head)[i % key_dim] = Narrow<S>(keys[i % key_dim * 64 + i / key_dim]);
-  if (own_values) {
-    for (int i = threadIdx.x; i < page_tokens * value_dim; i += blockDim.x)
-      dv.at(s.q_begin + start + i / value_dim, head)[i % value_dim] =
-          Narrow<S>(values[i % value_dim * 64 + i / value_dim]);
-  }
+  for (int i = threadIdx.x; i < page_tokens * value_dim; i += blockDim.x)
+    dv.at(s.q_begin + start + i / value_dim, head)[i % value_dim] = Narrow<S>(values[i % value_dim * 64 + i / value_dim]);
 }
 
 Problem ProblemOf(const PagedKv& kv, const PreparedBatch& prepared, const Tensor& q, double scale) {
@@ -324,8 +319,7 @@ void Backward(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, 
   QueryGradientKernel<S><<<RowGrid(p.batch, p.query_heads), 32 * kWarps, bytes, HandleOf(stream)>>>(
       p, RowsOf<const S>(q), RowsOf<const S>(dout), lse.data<float>(), row_dot, RowsOf<S>(dq));
   GROUPER_CUDA_CHECK(cudaGetLastError());
-  const int64_t floats =
-      64 * (key_dim + (p.pages.values_in_keys ? 0 : value_dim)) + kBlockRows * (key_dim + value_dim + 128);
+  const int64_t floats = 64 * (key_dim + value_dim) + kBlockRows * (key_dim + value_dim + 128);
   bytes = SharedBytes(KeyGradientKernel<S>, floats);
   const dim3 grid(static_cast<unsigned>(p.batch.num_sequences), static_cast<unsigned>((p.batch.max_q_len + 63) / 64),
                   static_cast<unsigned>(p.pages.num_kv_heads));

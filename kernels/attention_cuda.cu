@@ -186,7 +186,6 @@ void AttentionBackward(Stream& stream, const PagedKv& kv, const PreparedBatch& p
   if (!TiledPages(kv.layout)) {
     return ChainAttentionBackward(stream, kv, prepared, q, scale, out, lse, dout, dq, dk, dv);
   }
-  if (kv.layout.values_in_keys) return MlaBackward(stream, kv, prepared, q, scale, out, lse, dout, dq, dk);
   GqaBackward(stream, kv, prepared, q, scale, out, lse, dout, dq, dk, dv);
 }
 

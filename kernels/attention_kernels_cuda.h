@@ -16,12 +16,10 @@ inline bool Vectors(const Tensor& t) {
 void GqaForward(Stream& stream, const AttentionArguments& args);  // attention_gqa_cuda.cu
 void MlaForward(Stream& stream, const AttentionArguments& args);  // attention_mla_cuda.cu
 
-// dk, dv and dq of the tiled layouts: attention_gqa_backward_cuda.cu, attention_mla_backward_cuda.cu.
+// dk, dv and dq of the tiled layouts with values of their own: attention_gqa_backward_cuda.cu.
 void GqaBackward(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& q, double scale,
                  const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
                  const Tensor& dv);
-void MlaBackward(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& q, double scale,
-                 const Tensor& out, const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk);
 
 // [tokens, heads] float: <dout, out> of each row, in the CPU's lane order. From stream.scratch.
 // (attention_chain_cuda.cu)

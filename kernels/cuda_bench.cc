@@ -363,11 +363,11 @@ absl::Status AttentionLines(CudaBench& bench, const Heads& h, int64_t sequences,
     }
     bench.Note(text + " pages");
   }
-  if (training) {
+  if (training && !h.mla) {  // MLA's gradient is that of its heads unabsorbed
     const Tensor dout = bench.Random({rows, h.query, h.value_dim}),
                  dq = bench.New(DType::kBF16, {rows, h.query, h.key_dim});
     const Tensor dk = bench.New(DType::kBF16, {rows, h.kv, h.key_dim});
-    const Tensor dv = h.mla ? Tensor() : bench.New(DType::kBF16, {rows, h.kv, h.value_dim});
+    const Tensor dv = bench.New(DType::kBF16, {rows, h.kv, h.value_dim});
     bench.Line("cuda attention gradients " + shape, 2.5 * flops, 0,
                [&](int) { AttentionBackward(bench.stream(), kvs[0], prepared, q, scale, out, lse, dout, dq, dk, dv); });
   }

@@ -28,8 +28,4 @@ struct GemmParams {
 
 void Gemm(Stream& stream, const GemmParams& params);
 
-// The gradient of weights that each head has for itself: c[h] [m, n] += sum_t a[t, h]^T b[t, h], t ascending. a [T, H, m], b [T, H, n]
-// (strided) of one type; c [m, n] a head, col_stride 1, of `type`: float (double for F64), on a device BF16 too.
-void HeadWeightGradient(Stream& stream, const Tensor& a, const Tensor& b, const MatrixRef& c, DType type);
-
 }  // namespace grouper::kernels

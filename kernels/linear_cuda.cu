@@ -398,16 +398,4 @@ void Gemm(Stream& stream, const GemmParams& p) {
                     .accumulate = p.accumulate});
 }
 
-void HeadWeightGradient(Stream& stream, const Tensor& a, const Tensor& b, const MatrixRef& c, DType type) {
-  GemmBF16(stream, {.k = a.dim(0),
-                    .batch = a.dim(1),
-                    .x = {a.raw(), a.dim(2), 1, a.stride(0), a.stride(1)},
-                    .w = {b.raw(), b.dim(2), 1, b.stride(0), b.stride(1)},
-                    .y = c.data,
-                    .y_stride = c.row_stride,
-                    .y_batch_stride = c.batch_stride,
-                    .y_float = type == DType::kF32,
-                    .accumulate = true});
-}
-
 }  // namespace grouper::kernels::cuda

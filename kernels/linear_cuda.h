@@ -45,6 +45,5 @@ bool GroupedLinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& offsets,
                          const Tensor& gate_up, const Tensor& out);
 
 void Gemm(Stream& stream, const GemmParams& params);
-void HeadWeightGradient(Stream& stream, const Tensor& a, const Tensor& b, const MatrixRef& c, DType type);
 
 }  // namespace grouper::kernels::cuda

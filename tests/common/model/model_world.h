@@ -19,7 +19,7 @@ inline std::vector<std::string> TinyFamilies() {
   return {"llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3", "deepseek_v3_no_q_lora"};
 }
 
-// Of the shapes that the GPU's tensor-core kernels take: GQA 64 wide, MLA 512 + 64.
+// Of the shapes that the GPU's tensor-core kernels take: GQA 64 wide, MLA 512 + 64 with gradients of 192/128.
 inline std::vector<std::string> TensorCoreFamilies() { return {"llama_64", "deepseek_576"}; }
 
 inline std::string TinyConfigText(const std::string& family) {
@@ -31,7 +31,7 @@ inline std::string TinyConfigText(const std::string& family) {
   if (family == "deepseek_576") {
     return R"({"architectures": ["DeepseekV3ForCausalLM"], "vocab_size": 41, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
       "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "hidden_act": "silu",
-      "eos_token_id": 2, "kv_lora_rank": 512, "qk_nope_head_dim": 32, "qk_rope_head_dim": 64, "v_head_dim": 32, "q_lora_rank": null,
+      "eos_token_id": 2, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "q_lora_rank": null,
       "moe_intermediate_size": 40, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 3,
       "n_group": 4, "topk_group": 2, "norm_topk_prob": true, "routed_scaling_factor": 2.5})";
   }
