@@ -2,8 +2,7 @@
 //
 // With few tokens an expert (512, say) such a product moves as many bytes of sums as it multiplies: 8 m n bytes of float read and written
 // against 2 m n k operations. So tiles take turns: each of a block's two warpgroups has tiles of its own, 128 rows of them in registers, and while
-// one multiplies the other stores its last sums and reads its next ones, which the fetching warp has asked into L2 a tile before. Tiles follow one
-// another in one ring of stages; a warpgroup starts on it when the other has seen all of its own tile's stages full (a barrier's parity does not
+// one multiplies the other stores its last sums and reads its next ones. Tiles follow one another in one ring of stages; a warpgroup starts on it when the other has seen all of its own tile's stages full (a barrier's parity does not
 // tell which of two rounds is over). Two blocks, one below the other in dW, form a cluster: each fetches half of what both read of x. An element's
 // sum has the same order as everywhere (gemm_wgmma.cuh).
 #include "kernels/gemm_launch.cuh"
@@ -27,15 +26,6 @@ __device__ __forceinline__ void ZeroTail(char* boxes, int count, int valid, int 
     const int box = i / ((64 - valid) * 8), rest = i % ((64 - valid) * 8);
     *reinterpret_cast<uint4*>(boxes + box * 8192 + valid * 128 + rest * 16) = make_uint4(0, 0, 0, 0);
   }
-}
-
-// Asks for the sums that a block's next tile continues from. A warp.
-template <typename Tile, typename Out>
-__device__ __forceinline__ void PrefetchSums(const GemmArguments& args, const TileSpot& spot, int lane) {
-  const Out* const c = static_cast<const Out*>(args.c) + spot.batch_c * args.c_batch_stride + spot.n0;
-  const uint32_t bytes = static_cast<uint32_t>(min(Tile::kBlockN, spot.n_end - spot.n0)) * sizeof(Out);
-  if ((reinterpret_cast<uintptr_t>(c) | static_cast<uintptr_t>(args.c_stride) * sizeof(Out) | bytes) % 16 != 0) return;
-  for (int m = spot.m0 + lane; m < min(spot.m0 + Tile::kBlockM, spot.m_end); m += 32) PrefetchBulk(c + m * args.c_stride, bytes);
 }
 
 template <typename Tile, typename Out>
@@ -77,34 +67,25 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_
 
   if (warpgroup == 2) {
     GiveRegisters<40>();
-    if (threadIdx.x < 256 + 32 && first < schedule.total()) {  // the warp that fetches
-      const int lane = threadIdx.x % 32;
-      TileSpot spot = locate(first);
+    if (threadIdx.x == 256) {
       for (int index = first; index < schedule.total(); index += stride) {
-        const TileSpot now = spot;
-        if (index + stride < schedule.total()) {
-          spot = locate(index + stride);
-          if (args.accumulate && spot.k_begin < spot.k_end) PrefetchSums<Tile, Out>(args, spot, lane);
-        }
-        if (lane == 0) {
-          for (int k = now.k_begin; k < now.k_end; k += 64) {
-            BarrierWait(&empty[stage], phase ^ 1);
-            BarrierExpect(&full[stage], Tile::kBytesA + Tile::kBytesB);
-            for (int i = 0; i < Tile::kBlockM / 64; ++i)
-              CopyBox(stage_a(stage) + i * 8192, &args.a, now.m0 + i * 64, k, 0, &full[stage]);
-            for (int i = 0; i < Tile::kBlockN / 64; ++i) {
-              if constexpr (Tile::kCluster == 1) {
-                CopyBox(stage_b(stage) + i * 8192, &args.b, now.n0 + i * 64, k, 0, &full[stage]);
-              } else {
-                const int part = rank * Tile::kPart;
-                CopyBoxToCluster(stage_b(stage) + i * 8192 + part * 128, &args.b, now.n0 + i * 64, k + part, 0, &full[stage],
-                                 (1 << Tile::kCluster) - 1);
-              }
+        const TileSpot spot = locate(index);
+        for (int k = spot.k_begin; k < spot.k_end; k += 64) {
+          BarrierWait(&empty[stage], phase ^ 1);
+          BarrierExpect(&full[stage], Tile::kBytesA + Tile::kBytesB);
+          for (int i = 0; i < Tile::kBlockM / 64; ++i)
+            CopyBox(stage_a(stage) + i * 8192, &args.a, spot.m0 + i * 64, k, 0, &full[stage]);
+          for (int i = 0; i < Tile::kBlockN / 64; ++i) {
+            if constexpr (Tile::kCluster == 1) {
+              CopyBox(stage_b(stage) + i * 8192, &args.b, spot.n0 + i * 64, k, 0, &full[stage]);
+            } else {
+              const int part = rank * Tile::kPart;
+              CopyBoxToCluster(stage_b(stage) + i * 8192 + part * 128, &args.b, spot.n0 + i * 64, k + part, 0, &full[stage],
+                               (1 << Tile::kCluster) - 1);
             }
-            advance(1);
           }
+          advance(1);
         }
-        __syncwarp();
       }
     }
   } else {

@@ -65,10 +65,6 @@ __device__ __forceinline__ void CopyBulk(void* to, const void* from, uint32_t by
                "l"(from), "r"(bytes), "r"(SharedAddress(barrier))
                : "memory");
 }
-// Into L2 only.
-__device__ __forceinline__ void PrefetchBulk(const void* from, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
 // A box of a tensor map at (inner, outer, batch), in elements; zeros come from outside the tensor.
 __device__ __forceinline__ void CopyBox(void* to, const CUtensorMap* map, int inner, int outer, int batch,
                                         uint64_t* barrier) {
