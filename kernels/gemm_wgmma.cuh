@@ -176,7 +176,8 @@ struct Fragment {
 #pragma unroll
       for (int j = 0; j < kUnits; ++j) {
         const int column = n + 4 * kUnit * j;
-        units[h][j] = __ldcs(reinterpret_cast<const Unit*>(kWhole ? row + n + 4 * kUnit * j : row + min(column, spot.n_end - kUnit)));
+        const Unit* const from = reinterpret_cast<const Unit*>(row + (kWhole ? column : min(column, spot.n_end - kUnit)));
+        units[h][j] = kUnit == 2 ? __ldcs(from) : *from;
       }
     }
 #pragma unroll
