@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "common/base/check.h"
 #include "common/base/status.h"
 
 namespace grouper {
@@ -311,8 +313,25 @@ absl::StatusOr<std::shared_ptr<MappedFile>> MappedFile::Open(const std::string& 
     }
     data = static_cast<const char*>(mapped);
   }
-  close(fd);
-  return std::shared_ptr<MappedFile>(new MappedFile(path, data, size));
+  return std::shared_ptr<MappedFile>(new MappedFile(path, fd, data, size));
+}
+
+bool MappedFile::Holds(absl::string_view part) const {
+  const std::less_equal<const char*> before;
+  return before(data_, part.data()) && before(part.data() + part.size(), data_ + size_);
+}
+
+absl::Status MappedFile::Read(absl::string_view part, void* to) const {
+  CHECK(Holds(part)) << path_;
+  const auto offset = static_cast<size_t>(part.data() - data_);
+  for (size_t done = 0; done < part.size();) {
+    const ssize_t got = pread(fd_, static_cast<char*>(to) + done, part.size() - done, static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoStatus(errno, "cannot read", path_);
+    if (got == 0) return absl::DataLossError(absl::StrCat(path_, ": ends at byte ", offset + done, ", had ", size_, " when it was opened"));
+    done += static_cast<size_t>(got);
+  }
+  return absl::OkStatus();
 }
 
 void MappedFile::DropPages() const {
@@ -321,6 +340,7 @@ void MappedFile::DropPages() const {
 
 MappedFile::~MappedFile() {
   if (size_ > 0) munmap(const_cast<char*>(data_), size_);
+  close(fd_);
 }
 
 std::string JoinPath(absl::string_view directory, absl::string_view name) {

@@ -63,7 +63,8 @@ FileSystem& DefaultFileSystem();
 // directory, sync, rename, directory sync.
 absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, absl::string_view data);
 
-// A whole regular file mapped read-only. Thread-safe once open. The mapping lives as long as the object.
+// A whole regular file mapped read-only, and open. Thread-safe once open. The mapping lives as long as the object; reading it where someone
+// else has cut the file meanwhile ends the process (SIGBUS), where Read is an error.
 class MappedFile {
  public:
   static absl::StatusOr<std::shared_ptr<MappedFile>> Open(const std::string& path);
@@ -73,12 +74,17 @@ class MappedFile {
 
   const std::string& path() const { return path_; }
   absl::string_view bytes() const { return {data_, size_}; }
-  // Gives its pages back; reading them again fetches them again. For files that are read once, piece by piece.
+  bool Holds(absl::string_view part) const;  // points into bytes()
+  // Copies `part` of bytes() to `to` with read(2): the process takes no pages of the file, and who reads in the file's order has the kernel read
+  // far ahead of it. DataLoss when the file has become shorter. REQUIRES: Holds(part).
+  absl::Status Read(absl::string_view part, void* to) const;
+  // Gives the mapping's pages back; reading them again fetches them again.
   void DropPages() const;
 
  private:
-  MappedFile(std::string path, const char* data, size_t size) : path_(std::move(path)), data_(data), size_(size) {}
+  MappedFile(std::string path, int fd, const char* data, size_t size) : path_(std::move(path)), fd_(fd), data_(data), size_(size) {}
   std::string path_;
+  int fd_;
   const char* data_;
   size_t size_;
 };

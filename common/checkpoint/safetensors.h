@@ -30,8 +30,8 @@ inline constexpr size_t kMaxSafetensorsRank = 8;
 inline constexpr size_t kMaxSafetensorsTensors = 200'000;   // in one file
 inline constexpr size_t kMaxSafetensorsMetadata = 100'000;  // entries
 
-// Thread-safe once open. Tensors point into the mapping, which lives as long as the object. A file that is truncated by
-// someone else while mapped ends the process (SIGBUS).
+// Thread-safe once open. Tensors point into the mapping, which lives as long as the object. Reading them there ends the process
+// (SIGBUS) where someone else has cut the file; MappedFile::Read is an error then.
 class SafetensorsFile {
  public:
   static absl::StatusOr<std::shared_ptr<const SafetensorsFile>> Open(const std::string& path);

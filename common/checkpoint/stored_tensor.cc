@@ -91,17 +91,19 @@ absl::Status DecodeToFloat(const StoredTensor& tensor, int64_t begin, int64_t en
   CHECK(0 <= begin && begin <= end && end <= tensor.num_elements()) << tensor.name << " " << begin << " " << end;
   CHECK(begin % traits.block_elements == 0 && end % traits.block_elements == 0)
       << tensor.name << " " << begin << " " << end;
-  const char* in = tensor.bytes.data() + begin / traits.block_elements * traits.block_bytes;
-  const int64_t n = end - begin;
-  if (n == 0) return absl::OkStatus();
-  switch (tensor.type) {
+  DecodeToFloat(tensor.type, tensor.bytes.data() + begin / traits.block_elements * traits.block_bytes, end - begin, out);
+  return absl::OkStatus();
+}
+
+void DecodeToFloat(StorageType type, const char* in, int64_t n, float* out) {
+  if (n == 0) return;
+  switch (type) {
     case StorageType::kF32: std::memcpy(out, in, static_cast<size_t>(n) * 4); break;
     case StorageType::kF64: DecodeF64(in, n, out); break;
     case StorageType::kF16: DecodeF16(in, n, out); break;
     case StorageType::kBF16: DecodeBF16(in, n, out); break;
-    default: DecodeGgmlBlocks(tensor.type, in, n / traits.block_elements, out); break;
+    default: DecodeGgmlBlocks(type, in, n / BlockElements(type), out); break;
   }
-  return absl::OkStatus();
 }
 
 absl::Status StorageBytes(StorageType type, const std::vector<int64_t>& shape, uint64_t* bytes) {

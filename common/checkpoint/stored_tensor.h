@@ -44,6 +44,9 @@ struct StoredTensor {
 // decoded.
 absl::Status DecodeToFloat(const StoredTensor& tensor, int64_t begin, int64_t end, float* out);
 
+// The same for `n` elements that lie at `in`. REQUIRES: whole blocks, CanDecodeToFloat(type).
+void DecodeToFloat(StorageType type, const char* in, int64_t n, float* out);
+
 // The bytes that a tensor of this type and shape takes. InvalidArgument on a negative dimension, a product beyond
 // int64, or an innermost dimension that does not hold whole blocks.
 absl::Status StorageBytes(StorageType type, const std::vector<int64_t>& shape, uint64_t* bytes);

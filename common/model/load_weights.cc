@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "common/base/status.h"
 
 namespace grouper {
@@ -18,7 +19,7 @@ struct Job {
 };
 
 // values [n], finite, as they lie in a tensor of `dtype`: themselves, or in `bytes`. Null when one is beyond what the type holds.
-const char* Converted(DType dtype, const std::vector<float>& values, std::string* bytes) {
+const char* Converted(DType dtype, absl::Span<const float> values, std::string* bytes) {
   if (dtype == DType::kF32) return reinterpret_cast<const char*>(values.data());
   bool finite = true;
   bytes->resize(values.size() * SizeOf(dtype));
@@ -34,34 +35,46 @@ const char* Converted(DType dtype, const std::vector<float>& values, std::string
   return finite ? bytes->data() : nullptr;
 }
 
+std::vector<Job> Jobs(const StoredWeights& weights) {
+  const std::vector<LogicalTensor>& tensors = weights.tensors();
+  std::vector<Job> jobs;
+  for (size_t i : weights.FileOrder()) {
+    const int64_t rows = tensors[i].value.dim(0), step = tensors[i].value.rank() == 1 ? rows : RowsAtOnce(tensors[i]);
+    for (int64_t row = 0; row < rows; row += step) jobs.push_back({i, row, std::min(rows, row + step)});
+  }
+  return jobs;
+}
+
 }  // namespace
 
 absl::Status LoadWeights(const StoredWeights& weights, Model& model, ThreadPool& threads) {
   const std::vector<LogicalTensor>& tensors = model.tensors();
   CHECK_EQ(tensors.size(), weights.tensors().size());
-  std::vector<Job> jobs;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const int64_t rows = tensors[i].value.dim(0), step = tensors[i].value.rank() == 1 ? rows : RowsAtOnce(tensors[i]);
-    for (int64_t row = 0; row < rows; row += step) jobs.push_back({i, row, std::min(rows, row + step)});
-  }
+  const std::vector<Job> jobs = Jobs(weights);
   std::mutex mutex;
   absl::Status status;
   std::atomic<bool> failed = false;
-  threads.ParallelForDynamic(static_cast<int64_t>(jobs.size()), [&](int64_t j) {
-    if (failed) return;
-    const Job& job = jobs[static_cast<size_t>(j)];
-    std::vector<float> values(static_cast<size_t>((job.end - job.begin) * ColumnsOf(tensors[job.tensor])));
-    absl::Status read = weights.Read(job.tensor, job.begin, job.end, values.data());
-    if (read.ok()) {
-      std::string bytes;
-      const char* const converted = Converted(tensors[job.tensor].value.dtype(), values, &bytes);
-      if (converted != nullptr) return model.WriteRows(job.tensor, job.begin, job.end, converted);
-      const StoredTensor& stored = weights.stored(job.tensor);
-      read = absl::InvalidArgumentError(absl::StrCat(stored.file, ": tensor ", QuoteName(stored.name), " has values beyond bfloat16; use float32"));
+  std::atomic<size_t> next = 0;
+  threads.ParallelFor(threads.num_threads(), 1, [&](int64_t, int64_t) {
+    std::vector<float> values;
+    std::string bytes;
+    for (size_t j = next++; j < jobs.size() && !failed; j = next++) {
+      const Job& job = jobs[j];
+      values.resize(static_cast<size_t>((job.end - job.begin) * ColumnsOf(tensors[job.tensor])));
+      absl::Status read = weights.Read(job.tensor, job.begin, job.end, values.data());
+      if (read.ok()) {
+        const char* const converted = Converted(tensors[job.tensor].value.dtype(), values, &bytes);
+        if (converted != nullptr) {
+          model.WriteRows(job.tensor, job.begin, job.end, converted);
+          continue;
+        }
+        const StoredTensor& stored = weights.stored(job.tensor);
+        read = absl::InvalidArgumentError(absl::StrCat(stored.file, ": tensor ", QuoteName(stored.name), " has values beyond bfloat16; use float32"));
+      }
+      std::lock_guard<std::mutex> lock(mutex);
+      if (!failed) status = read;
+      failed = true;
     }
-    std::lock_guard<std::mutex> lock(mutex);
-    if (!failed) status = read;
-    failed = true;
   });
   malloc_trim(0);  // the threads' buffers
   return status;

@@ -121,6 +121,11 @@ size_t Model::PackedBytes() const {
   return bytes;
 }
 
+size_t Model::ForwardWeightBytes() const {
+  if (state_->device.is_cuda()) return WeightBytes();
+  return HeldBytes(state_->store.BytesOnCpu(), {}) + HeldBytes(state_->tables.peak_bytes(), {});
+}
+
 int Model::FindTensor(const std::string& name) const {
   const auto& tensors = state_->tensors;
   auto it = std::lower_bound(tensors.begin(), tensors.end(), name,

@@ -127,6 +127,8 @@ class Model {
   // Memory held by the weights and the rotary tables; by the matrices packed beside them (kTrain on the CPU).
   size_t WeightBytes() const;
   size_t PackedBytes() const;
+  // WeightBytes of a kForward model like this one.
+  size_t ForwardWeightBytes() const;
   // Rows [begin, end) of tensors()[i] one after another, in its type, on the host, however the model keeps them; a
   // vector's rows are its elements. Calls for different rows may run at once. WeightsChanged comes after writing.
   void WriteRows(size_t i, int64_t begin, int64_t end, const char* bytes);

@@ -155,10 +155,10 @@ absl::StatusOr<OpenedModel> OpenGguf(const std::string& path, const LoadOptions&
   ASSIGN_OR_RETURN(ModelConfig config, GgufConfig(*file));
   RETURN_IF_ERROR(CheckSize(config, file->tensors(), path));
   LimitContext(options.max_context, config);
-  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
-                   LoadTokenizer(options.tokenizer.empty() ? path : options.tokenizer));
   ASSIGN_OR_RETURN(std::unique_ptr<const StoredWeights> weights,
                    StoredWeights::Create(config, GgufTensors(config, *file), path, {}, file, {file->mapping().get()}));
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
+                   LoadTokenizer(options.tokenizer.empty() ? path : options.tokenizer));
   return Opened(std::move(weights), std::move(tokenizer), "", path);
 }
 
@@ -169,8 +169,6 @@ absl::StatusOr<OpenedModel> OpenDirectory(const std::string& path, const LoadOpt
   ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::FromHuggingFace(config_json, config_path));
   ASSIGN_OR_RETURN(const Fp8Blocks blocks, ReadFp8Blocks(config_json, config_path));
   LimitContext(options.max_context, config);
-  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
-                   LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
   ASSIGN_OR_RETURN(const std::shared_ptr<const ModelTensors> tensors, ModelTensors::Open(directory));
   RETURN_IF_ERROR(CheckSize(config, tensors->tensors(), tensors->path()));
   std::vector<const MappedFile*> files;
@@ -178,6 +176,9 @@ absl::StatusOr<OpenedModel> OpenDirectory(const std::string& path, const LoadOpt
   ASSIGN_OR_RETURN(std::unique_ptr<const StoredWeights> weights,
                    StoredWeights::Create(config, HuggingFaceTensors(config, tensors->tensors(), directory), tensors->path(), blocks, tensors,
                                          std::move(files)));
+  // Parsed while the weights come from the disk.
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
+                   LoadTokenizer(options.tokenizer.empty() ? directory : options.tokenizer));
   return Opened(std::move(weights), std::move(tokenizer), directory, directory);
 }
 

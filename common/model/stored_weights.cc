@@ -1,6 +1,7 @@
 #include "common/model/stored_weights.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -16,8 +17,8 @@
 namespace grouper {
 namespace {
 
-// Bytes of the files that are read before their pages are given back.
-constexpr int64_t kHeldBytes = 1 << 19;
+// Bytes of a file that are read at once: they stay in a core's cache until they are decoded.
+constexpr int64_t kPiece = 1 << 16;
 
 std::string ShapeText(const Tensor& tensor) {
   return tensor.rank() == 1 ? absl::StrCat("[", tensor.dim(0), "]")
@@ -41,6 +42,13 @@ float FromE4M3(uint8_t bits) {
   return bits & 0x80 ? -value : value;
 }
 
+// By the byte.
+std::array<float, 256> E4M3Values() {
+  std::array<float, 256> values;
+  for (int bits = 0; bits < 256; ++bits) values[static_cast<size_t>(bits)] = FromE4M3(static_cast<uint8_t>(bits));
+  return values;
+}
+
 // Which row of the file row `r` of the model comes from: inside a head, pair i lies in rows (2i, 2i + 1) there and (i,
 // i + D/2) here.
 int64_t SourceRow(int64_t r, int64_t rows, int64_t heads) {
@@ -55,18 +63,23 @@ bool AllFinite(const float* values, int64_t n) {
   return finite;
 }
 
-absl::Status DecodeRows(const StoredTensor& stored, const StoredTensor* scale, Fp8Blocks blocks, int64_t columns,
-                        int64_t begin, int64_t end, float* out) {
-  if (stored.type != StorageType::kF8E4M3) return DecodeToFloat(stored, begin * columns, end * columns, out);
-  const int64_t scale_columns = (columns + blocks.columns - 1) / blocks.columns;
-  std::vector<float> scales(static_cast<size_t>(scale_columns));
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t first = row / blocks.rows * scale_columns;
-    RETURN_IF_ERROR(DecodeToFloat(*scale, first, first + scale_columns, scales.data()));
-    const char* bytes = stored.bytes.data() + row * columns;
-    for (int64_t j = 0; j < columns; ++j) {
-      *out++ = FromE4M3(static_cast<uint8_t>(bytes[j])) * scales[static_cast<size_t>(j / blocks.columns)];
-    }
+// Elements [begin, end) of a tensor in `file`, or in memory (null). REQUIRES: whole blocks of a type that can be decoded.
+absl::Status ReadFloats(const StoredTensor& stored, const MappedFile* file, int64_t begin, int64_t end, float* out) {
+  const int64_t elements = BlockElements(stored.type), bytes = BlockBytes(stored.type);
+  const auto part = [&](int64_t first, int64_t last) {
+    return stored.bytes.substr(static_cast<size_t>(first / elements * bytes), static_cast<size_t>((last - first) / elements * bytes));
+  };
+  if (file == nullptr) {
+    DecodeToFloat(stored.type, part(begin, end).data(), end - begin, out);
+    return absl::OkStatus();
+  }
+  if (stored.type == StorageType::kF32) return file->Read(part(begin, end), out);
+  alignas(64) char piece[kPiece];
+  const int64_t step = kPiece / bytes * elements;
+  for (int64_t first = begin; first < end; first += step) {
+    const int64_t last = std::min(end, first + step);
+    RETURN_IF_ERROR(file->Read(part(first, last), piece));
+    DecodeToFloat(stored.type, piece, last - first, out + (first - begin));
   }
   return absl::OkStatus();
 }
@@ -141,7 +154,54 @@ absl::StatusOr<std::unique_ptr<StoredWeights>> StoredWeights::Create(const Model
   weights->blocks_ = blocks;
   weights->owner_ = std::move(owner);
   weights->files_ = std::move(files);
+  std::vector<std::string> paths;
+  for (const MappedFile* file : weights->files_) {
+    file->DropPages();  // the header's
+    paths.push_back(file->path());
+  }
+  if (!paths.empty()) weights->ahead_ = std::make_unique<ReadAhead>(std::move(paths));
   return weights;
+}
+
+absl::Status StoredWeights::ReadRows(const NamedTensor& from, int64_t columns, int64_t begin, int64_t end, float* out) const {
+  const StoredTensor& stored = *from.stored;
+  const MappedFile* const file = FileAt(FileOf(stored));
+  if (stored.type != StorageType::kF8E4M3) return ReadFloats(stored, file, begin * columns, end * columns, out);
+  static const std::array<float, 256> kValues = E4M3Values();
+  const int64_t scale_columns = (columns + blocks_.columns - 1) / blocks_.columns;
+  std::vector<float> scales(static_cast<size_t>(scale_columns));
+  std::string row_bytes(file == nullptr ? 0 : static_cast<size_t>(columns), '\0');
+  int64_t block = -1;  // whose scales these are
+  for (int64_t row = begin; row < end; ++row) {
+    if (row / blocks_.rows != block) {
+      block = row / blocks_.rows;
+      RETURN_IF_ERROR(ReadFloats(*from.scale, FileAt(FileOf(*from.scale)), block * scale_columns, (block + 1) * scale_columns, scales.data()));
+    }
+    const absl::string_view part = stored.bytes.substr(static_cast<size_t>(row * columns), static_cast<size_t>(columns));
+    if (file != nullptr) RETURN_IF_ERROR(file->Read(part, row_bytes.data()));
+    const char* const bytes = file == nullptr ? part.data() : row_bytes.data();
+    for (int64_t b = 0; b < scale_columns; ++b) {
+      const float scale = scales[static_cast<size_t>(b)];
+      const int64_t last = std::min(columns, (b + 1) * blocks_.columns);
+      for (int64_t j = b * blocks_.columns; j < last; ++j) *out++ = kValues[static_cast<uint8_t>(bytes[j])] * scale;
+    }
+  }
+  return absl::OkStatus();
+}
+
+size_t StoredWeights::FileOf(const StoredTensor& stored) const {
+  const auto holds = [&](const MappedFile* file) { return file->Holds(stored.bytes); };
+  return static_cast<size_t>(std::find_if(files_.begin(), files_.end(), holds) - files_.begin());
+}
+
+std::vector<size_t> StoredWeights::FileOrder() const {
+  using Place = std::pair<size_t, uintptr_t>;
+  std::vector<std::pair<Place, size_t>> places;
+  for (size_t i = 0; i < found_.size(); ++i) places.push_back({{FileOf(stored(i)), reinterpret_cast<uintptr_t>(stored(i).bytes.data())}, i});
+  std::sort(places.begin(), places.end());
+  std::vector<size_t> order;
+  for (const auto& [place, i] : places) order.push_back(i);
+  return order;
 }
 
 absl::Status StoredWeights::Read(size_t i, int64_t begin, int64_t end, float* out) const {
@@ -154,28 +214,20 @@ absl::Status StoredWeights::Read(size_t i, int64_t begin, int64_t end, float* ou
     std::copy(whole.begin() + begin, whole.begin() + end, out);
     return absl::OkStatus();
   }
+  absl::Status read;
   if (heads == 0) {
-    RETURN_IF_ERROR(DecodeRows(*from.stored, from.scale, blocks_, columns, begin, end, out));
+    read = ReadRows(from, columns, begin, end, out);
   } else {
-    for (int64_t row = begin; row < end; ++row) {
+    for (int64_t row = begin; row < end && read.ok(); ++row) {
       const int64_t source = SourceRow(row, shape.dim(0), heads);
-      RETURN_IF_ERROR(DecodeRows(*from.stored, from.scale, blocks_, columns, source, source + 1, out + (row - begin) * columns));
+      read = ReadRows(from, columns, source, source + 1, out + (row - begin) * columns);
     }
   }
+  RETURN_IF_ERROR(Annotate(read, absl::StrCat("tensor ", QuoteName(from.stored->name))));
+  if (ahead_ != nullptr) ahead_->Took((end - begin) * columns * BlockBytes(from.stored->type) / BlockElements(from.stored->type));
   if (!AllFinite(out, (end - begin) * columns)) {
     return absl::InvalidArgumentError(
         absl::StrCat(from.stored->file, ": tensor ", QuoteName(from.stored->name), " has values that are not finite"));
-  }
-  int64_t bytes = (end - begin) * columns * BlockBytes(from.stored->type) / BlockElements(from.stored->type);
-  // A kernel may map two megabytes of the page cache where a byte is read: small tensors, here and there in the file, count as much.
-  if (shape.rank() == 1) bytes = std::max(bytes, kHeldBytes);
-  if (unreturned_.fetch_add(bytes, std::memory_order_relaxed) + bytes >= kHeldBytes) {
-    unreturned_.store(0, std::memory_order_relaxed);
-    const absl::string_view read = from.stored->bytes;
-    for (const MappedFile* file : files_) {
-      const absl::string_view all = file->bytes();
-      if (read.data() >= all.data() && read.data() < all.data() + all.size()) file->DropPages();
-    }
   }
   return absl::OkStatus();
 }

@@ -1,11 +1,10 @@
 // The weights of a model in stored tensors (safetensors, GGUF): names matched, shapes checked, dequantised and converted
-// as they are read. No memory is taken for them: what was read of a mapped file is given back as reading goes on.
+// as they are read. No memory is taken for them: a few rows at a time pass through a small buffer.
 //
 // Every missing, unknown and mis-shaped tensor, and every storage type that cannot be read, is named in one
-// InvalidArgument. A value that is not finite is an error naming the tensor.
+// InvalidArgument. A value that is not finite is an error naming the tensor, and so is a file that has become shorter.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/base/file.h"
+#include "common/base/read_ahead.h"
 #include "common/checkpoint/stored_tensor.h"
 #include "common/model/weight_rows.h"
 
@@ -45,15 +45,20 @@ class StoredWeights : public WeightRows {
   absl::Status Read(size_t i, int64_t begin, int64_t end, float* out) const override;
   // Where tensors()[i] comes from.
   const StoredTensor& stored(size_t i) const { return *found_[i].stored; }
+  // All tensors in the order in which they lie in the files, which are being read ahead in it since Create.
+  std::vector<size_t> FileOrder() const;
 
  private:
   StoredWeights() = default;
+  absl::Status ReadRows(const NamedTensor& from, int64_t columns, int64_t begin, int64_t end, float* out) const;  // as they lie in the file
+  size_t FileOf(const StoredTensor& stored) const;  // its index in files_; their number: in memory
+  const MappedFile* FileAt(size_t index) const { return index < files_.size() ? files_[index] : nullptr; }
   std::unique_ptr<Model> shapes_;
   std::vector<NamedTensor> found_;  // by tensors()
   Fp8Blocks blocks_;
   std::shared_ptr<const void> owner_;
   std::vector<const MappedFile*> files_;
-  mutable std::atomic<int64_t> unreturned_ = 0;  // bytes read since the files' pages were given back
+  std::unique_ptr<ReadAhead> ahead_;  // of the files; null without any
 };
 
 // The tensors of a Hugging Face checkpoint that concern `config`: rotary buffers, multi-token prediction layers (with a

@@ -146,6 +146,22 @@ TEST(MappedFile, IsTheWholeFile) {
   EXPECT_TRUE(absl::IsNotFound(MappedFile::Open(path).status()));
 }
 
+TEST(MappedFile, ReadsAPartAndSaysWhenTheFileHasBecomeShorter) {
+  const std::string path = absl::StrCat(::testing::TempDir(), "/file_test_cut_", getpid());
+  ASSERT_TRUE(WriteFileAtomically(DefaultFileSystem(), path, std::string(20000, 'x') + "end").ok());
+  const std::shared_ptr<MappedFile> file = *MappedFile::Open(path);
+  char read[3];
+  EXPECT_TRUE(file->Holds(file->bytes()));
+  EXPECT_FALSE(file->Holds(read));
+  ASSERT_TRUE(file->Read(file->bytes().substr(20000), read).ok());
+  EXPECT_EQ(absl::string_view(read, 3), "end");
+  ASSERT_EQ(truncate(path.c_str(), 20001), 0);
+  const absl::Status status = file->Read(file->bytes().substr(20000), read);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), ::testing::AllOf(HasSubstr(path), HasSubstr("ends at byte 20001"), HasSubstr("had 20003")));
+  ASSERT_TRUE(DefaultFileSystem().RemoveFile(path).ok());
+}
+
 TEST(Path, PartsAndInnerPaths) {
   EXPECT_EQ(JoinPath("a", "b"), "a/b");
   EXPECT_EQ(JoinPath("a/", "b"), "a/b");

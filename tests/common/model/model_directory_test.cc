@@ -5,6 +5,7 @@
 
 #include "common/base/file.h"
 #include "common/checkpoint/safetensors.h"
+#include "common/model/load_weights.h"
 #include "gmock/gmock.h"
 #include "tests/common/model/model_world.h"
 
@@ -50,6 +51,19 @@ TEST_F(ModelDirectory, SavedAndLoadedAgainIsTheSame) {
   EXPECT_EQ(WeightsDigest(*again->model, threads_), WeightsDigest(*first.model, threads_));
   EXPECT_EQ(again->stop_token_ids, first.stop_token_ids);
   EXPECT_EQ(again->tokenizer->Encode("1+2=3"), first.tokenizer->Encode("1+2=3"));
+}
+
+// Someone copies another model over the files, or a network file system loses one, while the weights are read.
+TEST_F(ModelDirectory, AFileThatBecomesShorterWhileItIsReadIsAnErrorAndNotASignal) {
+  const LoadedModel first = Init();
+  ASSERT_EQ(Save(first, root_ + "/a"), absl::OkStatus());
+  const absl::StatusOr<OpenedModel> opened = OpenModel(root_ + "/a", {});
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  std::filesystem::resize_file(root_ + "/a/model.safetensors", 20000);
+  const LoadedModel to = Init();
+  const absl::Status status = LoadWeights(*opened->weights, *to.model, threads_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr("model.safetensors"), HasSubstr("tensor \""), HasSubstr("byte 20000")));
 }
 
 TEST_F(ModelDirectory, ShardsAreReadBack) {
