@@ -180,7 +180,7 @@ class Planner {
       const TrainingPass::Memory reference = TrainingPass::MemoryFor(model_, device, options, false, micro.tokens, micro.sequences, micro.longest);
       pass.scratch = std::max(pass.scratch, reference.scratch);
       reference_pass = static_cast<int64_t>(reference.activations + reference.logits + reference.keys_and_values);
-      parts.push_back({"reference policy", WeightBytes() + PackedBytes() + reference_pass, absl::StrCat("stages[", stage.name(), "].grpo.kl_coef")});
+      parts.push_back({"reference policy", static_cast<int64_t>(model_.ForwardWeightBytes()) + reference_pass, absl::StrCat("stages[", stage.name(), "].grpo.kl_coef")});
     }
     const std::string activations_field = absl::StrCat(micro_field, recipe_.model().recompute() ? "" : ", model.recompute");
     if (OnCuda() && recipe_.rollout().addresses().empty()) {

@@ -76,8 +76,15 @@ class GrpoStage : public Stage {
   absl::Status MakeReference() {
     if (g_.kl_coef() == 0) return absl::OkStatus();
     Model& model = *c_.loaded.model;
-    ASSIGN_OR_RETURN(reference_, Model::Create(model.config(), model.dtype(), model.device()));
-    for (size_t i = 0; i < model.tensors().size(); ++i) CopyTensor(model.tensors()[i].value, reference_->tensors()[i].value);
+    ASSIGN_OR_RETURN(reference_, Model::Create(model.config(), model.dtype(), model.device(), WeightUse::kForward));
+    c_.stream.threads.ParallelForDynamic(static_cast<int64_t>(model.tensors().size()), [&](int64_t i) {
+      const Tensor &from = model.tensors()[static_cast<size_t>(i)].value, &to = reference_->tensors()[static_cast<size_t>(i)].value;
+      if (to.empty()) {
+        reference_->WriteRows(static_cast<size_t>(i), 0, from.dim(0), static_cast<const char*>(from.raw()));
+      } else {
+        CopyTensor(from, to);
+      }
+    });
     reference_->WeightsChanged(c_.stream);
     reference_pass_ = std::make_unique<TrainingPass>(*reference_, c_.stream, c_.pass_options());
     return absl::OkStatus();

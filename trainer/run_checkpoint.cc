@@ -1,5 +1,6 @@
 #include "trainer/run_checkpoint.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -7,6 +8,7 @@
 #include "common/base/status.h"
 #include "common/checkpoint/safetensors.h"
 #include "common/checkpoint/safetensors_writer.h"
+#include "common/model/weight_rows.h"
 #include "common/recipe/load_recipe.h"
 #include "common/tensor/host_memory.h"
 
@@ -19,41 +21,62 @@ StorageType StorageOf(DType dtype) {
   return dtype == DType::kBF16 ? StorageType::kBF16 : dtype == DType::kF64 ? StorageType::kF64 : StorageType::kF32;
 }
 
+// A model's tensors for names and shapes: values may have no memory (WeightUse::kForward).
 NamedTensors Weights(const Model& model) {
   NamedTensors tensors;
   for (const LogicalTensor& tensor : model.tensors()) tensors.push_back({tensor.name, tensor.value});
   return tensors;
 }
 
-absl::Status WriteTensors(CheckpointWriter& writer, const std::string& file_name, const NamedTensors& tensors) {
+using AppendTensor = absl::FunctionRef<absl::Status(size_t i, AppendBytes append)>;  // appends tensors[i]'s bytes
+using StoreTensor = absl::FunctionRef<void(size_t i, absl::string_view bytes)>;
+
+absl::Status WriteTensors(CheckpointWriter& writer, const std::string& file_name, const NamedTensors& tensors, AppendTensor append_tensor) {
   std::vector<TensorSpec> specs;
   for (const auto& [name, tensor] : tensors) {
     TensorSpec spec{name, StorageOf(tensor.dtype()), {}};
     for (int d = 0; d < tensor.rank(); ++d) spec.shape.push_back(tensor.dim(d));
     specs.push_back(std::move(spec));
   }
-  std::map<std::string, Tensor> by_name;
-  for (const auto& [name, tensor] : tensors) by_name[name] = tensor;
+  std::map<std::string, size_t> by_name;
+  for (size_t i = 0; i < tensors.size(); ++i) by_name[tensors[i].name] = i;
   ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, writer.CreateFile(file_name));
   RETURN_IF_ERROR(WriteSafetensors(*file, specs, {{"format", "pt"}}, [&](const TensorSpec& spec, AppendBytes append) {
-    return append(HostBytes(by_name.at(spec.name)).view());
+    return append_tensor(by_name.at(spec.name), append);
   }));
   return file->Close();
 }
 
-absl::Status ReadTensors(const CheckpointReader& reader, const std::string& file_name, const NamedTensors& tensors) {
+absl::Status WriteModel(CheckpointWriter& writer, const std::string& file_name, const Model& model) {
+  return WriteTensors(writer, file_name, Weights(model), [&](size_t i, AppendBytes append) -> absl::Status {
+    const LogicalTensor& tensor = model.tensors()[i];
+    if (!tensor.value.empty()) return append(HostBytes(tensor.value).view());
+    std::string rows;
+    for (int64_t row = 0; row < tensor.value.dim(0);) {
+      const int64_t end = std::min(tensor.value.dim(0), row + RowsAtOnce(tensor));
+      rows.resize(static_cast<size_t>((end - row) * ColumnsOf(tensor)) * SizeOf(tensor.value.dtype()));
+      model.ReadRows(i, row, end, rows.data());
+      RETURN_IF_ERROR(append(rows));
+      row = end;
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status ReadTensors(const CheckpointReader& reader, const std::string& file_name, const NamedTensors& tensors, StoreTensor store) {
   ASSIGN_OR_RETURN(const std::string path, reader.Path(file_name));
   ASSIGN_OR_RETURN(const std::shared_ptr<const SafetensorsFile> file, SafetensorsFile::Open(path));
   if (file->tensors().size() != tensors.size()) {
     return absl::DataLossError(absl::StrCat(path, ": ", file->tensors().size(), " tensors, expected ", tensors.size()));
   }
-  for (const auto& [name, tensor] : tensors) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const auto& [name, tensor] = tensors[i];
     const StoredTensor* stored = file->Find(name);
     if (stored == nullptr) return absl::DataLossError(absl::StrCat(path, ": tensor ", name, " is missing"));
     if (stored->type != StorageOf(tensor.dtype()) || stored->bytes.size() != NumBytes(tensor)) {
       return absl::DataLossError(absl::StrCat(path, ": tensor ", name, " is ", stored->ShapeString(), ", expected ", tensor.ShapeString()));
     }
-    WriteBytes(tensor, 0, stored->bytes);
+    store(i, stored->bytes);
   }
   return absl::OkStatus();
 }
@@ -111,9 +134,13 @@ absl::StatusOr<RunState> RunState::FromJson(const std::string& text) {
 
 absl::Status SaveRunCheckpoint(FileSystem& fs, const std::string& directory, const CheckpointContents& contents) {
   ASSIGN_OR_RETURN(const std::unique_ptr<CheckpointWriter> writer, CheckpointWriter::Create(fs, directory, contents.state.step));
-  RETURN_IF_ERROR(WriteTensors(*writer, "model.safetensors", Weights(contents.model)));
-  if (contents.optimizer != nullptr) RETURN_IF_ERROR(WriteTensors(*writer, "optimizer.safetensors", contents.optimizer->tensors()));
-  if (contents.reference != nullptr) RETURN_IF_ERROR(WriteTensors(*writer, "reference.safetensors", Weights(*contents.reference)));
+  RETURN_IF_ERROR(WriteModel(*writer, "model.safetensors", contents.model));
+  if (contents.optimizer != nullptr) {
+    const NamedTensors tensors = contents.optimizer->tensors();
+    RETURN_IF_ERROR(WriteTensors(*writer, "optimizer.safetensors", tensors,
+                                 [&](size_t i, AppendBytes append) { return append(HostBytes(tensors[i].tensor).view()); }));
+  }
+  if (contents.reference != nullptr) RETURN_IF_ERROR(WriteModel(*writer, "reference.safetensors", *contents.reference));
   if (contents.loaded != nullptr) {
     ModelConfig config = contents.model.config();
     config.eos_token_ids = contents.loaded->stop_token_ids;
@@ -139,12 +166,14 @@ absl::StatusOr<v1::Recipe> ReadRecipe(const CheckpointReader& reader) {
   return recipe;
 }
 
-absl::Status ReadWeights(const CheckpointReader& reader, const std::string& file, const Model& model) {
-  return ReadTensors(reader, file, Weights(model));
+absl::Status ReadWeights(const CheckpointReader& reader, const std::string& file, Model& model) {
+  return ReadTensors(reader, file, Weights(model),
+                     [&](size_t i, absl::string_view bytes) { model.WriteRows(i, 0, model.tensors()[i].value.dim(0), bytes.data()); });
 }
 
 absl::Status ReadOptimizer(const CheckpointReader& reader, const OptimizerState& optimizer) {
-  return ReadTensors(reader, "optimizer.safetensors", optimizer.tensors());
+  const NamedTensors tensors = optimizer.tensors();
+  return ReadTensors(reader, "optimizer.safetensors", tensors, [&](size_t i, absl::string_view bytes) { WriteBytes(tensors[i].tensor, 0, bytes); });
 }
 
 }  // namespace grouper

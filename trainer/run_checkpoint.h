@@ -54,7 +54,7 @@ absl::Status SaveRunCheckpoint(FileSystem& fs, const std::string& directory, con
 // Parts of a verified checkpoint. Tensors must be exactly those of the target, or it is DataLoss naming the tensor.
 absl::StatusOr<RunState> ReadRunState(const CheckpointReader& reader);
 absl::StatusOr<v1::Recipe> ReadRecipe(const CheckpointReader& reader);
-absl::Status ReadWeights(const CheckpointReader& reader, const std::string& file, const Model& model);
+absl::Status ReadWeights(const CheckpointReader& reader, const std::string& file, Model& model);
 absl::Status ReadOptimizer(const CheckpointReader& reader, const OptimizerState& optimizer);
 
 }  // namespace grouper

@@ -31,6 +31,24 @@ TEST(GrpoStageTest, AStepTakesItsPromptsAndMovesTheWeights) {
   EXPECT_EQ(world.result.completions.size(), 8u);
 }
 
+// What the KL is taken against only runs: it keeps no matrix twice, and stays the weights of the stage's beginning.
+TEST(GrpoStageTest, TheReferenceIsTheFirstWeightsInAModelForForwardPasses) {
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    StageWorld world(Alternating, {"stages[rl].grpo.kl_coef=0.1", std::string("model.dtype=") + dtype});
+    const std::string before = world.WeightBits();
+    ASSERT_TRUE(world.Step().ok());
+    ASSERT_NE(world.stage->reference(), nullptr);
+    const Model& reference = *world.stage->reference();
+    EXPECT_EQ(Hex(WeightsDigest(reference, world.threads)), before) << dtype;
+    EXPECT_NE(world.WeightBits(), before);
+    EXPECT_EQ(reference.use(), WeightUse::kForward);
+    EXPECT_EQ(reference.PackedBytes(), 0u);
+    EXPECT_EQ(reference.dtype(), world.loaded.model->dtype());
+    EXPECT_NEAR(static_cast<double>(world.loaded.model->ForwardWeightBytes()), static_cast<double>(reference.WeightBytes()),
+                0.02 * static_cast<double>(reference.WeightBytes()));
+  }
+}
+
 TEST(GrpoStageTest, DynamicSamplingDropsEqualGroupsAndAsksForMore) {
   StageWorld world(EveryThird, {"stages[rl].grpo.dynamic_sampling_max_batches=5"});
   ASSERT_TRUE(world.Step().ok());

@@ -116,6 +116,7 @@ struct StageWorld {
     LoadOptions options;
     options.tokenizer = recipe.model().tokenizer();
     options.max_context = recipe.model().max_context();
+    options.dtype = recipe.model().dtype() == "bfloat16" ? DType::kBF16 : DType::kF32;
     auto model = InitModel(recipe.model().config(), options, 1, threads);
     EXPECT_TRUE(model.ok()) << model.status();
     loaded = std::move(*model);
