@@ -34,9 +34,12 @@ absl::Status Run(const Arguments& arguments) {
   if (format == "hf" && dtype != "float32" && dtype != "bfloat16") {
     return absl::InvalidArgumentError("--dtype " + dtype + ": expected float32 or bfloat16 for --format hf");
   }
-  ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(arguments.Get("from"), {}));
+  if (format == "gguf" && arguments.Has("max-shard-size")) {
+    return absl::InvalidArgumentError("--max-shard-size: a GGUF file is written whole; expected --format hf with it");
+  }
   uint64_t max_shard_bytes = 0;
   ASSIGN_OR_RETURN(max_shard_bytes, ShardBytes(arguments.Get("max-shard-size")));
+  ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(arguments.Get("from"), {}));
   if (format == "hf") {
     RETURN_IF_ERROR(SaveHuggingFace(DefaultFileSystem(), *opened.weights, *opened.tokenizer, opened.stop_token_ids, to, dtype, max_shard_bytes));
   } else {

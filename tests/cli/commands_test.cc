@@ -199,6 +199,9 @@ TEST(CommandsTest, ConvertShardsAtTheSizeThatIsAskedFor) {
     EXPECT_EQ(refused.exit_code, 1) << size << refused.output;
     EXPECT_THAT(refused.output, HasSubstr("--max-shard-size")) << size;
   }
+  const Outcome gguf = Grouper({"convert", "--from", run, "--to", FreshDirectory("one") + ".gguf", "--format", "gguf", "--max-shard-size", "1GB"});
+  EXPECT_EQ(gguf.exit_code, 1) << gguf.output;
+  EXPECT_THAT(gguf.output, HasSubstr("--max-shard-size: a GGUF file is written whole"));
 }
 
 TEST(CommandsTest, EvalWritesALineAProblemAndItsInterval) {
