@@ -78,12 +78,8 @@ class GrpoStage : public Stage {
     Model& model = *c_.loaded.model;
     ASSIGN_OR_RETURN(reference_, Model::Create(model.config(), model.dtype(), model.device(), WeightUse::kForward));
     c_.stream.threads.ParallelForDynamic(static_cast<int64_t>(model.tensors().size()), [&](int64_t i) {
-      const Tensor &from = model.tensors()[static_cast<size_t>(i)].value, &to = reference_->tensors()[static_cast<size_t>(i)].value;
-      if (to.empty()) {
-        reference_->WriteRows(static_cast<size_t>(i), 0, from.dim(0), static_cast<const char*>(from.raw()));
-      } else {
-        CopyTensor(from, to);
-      }
+      const Tensor& from = model.tensors()[static_cast<size_t>(i)].value;
+      reference_->WriteRows(static_cast<size_t>(i), 0, from.dim(0), HostBytes(from).data());
     });
     reference_->WeightsChanged(c_.stream);
     reference_pass_ = std::make_unique<TrainingPass>(*reference_, c_.stream, c_.pass_options());
