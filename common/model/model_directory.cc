@@ -49,8 +49,8 @@ absl::StatusOr<std::string> FindDirectory(const std::string& path) {
                      FindLatestCheckpoint(DefaultFileSystem(), checkpoints));
     if (newest && newest->Has("config.json")) return newest->directory();
   }
-  return absl::NotFoundError(
-      absl::StrCat(path, ": not a model: expected a directory with config.json, a run directory, or a GGUF file"));
+  return absl::NotFoundError(absl::StrCat(path, DefaultFileSystem().Exists(path) ? ": not a model" : ": no such file or directory",
+                                          ": expected a directory with config.json, a run directory, or a GGUF file"));
 }
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> ReadTokenizer(const std::string& path) {

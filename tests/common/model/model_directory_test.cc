@@ -110,7 +110,7 @@ TEST_F(ModelDirectory, AnExistingModelIsNotOverwritten) {
 }
 
 TEST_F(ModelDirectory, BadModelsAreNamed) {
-  EXPECT_THAT(Error(root_ + "/nothing"), HasSubstr("not a model"));
+  EXPECT_THAT(Error(root_ + "/nothing"), HasSubstr("/nothing: no such file or directory: expected a directory with config.json"));
   EXPECT_THAT(Error(root_), HasSubstr("not a model"));
   const LoadedModel loaded = Init();
   ASSERT_EQ(Save(loaded, root_ + "/a"), absl::OkStatus());
