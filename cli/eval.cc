@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/commands.h"
 #include "cli/composition.h"
@@ -111,6 +112,9 @@ absl::Status Run(const Arguments& arguments) {
                        publisher, *data, encoder,         RealClock(), {}};
   RETURN_IF_ERROR(CheckEvaluation(context, data->eval_rows(), *eval, [&](const json::Json& row) { return parts->rules().CheckRow(row); }));
   ASSIGN_OR_RETURN(const EvaluationResult result, Evaluate(context, data->eval_rows(), *eval));
+  if (result.problems == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(arguments.Get("data"), ": none of its ", result.unscored, " problems could be scored, see the warnings"));
+  }
   std::printf("problems %d", static_cast<int>(result.problems));
   if (result.unscored > 0) std::printf(" (%d more could not be scored)", static_cast<int>(result.unscored));
   std::printf("\npass@1 %.4f  95%% interval [%.4f, %.4f]\n", result.accuracy, result.interval.low, result.interval.high);

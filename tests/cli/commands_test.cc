@@ -204,6 +204,14 @@ TEST(CommandsTest, ConvertShardsAtTheSizeThatIsAskedFor) {
   EXPECT_THAT(gguf.output, HasSubstr("--max-shard-size: a GGUF file is written whole"));
 }
 
+TEST(CommandsTest, EvalOfNothingIsAnErrorAndNoAccuracy) {
+  const std::string data = WriteFile("long.jsonl", "{\"prompt\": \"" + std::string(5000, '1') + "\", \"answer\": \"2\"}\n");
+  const std::string rules = WriteFile("rules.textproto", "rules { name: \"right\" exact {} }\n");
+  const Outcome outcome = Grouper({"eval", "--model", FinishedRun(), "--data", data, "--rules", rules, "--max-new-tokens", "8", "--add-bos"});
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr(data + ": none of its 1 problems could be scored"));
+}
+
 TEST(CommandsTest, EvalWritesALineAProblemAndItsInterval) {
   const std::string data = WriteFile("data.jsonl", "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n{\"prompt\": \"2+2=\", \"answer\": \"4\"}\n");
   const std::string rules = WriteFile("rules.textproto", "rules { name: \"right\" exact {} }\n");
