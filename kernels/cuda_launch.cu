@@ -20,7 +20,8 @@ int NumMultiprocessors() {
 namespace {
 
 // From the driver, found at run time: the binary starts without one.
-CUresult Encode(CUtensorMap* map, cuuint32_t rank, const void* data, const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box) {
+CUresult Encode(CUtensorMap* map, cuuint32_t rank, const void* data, const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
+                bool is_float = false) {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found;
@@ -30,7 +31,7 @@ CUresult Encode(CUtensorMap* map, cuuint32_t rank, const void* data, const cuuin
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
   }();
   const cuuint32_t step[5] = {1, 1, 1, 1, 1};
-  return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<void*>(data), sizes, strides, box, step,
+  return encode(map, is_float ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<void*>(data), sizes, strides, box, step,
                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
@@ -38,7 +39,7 @@ CUresult Encode(CUtensorMap* map, cuuint32_t rank, const void* data, const cuuin
 }  // namespace
 
 CUtensorMap MakeTensorMap(const void* data, int64_t inner, int64_t outer, int64_t batch, int64_t outer_stride,
-                          int64_t batch_stride, int box_outer) {
+                          int64_t batch_stride, int box_outer, bool is_float) {
   CUtensorMap map;
   const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(std::max<int64_t>(inner, 1)),
                                static_cast<cuuint64_t>(std::max<int64_t>(outer, 1)),
@@ -46,9 +47,9 @@ CUtensorMap MakeTensorMap(const void* data, int64_t inner, int64_t outer, int64_
   // Strides that are never used must still be valid.
   const int64_t row = outer > 1 ? outer_stride : std::max<int64_t>((inner + 7) / 8 * 8, 8);
   const int64_t plane = batch > 1 ? batch_stride : std::max<int64_t>(row, 8);
-  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(row) * 2, static_cast<cuuint64_t>(plane) * 2};
-  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_outer), 1};
-  const CUresult result = Encode(&map, 3, data, sizes, strides, box);
+  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(row) * (is_float ? 4 : 2), static_cast<cuuint64_t>(plane) * (is_float ? 4 : 2)};
+  const cuuint32_t box[3] = {is_float ? 32u : 64u, static_cast<cuuint32_t>(box_outer), 1};
+  const CUresult result = Encode(&map, 3, data, sizes, strides, box, is_float);
   CHECK(result == CUDA_SUCCESS) << "cuTensorMapEncodeTiled: error " << static_cast<int>(result) << " for " << inner
                                 << " x " << outer << " x " << batch << ", strides " << row << ", " << plane;
   return map;

@@ -32,9 +32,10 @@ void AllowSharedMemory(Kernel* kernel, int bytes, uint64_t& done) {
 }
 
 // A tensor map over bf16: `inner` contiguous elements, `outer` rows of stride `outer_stride`, `batch` of stride
-// `batch_stride` (elements, multiples of 8; data 16-byte aligned); boxes of 64 x box_outer, 128-byte swizzled.
+// `batch_stride` (elements, multiples of 8; data 16-byte aligned); boxes of 64 x box_outer, 128-byte swizzled. Over float: strides multiples of
+// 4, boxes of 32.
 CUtensorMap MakeTensorMap(const void* data, int64_t inner, int64_t outer, int64_t batch, int64_t outer_stride,
-                          int64_t batch_stride, int box_outer);
+                          int64_t batch_stride, int box_outer, bool is_float = false);
 
 // Gated weights [batch][2 features, k], rows of the gate, then as many of up, read as if eight rows of each followed one another: boxes of 64
 // elements times box_rows (a multiple of 16) such rows, 128-byte swizzled. features, row_stride and batch_stride: multiples of 8.

@@ -10,14 +10,22 @@
 namespace grouper::kernels::cuda {
 namespace {
 
-template <int kBlockN_, int kStages_, int kCluster_>
+struct ExpertsArguments {
+  GemmArguments gemm;
+  CUtensorMap sums;     // boxes of 128 bytes times 64 rows of C
+  bool sums_by_engine;  // the copy engine can read C
+};
+
+template <int kBlockN_, int kCluster_, typename Out_>
 struct ExpertsTile {
-  static constexpr int kBlockM = 128, kBlockN = kBlockN_, kStages = kStages_, kCluster = kCluster_;
+  using Out = Out_;
+  static constexpr int kBlockM = 128, kBlockN = kBlockN_, kCluster = kCluster_;
   static constexpr int kTileM = kCluster * kBlockM, kTileN = kBlockN;  // the cluster's
   static constexpr int kThreads = 384;
-  static constexpr int kBytesA = kBlockM * 128, kBytesB = kBlockN * 128;
+  static constexpr int kBytesA = kBlockM * 128, kBytesB = kBlockN * 128, kSumBytes = 64 * kBlockN * sizeof(Out);
+  static constexpr int kStages = (227 * 1024 - 2048 - kSumBytes) / (kBytesA + kBytesB);
   static constexpr int kPart = 64 / kCluster;  // of a stage's 64 tokens of x, what a block fetches
-  static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + 16 * kStages + 16;
+  static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + kSumBytes + 16 * kStages + 40;
 };
 
 // Zeroes rows [valid, 64) of MN-major boxes.
@@ -28,13 +36,16 @@ __device__ __forceinline__ void ZeroTail(char* boxes, int count, int valid, int 
   }
 }
 
-template <typename Tile, typename Out>
-__global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_constant__ GemmArguments args) {
+template <typename Tile>
+__global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_constant__ ExpertsArguments arguments) {
+  const GemmArguments& args = arguments.gemm;
   extern __shared__ char shared_raw[];
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
-  uint64_t* full = reinterpret_cast<uint64_t*>(shared + Tile::kStages * (Tile::kBytesA + Tile::kBytesB));
+  char* const sums = shared + Tile::kStages * (Tile::kBytesA + Tile::kBytesB);  // that the next tile continues from, 64 rows at a time
+  uint64_t* full = reinterpret_cast<uint64_t*>(sums + Tile::kSumBytes);
   uint64_t* empty = full + Tile::kStages;
   uint64_t* over = empty + Tile::kStages;  // a warpgroup's turn
+  uint64_t *sums_full = over + 2, *sums_empty = over + 4;  // full: a warpgroup's
   const auto stage_a = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB); };
   const auto stage_b = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB) + Tile::kBytesA; };
   if (threadIdx.x == 0) {
@@ -42,10 +53,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_
       BarrierInit(&full[s], 1);
       BarrierInit(&empty[s], 4 * Tile::kCluster);
     }
-    for (int w = 0; w < 2; ++w) BarrierInit(&over[w], 4);
+    for (int w = 0; w < 2; ++w) {
+      BarrierInit(&over[w], 4);
+      BarrierInit(&sums_full[w], 1);
+    }
+    BarrierInit(sums_empty, 4);
     BarrierInitFence();
     PrefetchMap(&args.a);
     PrefetchMap(&args.b);
+    PrefetchMap(&arguments.sums);
   }
   ClusterBarrier();
   TileSchedule<Tile, Grouping::kReduction, false> schedule(args, nullptr);
@@ -59,6 +75,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_
     phase ^= stage / Tile::kStages & 1;
     stage %= Tile::kStages;
   };
+  const bool sums_by_engine = args.accumulate && arguments.sums_by_engine;
   const auto locate = [&](int index) {
     TileSpot spot = schedule.Locate(index);
     spot.m0 += rank * Tile::kBlockM;
@@ -87,10 +104,23 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_
           advance(1);
         }
       }
+    } else if (threadIdx.x == 288 && sums_by_engine) {
+      constexpr int kColumns = 128 / sizeof(typename Tile::Out);
+      uint32_t round = 0;
+      for (int index = first, turn = 0; index < schedule.total(); index += stride, turn ^= 1) {
+        const TileSpot spot = locate(index);
+        if (spot.k_begin >= spot.k_end) continue;
+        for (int half = 0; half < 2; ++half) {
+          BarrierWait(sums_empty, round++ & 1 ^ 1);
+          BarrierExpect(&sums_full[turn], Tile::kSumBytes);
+          for (int i = 0; i < Tile::kBlockN / kColumns; ++i)
+            CopyBox(sums + i * 8192, &arguments.sums, spot.n0 + i * kColumns, spot.m0 + 64 * half, spot.batch_c, &sums_full[turn]);
+        }
+      }
     }
   } else {
     TakeRegisters<232>();
-    using Acc = Fragment<Tile::kBlockN, false, Out>;
+    using Acc = Fragment<Tile::kBlockN, false, typename Tile::Out>;
     const int thread = threadIdx.x % 128, lane = threadIdx.x % 32;
     // Tells all that write to it that a stage has been read.
     const auto release = [&](int s) {
@@ -102,6 +132,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_
     };
     float upper[Acc::kCount], lower[Acc::kCount];  // rows 0 to 63 and 64 to 127
     int turn = 0;
+    uint32_t round = 0;  // of this warpgroup's sums
     for (int index = first; index < schedule.total(); index += stride, ++turn) {
       const TileSpot spot = locate(index);
       const int steps = (max(spot.k_end - spot.k_begin, 0) + 63) / 64;
@@ -110,7 +141,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_
         continue;
       }
       const bool unchanged = args.accumulate && steps == 0;
-      if (!unchanged) {
+      if (sums_by_engine && !unchanged) {
+        const auto take = [&](float (&acc)[Acc::kCount]) {
+          BarrierWait(&sums_full[warpgroup], round++ & 1);
+          Acc::LoadShared(acc, sums, thread);
+          __syncwarp();
+          if (lane == 0) BarrierArrive(sums_empty);
+        };
+        take(upper);
+        take(lower);
+      } else if (!unchanged) {
         Acc::Start(upper, args, spot, spot.m0, thread);
         Acc::Start(lower, args, spot, spot.m0 + 64, thread);
       }
@@ -162,12 +202,18 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_
   if constexpr (Tile::kCluster > 1) ClusterBarrier();  // none leaves while another still writes to its memory
 }
 
-template <typename Tile, typename Out>
+template <typename Tile>
 void LaunchExperts(Stream& stream, const GemmProblem& p) {
-  GemmArguments args = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
-  args.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
+  using Out = typename Tile::Out;
+  ExpertsArguments args;
+  args.gemm = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
+  args.gemm.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
+  constexpr int64_t kElements = 16 / sizeof(Out);
+  args.sums_by_engine = reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % kElements == 0 && p.y_batch_stride % kElements == 0;
+  if (args.sums_by_engine)
+    args.sums = MakeTensorMap(p.y, p.w.rows, p.x.rows, p.batch, p.y_stride, p.y_batch_stride, 64, std::is_same_v<Out, float>);
   static uint64_t allowed = 0;
-  AllowSharedMemory(ExpertsKernel<Tile, Out>, Tile::kSharedBytes, allowed);
+  AllowSharedMemory(ExpertsKernel<Tile>, Tile::kSharedBytes, allowed);
   cudaLaunchAttribute cluster;
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {Tile::kCluster, 1, 1};
@@ -180,19 +226,18 @@ void LaunchExperts(Stream& stream, const GemmProblem& p) {
   static int slots = 0;  // clusters that run at once: a GPC need not be a multiple of one
   if (slots == 0) {
     config.gridDim = dim3(Tile::kCluster);
-    GROUPER_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&slots, ExpertsKernel<Tile, Out>, &config));
+    GROUPER_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&slots, ExpertsKernel<Tile>, &config));
   }
-  config.gridDim = dim3(static_cast<unsigned>(std::min<int64_t>(TilesOf<Tile>(args), slots) * Tile::kCluster));
-  GROUPER_CUDA_CHECK(cudaLaunchKernelEx(&config, ExpertsKernel<Tile, Out>, args));
+  config.gridDim = dim3(static_cast<unsigned>(std::min<int64_t>(TilesOf<Tile>(args.gemm), slots) * Tile::kCluster));
+  GROUPER_CUDA_CHECK(cudaLaunchKernelEx(&config, ExpertsKernel<Tile>, args));
 }
 
 template <typename Out>
 void LaunchWidth(Stream& stream, int tile_n, const GemmProblem& p) {
   const bool pairs = p.x.rows > 128;
-  if (tile_n == 128)
-    return pairs ? LaunchExperts<ExpertsTile<128, 6, 2>, Out>(stream, p) : LaunchExperts<ExpertsTile<128, 6, 1>, Out>(stream, p);
+  if (tile_n == 128) return pairs ? LaunchExperts<ExpertsTile<128, 2, Out>>(stream, p) : LaunchExperts<ExpertsTile<128, 1, Out>>(stream, p);
   CHECK_EQ(tile_n, 192);
-  pairs ? LaunchExperts<ExpertsTile<192, 5, 2>, Out>(stream, p) : LaunchExperts<ExpertsTile<192, 5, 1>, Out>(stream, p);
+  pairs ? LaunchExperts<ExpertsTile<192, 2, Out>>(stream, p) : LaunchExperts<ExpertsTile<192, 1, Out>>(stream, p);
 }
 
 }  // namespace

@@ -163,27 +163,23 @@ struct Fragment {
   // Whether all of it lies in C: then no address depends on where it ends.
   static __device__ __forceinline__ bool Whole(const TileSpot& spot, int m0) { return m0 + 64 <= spot.m_end && spot.n0 + kTileN <= spot.n_end; }
 
-  // C's elements 8 (float) or 16 bytes at a time, all in flight together. Outside C some of its elements come, which are not stored.
-  template <bool kWhole>
-  static __device__ __forceinline__ void Load(float (&acc)[kCount], const Out* c, int64_t stride, const TileSpot& spot, int m0, int thread) {
-    constexpr int kUnit = std::is_same_v<Out, float> ? 2 : 8, kUnits = kTileN / 4 / kUnit;
-    using Unit = std::conditional_t<std::is_same_v<Out, float>, float2, uint4>;
-    Unit units[2][kUnits];
+  // Elements move kUnit at a time, 8 bytes of float or 16 of bf16.
+  static constexpr int kUnit = std::is_same_v<Out, float> ? 2 : 8;
+  using Unit = std::conditional_t<std::is_same_v<Out, float>, float2, uint4>;
+
+  // get(row, column): the unit of C there, counted from the fragment's first element. All are asked for before the first is used.
+  template <typename Get>
+  static __device__ __forceinline__ void Gather(float (&acc)[kCount], int thread, Get get) {
+    Unit units[2][kTileN / 4 / kUnit];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + kUnit * (thread % 4);
-      const Out* const row = c + (kWhole ? m : min(m, spot.m_end - 1)) * stride;
 #pragma unroll
-      for (int j = 0; j < kUnits; ++j) {
-        const int column = n + 4 * kUnit * j;
-        const Unit* const from = reinterpret_cast<const Unit*>(row + (kWhole ? column : min(column, spot.n_end - kUnit)));
-        units[h][j] = kUnit == 2 ? __ldcs(from) : *from;
-      }
+      for (int j = 0; j < kTileN / 4 / kUnit; ++j) units[h][j] = get(Row(thread) + 8 * h, kUnit * (thread % 4 + 4 * j));
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
-      for (int j = 0; j < kUnits; ++j) {
+      for (int j = 0; j < kTileN / 4 / kUnit; ++j) {
         if constexpr (std::is_same_v<Out, float>) {
           acc[4 * j + 2 * h] = units[h][j].x;
           acc[4 * j + 2 * h + 1] = units[h][j].y;
@@ -200,9 +196,25 @@ struct Fragment {
       }
     }
   }
+  // From C itself. Outside it some of its elements come, which are not stored.
+  template <bool kWhole>
+  static __device__ __forceinline__ void Load(float (&acc)[kCount], const Out* c, int64_t stride, const TileSpot& spot, int m0, int thread) {
+    Gather(acc, thread, [&](int row, int column) {
+      const int m = m0 + row, n = spot.n0 + column;
+      const Unit* const from =
+          reinterpret_cast<const Unit*>(c + (kWhole ? m : min(m, spot.m_end - 1)) * stride + (kWhole ? n : min(n, spot.n_end - kUnit)));
+      return kUnit == 2 ? __ldcs(from) : *from;
+    });
+  }
+  // From a copy of it in shared memory, boxes of 128 bytes times 64 rows, 128-byte swizzled.
+  static __device__ __forceinline__ void LoadShared(float (&acc)[kCount], const char* boxes, int thread) {
+    constexpr int kColumns = 128 / sizeof(Out);
+    Gather(acc, thread, [&](int row, int column) {
+      return *reinterpret_cast<const Unit*>(boxes + column / kColumns * 8192 + SwizzledOffset(row, column % kColumns * sizeof(Out)));
+    });
+  }
   template <bool kWhole>
   static __device__ __forceinline__ void StoreUnits(const float (&acc)[kCount], Out* c, int64_t stride, const TileSpot& spot, int m0, int thread) {
-    constexpr int kUnit = std::is_same_v<Out, float> ? 2 : 8;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + kUnit * (thread % 4);
