@@ -15,6 +15,7 @@ struct BackwardArguments {
   const float *lse = nullptr, *row_dot = nullptr;  // [tokens, heads]; row_dot = <dout, out>
   __nv_bfloat16 *dq = nullptr, *dk = nullptr, *dv = nullptr;
   int64_t dq_token = 0, dq_head = 0, dk_token = 0, dk_head = 0, dv_token = 0, dv_head = 0;
+  bool dq_vector = false, dk_vector = false, dv_vector = false;  // 16-byte stores
   float scale = 0, scale_log2 = 0;
 };
 
@@ -26,31 +27,28 @@ __device__ __forceinline__ int64_t StatisticOf(const BackwardArguments& args, co
          head * args.group + row % args.group;
 }
 
-// 16 bytes to shared memory without waiting; zeros when there is no source.
-__device__ __forceinline__ void CopyAsync(void* to, const void* from, bool present) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)), "l"(from),
-               "r"(present ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void CopyAsyncCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void CopyAsyncWait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-// Rounds a 64 x kDim fragment times `factor` into rows of a tensor: row m of the fragment goes to to(m), or nowhere
-// when that is null.
+// Rounds a 64 x kDim fragment times `factor` into rows of a tensor: row m of the fragment goes to to(m), or nowhere when that is null. `vector`:
+// rows begin at multiples of 16 bytes.
 template <int kDim, typename To>
-__device__ __forceinline__ void StoreFragment(const float (&acc)[kDim / 2], float factor, int thread, To to) {
-  const int row = thread / 32 * 16 + thread % 32 / 4, column = 2 * (thread % 4);
+__device__ __forceinline__ void StoreFragment(const float (&acc)[kDim / 2], float factor, bool vector, int thread, To to) {
+  const int row = thread / 32 * 16 + thread % 32 / 4, quad = thread % 4;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    __nv_bfloat16* p = to(row + 8 * h);
-    if (p == nullptr) continue;
+    __nv_bfloat16* const p = to(row + 8 * h);
 #pragma unroll
-    for (int j = 0; j < kDim / 8; ++j) {
-      p[8 * j + column] = __float2bfloat16_rn(acc[4 * j + 2 * h] * factor);
-      p[8 * j + column + 1] = __float2bfloat16_rn(acc[4 * j + 2 * h + 1] * factor);
+    for (int j = 0; j < kDim / 32; ++j) {
+      uint32_t packed[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) packed[i] = PackBF16(acc[16 * j + 4 * i + 2 * h] * factor, acc[16 * j + 4 * i + 2 * h + 1] * factor);
+      TransposeQuad(packed, thread);
+      if (p == nullptr) continue;
+      if (vector) {
+        *reinterpret_cast<uint4*>(p + 32 * j + 8 * quad) = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+      } else {
+#pragma unroll
+        for (int e = 0; e < 8; ++e)
+          p[32 * j + 8 * quad + e] = __ushort_as_bfloat16(static_cast<uint16_t>(packed[e / 2] >> (e % 2 * 16)));
+      }
     }
   }
 }
@@ -84,12 +82,15 @@ inline BackwardArguments MakeBackwardArguments(Stream& stream, const PagedKv& kv
   args.dq = static_cast<__nv_bfloat16*>(dq.raw());
   args.dq_token = dq.stride(0);
   args.dq_head = dq.stride(1);
+  args.dq_vector = Vectors(dq);
   args.dk = static_cast<__nv_bfloat16*>(dk.raw());
   args.dk_token = dk.stride(0);
   args.dk_head = dk.stride(1);
+  args.dk_vector = Vectors(dk);
   args.dv = static_cast<__nv_bfloat16*>(dv.raw());
   args.dv_token = dv.stride(0);
   args.dv_head = dv.stride(1);
+  args.dv_vector = Vectors(dv);
   args.scale = static_cast<float>(scale);
   args.scale_log2 = static_cast<float>(scale * 1.4426950408889634);
   return args;

@@ -238,8 +238,8 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
       return m < valid ? data + (s.q_begin + start + m) * token_stride + head * head_stride : nullptr;
     };
   };
-  StoreFragment<Shape::kKey>(dk, args.scale, thread, row_of(args.dk, args.dk_token, args.dk_head));
-  StoreFragment<Shape::kValue>(dv, 1.0f, thread, row_of(args.dv, args.dv_token, args.dv_head));
+  StoreFragment<Shape::kKey>(dk, args.scale, args.dk_vector, thread, row_of(args.dk, args.dk_token, args.dk_head));
+  StoreFragment<Shape::kValue>(dv, 1.0f, args.dv_vector, thread, row_of(args.dv, args.dv_token, args.dv_head));
 }
 
 template <typename Shape>
@@ -287,6 +287,7 @@ __global__ void __launch_bounds__(Shape::kQueryThreads, Shape::kBlocks) QueryKer
   const int first_row = block_row + warpgroup * 64, count = min(64, rows - first_row);
   LoadRows(args.q, s, head, args.group, first_row, count, Shape::kKey, q, thread, 128);
   LoadRows(args.dout, s, head, args.group, first_row, count, Shape::kValue, dout, thread, 128);
+  CopyAsyncWait<0>();
   FenceAsyncShared();
   NamedBarrier(1 + warpgroup, 128);
   const int row = thread / 32 * 16 + thread % 32 / 4, column = 2 * (thread % 4);
@@ -345,7 +346,7 @@ __global__ void __launch_bounds__(Shape::kQueryThreads, Shape::kBlocks) QueryKer
     if (lane == 0) BarrierArrive(&empty[stage]);
     next();
   }
-  StoreFragment<Shape::kKey>(dq, args.scale, thread, [&](int m) -> __nv_bfloat16* {
+  StoreFragment<Shape::kKey>(dq, args.scale, args.dq_vector, thread, [&](int m) -> __nv_bfloat16* {
     if (m >= count) return nullptr;
     const int r = first_row + m;
     return args.dq + (s.q_begin + r / args.group) * args.dq_token + (head * args.group + r % args.group) * args.dq_head;

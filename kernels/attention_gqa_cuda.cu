@@ -75,6 +75,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
   float* running = reinterpret_cast<float*>(running_memory + warpgroup * Shape::kRunningBytes) + thread;
   const int first_row = item.row + warpgroup * 64, rows = min(64, item.rows - warpgroup * 64);
   LoadRows(args.q, sequence, item.head, args.group, first_row, rows, Shape::kKey, queries, thread, 128);
+  CopyAsyncWait<0>();
   FenceAsyncShared();
   NamedBarrier(1 + warpgroup, 128);
 

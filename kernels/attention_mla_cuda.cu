@@ -118,6 +118,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
 
   if (warpgroup == 0) {
     LoadRows(args.q, sequence, 0, args.group, item.row, item.rows, 576, shared, thread, 128);
+    CopyAsyncWait<0>();
     FenceAsyncShared();
     NamedBarrier(kFirstGroup, 128);
     RowPosition own[2];

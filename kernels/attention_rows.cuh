@@ -142,29 +142,27 @@ __device__ __forceinline__ void PackWeights(const float (&s)[32], uint32_t (&p)[
   }
 }
 
-// Copies up to 64 rows (`width` numbers each, a multiple of 64) into boxes; missing rows are zeros.
+// Copies up to 64 rows (`width` numbers each, a multiple of 64) into boxes; missing rows are zeros. Returns before the copies are there:
+// CopyAsyncWait.
 __device__ __forceinline__ void LoadRows(const HeadTensor& from, const DeviceSequence& sequence, int head, int group,
                                          int first_row, int rows, int width, char* boxes, int thread, int threads) {
   const int chunks = width / 8;
   for (int i = thread; i < 64 * chunks; i += threads) {
-    const int row = i / chunks, d = i % chunks * 8;
-    uint4 value = make_uint4(0, 0, 0, 0);
-    if (row < rows) {
-      const int r = first_row + row;
-      const int64_t token = sequence.q_begin + r / group, query_head = head * group + r % group;
-      const __nv_bfloat16* source = from.data + token * from.token_stride + query_head * from.head_stride + d;
-      if (from.vector) {
-        value = *reinterpret_cast<const uint4*>(source);
-      } else {
-        uint32_t parts[4];
+    const int row = i / chunks, d = i % chunks * 8, r = first_row + min(row, max(rows - 1, 0));
+    const int64_t token = sequence.q_begin + r / group, query_head = head * group + r % group;
+    const __nv_bfloat16* const source = from.data + token * from.token_stride + query_head * from.head_stride + d;
+    char* const to = boxes + PageView::Box(row, d);
+    if (from.vector) {
+      CopyAsync(to, source, row < rows);
+    } else {
+      uint32_t parts[4];
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          parts[e] = __bfloat16_as_ushort(source[2 * e]) | uint32_t{__bfloat16_as_ushort(source[2 * e + 1])} << 16;
-        value = make_uint4(parts[0], parts[1], parts[2], parts[3]);
-      }
+      for (int e = 0; e < 4; ++e)
+        parts[e] = row < rows ? __bfloat16_as_ushort(source[2 * e]) | uint32_t{__bfloat16_as_ushort(source[2 * e + 1])} << 16 : 0u;
+      *reinterpret_cast<uint4*>(to) = make_uint4(parts[0], parts[1], parts[2], parts[3]);
     }
-    *reinterpret_cast<uint4*>(boxes + PageView::Box(row, d)) = value;
   }
+  CopyAsyncCommit();
 }
 
 // A stretch of an item's pages, in the order in which they are taken: those that all its rows see, or one sequence's own.

@@ -98,6 +98,20 @@ __device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
 // others).
 __device__ __forceinline__ void FenceAsyncShared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// --- copies by threads (cp.async), 16 bytes; a thread's committed copies come in order
+// --------------------------------------------------------------------------------------
+// Without waiting; zeros when there is no source.
+__device__ __forceinline__ void CopyAsync(void* to, const void* from, bool present) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)), "l"(from),
+               "r"(present ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void CopyAsyncCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void CopyAsyncWait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 // --- wgmma
 // ----------------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ void WgmmaFence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
