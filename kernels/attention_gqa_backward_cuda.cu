@@ -227,6 +227,7 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
       WgmmaTouch(dk);
     }
     if constexpr (Shape::kWide) {
+      __syncwarp();  // all have read their statistics
       if (lane == 0) BarrierArrive(&empty[stage]);
     } else {
       __syncthreads();

@@ -248,7 +248,9 @@ TEST(AttentionCudaTest, SamplesThatSharePagesHaveTheBitsOfEachAlone) {
       const AttentionBatch together(world.gpu, samples, whole.kv.layout, h.query, world.gpu.scratch);
       Attention(world.gpu, whole.kv, together, q, scale, out, lse);
       const Tensor items = world.Get(Tensor(together.prepared()->num_items, DType::kI32, {1}, out.device()));
-      if (count < 2100) shared_a_tile |= items.data<int32_t>()[0] < n * h.kv;
+      int64_t apart = 0;  // items if each sample had its own, and its splits ran side by side
+      for (const AttentionSequence& sample : samples) apart += h.kv * ((sample.context / kPageTokens + 1 + 31) / 32);
+      if (count < 2100) shared_a_tile |= items.data<int32_t>()[0] < (h.mla ? n : apart);
       for (AttentionSequence alone : samples) {
         const int64_t begin = alone.q_begin, end = begin + alone.q_len;
         alone.q_begin = 0;
