@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 
 #include "absl/strings/numbers.h"
 #include "cli/commands.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/model/model_directory.h"
+#include "common/model/own_dtype.h"
 #include "common/model/save_gguf.h"
 
 namespace grouper::cli {
@@ -26,12 +28,23 @@ absl::StatusOr<uint64_t> ShardBytes(const std::string& text) {
   return number * scale;
 }
 
+// Where --to leads: what is written there replaces an empty directory, and must not replace a link to one.
+absl::StatusOr<std::string> Destination(const std::string& to) {
+  if (to.empty()) return absl::InvalidArgumentError("--to: expected a path, got an empty one");
+  std::string path = to;
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  std::error_code error;
+  if (!std::filesystem::is_symlink(path, error)) return to;
+  path = std::filesystem::canonical(path, error).string();
+  if (error) return absl::InvalidArgumentError("--to " + to + ": a symbolic link to nothing; expected a new path");
+  return path;
+}
+
 absl::Status Run(const Arguments& arguments) {
-  const std::string format = arguments.Get("format"), to = arguments.Get("to");
+  const std::string format = arguments.Get("format");
   if (format != "hf" && format != "gguf") return absl::InvalidArgumentError("--format " + format + ": expected hf or gguf");
   std::string dtype = arguments.Get("dtype");
-  if (dtype.empty()) dtype = format == "hf" ? "float32" : "F32";
-  if (format == "hf" && dtype != "float32" && dtype != "bfloat16") {
+  if (format == "hf" && arguments.Has("dtype") && dtype != "float32" && dtype != "bfloat16") {
     return absl::InvalidArgumentError("--dtype " + dtype + ": expected float32 or bfloat16 for --format hf");
   }
   if (format == "gguf" && arguments.Has("max-shard-size")) {
@@ -39,13 +52,17 @@ absl::Status Run(const Arguments& arguments) {
   }
   uint64_t max_shard_bytes = 0;
   ASSIGN_OR_RETURN(max_shard_bytes, ShardBytes(arguments.Get("max-shard-size")));
+  ASSIGN_OR_RETURN(const std::string to, Destination(arguments.Get("to")));
   ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(arguments.Get("from"), {}));
+  if (!arguments.Has("dtype")) {
+    ASSIGN_OR_RETURN(dtype, format == "hf" ? OwnHuggingFaceDType(*opened.weights) : OwnGgufType(*opened.weights));
+  }
   if (format == "hf") {
     RETURN_IF_ERROR(SaveHuggingFace(DefaultFileSystem(), *opened.weights, *opened.tokenizer, opened.stop_token_ids, to, dtype, max_shard_bytes));
   } else {
     RETURN_IF_ERROR(SaveGguf(DefaultFileSystem(), *opened.weights, *opened.tokenizer, opened.stop_token_ids, to, dtype));
   }
-  std::printf("%s -> %s (%s)\n", opened.source.c_str(), to.c_str(), dtype.c_str());
+  std::printf("%s -> %s (%s)\n", opened.source.c_str(), arguments.Get("to").c_str(), dtype.c_str());
   return absl::OkStatus();
 }
 
@@ -55,12 +72,15 @@ const Command kConvert = {
     "convert",
     "",
     "write a model as a Hugging Face directory or a GGUF file",
-    "Reads a Hugging Face directory, a GGUF file or a run directory; writes what transformers and vLLM (hf)\nor llama.cpp (gguf) load.",
+    "Reads a Hugging Face directory, a GGUF file or a run directory; writes what transformers and vLLM (hf)\nor llama.cpp (gguf) load.\n\n"
+    "The type is the model's own unless --dtype says another. hf: bfloat16 from BF16 and FP8 weights, float32 from F32, and from F16 and GGUF's\n"
+    "quantised types, which bfloat16 would round. gguf: BF16 from BF16 and FP8, F16 from F16, F32 from all else; vectors and routers stay F32.\n"
+    "A few weights beside the others that their type would round make it float32.",
     {
         {.name = "from", .placeholder = "MODEL", .help = "directory, GGUF file or run directory", .default_text = "", .required = true},
         {.name = "to", .placeholder = "PATH", .help = "new directory (hf) or file (gguf)", .default_text = "", .required = true},
         {.name = "format", .placeholder = "FORMAT", .help = "hf or gguf", .default_text = "hf"},
-        {.name = "dtype", .placeholder = "TYPE", .help = "hf: float32 or bfloat16; gguf: F32, F16, BF16, Q8_0, Q4_0, Q4_K (default: float32, F32)", .default_text = ""},
+        {.name = "dtype", .placeholder = "TYPE", .help = "hf: float32 or bfloat16; gguf: F32, F16, BF16, Q8_0, Q4_0, Q4_K (default: the model's own)", .default_text = ""},
         {.name = "max-shard-size", .placeholder = "SIZE", .help = "hf: largest file of weights; more go to several, with an index", .default_text = "5GB"},
     },
     Run,

@@ -103,7 +103,7 @@ def check(grouper, name, golden, changes, transformers_reads):
         model, tokenizer = make_model(golden, changes, source)
         ids = np.random.default_rng(3).integers(0, 256, 48).tolist()
         expected = logits_of(model, ids)
-        for command in (["--from", source, "--to", path, "--format", "gguf", "--dtype", "F32"], ["--from", path, "--to", back, "--format", "hf"]):
+        for command in (["--from", source, "--to", path, "--format", "gguf", "--dtype", "F32"], ["--from", path, "--to", back, "--format", "hf", "--dtype", "float32"]):
             subprocess.run([grouper, "convert", *command], check=True, stdout=subprocess.DEVNULL)
         tensors = len(gguf.GGUFReader(path).tensors)
         loaded = llama_cpp.Llama(path, n_ctx=64, n_batch=64, n_threads=2, logits_all=True, verbose=False, type_k=0, type_v=0, flash_attn=False)
