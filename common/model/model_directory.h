@@ -50,9 +50,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const LoadOptions
 absl::StatusOr<LoadedModel> InitModel(const std::string& config_path, const LoadOptions& options, uint64_t seed,
                                       ThreadPool& threads);
 
-// Writes `directory` (created; must not hold a model yet) as transformers expects: config.json, generation_config.json,
+// Writes `directory` (created; absent or empty before) as transformers expects: config.json, generation_config.json,
 // model.safetensors (or shards of at most max_shard_bytes with an index), tokenizer.json, tokenizer_config.json.
-// Written to a temporary name, synced, renamed. dtype: "float32" or "bfloat16".
+// Written to `directory` + kUnfinishedModel, synced, renamed; an error removes what was written. dtype: "float32" or "bfloat16"; a value that bfloat16
+// cannot say is an error naming the tensor.
 absl::Status SaveHuggingFace(FileSystem& fs, const WeightRows& weights, const Tokenizer& tokenizer,
                              const std::vector<int32_t>& stop_token_ids, const std::string& directory,
                              const std::string& dtype, uint64_t max_shard_bytes = 5'000'000'000);

@@ -222,7 +222,8 @@ absl::Status SaveGguf(FileSystem& fs, const WeightRows& weights, const Tokenizer
     }
     return absl::OkStatus();
   };
-  const std::string temporary = path + ".tmp";
+  const std::string temporary = path + kUnfinishedModel;
+  RETURN_IF_ERROR(fs.CreateDirectories(Dirname(path)));
   RETURN_IF_ERROR(fs.RemoveAll(temporary));
   absl::Status written = writer.Write(fs, temporary, specs, write);
   if (written.ok()) written = fs.Rename(temporary, path);

@@ -15,7 +15,7 @@ namespace grouper {
 // Q8_0; a matrix whose rows do not hold whole blocks of the type is Q8_0 (32) or else F16.
 //
 // Families: those of gguf_model.h; Unimplemented naming the architecture for others, and naming the field for what GGUF cannot say. `path` must not exist.
-// Written to a temporary name, synced, renamed.
+// Its directory is made when it is not there. Written to `path` + kUnfinishedModel, synced, renamed; an error removes what was written.
 absl::Status SaveGguf(FileSystem& fs, const WeightRows& weights, const Tokenizer& tokenizer, const std::vector<int32_t>& stop_token_ids, const std::string& path,
                       const std::string& type);
 

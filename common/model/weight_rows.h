@@ -42,6 +42,10 @@ inline int64_t RowsAtOnce(const LogicalTensor& tensor) {
   return std::max<int64_t>(1, kChunk / std::max<int64_t>(1, ColumnsOf(tensor)));
 }
 
+// Behind the name of a model that is being written, until it is whole. What an accident left under that name is removed by the next who writes
+// there, so it is one that nobody gives to anything of his own.
+inline constexpr char kUnfinishedModel[] = ".grouper-unfinished";
+
 // WeightsDigest (model.h) of the float32 model that these weights make.
 absl::StatusOr<Sha256Digest> FloatWeightsDigest(const WeightRows& weights, ThreadPool& threads);
 

@@ -189,6 +189,17 @@ TEST_F(GgufOut, TypesOfTheFileAreThoseAsked) {
   EXPECT_EQ((*file)->Find("blk.0.attn_q_norm.weight")->type, StorageType::kF32);
 }
 
+TEST_F(GgufOut, ItsDirectoryIsMadeAndWhatStandsBesideIsLeftAlone) {
+  const LoadedModel loaded = Make("llama_bias");
+  FileSystem& fs = DefaultFileSystem();
+  const std::string path = root_ + "/new/folder/m.gguf";
+  ASSERT_EQ(fs.CreateDirectories(path + ".tmp"), absl::OkStatus());
+  ASSERT_EQ(WriteFileAtomically(fs, path + ".tmp/notes", "mine"), absl::OkStatus());
+  ASSERT_EQ(Save(loaded, path, "F32"), absl::OkStatus());
+  EXPECT_EQ(*fs.ReadFile(path + ".tmp/notes", 100), "mine");
+  EXPECT_EQ(Save(loaded, root_ + "/other/m.gguf", "F32"), absl::OkStatus());
+}
+
 TEST_F(GgufOut, WhatCannotBeWrittenIsNamed) {
   const LoadedModel loaded = Make("llama_bias");
   EXPECT_THAT(std::string(Save(loaded, root_ + "/m.gguf", "Q2_K").message()), HasSubstr("Q2_K"));
@@ -197,7 +208,7 @@ TEST_F(GgufOut, WhatCannotBeWrittenIsNamed) {
   loaded.model->tensors()[static_cast<size_t>(loaded.model->FindTensor("model.layers.1.mlp.up_proj.weight"))].value.data<float>()[3] = 1e5f;
   EXPECT_THAT(std::string(Save(loaded, root_ + "/n.gguf", "F16").message()), HasSubstr("blk.1.ffn_up.weight holds 100000"));
   EXPECT_FALSE(std::filesystem::exists(root_ + "/n.gguf"));
-  EXPECT_FALSE(std::filesystem::exists(root_ + "/n.gguf.tmp"));
+  EXPECT_FALSE(std::filesystem::exists(root_ + "/n.gguf" + kUnfinishedModel));
   const std::pair<std::pair<std::string, json::Json>, std::string> kNoPlace[] = {
       {{"deepseek_v2", {{"rope_parameters", kYarn}}}, "attention_bias"},
       {{"deepseek_v2", {{"attention_bias", false}}}, "mscale"},

@@ -7,6 +7,7 @@
 #include "common/checkpoint/safetensors.h"
 #include "common/model/load_weights.h"
 #include "gmock/gmock.h"
+#include "tests/testing/faulty_file_system.h"
 #include "tests/common/model/model_world.h"
 
 namespace grouper {
@@ -107,6 +108,68 @@ TEST_F(ModelDirectory, AnExistingModelIsNotOverwritten) {
   ASSERT_EQ(Save(loaded, root_ + "/a"), absl::OkStatus());
   EXPECT_EQ(Save(loaded, root_ + "/a").code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(Save(loaded, root_ + "/b", "float16").code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ModelDirectory, AValueThatBfloat16CannotSayIsNamedAndNothingIsLeftBehind) {
+  const LoadedModel loaded = Init();
+  loaded.model->tensors()[3].value.data<float>()[1] = 3.4e38f;  // rounds to infinity
+  EXPECT_THAT(std::string(Save(loaded, root_ + "/a", "bfloat16").message()), testing::AllOf(HasSubstr(loaded.model->tensors()[3].name), HasSubstr("bfloat16")));
+  EXPECT_TRUE(std::filesystem::is_empty(root_));
+  EXPECT_EQ(Save(loaded, root_ + "/a"), absl::OkStatus());
+}
+
+// A directory of somebody's beside the new model, and a file where it should stand.
+TEST_F(ModelDirectory, WhatStandsBesideANewModelIsLeftAlone) {
+  const LoadedModel loaded = Init();
+  FileSystem& fs = DefaultFileSystem();
+  ASSERT_EQ(fs.CreateDirectories(root_ + "/a.tmp"), absl::OkStatus());
+  ASSERT_EQ(WriteFileAtomically(fs, root_ + "/a.tmp/notes", "mine"), absl::OkStatus());
+  ASSERT_EQ(Save(loaded, root_ + "/a"), absl::OkStatus());
+  EXPECT_EQ(*fs.ReadFile(root_ + "/a.tmp/notes", 100), "mine");
+  EXPECT_THAT(std::string(Save(loaded, root_ + "/a.tmp/notes").message()), testing::AllOf(HasSubstr("a.tmp/notes"), HasSubstr("a new directory")));
+  EXPECT_EQ(*fs.ReadFile(root_ + "/a.tmp/notes", 100), "mine");
+}
+
+// Where FindDirectory looks for a model.
+bool IsAModel(FileSystem& fs, const std::string& directory) { return fs.Exists(directory + "/config.json"); }
+
+TEST_F(ModelDirectory, AFullDiskLeavesNothingAndADeathNoHalfAModel) {
+  const LoadedModel loaded = Init();
+  const auto save = [&](FileSystem& fs) { return SaveHuggingFace(fs, ModelRows(*loaded.model), *loaded.tokenizer, loaded.stop_token_ids, "out/a", "bfloat16", 300000); };
+  FaultyFileSystem whole;
+  ASSERT_EQ(save(whole), absl::OkStatus());
+  const uint64_t operations = whole.operations();
+  const std::vector<std::string> names = *whole.ListDirectory("out/a");
+  EXPECT_GT(names.size(), 8u);  // shards, their index and the rest
+  const auto complete = [&](FileSystem& fs, const std::string& directory) {
+    for (const std::string& name : names) {
+      const absl::StatusOr<std::string> text = fs.ReadFile(directory + "/" + name, 1 << 24);
+      if (!text.ok() || *text != *whole.ReadFile("out/a/" + name, 1 << 24)) return false;
+    }
+    return true;
+  };
+  const std::string unfinished = absl::StrCat("out/a", kUnfinishedModel);
+  using Loss = FaultyFileSystem::Loss;
+  for (uint64_t n = 1; n <= operations; ++n) {
+    FaultyFileSystem full;
+    full.FailAt(n, ENOSPC);
+    if (!save(full).ok()) {
+      EXPECT_FALSE(full.Exists(unfinished)) << n;
+    }
+    EXPECT_TRUE(!full.Exists("out/a") || complete(full, "out/a")) << n;
+    for (const Loss loss : {Loss::kProcessKilled, Loss::kUnsyncedBytes, Loss::kUnsyncedEntries, Loss::kTornWrite, Loss::kRandom}) {
+      FaultyFileSystem fs;
+      fs.CrashAt(n);
+      EXPECT_FALSE(save(fs).ok()) << n;
+      fs.Restart(loss, n);
+      for (const std::string& directory : {std::string("out/a"), unfinished}) {
+        EXPECT_TRUE(!IsAModel(fs, directory) || complete(fs, directory)) << directory << ", operation " << n << ", loss " << static_cast<int>(loss);
+      }
+      if (fs.Exists("out/a")) continue;
+      EXPECT_EQ(save(fs), absl::OkStatus()) << n;
+      EXPECT_TRUE(complete(fs, "out/a") && !fs.Exists(unfinished)) << n;
+    }
+  }
 }
 
 TEST_F(ModelDirectory, BadModelsAreNamed) {
