@@ -25,38 +25,6 @@ namespace {
 
 void Row(const char* name, const std::string& value) { std::printf("%s: %s\n", name, value.c_str()); }
 
-absl::Status InspectRun(const std::string& path) {
-  FileSystem& fs = DefaultFileSystem();
-  ASSIGN_OR_RETURN(const RunDigests digests, ReadRunDigests(fs, path));
-  Row("run", path);
-  Row("status", digests.finished ? "finished" : "not finished; go on with --resume");
-  Row("step", absl::StrCat(digests.step));
-  Row("weights_digest", digests.weights);
-  Row("completions_digest", digests.completions);
-  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListCheckpoints(fs, JoinPath(path, "checkpoints")));
-  for (int64_t step : steps) {
-    // Verifies every byte.
-    ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(fs, CheckpointPath(JoinPath(path, "checkpoints"), step)));
-    Row("checkpoint", absl::StrCat(reader.directory(), " (", reader.files().size(), " files, verified)"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status InspectCheckpoint(const std::string& path) {
-  ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(DefaultFileSystem(), path));
-  ASSIGN_OR_RETURN(const RunState state, ReadRunState(reader));
-  Row("checkpoint", path);
-  Row("step", absl::StrCat(state.step));
-  Row("stage", absl::StrCat(state.stage_index, ", ", state.stage.step, " steps done in it"));
-  Row("data_position", absl::StrCat(state.stage.data_position));
-  Row("group_serial", absl::StrCat(state.stage.group_serial));
-  Row("numerics_id", state.numerics_id);
-  Row("weights_digest", state.weights_digest);
-  Row("completions_digest", state.completions_digest);
-  for (const ManifestFile& file : reader.files()) Row("file", absl::StrCat(file.name, ", ", file.bytes, " bytes, verified"));
-  return absl::OkStatus();
-}
-
 // "none", how long it is, or why it cannot be rendered (another can be given in the recipe).
 std::string TemplateText(const Tokenizer& tokenizer) {
   const std::string& text = tokenizer.chat_template();
@@ -82,7 +50,8 @@ std::string StoredTypes(const StoredWeights& weights) {
   return absl::StrJoin(order, ", ", [](std::string* out, const auto& type) { absl::StrAppend(out, type.first, " (", type.second, " tensors)"); });
 }
 
-absl::Status InspectModel(const std::string& path) {
+// All but the digest of its values as float32, which it returns: a run and a checkpoint have printed theirs.
+absl::StatusOr<Sha256Digest> PrintModel(const std::string& path) {
   ThreadPool threads(0);
   ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(path, {}));
   const ModelConfig& c = opened.weights->config();
@@ -109,9 +78,50 @@ absl::Status InspectModel(const std::string& path) {
                                             megabytes(2), kv(DType::kF32) * 1000 / 1e6, kv(DType::kBF16) * 1000 / 1e6));
   Row("memory_to_train", absl::StrFormat("%.1f MB in float32, %.1f MB in bfloat16 (on a GPU %.1f MB), and activations", megabytes(4 + 4 + 12),
                                          megabytes(2 + 2 + 16), megabytes(2 + 16)));
+  if (!Model::CheckMemory(c, DType::kF32, {}, WeightUse::kForward).ok()) {
+    RETURN_IF_ERROR(Annotate(Model::CheckMemory(c, DType::kBF16, {}, WeightUse::kForward), path));
+  }
+  return digest;
+}
+
+absl::Status InspectModel(const std::string& path) {
+  ASSIGN_OR_RETURN(const Sha256Digest digest, PrintModel(path));
   Row("weights_digest", Hex(digest));
-  return Model::CheckMemory(c, DType::kF32, {}, WeightUse::kForward).ok() ? absl::OkStatus()
-                                                                          : Annotate(Model::CheckMemory(c, DType::kBF16, {}, WeightUse::kForward), path);
+  return absl::OkStatus();
+}
+
+absl::Status InspectRun(const std::string& path) {
+  FileSystem& fs = DefaultFileSystem();
+  ASSIGN_OR_RETURN(const RunDigests digests, ReadRunDigests(fs, path));
+  Row("run", path);
+  Row("status", digests.finished ? "finished" : "not finished; go on with --resume");
+  Row("step", absl::StrCat(digests.step));
+  Row("weights_digest", digests.weights);
+  Row("completions_digest", digests.completions);
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListCheckpoints(fs, JoinPath(path, "checkpoints")));
+  for (int64_t step : steps) {
+    // Verifies every byte.
+    ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(fs, CheckpointPath(JoinPath(path, "checkpoints"), step)));
+    Row("checkpoint", absl::StrCat(reader.directory(), " (", reader.files().size(), " files, verified)"));
+  }
+  // The newest checkpoint's model, or the exported one when somebody has removed the checkpoints.
+  const std::string model = steps.empty() ? JoinPath(path, "model") : CheckpointPath(JoinPath(path, "checkpoints"), steps.back());
+  return fs.Exists(model) ? PrintModel(model).status() : absl::OkStatus();
+}
+
+absl::Status InspectCheckpoint(const std::string& path) {
+  ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(DefaultFileSystem(), path));
+  ASSIGN_OR_RETURN(const RunState state, ReadRunState(reader));
+  Row("checkpoint", path);
+  Row("step", absl::StrCat(state.step));
+  Row("stage", absl::StrCat(state.stage_index, ", ", state.stage.step, " steps done in it"));
+  Row("data_position", absl::StrCat(state.stage.data_position));
+  Row("group_serial", absl::StrCat(state.stage.group_serial));
+  Row("numerics_id", state.numerics_id);
+  Row("weights_digest", state.weights_digest);
+  Row("completions_digest", state.completions_digest);
+  for (const ManifestFile& file : reader.files()) Row("file", absl::StrCat(file.name, ", ", file.bytes, " bytes, verified"));
+  return PrintModel(path).status();
 }
 
 absl::Status Run(const Arguments& arguments) {
@@ -128,7 +138,7 @@ const Command kInspect = {
     "inspect",
     "PATH",
     "what is in a model, a checkpoint or a run directory",
-    "Loads and checks everything: exit status 0 means that it would load and run.",
+    "Loads and checks everything: exit status 0 means that it would load and run. Of a run directory also the model in its newest checkpoint.",
     {},
     Run,
 };
