@@ -7,10 +7,11 @@
 #include "absl/strings/str_format.h"
 #include "cli/commands.h"
 #include "cli/composition.h"
+#include "cli/model_options.h"
+#include "cli/output_option.h"
 #include "cli/prompt_options.h"
 #include "common/base/status.h"
 #include "common/metrics/metrics.h"
-#include "common/tensor/cuda.h"
 #include "reward/score_file.h"
 
 namespace grouper::cli {
@@ -56,6 +57,9 @@ absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t top_k, arguments.GetInt("top-k", 0, 1 << 30));
   ASSIGN_OR_RETURN(const double top_p, arguments.GetDouble("top-p", 1e-9, 1));
   RETURN_IF_ERROR(CheckPromptOptions(arguments));
+  RETURN_IF_ERROR(CheckOutput(arguments, {"data", "rules"}));
+  ASSIGN_OR_RETURN(const ModelPlace place, PlaceFromOptions(arguments));
+  const Device device = place.device;
   if (samples > 1 && temperature == 0) {
     if (arguments.Has("temperature")) return absl::InvalidArgumentError("--temperature 0: all samples of a problem would be the same; expected more than 0 with --samples");
     temperature = 1;
@@ -67,8 +71,7 @@ absl::Status Run(const Arguments& arguments) {
   recipe.set_threads(static_cast<int32_t>(num_threads));
   recipe.mutable_model()->set_path(arguments.Get("model"));
   recipe.mutable_model()->set_device(arguments.Get("device"));
-  ASSIGN_OR_RETURN(const Device device, Annotate(FindDevice(arguments.Get("device")), "--device"));
-  recipe.mutable_model()->set_dtype(device.is_cuda() ? "bfloat16" : "float32");
+  recipe.mutable_model()->set_dtype(place.dtype == DType::kBF16 ? "bfloat16" : "float32");
   ASSIGN_OR_RETURN(const RulesFile rules, LoadRulesFile(arguments.Get("rules")));
   *recipe.mutable_reward() = rules.reward;
   if (rules.is_recipe) recipe.mutable_reward()->clear_address();
@@ -95,10 +98,9 @@ absl::Status Run(const Arguments& arguments) {
   recipe.mutable_rollout()->set_timeout_seconds(600);
   recipe.mutable_reward()->set_timeout_seconds(60);
 
-  // Opened first: a path that cannot be written should not cost an evaluation.
-  std::unique_ptr<JsonLinesFile> output;
+  // Opened first: a path that cannot be written should not cost an evaluation. What an earlier one left there stays until this one has a result.
   if (arguments.Has("output")) {
-    ASSIGN_OR_RETURN(output, JsonLinesFile::Open(DefaultFileSystem(), arguments.Get("output"), 0));
+    RETURN_IF_ERROR(DefaultFileSystem().OpenAppend(arguments.Get("output")).status());
   }
   absl::StatusOr<std::unique_ptr<Composition>> composition = Composition::Create(recipe, Dirname(arguments.Get("rules")), {}, {}, WeightUse::kForward);
   if (!composition.ok()) return rules.Locate(composition.status());
@@ -120,7 +122,9 @@ absl::Status Run(const Arguments& arguments) {
   std::printf("\npass@1 %.4f  95%% interval [%.4f, %.4f]\n", result.accuracy, result.interval.low, result.interval.high);
   if (samples > 1) std::printf("pass@%d %.4f\nmaj@%d %.4f\n", result.samples, result.pass_at_k, result.samples, result.majority);
   PrintTruncated(result);
-  return output == nullptr ? absl::OkStatus() : WriteProblems(result, output.get());
+  if (!arguments.Has("output")) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::unique_ptr<JsonLinesFile> output, JsonLinesFile::Open(DefaultFileSystem(), arguments.Get("output"), 0));
+  return WriteProblems(result, output.get());
 }
 
 }  // namespace
@@ -150,7 +154,8 @@ const Command kEval = {
         {.name = "add-bos", .placeholder = "", .help = "put the bos token first", .default_text = ""},
         {.name = "output", .placeholder = "FILE", .help = "one JSON line a problem", .default_text = ""},
         {.name = "seed", .placeholder = "N", .help = "of the sampling noise", .default_text = "0"},
-        {.name = "device", .placeholder = "DEVICE", .help = "auto (a GPU if there is one), cpu, cuda or cuda:N", .default_text = "auto"},
+        DTypeOption(),
+        DeviceOption(),
         {.name = "threads", .placeholder = "N", .help = "CPU threads; 0: one per core", .default_text = "0"},
     },
     Run,

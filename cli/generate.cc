@@ -4,11 +4,11 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "cli/prompt_options.h"
 #include "common/base/status.h"
 #include "common/data/row.h"
 #include "common/model/model_directory.h"
-#include "common/tensor/cuda.h"
 #include "rollout/engine.h"
 #include "trainer/prompt_encoder.h"
 
@@ -26,10 +26,9 @@ absl::Status Run(const Arguments& arguments) {
   ThreadPool threads(static_cast<int>(num_threads));
   LoadOptions load;
   load.use = WeightUse::kForward;
-  ASSIGN_OR_RETURN(load.device, Annotate(FindDevice(arguments.Get("device")), "--device"));
-  const std::string dtype = arguments.Get("dtype");
-  if (dtype != "" && dtype != "float32" && dtype != "bfloat16") return absl::InvalidArgumentError("--dtype " + dtype + ": expected float32 or bfloat16");
-  if (dtype == "bfloat16" || (dtype.empty() && load.device.is_cuda())) load.dtype = DType::kBF16;
+  ASSIGN_OR_RETURN(const ModelPlace place, PlaceFromOptions(arguments));
+  load.dtype = place.dtype;
+  load.device = place.device;
   ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(arguments.Get("model"), load, threads));
 
   ASSIGN_OR_RETURN(const v1::PromptTemplate prompt_template, PromptFromOptions(arguments, arguments.Get("model"), *loaded.tokenizer));
@@ -79,7 +78,7 @@ absl::Status Run(const Arguments& arguments) {
         std::fputs(decoder.Add(token).c_str(), stdout);
         std::fflush(stdout);
       }));
-  while (!done) RETURN_IF_ERROR(engine->Step().status());
+  while (!done && !std::ferror(stdout)) RETURN_IF_ERROR(engine->Step().status());  // nobody reads it: main says so
   std::printf("%s\n", decoder.Flush().c_str());
   RETURN_IF_ERROR(Annotate(finite, arguments.Get("model")));
   std::fprintf(stderr, "%d tokens, %.1f tok/s\n", static_cast<int>(tokens), static_cast<double>(tokens) / absl::ToDoubleSeconds(absl::Now() - start));
@@ -106,10 +105,10 @@ const Command kGenerate = {
         {.name = "top-k", .placeholder = "K", .help = "0: all", .default_text = "0"},
         {.name = "top-p", .placeholder = "P", .help = "1: all", .default_text = "1"},
         {.name = "max-new-tokens", .placeholder = "N", .help = "longest completion", .default_text = "256"},
-        {.name = "stop", .placeholder = "TEXT", .help = "stop string", .default_text = "", .repeated = true},
+        {.name = "stop", .placeholder = "TEXT", .help = "ends the text, which keeps it", .default_text = "", .repeated = true},
         {.name = "seed", .placeholder = "N", .help = "of the sampling noise", .default_text = "0"},
-        {.name = "dtype", .placeholder = "TYPE", .help = "float32 or bfloat16 (default: float32, on a GPU bfloat16)", .default_text = ""},
-        {.name = "device", .placeholder = "DEVICE", .help = "auto (a GPU if there is one), cpu, cuda or cuda:N", .default_text = "auto"},
+        DTypeOption(),
+        DeviceOption(),
         {.name = "threads", .placeholder = "N", .help = "CPU threads; 0: one per core", .default_text = "0"},
     },
     Run,

@@ -56,7 +56,10 @@ int Main(int argc, char** argv) {
     const absl::StatusOr<Arguments> arguments = ParseArguments(*command, rest);
     if (!arguments.ok()) return Fail(arguments.status(), 2);
     const absl::Status status = command->run(*arguments);
-    return status.ok() ? 0 : Fail(status, 1);
+    if (!status.ok()) return Fail(status, 1);
+    // A full disk, or a pipe that nobody reads: what was to be printed is not there.
+    if (std::fflush(stdout) != 0 || std::ferror(stdout)) return Fail(absl::DataLossError("cannot write to standard output"), 1);
+    return 0;
   }
   const std::string& name = words[0] == "help" ? words[1] : words[0];
   return Fail(absl::InvalidArgumentError("unknown command \"" + name + "\" (see grouper --help)"), 2);

@@ -2,11 +2,20 @@
 
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/checkpoint/stored_tensor.h"
 #include "common/recipe/load_recipe.h"
 
 namespace grouper::cli {
 
 absl::Status CheckPromptOptions(const Arguments& arguments) {
+  for (const char* option : {"prompt", "system", "prefill", "stop"}) {
+    for (const std::string& text : arguments.GetAll(option)) {
+      if (!IsUtf8(text)) return absl::InvalidArgumentError(absl::StrCat("--", option, " ", QuoteName(text), ": expected UTF-8"));
+    }
+  }
+  for (const std::string& stop : arguments.GetAll("stop")) {
+    if (stop.empty()) return absl::InvalidArgumentError("--stop: expected a text, got an empty one");
+  }
   if (arguments.Has("chat") && arguments.Has("template")) return absl::InvalidArgumentError("--chat and --template: expected one of them");
   const std::string name = arguments.Get("template");
   if (arguments.Has("system") && !arguments.Has("chat") && name != "chatml" && name != "tokenizer") {

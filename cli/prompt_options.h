@@ -11,7 +11,7 @@
 
 namespace grouper::cli {
 
-// InvalidArgument: two of the options contradict each other. Costs nothing, so it comes before a model is loaded.
+// InvalidArgument: two of the options contradict each other, a text is not UTF-8, a stop string is empty. Costs nothing, so it comes before a model is loaded.
 absl::Status CheckPromptOptions(const Arguments& arguments);
 
 // What the options say. Without any of them: the `prompt` of the recipe that stands in `model`, a run directory or a checkpoint, so that a trained

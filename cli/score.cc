@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "cli/commands.h"
+#include "cli/output_option.h"
 #include "common/base/status.h"
 #include "common/base/thread_pool.h"
 #include "common/rpc/server.h"
@@ -14,6 +15,7 @@ namespace {
 
 absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
+  RETURN_IF_ERROR(CheckOutput(arguments, {"input", "rules"}));
   ThreadPool threads(static_cast<int>(num_threads));
   ASSIGN_OR_RETURN(const RulesFile file, LoadRulesFile(arguments.Get("rules")));
   const v1::Reward& config = file.reward;

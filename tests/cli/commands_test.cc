@@ -14,6 +14,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 Outcome Grouper(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), GrouperBinary());
@@ -101,10 +102,23 @@ TEST(CommandsTest, WrongValuesExitWithOneAndNameTheOption) {
       {{"generate", "--model", run, "--prompt", "1", "--chat", "--template", "plain"}, "--chat and --template"},
       {{"generate", "--model", run, "--prompt", "1", "--system", "x"}, "--system"},
       {{"generate", "--model", run, "--prompt", std::string(5000, '1')}, "--prompt: 5001 tokens"},
+      {{"generate", "--model", run, "--prompt", "", "--template", "plain"}, "--prompt: the prompt has no tokens"},
+      {{"generate", "--model", run, "--prompt", "caf\xc3"}, "--prompt \"caf\\xc3\": expected UTF-8"},
+      {{"generate", "--model", run, "--prompt", "1", "--chat", "--system", "\xff"}, "--system \"\\xff\": expected UTF-8"},
+      {{"generate", "--model", run, "--prompt", "1", "--prefill", "\xff"}, "--prefill"},
+      {{"generate", "--model", run, "--prompt", "1", "--stop", "\xff"}, "--stop"},
+      {{"generate", "--model", run, "--prompt", "1", "--stop", ""}, "--stop: expected a text"},
+      {{"generate", "--model", run, "--prompt", "1", "--temperature", "nan"}, "--temperature nan: expected a number in 0..100"},
+      {{"generate", "--model", run, "--prompt", "1", "--temperature", "-1"}, "--temperature -1"},
+      {{"generate", "--model", run, "--prompt", "1", "--dtype", "float16"}, "--dtype float16: expected float32 or bfloat16"},
+      {{"eval", "--model", run, "--data", "d", "--rules", "r", "--dtype", "float16"}, "--dtype float16: expected float32 or bfloat16"},
       {{"eval", "--model", run, "--data", "d", "--rules", "r", "--samples", "4", "--temperature", "0"}, "--temperature 0"},
       {{"eval", "--model", run, "--data", "d", "--rules", "r", "--chat", "--template", "plain"}, "--chat and --template"},
       {{"convert", "--from", run, "--to", run + "/model"}, run + "/model"},
       {{"convert", "--from", run, "--to", FreshDirectory("x"), "--dtype", "float7"}, "float7"},
+      {{"convert", "--from", run, "--to", FreshDirectory("x"), "--dtype", ""}, "--dtype : expected float32 or bfloat16"},
+      {{"convert", "--from", run, "--to", ""}, "--to: expected a path"},
+      {{"convert", "--from", run, "--to", TinyRecipe()}, "a model is written into a new directory"},
       {{"convert", "--from", run, "--to", FreshDirectory("x"), "--format", "onnx"}, "onnx"},
       {{"inspect", "/nonexistent"}, "/nonexistent"},
       {{"serve", "nothing", "--recipe", TinyRecipe(), "--listen", "127.0.0.1:0"}, "nothing"},
@@ -142,6 +156,13 @@ TEST(CommandsTest, InspectTellsRunsCheckpointsAndModelsApart) {
   const std::string& run = FinishedRun();
   EXPECT_THAT(Grouper({"inspect", run}).output,
               AllOf(HasSubstr("status: finished"), HasSubstr("weights_digest: "), HasSubstr("completions_digest: "), HasSubstr("verified")));
+  // And of both the model in the checkpoint, the run's newest.
+  const auto model = [](const std::string& output) { return output.substr(std::min(output.size(), output.find("model: "))); };
+  const std::string of_run = model(Grouper({"inspect", run}).output);
+  EXPECT_THAT(of_run, AllOf(HasSubstr("model: " + run + "/checkpoints/step_16\n"), HasSubstr("parameters: "), HasSubstr("active "), HasSubstr("tokenizer: "),
+                            HasSubstr("dtype: F32"), HasSubstr("chat_template: "), HasSubstr("kv_bytes_per_token: "), HasSubstr("memory_to_roll_out: "),
+                            HasSubstr("memory_to_train: ")));
+  EXPECT_EQ(model(Grouper({"inspect", run + "/checkpoints/step_16"}).output), of_run);
   EXPECT_THAT(Grouper({"inspect", run + "/model"}).output, AllOf(HasSubstr("architecture: DeepseekV3ForCausalLM"), HasSubstr("kv_bytes_per_token")));
   EXPECT_THAT(Grouper({"inspect", run + "/checkpoints/step_16"}).output, HasSubstr("weights_digest: "));
 }
@@ -202,6 +223,80 @@ TEST(CommandsTest, ConvertShardsAtTheSizeThatIsAskedFor) {
   const Outcome gguf = Grouper({"convert", "--from", run, "--to", FreshDirectory("one") + ".gguf", "--format", "gguf", "--max-shard-size", "1GB"});
   EXPECT_EQ(gguf.exit_code, 1) << gguf.output;
   EXPECT_THAT(gguf.output, HasSubstr("--max-shard-size: a GGUF file is written whole"));
+}
+
+TEST(CommandsTest, ConvertKeepsTheModelsOwnTypeUnlessAnotherIsAskedFor) {
+  const std::string& run = FinishedRun();
+  const std::string narrow = FreshDirectory("narrow"), again = FreshDirectory("again"), wide = FreshDirectory("wide"), own = FreshDirectory("own");
+  const auto convert = [](const std::string& from, const std::string& to, std::vector<std::string> more = {}) {
+    more.insert(more.begin(), {"convert", "--from", from, "--to", to});
+    const Outcome outcome = Grouper(more);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return outcome.output;
+  };
+  EXPECT_THAT(convert(run, own), HasSubstr(" -> " + own + " (float32)"));
+  EXPECT_THAT(convert(run, narrow, {"--dtype", "bfloat16"}), HasSubstr("(bfloat16)"));
+  EXPECT_THAT(convert(narrow, again), HasSubstr("(bfloat16)"));
+  EXPECT_THAT(convert(narrow, wide, {"--dtype", "float32"}), HasSubstr("(float32)"));
+  EXPECT_EQ(ReadFile(again + "/model.safetensors"), ReadFile(narrow + "/model.safetensors"));
+  EXPECT_THAT(ReadFile(again + "/config.json"), HasSubstr("\"bfloat16\""));
+  EXPECT_EQ(DigestLine(Grouper({"inspect", wide}).output), DigestLine(Grouper({"inspect", narrow}).output));
+}
+
+TEST(CommandsTest, ConvertFollowsALinkToAnEmptyDirectoryAndNotOneToNothing) {
+  const std::string root = FreshDirectory("links");
+  std::filesystem::create_directories(root + "/disk");
+  std::filesystem::create_symlink(root + "/disk", root + "/link");
+  std::filesystem::create_symlink(root + "/nothing", root + "/dangling");
+  EXPECT_EQ(Grouper({"convert", "--from", FinishedRun(), "--to", root + "/link"}).exit_code, 0);
+  EXPECT_TRUE(std::filesystem::is_symlink(root + "/link"));
+  EXPECT_TRUE(std::filesystem::exists(root + "/disk/config.json"));
+  const Outcome dangling = Grouper({"convert", "--from", FinishedRun(), "--to", root + "/dangling"});
+  EXPECT_EQ(dangling.exit_code, 1);
+  EXPECT_THAT(dangling.output, HasSubstr("--to " + root + "/dangling: a symbolic link to nothing"));
+}
+
+TEST(CommandsTest, AnOutputThatIsAnInputIsRefusedAndAnOldOneOutlivesAFailure) {
+  const std::string good = "{\"prompt\": \"1+1=\", \"completion\": \"2\", \"answer\": \"2\"}\n";
+  const std::string data = WriteFile("data.jsonl", good), bad = WriteFile("bad.jsonl", "{\"prompt\": \n"), old = WriteFile("old.jsonl", "earlier\n");
+  const std::string text = "rules { name: \"right\" exact {} }\n", rules = WriteFile("rules.textproto", text), link = data + ".link";
+  std::filesystem::create_symlink(data, link);
+  for (const std::string& path : {data, link}) {
+    const Outcome eval = Grouper({"eval", "--model", FinishedRun(), "--data", data, "--rules", rules, "--output", path});
+    EXPECT_EQ(eval.exit_code, 1);
+    EXPECT_THAT(eval.output, HasSubstr("--output " + path + ": is the file of --data; expected another"));
+    const Outcome score = Grouper({"score", "--input", data, "--rules", rules, "--output", path});
+    EXPECT_EQ(score.exit_code, 1);
+    EXPECT_THAT(score.output, HasSubstr("is the file of --input"));
+  }
+  EXPECT_THAT(Grouper({"score", "--input", data, "--rules", rules, "--output", rules}).output, HasSubstr("is the file of --rules"));
+  EXPECT_EQ(ReadFile(data), good);
+  EXPECT_EQ(ReadFile(rules), text);
+  EXPECT_EQ(Grouper({"eval", "--model", FinishedRun(), "--data", bad, "--rules", rules, "--output", old}).exit_code, 1);
+  EXPECT_EQ(ReadFile(old), "earlier\n");
+  EXPECT_EQ(Grouper({"eval", "--model", FinishedRun(), "--data", data, "--rules", rules, "--max-new-tokens", "4", "--output", old}).exit_code, 0);
+  EXPECT_THAT(ReadFile(old), AllOf(HasSubstr("\"samples\""), Not(HasSubstr("earlier"))));
+}
+
+TEST(CommandsTest, EvalTakesADtypeAsGenerateDoes) {
+  const std::string data = WriteFile("data.jsonl", "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n");
+  const std::string rules = WriteFile("rules.textproto", "rules { name: \"right\" exact {} }\n");
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    const Outcome outcome = Grouper({"eval", "--model", FinishedRun(), "--data", data, "--rules", rules, "--max-new-tokens", "8", "--dtype", dtype});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr("problems 1"));
+  }
+  const auto line = [](const std::string& help) { return help.substr(help.find("  --dtype TYPE"), 100); };
+  EXPECT_EQ(line(Grouper({"eval", "--help"}).output), line(Grouper({"generate", "--help"}).output));
+}
+
+// A full disk, or a pipe that nobody reads any more.
+TEST(CommandsTest, WhatCannotBePrintedIsAnError) {
+  for (const std::string& command : {"inspect " + FinishedRun(), "generate --model " + FinishedRun() + " --prompt 1 --max-new-tokens 4"}) {
+    const Outcome outcome = RunProgram({"/bin/sh", "-c", "exec " + GrouperBinary() + " " + command + " > /dev/full"}, 60);
+    EXPECT_EQ(outcome.exit_code, 1) << command;
+    EXPECT_THAT(outcome.output, HasSubstr("cannot write to standard output"));
+  }
 }
 
 TEST(CommandsTest, EvalOfNothingIsAnErrorAndNoAccuracy) {
