@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/model_options.h"
 #include "cli/prompt_options.h"
+#include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/data/row.h"
 #include "common/model/model_directory.h"
@@ -15,6 +16,27 @@
 namespace grouper::cli {
 namespace {
 
+// The prompt as the user's message, behind the turns of --history.
+absl::StatusOr<DataRow> PromptRow(const Arguments& arguments) {
+  DataRow row;
+  row.source = "--prompt";
+  row.columns["prompt"] = arguments.Get("prompt");
+  if (!arguments.Has("history")) return row;
+  const std::string path = arguments.Get("history");
+  row.source = "--history " + path;
+  ASSIGN_OR_RETURN(const std::string text, DefaultFileSystem().ReadFile(path, 16 << 20));
+  json::Json turns;
+  ASSIGN_OR_RETURN(turns, Annotate(json::Parse(text), path));
+  if (!turns.is_array()) return absl::InvalidArgumentError(row.source + ": expected an array of {\"role\": string, \"content\": string}");
+  turns.push_back({{"role", "user"}, {"content", arguments.Get("prompt")}});
+  row.columns["messages"] = std::move(turns);
+  RETURN_IF_ERROR(CanonicaliseRow({}, row));
+  if (arguments.Has("system") && row.columns["messages"][0]["role"] == "system") {
+    return absl::InvalidArgumentError(row.source + ": begins with a system message, and --system is given; expected one of them");
+  }
+  return row;
+}
+
 absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t new_tokens, arguments.GetInt("max-new-tokens", 1, 1 << 30));
   ASSIGN_OR_RETURN(const double temperature, arguments.GetDouble("temperature", 0, 100));
@@ -23,6 +45,7 @@ absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
   ASSIGN_OR_RETURN(const int64_t seed, arguments.GetInt("seed", 0, INT64_MAX));
   RETURN_IF_ERROR(CheckPromptOptions(arguments));
+  ASSIGN_OR_RETURN(const DataRow row, PromptRow(arguments));
   ThreadPool threads(static_cast<int>(num_threads));
   LoadOptions load;
   load.use = WeightUse::kForward;
@@ -33,14 +56,11 @@ absl::Status Run(const Arguments& arguments) {
 
   ASSIGN_OR_RETURN(const v1::PromptTemplate prompt_template, PromptFromOptions(arguments, arguments.Get("model"), *loaded.tokenizer));
   ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(prompt_template, loaded.tokenizer));
-  DataRow row;
-  row.source = "--prompt";
-  row.columns["prompt"] = arguments.Get("prompt");
   ASSIGN_OR_RETURN(const PromptEncoder::Prompt prompt, encoder.EncodePrompt(row));
 
   const int64_t context = loaded.model->config().max_position_embeddings;
   if (static_cast<int64_t>(prompt.token_ids.size()) >= context) {
-    return absl::InvalidArgumentError(absl::StrFormat("--prompt: %d tokens, expected fewer than the model's context of %d", prompt.token_ids.size(), context));
+    return absl::InvalidArgumentError(absl::StrFormat("%s: %d tokens, expected fewer than the model's context of %d", row.source, prompt.token_ids.size(), context));
   }
 
   EngineOptions options;
@@ -97,6 +117,7 @@ const Command kGenerate = {
         {.name = "model", .placeholder = "MODEL", .help = "directory, GGUF file or run directory", .default_text = "", .required = true},
         {.name = "prompt", .placeholder = "TEXT", .help = "the prompt, or the user's message with --chat", .default_text = "", .required = true},
         {.name = "chat", .placeholder = "", .help = "use the chat template", .default_text = ""},
+        {.name = "history", .placeholder = "FILE", .help = "the turns before the prompt: a JSON array of {role, content}", .default_text = ""},
         {.name = "system", .placeholder = "TEXT", .help = "system message", .default_text = ""},
         {.name = "template", .placeholder = "NAME", .help = "plain (the default), r1_zero, chatml, tokenizer", .default_text = ""},
         {.name = "prefill", .placeholder = "TEXT", .help = "beginning of the completion", .default_text = ""},

@@ -18,8 +18,10 @@ absl::Status CheckPromptOptions(const Arguments& arguments) {
   }
   if (arguments.Has("chat") && arguments.Has("template")) return absl::InvalidArgumentError("--chat and --template: expected one of them");
   const std::string name = arguments.Get("template");
-  if (arguments.Has("system") && !arguments.Has("chat") && name != "chatml" && name != "tokenizer") {
-    return absl::InvalidArgumentError("--system: needs --chat, or a template that has a place for it (chatml, tokenizer)");
+  for (const char* option : {"system", "history"}) {
+    if (arguments.Has(option) && !arguments.Has("chat") && name != "chatml" && name != "tokenizer") {
+      return absl::InvalidArgumentError(absl::StrCat("--", option, ": needs --chat, or a template that has a place for it (chatml, tokenizer)"));
+    }
   }
   return absl::OkStatus();
 }

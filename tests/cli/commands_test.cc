@@ -290,6 +290,33 @@ TEST(CommandsTest, EvalTakesADtypeAsGenerateDoes) {
   EXPECT_EQ(line(Grouper({"eval", "--help"}).output), line(Grouper({"generate", "--help"}).output));
 }
 
+TEST(CommandsTest, GenerateContinuesAConversation) {
+  const std::string model = FreshDirectory("long");  // a turn's marks are many tokens of this tokenizer
+  std::filesystem::copy(FinishedRun() + "/model", model);
+  std::string config = ReadFile(model + "/config.json");
+  const std::string context = "\"max_position_embeddings\": 64";
+  ASSERT_NE(config.find(context), std::string::npos) << config;
+  std::ofstream(model + "/config.json") << config.replace(config.find(context), context.size(), "\"max_position_embeddings\": 256");
+  const auto generate = [&](const std::string& history, const std::string& prompt, std::vector<std::string> more = {"--template", "chatml"}) {
+    more.insert(more.begin(), {"generate", "--model", model, "--max-new-tokens", "8", "--prompt", prompt});
+    if (!history.empty()) more.insert(more.end(), {"--history", WriteFile("history.json", history)});
+    const Outcome outcome = Grouper(more);
+    return outcome.exit_code == 0 ? outcome.output.substr(0, outcome.output.find(" tokens, ")) : "error: " + outcome.output;
+  };
+  const std::string turns = R"([{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}])";
+  const std::string spelt = "<|im_start|>user\n1+1=<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n<|im_start|>user\n2+2=<|im_end|>\n<|im_start|>assistant\n";
+  EXPECT_THAT(generate(turns, "2+2="), Not(HasSubstr("error")));
+  EXPECT_EQ(generate(turns, "2+2="), generate("", spelt, {"--template", "plain"}));
+  EXPECT_EQ(generate("[]", "2+2="), generate("", "2+2="));
+  const std::pair<std::string, std::string> bad[] = {{"{}", "expected an array"},
+                                                     {"[1]", "messages[0]"},
+                                                     {R"([{"role": "robot", "content": ""}])", "got \"robot\""},
+                                                     {"[", "history.json: not JSON at byte"}};
+  for (const auto& [text, expected] : bad) EXPECT_THAT(generate(text, "1"), AllOf(HasSubstr("error: "), HasSubstr("history.json"), HasSubstr(expected)));
+  EXPECT_THAT(generate(turns, "1", {}), HasSubstr("--history: needs --chat, or a template that has a place for it"));
+  EXPECT_THAT(generate(R"([{"role": "system", "content": "x"}])", "1", {"--chat", "--system", "y"}), HasSubstr("and --system is given"));
+}
+
 // A full disk, or a pipe that nobody reads any more.
 TEST(CommandsTest, WhatCannotBePrintedIsAnError) {
   for (const std::string& command : {"inspect " + FinishedRun(), "generate --model " + FinishedRun() + " --prompt 1 --max-new-tokens 4"}) {
