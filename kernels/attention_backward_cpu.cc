@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/attention_tile.h"
+#include "kernels/transpose.h"
 
 namespace grouper::kernels::cpu {
 namespace {
@@ -28,6 +29,19 @@ T Dot(const T* a, const T* b, int64_t n) {
   for (; i + kLanes <= n; i += kLanes) acc = Fma(Load(a + i), Load(b + i), acc);
   if (i < n) acc = Fma(LoadPartial(a + i, n - i), LoadPartial(b + i, n - i), acc);
   return ReduceAdd(acc);
+}
+
+// sums [width][64], of the tokens from `token` on: rows of a head of `to`.
+template <typename S, typename T>
+void WriteRows(const std::vector<T>& sums, int64_t width, int64_t token, int64_t tokens, int64_t head, const Tensor& to) {
+  S* const rows = to.row<S>(token) + head * to.stride(1);
+  if constexpr (std::is_same_v<S, T>) {
+    Transpose(sums.data(), kPageTokens, width, tokens, rows, to.stride(0));
+  } else {
+    for (int64_t j = 0; j < tokens; ++j) {
+      for (int64_t d = 0; d < width; ++d) rows[j * to.stride(0) + d] = static_cast<S>(sums[static_cast<size_t>(d * kPageTokens + j)]);
+    }
+  }
 }
 
 template <typename S>
@@ -68,10 +82,7 @@ void RunItem(const PagedKv& kv, const AttentionSequence& sequence, int64_t head,
     w.dkeys.assign(static_cast<size_t>(key_dim * kPageTokens), 0);
     w.dvalues.assign(static_cast<size_t>(value_dim * kPageTokens), 0);
     w.values_transposed.assign(static_cast<size_t>(value_dim * kPageTokens), 0);
-    for (int64_t j = 0; j < page_tokens; ++j) {
-      for (int64_t d = 0; d < value_dim; ++d)
-        w.values_transposed[d * kPageTokens + j] = static_cast<T>(view.values[j * value_dim + d]);
-    }
+    Transpose(view.values, value_dim, page_tokens, value_dim, w.values_transposed.data(), kPageTokens);
     // Rows of earlier tokens do not see this page; blocks count from the sequence's first row that does.
     for (int64_t block = start * group; block < rows; block += kBlockRows) {
       const int64_t count = std::min(kBlockRows, rows - block);
@@ -96,12 +107,8 @@ void RunItem(const PagedKv& kv, const AttentionSequence& sequence, int64_t head,
       OuterProducts<T>(dp_rows, w.q_rows.data() + block, count, key_dim, vectors, w.dkeys.data());
       OuterProducts<T>(p_rows, w.dout_rows.data() + block, count, value_dim, vectors, w.dvalues.data());
     }
-    for (int64_t j = 0; j < page_tokens; ++j) {
-      S* key = dk.row<S>(sequence.q_begin + start + j) + head * dk.stride(1);
-      for (int64_t d = 0; d < key_dim; ++d) key[d] = static_cast<S>(w.dkeys[d * kPageTokens + j]);
-      S* value = dv.row<S>(sequence.q_begin + start + j) + head * dv.stride(1);
-      for (int64_t d = 0; d < value_dim; ++d) value[d] = static_cast<S>(w.dvalues[d * kPageTokens + j]);
-    }
+    WriteRows<S>(w.dkeys, key_dim, sequence.q_begin + start, page_tokens, head, dk);
+    WriteRows<S>(w.dvalues, value_dim, sequence.q_begin + start, page_tokens, head, dv);
   }
   for (int64_t r = 0; r < rows; ++r) {
     S* row = dq.row<S>(sequence.q_begin + r / group) + (head * group + r % group) * dq.stride(1);

@@ -10,6 +10,7 @@
 
 #include "kernels/attention_tile.h"
 #include "kernels/math.h"
+#include "kernels/transpose.h"
 
 namespace grouper::kernels::cpu {
 namespace {
@@ -160,19 +161,18 @@ void WriteKv(Stream& stream, const PagedKv& kv, const std::vector<AttentionSeque
   stream.threads.ParallelFor(static_cast<int64_t>(sequences.size()), 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const AttentionSequence& sequence = sequences[static_cast<size_t>(i)];
-      for (int32_t t = 0; t < sequence.q_len; ++t) {
+      for (int32_t t = 0; t < sequence.q_len;) {  // a page's tokens at a time
         const int32_t position = sequence.context + t, slot = position % kPageTokens;
-        const int32_t page = sequence.pages[position / kPageTokens];
+        const int32_t page = sequence.pages[position / kPageTokens], count = std::min(sequence.q_len - t, kPageTokens - slot);
         for (int64_t head = 0; head < layout.num_kv_heads; ++head) {
-          S* keys = KeysOf<S>(kv, page, head);
-          const S* key = k.row<S>(sequence.q_begin + t) + head * k.stride(1);
-          for (int d = 0; d < layout.key_dim; ++d) keys[d * kPageTokens + slot] = key[d];
+          S* const keys = KeysOf<S>(kv, page, head);
+          Transpose(k.row<S>(sequence.q_begin + t) + head * k.stride(1), k.stride(0), count, layout.key_dim, keys + slot, kPageTokens);
           if (layout.values_in_keys) continue;
-          const S* value = v.row<S>(sequence.q_begin + t) + head * v.stride(1);
-          std::copy_n(value, layout.value_dim,
-                      keys + static_cast<int64_t>(layout.key_dim) * kPageTokens +
-                          static_cast<int64_t>(slot) * layout.value_dim);
+          S* values = keys + static_cast<int64_t>(layout.key_dim) * kPageTokens + static_cast<int64_t>(slot) * layout.value_dim;
+          for (int32_t row = t; row < t + count; ++row, values += layout.value_dim)
+            std::copy_n(v.row<S>(sequence.q_begin + row) + head * v.stride(1), layout.value_dim, values);
         }
+        t += count;
       }
     }
   });

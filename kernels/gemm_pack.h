@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "kernels/gemm_tile.h"
+#include "kernels/transpose.h"
 
 namespace grouper::kernels {
 
@@ -21,43 +22,6 @@ inline void CopyRow(const S* from, T* to, int64_t n) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) Store(to + i, Load(from + i));
     for (; i < n; ++i) to[i] = static_cast<T>(from[i]);
-  }
-}
-
-// Values that `p`'s type holds as they are: bf16 that was widened loses its zero bits again, whatever it says (NaN too).
-inline void StoreExact(float* p, Vec<float> a) { Store(p, a); }
-inline void StoreExact(bf16* p, Vec<float> a) {
-#if defined(__AVX2__) && defined(__FMA__)
-  const __m256i high = _mm256_srli_epi32((__m256i)a.v, 16);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
-#else
-  for (int i = 0; i < kLanes; ++i) p[i].bits = static_cast<uint16_t>(std::bit_cast<uint32_t>(a.v[i]) >> 16);
-#endif
-}
-
-// 8 rows of 8 elements, transposed: to[j * ldt + i] = from[i * ldf + j].
-template <typename T, typename S>
-inline void Transpose8x8(const S* from, int64_t ldf, T* to, int64_t ldt) {
-#if defined(__AVX2__) && defined(__FMA__)
-  if constexpr (!std::is_same_v<T, double>) {
-    __m256 r[8], t[8];
-    for (int i = 0; i < 8; ++i) r[i] = Load(from + i * ldf).v;
-    for (int i = 0; i < 8; i += 2) t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    for (int i = 0; i < 8; i += 4) {
-      r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-      r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-      r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-      r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; ++i) {
-      StoreExact(to + i * ldt, Vec<float>{(F32x8)_mm256_permute2f128_ps(r[i], r[i + 4], 0x20)});
-      StoreExact(to + (i + 4) * ldt, Vec<float>{(F32x8)_mm256_permute2f128_ps(r[i], r[i + 4], 0x31)});
-    }
-    return;
-  }
-#endif
-  for (int j = 0; j < 8; ++j) {
-    for (int i = 0; i < 8; ++i) to[j * ldt + i] = static_cast<T>(from[i * ldf + j]);
   }
 }
 
