@@ -1,4 +1,4 @@
-// What the tensor cores' attention gradients share.
+// What attention_gqa_backward_cuda.cu is made of: its arguments, and storing its results.
 #pragma once
 
 #include "kernels/attention_kernels_cuda.h"

@@ -22,13 +22,14 @@ struct BackwardShape {
   static constexpr int kKeyBoxes = kKey / 64, kValueBoxes = kValue / 64, kKeyBytes = kKeyBoxes * 8192, kValueBytes = kValueBoxes * 8192;
   static constexpr int kTileBytes = kKeyBytes + kValueBytes;  // 64 tokens' keys and values, or 64 rows' q and dout
   static constexpr bool kWide = kKey > 64;
-  // In KeyKernel the scores' registers are dp's too: ds is made with the weights as they were rounded for dV.
+  // In KeyKernel the scores' registers are dp's too, which is multiplied after them: ds is made with the weights as they were rounded for dV. (In
+  // QueryKernel they are not rounded.)
   static constexpr bool kTight = kKey + kValue > 256;
   static constexpr int kWarpgroups = kWide ? 2 : 1, kBlocks = kWide ? 1 : 3, kStages = kWide ? 3 : 2;
   static constexpr int kMathThreads = 128 * kWarpgroups;
   static constexpr int kKeyThreads = kMathThreads + (kWide ? 128 : 0), kQueryThreads = kMathThreads + (kWide ? 128 : 32);
-  static constexpr int kStatBytes = 3 * 64 * 4;  // of 64 rows: lse, row_dot, token
-  static constexpr int kKeyKernelBytes = 1024 + (kWarpgroups + kStages) * kTileBytes + kStages * kStatBytes + 16 * kStages + 8 * kWarpgroups;
+  static constexpr int kStats = 3 * 64;  // floats of a stage: lse, row_dot, token of 64 rows
+  static constexpr int kKeyKernelBytes = 1024 + (kWarpgroups + kStages) * kTileBytes + kStages * kStats * 4 + 16 * kStages + 8 * kWarpgroups;
   static constexpr int kQueryKernelBytes = 1024 + (kWarpgroups + kStages) * kTileBytes + 16 * kStages;
 };
 
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
   char* stages = shared + Shape::kWarpgroups * Shape::kTileBytes;  // q, dout
   float* stats = reinterpret_cast<float*>(stages + Shape::kStages * Shape::kTileBytes);
-  uint64_t* full = reinterpret_cast<uint64_t*>(stats + Shape::kStages * 192);
+  uint64_t* full = reinterpret_cast<uint64_t*>(stats + Shape::kStages * Shape::kStats);
   uint64_t* empty = full + Shape::kStages;
   uint64_t* page_full = empty + Shape::kStages;
   if (threadIdx.x == 0) {
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
       }
     }
     if (thread < 64) {
-      float* const stat = stats + to * 192;
+      float* const stat = stats + to * Shape::kStats;
       const int r = row0 + thread;
       const int64_t place = StatisticOf(args, s, head, min(r, rows - 1));
       stat[thread] = r < rows ? args.lse[place] * kLog2E : INFINITY;
@@ -124,24 +125,26 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
     CopyAsyncCommit();
   };
 
-  if (warpgroup == Shape::kWarpgroups) {  // copies rows
-    GiveRegisters<40>();
-    int previous = -1;
-    for (int row0 = row_begin; row0 < rows; row0 += 64) {
-      BarrierWait(&empty[stage], phase ^ 1);
-      copy(row0, stage);
-      if (previous >= 0) {
-        CopyAsyncWait<1>();
-        FenceAsyncShared();
-        BarrierArrive(&full[previous]);
+  if constexpr (Shape::kWide) {
+    if (warpgroup == Shape::kWarpgroups) {  // copies rows
+      GiveRegisters<40>();
+      int previous = -1;
+      for (int row0 = row_begin; row0 < rows; row0 += 64) {
+        BarrierWait(&empty[stage], phase ^ 1);
+        copy(row0, stage);
+        if (previous >= 0) {
+          CopyAsyncWait<1>();
+          FenceAsyncShared();
+          BarrierArrive(&full[previous]);
+        }
+        previous = stage;
+        next();
       }
-      previous = stage;
-      next();
+      CopyAsyncWait<0>();
+      FenceAsyncShared();
+      BarrierArrive(&full[previous]);
+      return;
     }
-    CopyAsyncWait<0>();
-    FenceAsyncShared();
-    BarrierArrive(&full[previous]);
-    return;
   }
   if constexpr (Shape::kWide) TakeRegisters<232>();
   if (warpgroup >= pages) return;
@@ -182,7 +185,7 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
     if ((row0 + 63) / args.group >= start) {
       const char* const q = stages + stage * Shape::kTileBytes;
       const char* const dout = q + Shape::kKeyBytes;
-      const float* const stat = stats + stage * 192;
+      const float* const stat = stats + stage * Shape::kStats;
       const int* const tokens = reinterpret_cast<const int*>(stat) + 128;
       float score[32], dp[32];
       Zero(score);
@@ -362,7 +365,10 @@ void Launch(Stream& stream, const BackwardArguments& args) {
   AllowSharedMemory(QueryKernel<Shape>, Shape::kQueryKernelBytes, allowed_queries);
   const unsigned sequences = static_cast<unsigned>(args.batch.num_sequences), heads = static_cast<unsigned>(args.pages.num_kv_heads);
   constexpr int kRows = 64 * Shape::kWarpgroups;
-  const auto blocks = [](int64_t n) { return static_cast<unsigned>((n + kRows - 1) / kRows); };
+  const auto blocks = [](int64_t n) {
+    CHECK_LE((n + kRows - 1) / kRows, 65535) << "attention's gradients over a sequence of " << n << " rows";
+    return static_cast<unsigned>((n + kRows - 1) / kRows);
+  };
   KeyKernel<Shape><<<dim3(sequences, blocks(args.batch.max_q_len), heads), Shape::kKeyThreads, Shape::kKeyKernelBytes, HandleOf(stream)>>>(
       args);
   GROUPER_CUDA_CHECK(cudaGetLastError());

@@ -2,9 +2,11 @@
 //
 // With few tokens an expert (512, say) such a product moves as many bytes of sums as it multiplies: 8 m n bytes of float read and written
 // against 2 m n k operations. So tiles take turns: each of a block's two warpgroups has tiles of its own, 128 rows of them in registers, and while
-// one multiplies the other stores its last sums and reads its next ones. Tiles follow one another in one ring of stages; a warpgroup starts on it
+// one multiplies the other stores its last sums and reads its next ones, which the copy engine has brought, 64 rows at a time. Tiles follow one another in one ring of stages; a warpgroup starts on it
 // when the other has seen all of its own tile's stages full (a barrier's parity does not tell which of two rounds is over). Two blocks, one below
 // the other in dW, form a cluster: each fetches half of what both read of x. An element's sum has the same order as everywhere (gemm_wgmma.cuh).
+#include <atomic>
+
 #include "kernels/gemm_launch.cuh"
 
 namespace grouper::kernels::cuda {
@@ -25,7 +27,9 @@ struct ExpertsTile {
   static constexpr int kBytesA = kBlockM * 128, kBytesB = kBlockN * 128, kSumBytes = 64 * kBlockN * sizeof(Out);
   static constexpr int kStages = (227 * 1024 - 2048 - kSumBytes) / (kBytesA + kBytesB);
   static constexpr int kPart = 64 / kCluster;  // of a stage's 64 tokens of x, what a block fetches
-  static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + kSumBytes + 16 * kStages + 40;
+  static constexpr int kBarriers = 2 * kStages + 5;
+  static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + kSumBytes + 8 * kBarriers;
+  static_assert(kSharedBytes <= 227 * 1024);
 };
 
 // Zeroes rows [valid, 64) of MN-major boxes.
@@ -61,7 +65,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_
     BarrierInitFence();
     PrefetchMap(&args.a);
     PrefetchMap(&args.b);
-    PrefetchMap(&arguments.sums);
+    if (arguments.sums_by_engine) PrefetchMap(&arguments.sums);
   }
   ClusterBarrier();
   TileSchedule<Tile, Grouping::kReduction, false> schedule(args, nullptr);
@@ -205,7 +209,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) ExpertsKernel(const __grid_
 template <typename Tile>
 void LaunchExperts(Stream& stream, const GemmProblem& p) {
   using Out = typename Tile::Out;
-  ExpertsArguments args;
+  ExpertsArguments args = {};
   args.gemm = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
   args.gemm.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
   constexpr int64_t kElements = 16 / sizeof(Out);
@@ -223,10 +227,16 @@ void LaunchExperts(Stream& stream, const GemmProblem& p) {
   config.stream = HandleOf(stream);
   config.attrs = &cluster;
   config.numAttrs = 1;
-  static int slots = 0;  // clusters that run at once: a GPC need not be a multiple of one
+  // Clusters that run at once: a GPC need not be a multiple of one.
+  static std::atomic<int> all_slots[64];
+  int device = 0;
+  GROUPER_CUDA_CHECK(cudaGetDevice(&device));
+  int slots = all_slots[device];
   if (slots == 0) {
     config.gridDim = dim3(Tile::kCluster);
     GROUPER_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&slots, ExpertsKernel<Tile>, &config));
+    CHECK_GT(slots, 0) << "no multiprocessor takes " << Tile::kSharedBytes << " bytes of shared memory";
+    all_slots[device] = slots;
   }
   config.gridDim = dim3(static_cast<unsigned>(std::min<int64_t>(TilesOf<Tile>(args.gemm), slots) * Tile::kCluster));
   GROUPER_CUDA_CHECK(cudaLaunchKernelEx(&config, ExpertsKernel<Tile>, args));
@@ -243,6 +253,7 @@ void LaunchWidth(Stream& stream, int tile_n, const GemmProblem& p) {
 }  // namespace
 
 void LaunchExpertsWeightGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p) {
+  CHECK(v.mn_x && v.mn_w && v.groups == GemmGroups::kReduction && p.offsets != nullptr);
   v.y_float ? LaunchWidth<float>(stream, v.tile_n, p) : LaunchWidth<__nv_bfloat16>(stream, v.tile_n, p);
 }
 

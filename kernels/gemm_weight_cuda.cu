@@ -5,7 +5,7 @@
 namespace grouper::kernels::cuda {
 
 void LaunchWeightGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p) {
-  if (v.mn_w && p.offsets != nullptr) return LaunchExpertsWeightGemm(stream, v, p);
+  if (v.mn_w && v.groups == GemmGroups::kReduction && p.offsets != nullptr) return LaunchExpertsWeightGemm(stream, v, p);
   if (v.y_float && v.groups == GemmGroups::kNone) return LaunchTrainingTile<true, true, Grouping::kNone, float>(stream, v.tile_n, p);
   if (v.y_float && v.groups == GemmGroups::kReduction)
     return LaunchTrainingTile<true, true, Grouping::kReduction, float>(stream, v.tile_n, p);

@@ -15,7 +15,7 @@ void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, con
                 const Tensor& y, const Tensor& rstd);
 
 // With xhat = x * rstd and g = dy * weight: dx (= or +=) rstd * (g - xhat * mean(g * xhat)); dweight [D] += sum over rows, ascending,
-// of dy * xhat. x is the forward's input.
+// of dy * xhat. x is the forward's input; dx may be dy.
 void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& dx,
                      bool accumulate, const Tensor& dweight);
 

@@ -84,9 +84,11 @@ int64_t TrainingPass::RoundTokens(const Options& options, int64_t tokens) {
 namespace {
 
 // Attention's plan of a device depends on the number of sequences, which varies: many short ones are allowed for.
-PassBytes BytesFor(const Model& model, Device device, int64_t tokens, int64_t sequences, int64_t longest, int64_t logit_rows, bool recompute,
-                   bool backward) {
-  const PassSize size = {tokens, tokens, std::max(sequences, tokens / 32 + 1), longest, std::min(tokens, logit_rows)};
+PassBytes BytesFor(const Model& model, Device device, const PassSize& pass, int64_t logit_rows, bool recompute, bool backward) {
+  PassSize size = pass;
+  size.rows = pass.tokens;
+  size.sequences = std::max(pass.sequences, pass.tokens / 32 + 1);
+  size.logit_rows = std::min(pass.tokens, logit_rows);
   return backward ? TrainingBytes(model.config(), model.dtype(), device, size, recompute)
                   : ForwardBytes(model.config(), model.dtype(), device, size);
 }
@@ -96,10 +98,10 @@ PassBytes BytesFor(const Model& model, Device device, int64_t tokens, int64_t se
 TrainingPass::Memory TrainingPass::MemoryFor(const Model& model, Device device, const Options& options, bool backward, int64_t tokens,
                                              int64_t sequences, int64_t longest) {
   const int64_t most = RoundTokens(options, tokens);
-  const PassBytes pass =
-      BytesFor(model, device, most, sequences, longest, LogitRows(model, device, options), options.recompute, backward);
   // Each sequence ends with a page that is half full, on average.
   const int64_t pages = most / kernels::kPageTokens + sequences / 2 + 1;
+  const PassBytes pass = BytesFor(model, device, {.tokens = most, .sequences = sequences, .longest = longest, .pages = pages},
+                                  LogitRows(model, device, options), options.recompute, backward);
   return {HeldBytes(pass.arena, device) - pass.logits, pass.logits,
           static_cast<size_t>(pages) * KvPool::BytesPerPage(model.config(), model.dtype()), pass.scratch};
 }
@@ -132,10 +134,16 @@ void TrainingPass::Reserve(const std::vector<TrainSequence>& sequences, const st
     kv_ = std::make_unique<KvPool>(model_.config(), model_.dtype(), pages, model_.device(), lent ? memory->data() : nullptr);
     lent_to_kv_ = lent ? (size + 255) / 256 * 256 : 0;
   }
-  if (arena_ && most_tokens <= reserved_tokens_) return;
-  reserved_tokens_ = std::max(reserved_tokens_, RoundTokens(options_, most_tokens));
-  const PassBytes bytes = BytesFor(model_, model_.device(), reserved_tokens_, most_sequences, longest,
-                                   LogitRows(model_, model_.device(), options_), options_.recompute, backward);
+  if (arena_ && most_tokens <= reserved_.tokens && most_sequences <= std::max(reserved_.sequences, reserved_.tokens / 32 + 1) &&
+      longest <= reserved_.longest && most_pages <= reserved_.pages) {
+    return;
+  }
+  const auto grow = [](int64_t& reserved, int64_t to) { reserved = std::max(reserved, to); };
+  grow(reserved_.tokens, RoundTokens(options_, most_tokens));
+  grow(reserved_.sequences, most_sequences);
+  grow(reserved_.longest, (longest + 1023) / 1024 * 1024);
+  grow(reserved_.pages, most_pages + most_pages / 8);
+  const PassBytes bytes = BytesFor(model_, model_.device(), reserved_, LogitRows(model_, model_.device(), options_), options_.recompute, backward);
   arena_.reset();
   if (memory == nullptr) {
     arena_.emplace(model_.device(), stream_.handle);

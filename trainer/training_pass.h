@@ -11,6 +11,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "common/model/model.h"
+#include "common/model/pass_memory.h"
 #include "common/tensor/turn_memory.h"
 #include "kernels/sampling.h"
 
@@ -74,7 +75,7 @@ class TrainingPass {
   const Options options_;
   std::optional<Arena> arena_;
   Arena host_;  // what the loss reads and writes when the model is on a device
-  int64_t reserved_tokens_ = 0;
+  PassSize reserved_;  // what arena_ is large enough for: tokens, sequences, the longest one, pages
   std::unique_ptr<KvPool> kv_;
   size_t lent_to_kv_ = 0;  // bytes of options_.memory
 };

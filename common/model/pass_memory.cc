@@ -189,10 +189,9 @@ class PassWalk {
     FeedForward(layer, saved);
   }
 
-  // Of all sequences, in pages of their own: each ends with one that is half full, but has one.
+  // Of all sequences, in pages of their own.
   int64_t Pages() const {
-    const int64_t sequences = std::min(size_.sequences, t_), most = sequences + (t_ - sequences) / kernels::kPageTokens;
-    return std::min(most, std::max(sequences, t_ / kernels::kPageTokens + sequences / 2 + 1));
+    return size_.pages > 0 ? size_.pages : std::max(std::min(size_.sequences, t_), (t_ + kernels::kPageTokens - 1) / kernels::kPageTokens);
   }
 
   int64_t Splits() const {
@@ -292,6 +291,8 @@ class PassWalk {
       arena_.Allocate(static_cast<size_t>(Pages()) * ExpandedKv::LayoutOf(c_, dtype_).PageBytes());
       arena_.New(dtype_, t_ * first);
       if (m.q_lora_rank > 0) arena_.New(dtype_, t_ * q);
+      NormGradient(t_, m.kv_lora_rank);
+      if (m.q_lora_rank > 0) NormGradient(t_, m.q_lora_rank);
       WeightGradient(d_, h * m.v_head_dim, t_);
       WeightGradient(kv, m.kv_lora_rank, t_);
       WeightGradient(first, d_, t_);

@@ -44,6 +44,7 @@ struct PassSize {
   int64_t sequences = 1;
   int64_t longest = 0;     // tokens of the longest sequence, its context included
   int64_t logit_rows = 0;  // whose logits are held at once
+  int64_t pages = 0;       // of all sequences, each of its own; 0: as many as so many sequences have at least
 };
 
 struct PassBytes {
