@@ -150,9 +150,9 @@ TEST(MappedFile, ReadsAPartAndSaysWhenTheFileHasBecomeShorter) {
   const std::string path = absl::StrCat(::testing::TempDir(), "/file_test_cut_", getpid());
   ASSERT_TRUE(WriteFileAtomically(DefaultFileSystem(), path, std::string(20000, 'x') + "end").ok());
   const std::shared_ptr<MappedFile> file = *MappedFile::Open(path);
-  char read[3];
+  char read[3] = {};
   EXPECT_TRUE(file->Holds(file->bytes()));
-  EXPECT_FALSE(file->Holds(read));
+  EXPECT_FALSE(file->Holds({read, 3}));
   ASSERT_TRUE(file->Read(file->bytes().substr(20000), read).ok());
   EXPECT_EQ(absl::string_view(read, 3), "end");
   ASSERT_EQ(truncate(path.c_str(), 20001), 0);
