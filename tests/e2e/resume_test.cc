@@ -87,17 +87,22 @@ TEST(ResumeTest, KilledAtRandomMomentsAndResumedGivesTheSameBits) {
   const int kills = wanted != nullptr ? std::atoi(wanted) : 20;
   std::mt19937 random(20261123);
   int killed = 0;
+  double seconds = UndisturbedRun().seconds;  // which may have been a slow one
   while (killed < kills) {
     const std::string out = FreshDirectory("random_kill");
     // Several kills in one run now and then: a resumed run must survive too.
     Outcome outcome;
     for (int attempt = 0; attempt < 200; ++attempt) {
       Process run(RunCommand(out, attempt > 0));
-      const double moment = std::uniform_real_distribution<double>(0.02, UndisturbedRun().seconds)(random);
-      absl::SleepFor(absl::Seconds(moment));
+      const absl::Time start = absl::Now();
+      const absl::Duration moment = absl::Seconds(std::uniform_real_distribution<double>(0.02, seconds)(random));
+      while (absl::Now() - start < moment && run.Running()) absl::SleepFor(absl::Milliseconds(5));
       if (killed < kills && run.Running()) {
         run.Signal(SIGKILL);
         ++killed;
+      } else if (attempt == 0) {
+        run.Wait(120);
+        seconds = std::min(seconds, absl::ToDoubleSeconds(absl::Now() - start));
       }
       outcome = run.Wait(120);
       if (outcome.exit_code == 0) break;
