@@ -1,6 +1,7 @@
 #include "cli/composition.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -104,7 +105,8 @@ absl::Status Composition::WaitForServices(absl::Duration patience) const {
       if (absl::Now() >= end) {
         return absl::UnavailableError(absl::StrCat("no ", kind.what, " can be reached within ", absl::FormatDuration(patience), ": ", names, " (", kind.field, ")"));
       }
-      absl::SleepFor(absl::Milliseconds(20));
+      // Works on the connection, where sleeping would leave it to gRPC's own poller, which comes by every five seconds.
+      for (const auto& peer : kind.peers) peer.second->WaitForConnected(std::chrono::system_clock::now() + std::chrono::milliseconds(20));
     }
   }
   return absl::OkStatus();
