@@ -44,12 +44,13 @@ size_t KvLayout::PageBytes() const {
 }
 
 AttentionBatch::AttentionBatch(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
-                               int64_t query_heads, Arena& memory)
+                               int64_t query_heads, Arena& memory, AttentionUse use)
     : sequences_(&sequences) {
   if constexpr (kWithCuda) {
     if (stream.device.is_cuda()) {
       prepared_ = std::make_shared<const cuda::PreparedBatch>(
-          cuda::PrepareAttention(stream, sequences, layout, static_cast<int>(query_heads), memory));
+          use == AttentionUse::kForward ? cuda::PrepareAttention(stream, sequences, layout, static_cast<int>(query_heads), memory)
+                                        : cuda::PrepareGradients(stream, sequences, memory));
     }
   }
 }

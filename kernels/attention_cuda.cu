@@ -95,10 +95,7 @@ __global__ void CombineKernel(const __grid_constant__ AttentionArguments args) {
     args.lse[token * (args.pages.num_kv_heads * args.group) + query_head] = LogSumExp(joined, args.scale);
 }
 
-}  // namespace
-
-PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
-                               int query_heads, Arena& memory, int split_pages) {
+DeviceBatch Upload(Stream& stream, const std::vector<AttentionSequence>& sequences, Arena& memory) {
   DeviceBatch batch;
   batch.num_sequences = static_cast<int32_t>(sequences.size());
   // Sequences, then page tables: one copy.
@@ -123,7 +120,21 @@ PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequen
   GROUPER_CUDA_CHECK(cudaMemcpyAsync(device, host.data(), host.size() * 4, cudaMemcpyHostToDevice, HandleOf(stream)));
   batch.sequences = reinterpret_cast<const DeviceSequence*>(device);
   batch.pages = device + sequences.size() * 4;
-  return PrepareAttention(stream, batch, layout, query_heads, memory, split_pages);
+  return batch;
+}
+
+}  // namespace
+
+PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
+                               int query_heads, Arena& memory, int split_pages) {
+  return PrepareAttention(stream, Upload(stream, sequences, memory), layout, query_heads, memory, split_pages);
+}
+
+PreparedBatch PrepareGradients(Stream& stream, const std::vector<AttentionSequence>& sequences, Arena& memory) {
+  PreparedBatch prepared;
+  prepared.batch = Upload(stream, sequences, memory);
+  prepared.slots = SlotsOf(stream, prepared.batch, memory);
+  return prepared;
 }
 
 void WriteKv(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& k, const Tensor& v) {
@@ -149,6 +160,7 @@ void CopyPage(Stream& stream, const PagedKv& kv, int64_t layers, size_t layer_st
 void Attention(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& q, double scale,
                const Tensor& out, const Tensor& lse) {
   if (prepared.batch.num_sequences == 0 || q.dim(0) == 0) return;
+  CHECK(prepared.items != nullptr) << "the batch was made for gradients only";
   if (!TiledPages(kv.layout)) return ChainAttention(stream, kv, prepared, q, scale, out, lse);
   const Arena::Mark mark = stream.scratch.mark();
   AttentionArguments args = {prepared, PageView(kv)};

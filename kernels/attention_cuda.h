@@ -67,6 +67,9 @@ PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const K
 PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
                                int query_heads, Arena& memory, int split_pages = kSplitPages);
 
+// For WriteKv and AttentionBackward only: not cut into items.
+PreparedBatch PrepareGradients(Stream& stream, const std::vector<AttentionSequence>& sequences, Arena& memory);
+
 void WriteKv(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& k, const Tensor& v);
 void Attention(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& q, double scale,
                const Tensor& out, const Tensor& lse);

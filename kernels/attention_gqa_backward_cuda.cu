@@ -29,7 +29,7 @@ struct BackwardShape {
   static constexpr int kMathThreads = 128 * kWarpgroups;
   static constexpr int kKeyThreads = kMathThreads + (kWide ? 128 : 0), kQueryThreads = kMathThreads + (kWide ? 128 : 32);
   static constexpr int kStats = 3 * 64;  // floats of a stage: lse, row_dot, token of 64 rows
-  static constexpr int kKeyKernelBytes = 1024 + (kWarpgroups + kStages) * kTileBytes + kStages * kStats * 4 + 16 * kStages + 8 * kWarpgroups;
+  static constexpr int kKeyKernelBytes = 1024 + (kWarpgroups + kStages) * kTileBytes + kStages * kStats * 4 + 8 * kStages + 8 * kWarpgroups;
   static constexpr int kQueryKernelBytes = 1024 + (kWarpgroups + kStages) * kTileBytes + 16 * kStages;
 };
 
@@ -75,18 +75,16 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
   char* stages = shared + Shape::kWarpgroups * Shape::kTileBytes;  // q, dout
   float* stats = reinterpret_cast<float*>(stages + Shape::kStages * Shape::kTileBytes);
   uint64_t* full = reinterpret_cast<uint64_t*>(stats + Shape::kStages * Shape::kStats);
-  uint64_t* empty = full + Shape::kStages;
-  uint64_t* page_full = empty + Shape::kStages;
+  uint64_t* page_full = full + Shape::kStages;
+  // A wide stage that has been read is told by a named barrier: statistics are read by every thread.
+  const int read_barrier = 1 + Shape::kWarpgroups, readers = 128 * pages + 128;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Shape::kStages; ++i) {
-      BarrierInit(&full[i], 128);
-      BarrierInit(&empty[i], 4 * pages);
-    }
+    for (int i = 0; i < Shape::kStages; ++i) BarrierInit(&full[i], 128);
     for (int w = 0; w < Shape::kWarpgroups; ++w) BarrierInit(&page_full[w], 1);
     BarrierInitFence();
   }
   __syncthreads();
-  const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
+  const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128;
   const int row_begin = first_page * 64 * args.group;
   int stage = 0;
   uint32_t phase = 0;
@@ -130,7 +128,7 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
       GiveRegisters<40>();
       int previous = -1;
       for (int row0 = row_begin; row0 < rows; row0 += 64) {
-        BarrierWait(&empty[stage], phase ^ 1);
+        if (row0 - row_begin >= 64 * Shape::kStages) NamedBarrier(read_barrier + stage, readers);
         copy(row0, stage);
         if (previous >= 0) {
           CopyAsyncWait<1>();
@@ -230,8 +228,7 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
       WgmmaTouch(dk);
     }
     if constexpr (Shape::kWide) {
-      __syncwarp();  // all have read their statistics
-      if (lane == 0) BarrierArrive(&empty[stage]);
+      if (row0 + 64 * Shape::kStages < rows) NamedBarrierArrive(read_barrier + stage, readers);
     } else {
       __syncthreads();
     }

@@ -20,23 +20,24 @@ constexpr int kTailBarrier = 3;  // of all that multiply; 1 and 2 are the warpgr
 template <int kKey_, int kValue_, int kWarpgroups_>
 struct GqaShape {
   static constexpr int kKey = kKey_, kValue = kValue_, kWarpgroups = kWarpgroups_;
-  static constexpr int kStages = kKey > 128 ? 2 : 3;
-  static constexpr int kBlocks = kKey == 64 ? (kWarpgroups == 1 ? 4 : 2) : (kWarpgroups == 1 ? 2 : 1);
+  static constexpr int kStages = kKey > 128 ? 2 : kKey == 64 && kWarpgroups == 1 ? 4 : 3;
+  static constexpr int kBlocks = kWarpgroups == 1 ? DecodeBlocks(kKey) : kKey == 64 ? 2 : 1;
+  static constexpr bool kAhead = kWarpgroups == 1 || kKey > 64;  // else the registers do not suffice for two blocks
   static constexpr int kThreads = kWarpgroups * 128 + 32;
   static constexpr int kQueryBytes = kKey * 128, kKeyBytes = kKey * 128, kPageBytes = kKeyBytes + kValue * 128;
   static constexpr int kRunningBytes =
       kWarpgroups == 1 ? 0 : 64 * kValue * 4;  // a warpgroup's; rows of one item's decode run apart
   static constexpr int kSharedBytes =
-      1024 + kWarpgroups * (kQueryBytes + kRunningBytes) + kStages * kPageBytes + 16 * kStages;
+      kWarpgroups * (kQueryBytes + kRunningBytes) + kStages * kPageBytes + 16 * kStages;
+  static_assert(kBlocks * (kSharedBytes + 1024) <= 228 * 1024);
 };
 
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(const __grid_constant__ AttentionArguments args) {
   constexpr int kWarpgroups = Shape::kWarpgroups;
   constexpr int kAcc = Shape::kValue / 2;
-  extern __shared__ char shared_raw[];
+  extern __shared__ __align__(1024) char shared[];
   if (blockIdx.x >= *args.prepared.num_items) return;
-  char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
   char* stages = shared + kWarpgroups * Shape::kQueryBytes;
   char* running_memory = stages + Shape::kStages * Shape::kPageBytes;
   uint64_t* full = reinterpret_cast<uint64_t*>(running_memory + kWarpgroups * Shape::kRunningBytes);
@@ -52,6 +53,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
   }
   __syncthreads();
 
+  if (SharedAddress(shared) % 1024 != 0) __trap();  // boxes are swizzled by address
   const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
   const int num_runs = NumRuns(item), split_pages = args.prepared.split_pages;
   if (warpgroup == kWarpgroups) {  // the warp that fetches
@@ -91,6 +93,30 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
   const uint64_t desc_q = DescriptorKMajor(queries);
   int stage = 0;
   uint32_t phase = 0;
+  // A page's values are multiplied while the next one's scores become weights (kAhead): `before` is the stage of the page whose weights
+  // are made but not used, < 0: none.
+  uint32_t weights[4][4];
+  int before = -1;
+  const auto release = [&](int which) {
+    if (lane == 0) BarrierArrive(&empty[which]);
+  };
+  const auto start_values = [&] {
+    const uint64_t desc_v = DescriptorMnMajor(stages + before * Shape::kPageBytes + Shape::kKeyBytes, 8192);
+    WgmmaTouch(acc);
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      WgmmaBF16<Shape::kValue>::template MmaA<1>(acc, weights[k][0], weights[k][1], weights[k][2], weights[k][3], Advance(desc_v, k * 2048));
+    WgmmaCommit();
+  };
+  const auto finish = [&] {
+    if (before < 0) return;
+    start_values();
+    WgmmaWait<0>();
+    WgmmaTouch(acc);
+    release(before);
+    before = -1;
+  };
   const bool several = kWarpgroups > 1 && !item.apart && item.page_end > split_pages;
   for (int split_begin = item.page_begin; split_begin < item.page_end; split_begin += split_pages) {
     const int split_end = min(split_begin + split_pages, item.page_end);
@@ -101,37 +127,43 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
       const PageRun run = RunOf(args.prepared, item, r, split_begin, split_end);
       for (int page = run.begin; page < run.end; ++page) {
         BarrierWait(&full[stage], phase);
-        char* keys = stages + stage * Shape::kPageBytes;
-        char* values = keys + Shape::kKeyBytes;
+        char* const keys = stages + stage * Shape::kPageBytes;
         const int valid = run.context_end - page * kPageTokens;
         if (valid < kPageTokens) {
-          ZeroTokens(values, Shape::kValue / 64, valid, threadIdx.x, kWarpgroups * 128);
+          ZeroTokens(keys + Shape::kKeyBytes, Shape::kValue / 64, valid, threadIdx.x, kWarpgroups * 128);
           FenceAsyncShared();
           NamedBarrier(kTailBarrier, kWarpgroups * 128);
         }
-        if (page * kPageTokens <= last) {
-          float s[32];
-          PageScores<Shape::kKey>(s, desc_q, DescriptorKMajor(keys));
+        if (page * kPageTokens > last) {
+          finish();
+          release(stage);
+        } else {
           const int position[2] = {own[0].In(run, page), own[1].In(run, page)};
-          float decay[2];
-          SoftmaxStep(s, state, position, column, args.scale_log2, decay);
-          MultiplyRows(acc, decay);
-          uint32_t p[4][4];
-          PackWeights(s, p);
-          const uint64_t desc_v = DescriptorMnMajor(values, 8192);
-          WgmmaTouch(acc);
-          WgmmaFence();
-#pragma unroll
-          for (int k = 0; k < 4; ++k)
-            WgmmaBF16<Shape::kValue>::template MmaA<1>(acc, p[k][0], p[k][1], p[k][2], p[k][3], Advance(desc_v, k * 2048));
-          WgmmaCommit();
-          WgmmaWait<0>();
-          WgmmaTouch(acc);
+          float s[32], decay[2];
+          StartScores<Shape::kKey>(s, desc_q, DescriptorKMajor(keys));
+          if (!Shape::kAhead || before < 0) {
+            WgmmaWait<0>();
+            WgmmaTouch(s);
+            SoftmaxStep(s, state, position, column, args.scale_log2, decay);
+            if (!Shape::kAhead) MultiplyRows(acc, decay);  // else 0 yet
+          } else {
+            start_values();
+            WgmmaWait<1>();
+            WgmmaTouch(s);
+            SoftmaxStep(s, state, position, column, args.scale_log2, decay);
+            WgmmaWait<0>();
+            WgmmaTouch(acc);
+            release(before);
+            MultiplyRows(acc, decay);
+          }
+          PackWeights(s, weights);
+          before = stage;
+          if (!Shape::kAhead) finish();
         }
-        if (lane == 0) BarrierArrive(&empty[stage]);
         if (++stage == Shape::kStages) stage = 0, phase ^= 1;
       }
     }
+    finish();
     SumQuad(state);
     if (several) {
       if (split_begin == item.page_begin) {
@@ -139,11 +171,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
 #pragma unroll
         for (int i = 0; i < kAcc; ++i) running[i * 128] = acc[i];
       } else {
-        const JoinWeights weights[2] = {Join(joined[0], state[0], args.scale_log2),
-                                        Join(joined[1], state[1], args.scale_log2)};
+        const JoinWeights join[2] = {Join(joined[0], state[0], args.scale_log2), Join(joined[1], state[1], args.scale_log2)};
 #pragma unroll
         for (int i = 0; i < kAcc; ++i) {
-          acc[i] = JoinValue(running[i * 128], acc[i], weights[i / 2 % 2]);
+          acc[i] = JoinValue(running[i * 128], acc[i], join[i / 2 % 2]);
           running[i * 128] = acc[i];
         }
       }

@@ -13,6 +13,12 @@ inline bool Vectors(const Tensor& t) {
   return reinterpret_cast<uintptr_t>(t.raw()) % 16 == 0 && t.stride(0) % 8 == 0 && t.stride(1) % 8 == 0;
 }
 
+// Blocks a multiprocessor of GQA's kernel with up to 64 rows an item.
+constexpr int DecodeBlocks(int key_dim) { return key_dim == 64 ? 3 : key_dim == 128 ? 2 : 1; }
+
+// [tokens]: page * 64 + place of each token. (attention_plan_cuda.cu)
+int32_t* SlotsOf(Stream& stream, const DeviceBatch& batch, Arena& memory);
+
 void GqaForward(Stream& stream, const AttentionArguments& args);  // attention_gqa_cuda.cu
 void MlaForward(Stream& stream, const AttentionArguments& args);  // attention_mla_cuda.cu
 

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <climits>
 
-#include "kernels/attention_cuda.h"
+#include "kernels/attention_kernels_cuda.h"
 #include "kernels/attention_pages.cuh"
 #include "kernels/cuda_launch.h"
 
@@ -221,6 +221,14 @@ __global__ void SlotsKernel(const DeviceBatch batch, int32_t* slots) {
 
 }  // namespace
 
+int32_t* SlotsOf(Stream& stream, const DeviceBatch& batch, Arena& memory) {
+  auto* const slots = static_cast<int32_t*>(memory.Allocate(static_cast<size_t>(std::max(batch.tokens, 1)) * 4));
+  if (batch.num_sequences == 0) return slots;
+  SlotsKernel<<<static_cast<unsigned>(batch.num_sequences), 128, 0, HandleOf(stream)>>>(batch, slots);
+  GROUPER_CUDA_CHECK(cudaGetLastError());
+  return slots;
+}
+
 PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const KvLayout& layout, int query_heads,
                                Arena& memory, int split_pages) {
   PreparedBatch plan;
@@ -243,7 +251,7 @@ PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const K
   const auto allocate = [&](int64_t count, size_t size) {
     return memory.Allocate(static_cast<size_t>(std::max<int64_t>(count, 1)) * size);
   };
-  plan.slots = static_cast<int32_t*>(allocate(batch.tokens, 4));
+  plan.slots = SlotsOf(stream, batch, memory);
   plan.items = static_cast<AttentionItem*>(allocate(plan.max_items, sizeof(AttentionItem)));
   plan.num_items = static_cast<int32_t*>(allocate(1, 4));
   plan.partial_begin = static_cast<int32_t*>(allocate(sequences, 4));
@@ -253,10 +261,8 @@ PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const K
     SharedPagesKernel<<<static_cast<unsigned>((sequences + 3) / 4), 128, 0, HandleOf(stream)>>>(batch, split_pages, plan.shared_pages);
     GROUPER_CUDA_CHECK(cudaGetLastError());
   }
-  const int slots = NumMultiprocessors() * (layout.values_in_keys ? 1 : layout.key_dim == 64 ? 4 : 2);
+  const int slots = NumMultiprocessors() * (layout.values_in_keys ? 1 : DecodeBlocks(layout.key_dim));
   PlanKernel<<<1, kThreads, 0, HandleOf(stream)>>>(plan, kv_heads, group, slots);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
-  SlotsKernel<<<static_cast<unsigned>(sequences), 128, 0, HandleOf(stream)>>>(batch, plan.slots);
   GROUPER_CUDA_CHECK(cudaGetLastError());
   return plan;
 }

@@ -71,9 +71,9 @@ __device__ __forceinline__ float JoinValue(float old, float split, JoinWeights w
 
 __device__ __forceinline__ float LogSumExp(RowState s, float scale) { return __fmaf_rn(s.maximum, scale, logf(s.sum)); }
 
-// s = Q K^T of a warpgroup's 64 rows and a page's 64 tokens, both in boxes in shared memory, kDim wide.
+// s = Q K^T of a warpgroup's 64 rows and a page's 64 tokens, both in boxes in shared memory, kDim wide. Left in flight, as a group of its own.
 template <int kDim>
-__device__ __forceinline__ void PageScores(float (&s)[32], uint64_t desc_q, uint64_t desc_k) {
+__device__ __forceinline__ void StartScores(float (&s)[32], uint64_t desc_q, uint64_t desc_k) {
 #pragma unroll
   for (int i = 0; i < 32; ++i) s[i] = 0;
   WgmmaTouch(s);
@@ -84,6 +84,10 @@ __device__ __forceinline__ void PageScores(float (&s)[32], uint64_t desc_q, uint
     WgmmaBF16<64>::Mma<0, 0>(s, Advance(desc_q, step), Advance(desc_k, step));
   }
   WgmmaCommit();
+}
+template <int kDim>
+__device__ __forceinline__ void PageScores(float (&s)[32], uint64_t desc_q, uint64_t desc_k) {
+  StartScores<kDim>(s, desc_q, desc_k);
   WgmmaWait<0>();
   WgmmaTouch(s);
 }

@@ -13,30 +13,37 @@ namespace {
 
 // Tiles with the tokens on M: 128 rows, two warpgroups.
 constexpr int kTrainingTiles[] = {128, 192, 256};
-constexpr int kWidestExpertsTile = 192;  // of their weights' gradients: a warpgroup holds all of it
+// Of gradients of weights, where a warpgroup holds a whole tile.
+constexpr int kWeightTiles[] = {128, 192};
 // Tiles with the tokens on N: 64 weight rows.
 constexpr int kDecodeTiles[] = {8, 16, 32, 64, 128};
 // Tokens (of an expert, on the average) up to which the gate belongs into the product's epilogue (gemm_gated_cuda.cu).
 constexpr int64_t kMostGatedTokens = 128;
 
-// Cycles of one tile's 64 of k, by what bounds it: the tensor cores, or the copies into shared memory.
-double StepCycles(int tile_m, int tile_n, int blocks) {
-  const double multiply = 4.0 * std::max(tile_n / 2, 20) * (tile_m / 64) * blocks;
-  const double copy = (tile_m + tile_n) * 128.0 * blocks / 42;
-  return std::max(multiply, copy);
-}
-
-// `store`: how many times as much as bf16 a tile's results move.
-double Cost(int64_t tiles, int64_t steps, int tile_m, int tile_n, int blocks, int store) {
-  const int64_t processors = NumMultiprocessors();
-  const int together = static_cast<int>(std::min<int64_t>(blocks, (tiles + processors - 1) / processors));
-  const int64_t waves = (tiles + processors * together - 1) / (processors * together);
-  const double epilogue = 600 + store * tile_m * tile_n / 24.0;
-  return 1500 +
-         static_cast<double>(waves) * (static_cast<double>(steps) * StepCycles(tile_m, tile_n, together) + epilogue);
-}
-
 int64_t Tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+
+// Cycles of 64 of k of a tile, by what bounds it: the tensor cores, or the copies into shared memory.
+double StepCycles(int tile_m, int tile_n, double copied_rows) {
+  const double multiply = 4.0 * std::max(tile_n / 2, 20) * (tile_m / 64);
+  return std::max(multiply, copied_rows * 128 / 42);
+}
+
+// Of `blocks` tiles a multiprocessor at once.
+double Cost(int64_t tiles, int64_t steps, int tile_m, int tile_n, int blocks) {
+  const int64_t processors = NumMultiprocessors();
+  const int together = static_cast<int>(std::min<int64_t>(blocks, Tiles(tiles, processors)));
+  const int64_t waves = Tiles(tiles, processors * together);
+  const double epilogue = 600 + tile_m * tile_n / 24.0;
+  return 1500 + static_cast<double>(waves) * (static_cast<double>(steps) * together * StepCycles(tile_m, tile_n, tile_m + tile_n) + epilogue);
+}
+
+// Of gradients of weights (gemm_weight_cuda.cu): what a tile's sums take passes while another tile is multiplied.
+double WeightCost(int64_t tiles, int64_t steps, int tile_n, bool pairs, int sum_bytes) {
+  const int64_t waves = Tiles(tiles, NumMultiprocessors());
+  const double multiply = static_cast<double>(steps) * StepCycles(128, tile_n, 128 + (pairs ? tile_n / 2 : tile_n));
+  const double sums = 600 + sum_bytes * 128 * tile_n / 13.0;  // a multiprocessor's share of the memory's bandwidth
+  return 1500 + static_cast<double>(waves) * std::max(multiply, sums) + sums;
+}
 
 // Whether the rows, not k, are what is contiguous.
 bool RowsContiguous(const GemmOperand& x) { return x.k_stride != 1; }
@@ -118,8 +125,9 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
   const int64_t batch_w = p.groups == GemmGroups::kReduction ? 1 : p.batch;
   GemmVariant v;
   // Sums over tokens read both operands by their rows: a group's tail is then rows of a tile, which are easily zeroed.
-  v.mn_x = p.y_float || RowsContiguous(p.x);
-  v.mn_w = p.y_float || RowsContiguous(p.w);
+  const bool sums_tokens = p.groups == GemmGroups::kReduction;
+  v.mn_x = sums_tokens || RowsContiguous(p.x);
+  v.mn_w = sums_tokens || RowsContiguous(p.w);
   p.x = Readable(stream, p.x, v.mn_x, p.k, batch_x);
   p.w = Readable(stream, p.w, v.mn_w, p.k, batch_w);
   v.groups = p.groups;
@@ -128,26 +136,29 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
   const bool by_rows = p.groups == GemmGroups::kRows;
   const int64_t group_tokens = by_rows ? Tiles(p.x.rows, p.batch) : p.x.rows;
   const int64_t steps = p.groups == GemmGroups::kReduction ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
-  const bool experts_weights = p.groups == GemmGroups::kReduction && p.offsets != nullptr;
   double best = std::numeric_limits<double>::infinity();
-  for (int tile : kTrainingTiles) {
-    if (p.gated != nullptr) break;  // decode tiles only
-    if (experts_weights && tile > kWidestExpertsTile) break;
-    const double cost = Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1,
-                             p.y_float ? (p.accumulate ? 4 : 2) : 1);
-    if (cost < best) best = cost, v.tokens_on_n = false, v.tile_n = tile;
+  if (p.groups == GemmGroups::kReduction) {
+    for (const bool pairs : {false, true}) {
+      const int64_t tiles_m = pairs ? 2 * Tiles(p.x.rows, 256) : Tiles(p.x.rows, 128);
+      for (int tile : kWeightTiles) {
+        const double cost = WeightCost(tiles_m * Tiles(p.w.rows, tile) * p.batch, steps, tile, pairs, (p.accumulate ? 2 : 1) * (p.y_float ? 4 : 2));
+        if (cost < best) best = cost, v.pairs = pairs, v.tile_n = tile;
+      }
+    }
+  } else if (p.gated == nullptr) {
+    for (int tile : kTrainingTiles) {
+      const double cost = Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1);
+      if (cost < best) best = cost, v.tile_n = tile;
+    }
   }
   if (!v.mn_x && !v.mn_w && !p.y_float && !p.accumulate && p.groups != GemmGroups::kReduction) {
     for (int tile : kDecodeTiles) {
-      const double cost =
-          Cost(Tiles(group_tokens, tile) * Tiles(p.w.rows, 64) * p.batch, steps, 64, tile, /*blocks=*/2, 1);
+      const double cost = Cost(Tiles(group_tokens, tile) * Tiles(p.w.rows, 64) * p.batch, steps, 64, tile, /*blocks=*/2);
       if (cost < best) best = cost, v.tokens_on_n = true, v.tile_n = tile;
     }
   }
-  if (problem.force_tile_n > 0) {
-    v.tile_n = problem.force_tile_n;
-    v.tokens_on_n = problem.force_tokens_on_n;
-  }
+  if (const char* e = getenv("XTILE")) if (p.groups == GemmGroups::kReduction) v.tile_n = atoi(e);  // XXX
+  if (const char* e = getenv("XPAIRS")) if (p.groups == GemmGroups::kReduction) v.pairs = atoi(e);  // XXX
   LaunchGemm(stream, v, p);
   stream.scratch.Release(mark);
 }

@@ -31,8 +31,6 @@ struct GemmProblem {
   GemmGroups groups = GemmGroups::kNone;
   const int32_t* offsets = nullptr;  // on the device, [batch + 1]: tokens of expert e
   int64_t chunk = 0;                 // kReduction without offsets: k in pieces of this many, a multiple of 64
-  int force_tile_n = 0;              // for tests and benchmarks: this tile instead of the chosen one
-  bool force_tokens_on_n = false;
 };
 
 void GemmBF16(Stream& stream, const GemmProblem& problem);

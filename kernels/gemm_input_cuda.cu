@@ -1,4 +1,4 @@
-// Gradients of inputs, dx = dy W: the sum runs over the weights' rows, so W is read MN-major.
+// Gradients of inputs, dx = dy W: the sum runs over the weights' rows, so W is read MN-major. And products of an x that is stored by columns.
 #include "kernels/gemm_launch.cuh"
 
 namespace grouper::kernels::cuda {
@@ -9,6 +9,12 @@ void LaunchInputGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p)
     return LaunchTrainingTile<false, true, Grouping::kNone, __nv_bfloat16>(stream, v.tile_n, p);
   CHECK(v.groups == GemmGroups::kRows);
   LaunchTrainingTile<false, true, Grouping::kRows, __nv_bfloat16>(stream, v.tile_n, p);
+}
+
+void LaunchColumnsGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p) {
+  CHECK(!v.y_float && v.groups == GemmGroups::kNone) << "no tile for this product";
+  if (v.mn_w) return LaunchTile<GemmTile<128, 128, 6, 1>, true, true, Grouping::kNone, false, __nv_bfloat16>(stream, p);
+  LaunchTile<GemmTile<128, 128, 6, 1>, true, false, Grouping::kNone, false, __nv_bfloat16>(stream, p);
 }
 
 }  // namespace grouper::kernels::cuda

@@ -10,6 +10,7 @@ inline constexpr int kMaxExperts = 1024;
 struct GemmVariant {
   bool mn_x = false, mn_w = false;  // the operand's rows, not k, are contiguous
   bool tokens_on_n = false, y_float = false;
+  bool pairs = false;  // kReduction: two blocks share what they read of w
   int tile_n = 0;
   GemmGroups groups = GemmGroups::kNone;
 };
@@ -22,7 +23,6 @@ void LaunchDecodeGemm(Stream& stream, const GemmVariant& variant, const GemmProb
 void LaunchForwardGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);  // gemm_forward_cuda.cu
 void LaunchInputGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);    // gemm_input_cuda.cu
 void LaunchWeightGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);   // gemm_weight_cuda.cu
-// Of experts, kReduction with offsets: gemm_experts_cuda.cu.
-void LaunchExpertsWeightGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);
+void LaunchColumnsGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);  // gemm_input_cuda.cu: x by columns
 
 }  // namespace grouper::kernels::cuda

@@ -22,7 +22,7 @@ namespace grouper::kernels::cuda {
 enum class Grouping {
   kNone,
   kRows,       // tokens [offsets[e], offsets[e+1]) belong to expert e: weights and tiles by expert
-  kReduction,  // the sum over k runs over tokens [offsets[e], offsets[e+1]), one C per expert (gemm_experts_cuda.cu); without
+  kReduction,  // the sum over k runs over tokens [offsets[e], offsets[e+1]), one C per expert (gemm_weight_cuda.cu); without
                // offsets over pieces of `chunk` tokens, a multiple of 64
 };
 

@@ -208,7 +208,9 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
                     .y = dweight.raw(),
                     .y_stride = dweight.stride(0),
                     .y_float = dweight.dtype() == DType::kF32,
-                    .accumulate = true});
+                    .accumulate = true,
+                    .groups = GemmGroups::kReduction,
+                    .chunk = (dy.dim(0) + 63) / 64 * 64});
 }
 
 void GroupedLinear(Stream& stream, const Tensor& x, const DeviceGroups& groups, const Tensor& weight, const Tensor& y) {

@@ -30,7 +30,8 @@ ExpandedKv::ExpandedKv(Stream& stream, const std::vector<kernels::AttentionSeque
     s.pages = next;
     next += pages_of(s);
   }
-  batch_ = kernels::AttentionBatch(stream, sequences_, layout_, config.num_attention_heads, memory);
+  batch_ = kernels::AttentionBatch(stream, sequences_, layout_, config.num_attention_heads, memory,
+                                   kernels::AttentionUse::kGradients);
 }
 
 kernels::PagedKv ExpandedKv::New(Arena& memory) const {

@@ -101,7 +101,7 @@ class PassWalk {
   void Backward(bool recompute) {
     const ArenaSizer::Mark start = arena_.mark();
     Batch();
-    if (c_.mla) AttentionTables(c_.num_attention_heads);
+    if (c_.mla) GradientTables();
     arena_.New(dtype_, t_ * d_);
     arena_.New(dtype_, size_.rows * d_);
     NormGradient(size_.rows, d_);
@@ -147,12 +147,16 @@ class PassWalk {
   }
 
   // The batch as attention on a device reads it (kernels/attention_plan_cuda.cu).
+  void GradientTables() {
+    if (!cuda_) return;
+    const int64_t pages_each = (size_.longest + kernels::kPageTokens - 1) / kernels::kPageTokens;
+    arena_.New(DType::kI32, size_.sequences * (4 + pages_each));
+    arena_.New(DType::kI32, t_);
+  }
   void AttentionTables(int64_t kv_heads) {
     if (!cuda_) return;
-    const int64_t group = c_.num_attention_heads / kv_heads;
-    const int64_t sequences = size_.sequences, pages_each = (size_.longest + kernels::kPageTokens - 1) / kernels::kPageTokens;
-    arena_.New(DType::kI32, sequences * (4 + pages_each));
-    arena_.New(DType::kI32, t_);
+    GradientTables();
+    const int64_t group = c_.num_attention_heads / kv_heads, sequences = size_.sequences;
     arena_.Allocate(static_cast<size_t>(kv_heads * (t_ * group / 64 + sequences * 2 * Splits())) * sizeof(kernels::cuda::AttentionItem));
     Indices(1);
     Indices(sequences);

@@ -170,7 +170,16 @@ TEST(LinearCudaTest, GroupsEqualTheirExpertsAlone) {
   }
 }
 
-// More tiles than blocks, experts of every length: a block's warpgroups take turns (gemm_experts_cuda.cu).
+// x [rows, columns] from row `begin` to `end`, as [columns, rows]; columns of zeros up to a multiple of 8.
+Tensor Transposed(testing::Memory& m, const Tensor& x, int64_t begin, int64_t end) {
+  const Tensor to = m.Zero(DType::kBF16, {x.dim(1), (end - begin + 7) / 8 * 8});
+  for (int64_t r = begin; r < end; ++r) {
+    for (int64_t c = 0; c < x.dim(1); ++c) to.data<bf16>()[c * to.dim(1) + r - begin] = x.data<bf16>()[r * x.dim(1) + c];
+  }
+  return to;
+}
+
+// More tiles than blocks, experts of every length: a block's warpgroups take turns (gemm_weight_cuda.cu).
 TEST(LinearCudaTest, WeightGradientsOfManyTilesAreThoseOfTheirExpertsAlone) {
   GROUPER_NEEDS_CUDA();
   for (const auto& [experts, n, k] : {std::array<int64_t, 3>{60, 300, 400}, {9, 1000, 1000}, {5, 130, 21}, {4, 1, 33}}) {
@@ -196,6 +205,11 @@ TEST(LinearCudaTest, WeightGradientsOfManyTilesAreThoseOfTheirExpertsAlone) {
     for (int64_t e = 0; e < experts; ++e) {
       const int64_t begin = offsets[static_cast<size_t>(e)], end = offsets[static_cast<size_t>(e) + 1];
       LinearBackwardWeight(world.gpu, dy.Rows(begin, end), x.Rows(begin, end), alone[e], {});
+      if (begin == end) continue;
+      // The same sums by the kernel of the forward pass, rounded.
+      const Tensor product = world.New(DType::kBF16, {n, k});
+      Linear(world.gpu, world.Put(Transposed(m, host_dy, begin, end)), world.Put(Transposed(m, host_x, begin, end)), nullptr, {}, product);
+      EXPECT_TRUE(Same(world.Get(product), m.Convert(world.Get(alone[e]), DType::kBF16))) << "expert " << e;
     }
     EXPECT_TRUE(Same(world.Get(whole), world.Get(alone)));
     // The same tokens in two passes, cut at multiples of 16 of each expert's.
