@@ -28,8 +28,8 @@ struct BackwardShape {
   static constexpr int kWarpgroups = kWide ? 2 : 1, kBlocks = kWide ? 1 : 3, kStages = kWide ? 3 : 2;
   static constexpr int kMathThreads = 128 * kWarpgroups;
   static constexpr int kKeyThreads = kMathThreads + (kWide ? 128 : 0), kQueryThreads = kMathThreads + (kWide ? 128 : 32);
-  static constexpr int kStats = 3 * 64;  // floats of a stage: lse, row_dot, token of 64 rows
-  static constexpr int kKeyKernelBytes = 1024 + (kWarpgroups + kStages) * kTileBytes + kStages * kStats * 4 + 8 * kStages + 8 * kWarpgroups;
+  static constexpr int kStats = 2 * 64;  // floats of a stage: lse and row_dot of 64 rows
+  static constexpr int kKeyKernelBytes = 1024 + (kWarpgroups + kStages) * kTileBytes + kStages * kStats * 4 + 16 * kStages + 8 * kWarpgroups;
   static constexpr int kQueryKernelBytes = 1024 + (kWarpgroups + kStages) * kTileBytes + 16 * kStages;
 };
 
@@ -75,11 +75,13 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
   char* stages = shared + Shape::kWarpgroups * Shape::kTileBytes;  // q, dout
   float* stats = reinterpret_cast<float*>(stages + Shape::kStages * Shape::kTileBytes);
   uint64_t* full = reinterpret_cast<uint64_t*>(stats + Shape::kStages * Shape::kStats);
-  uint64_t* page_full = full + Shape::kStages;
-  // A wide stage that has been read is told by a named barrier: statistics are read by every thread.
-  const int read_barrier = 1 + Shape::kWarpgroups, readers = 128 * pages + 128;
+  uint64_t* empty = full + Shape::kStages;
+  uint64_t* page_full = empty + Shape::kStages;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Shape::kStages; ++i) BarrierInit(&full[i], 128);
+    for (int i = 0; i < Shape::kStages; ++i) {
+      BarrierInit(&full[i], 128);
+      BarrierInit(&empty[i], 128 * pages);  // every thread reads statistics
+    }
     for (int w = 0; w < Shape::kWarpgroups; ++w) BarrierInit(&page_full[w], 1);
     BarrierInitFence();
   }
@@ -118,7 +120,6 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
       const int64_t place = StatisticOf(args, s, head, min(r, rows - 1));
       stat[thread] = r < rows ? args.lse[place] * kLog2E : INFINITY;
       stat[64 + thread] = r < rows ? args.row_dot[place] : 0.0f;
-      reinterpret_cast<int*>(stat)[128 + thread] = r / args.group;
     }
     CopyAsyncCommit();
   };
@@ -128,7 +129,7 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
       GiveRegisters<40>();
       int previous = -1;
       for (int row0 = row_begin; row0 < rows; row0 += 64) {
-        if (row0 - row_begin >= 64 * Shape::kStages) NamedBarrier(read_barrier + stage, readers);
+        BarrierWait(&empty[stage], phase ^ 1);
         copy(row0, stage);
         if (previous >= 0) {
           CopyAsyncWait<1>();
@@ -184,7 +185,6 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
       const char* const q = stages + stage * Shape::kTileBytes;
       const char* const dout = q + Shape::kKeyBytes;
       const float* const stat = stats + stage * Shape::kStats;
-      const int* const tokens = reinterpret_cast<const int*>(stat) + 128;
       float score[32], dp[32];
       Zero(score);
       if constexpr (!Shape::kTight) Zero(dp);
@@ -193,14 +193,15 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
       if constexpr (!Shape::kTight) AddScores<Shape::kValue>(dp, values, dout);
       WgmmaWait<Shape::kTight ? 0 : 1>();
       WgmmaTouch(score);
-      const bool diagonal = row0 / args.group < start + 63;
+      if (row0 < (start + 63) * args.group) {  // some rows do not see all of the keys
+        const int first = (start + row) * args.group - row0 - column;
 #pragma unroll
-      for (int i = 0; i < 32; ++i) {
-        const int r = i / 4 * 8 + column + i % 2;
-        float p = Exp2(__fmaf_rn(score[i], args.scale_log2, -stat[r]));
-        if (diagonal && start + row + 8 * (i / 2 % 2) > tokens[r]) p = 0;
-        score[i] = p;
+        for (int i = 0; i < 32; ++i) {
+          if (i / 4 * 8 + i % 2 < first + i / 2 % 2 * 8 * args.group) score[i] = -INFINITY;
+        }
       }
+#pragma unroll
+      for (int i = 0; i < 32; ++i) score[i] = Exp2(__fmaf_rn(score[i], args.scale_log2, -stat[i / 4 * 8 + column + i % 2]));
       uint32_t p[4][4], ds[4][4];
       PackWeights(score, p);
       if constexpr (Shape::kTight) {
@@ -228,7 +229,7 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
       WgmmaTouch(dk);
     }
     if constexpr (Shape::kWide) {
-      if (row0 + 64 * Shape::kStages < rows) NamedBarrierArrive(read_barrier + stage, readers);
+      BarrierArrive(&empty[stage]);
     } else {
       __syncthreads();
     }

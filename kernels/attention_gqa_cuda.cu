@@ -22,7 +22,8 @@ struct GqaShape {
   static constexpr int kKey = kKey_, kValue = kValue_, kWarpgroups = kWarpgroups_;
   static constexpr int kStages = kKey > 128 ? 2 : kKey == 64 && kWarpgroups == 1 ? 4 : 3;
   static constexpr int kBlocks = kWarpgroups == 1 ? DecodeBlocks(kKey) : kKey == 64 ? 2 : 1;
-  static constexpr bool kAhead = kWarpgroups == 1 || kKey > 64;  // else the registers do not suffice for two blocks
+  // Not where registers do not suffice for two blocks, nor where there is no third stage.
+  static constexpr bool kAhead = kKey == 128 || (kKey == 64 && kWarpgroups == 1);
   static constexpr int kThreads = kWarpgroups * 128 + 32;
   static constexpr int kQueryBytes = kKey * 128, kKeyBytes = kKey * 128, kPageBytes = kKeyBytes + kValue * 128;
   static constexpr int kRunningBytes =
@@ -95,8 +96,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
   uint32_t phase = 0;
   // A page's values are multiplied while the next one's scores become weights (kAhead): `before` is the stage of the page whose weights
   // are made but not used, < 0: none.
-  uint32_t weights[4][4];
+  uint32_t weights[4][4] = {};
   int before = -1;
+  const bool any_rows = kWarpgroups > 1 || thread / 32 * 16 < rows;  // of this warp: in decode most have none
   const auto release = [&](int which) {
     if (lane == 0) BarrierArrive(&empty[which]);
   };
@@ -144,19 +146,21 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
           if (!Shape::kAhead || before < 0) {
             WgmmaWait<0>();
             WgmmaTouch(s);
-            SoftmaxStep(s, state, position, column, args.scale_log2, decay);
-            if (!Shape::kAhead) MultiplyRows(acc, decay);  // else 0 yet
+            if (any_rows) {
+              SoftmaxStep(s, state, position, column, args.scale_log2, decay);
+              if (!Shape::kAhead) MultiplyRows(acc, decay);  // else 0 yet
+            }
           } else {
             start_values();
             WgmmaWait<1>();
             WgmmaTouch(s);
-            SoftmaxStep(s, state, position, column, args.scale_log2, decay);
+            if (any_rows) SoftmaxStep(s, state, position, column, args.scale_log2, decay);
             WgmmaWait<0>();
             WgmmaTouch(acc);
             release(before);
-            MultiplyRows(acc, decay);
+            if (any_rows) MultiplyRows(acc, decay);
           }
-          PackWeights(s, weights);
+          if (any_rows) PackWeights(s, weights);
           before = stage;
           if (!Shape::kAhead) finish();
         }

@@ -149,6 +149,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
         const auto take = [&](float (&acc)[Acc::kCount]) {
           BarrierWait(&sums_full[warpgroup], round++ & 1);
           Acc::LoadShared(acc, sums, thread);
+          FenceAsyncShared();  // an arrival does not wait for loads in flight, and the copy engine overwrites what they read
           __syncwarp();
           if (lane == 0) BarrierArrive(sums_empty);
         };

@@ -1,3 +1,4 @@
+#include "kernels/hopper.cuh"
 #include "kernels/row_ops_cuda.h"
 #include "kernels/rows.cuh"
 
@@ -158,73 +159,127 @@ __global__ void __launch_bounds__(kBlockThreads)
 // bf16: dx and the gradient of the weight in one pass over dy and x. The weight's sum over rows, in float: chains of fma over 4 rows from
 // 0; 8 of those added in order (a block's 32 rows); 64 of those added in order (2048 rows); those added to dweight in order. So a batch that
 // is cut at multiples of 2048 rows gives the same bits.
+//
+// A warp has the 4 rows of a chain at once: copies of dy, x and (where it is added to) dx, all of them on their way together; of each row
+// eight threads walk the chains of its mean.
 constexpr int kGroupRows = 4, kGroups = 8, kBlockRows = kGroupRows * kGroups, kBlocksOfPiece = 64;
 
+struct NarrowShape {
+  int width, stride;  // elements of a row; bytes from one of a warp's rows to the next, so that four lie in different banks
+  bool vector;        // rows are whole 16-byte units
+  bool stage_dx;      // dx is read with dy and x
+
+  __host__ __device__ int warp_bytes() const { return (stage_dx ? 3 : 2) * kGroupRows * stride; }
+  __host__ __device__ int block_bytes() const { return stride + (width + 7) / 8 * 32; }  // the weight, and the block's sums
+};
+
 __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__nv_bfloat16> xs, const __nv_bfloat16* weight,
-                                   const float* rstds, DeviceRows<__nv_bfloat16> dxs, bool accumulate, float* parts, int64_t rows, int width,
-                                   bool vector) {
+                                   const float* rstds, DeviceRows<__nv_bfloat16> dxs, bool accumulate, float* parts, int64_t rows,
+                                   const NarrowShape shape) {
+  using S = __nv_bfloat16;
   extern __shared__ float4 shared[];
-  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
-  const int padded = (width + 7) / 8 * 8;
-  float* const block_sums = reinterpret_cast<float*>(shared);
-  float* const group_sums = block_sums + padded;  // [warps][padded]
-  float* const g = group_sums + (warps + 2 * warp) * padded;
-  float* const xhat = g + padded;
-  float* const own_sums = group_sums + warp * padded;
+  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads, width = shape.width;
+  char* const memory = reinterpret_cast<char*>(shared);
+  S* const w = reinterpret_cast<S*>(memory);
+  float* const block_sums = reinterpret_cast<float*>(memory + shape.stride);
+  const auto staged = [&](int of_warp, int array, int r) {
+    return reinterpret_cast<S*>(memory + shape.block_bytes() + of_warp * shape.warp_bytes() + (array * kGroupRows + r) * shape.stride);
+  };
+  const auto fetch = [&](S* to, const S* from, int i) {
+    if (shape.vector) {
+      CopyAsync(to + i, from + i, true);
+    } else {
+      for (int k = i; k < min(i + 8, width); ++k) to[k] = from[k];
+    }
+  };
+  for (int i = static_cast<int>(threadIdx.x) * 8; i < width; i += static_cast<int>(blockDim.x) * 8) fetch(w, weight, i);
   for (int round = 0; round < kGroups; round += warps) {
     const int group = round + warp;
-    for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-      constexpr float kZeros[8] = {};
-      WriteEight(own_sums + i, kZeros);
-    }
-    for (int r = 0; r < kGroupRows && group < kGroups; ++r) {
-      const int64_t row = int64_t{blockIdx.x} * kBlockRows + group * kGroupRows + r;
-      if (row >= rows) break;
-      const __nv_bfloat16* const dy = dys[row];
-      const __nv_bfloat16* const x = xs[row];
-      const float rstd = rstds[row];
+    const int64_t first_row = int64_t{blockIdx.x} * kBlockRows + group * kGroupRows;
+    const int count = group < kGroups ? static_cast<int>(min(max(rows - first_row, int64_t{0}), int64_t{kGroupRows})) : 0;
+    for (int r = 0; r < count; ++r) {
+      const S *const dy = dys[first_row + r], *const x = xs[first_row + r], *const dx = dxs[first_row + r];
       for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-        float d[8], w[8], v[8], sums[8];
-        LoadEight(dy + i, width - i, vector, d);
-        LoadEight(x + i, width - i, vector, v);
-        LoadEight(weight + i, width - i, vector, w);
-        ReadEight(own_sums + i, sums);
+        fetch(staged(warp, 0, r), dy, i);
+        fetch(staged(warp, 1, r), x, i);
+        if (shape.stage_dx) fetch(staged(warp, 2, r), dx, i);
+      }
+    }
+    const int own_row = lane / kRowThreads;
+    const float own_rstd = own_row < count ? rstds[first_row + own_row] : 0;
+    CopyAsyncCommit();
+    CopyAsyncWait<0>();
+    __syncthreads();  // w is everybody's
+    float sum = 0;
+    if (own_row < count) {
+      const S *const dy = staged(warp, 0, own_row), *const x = staged(warp, 1, own_row);
+#pragma unroll 8
+      for (int i = lane % kRowThreads; i < width; i += kRowThreads)
+        sum = fmaf(LoadFloat(dy + i) * LoadFloat(w + i), LoadFloat(x + i) * own_rstd, sum);
+    }
+    const float own_mean = ReduceLanes(sum) / static_cast<float>(width);
+    float mean[kGroupRows], rstd[kGroupRows];
+#pragma unroll
+    for (int r = 0; r < kGroupRows; ++r) {
+      mean[r] = __shfl_sync(~0u, own_mean, r * kRowThreads);
+      rstd[r] = __shfl_sync(~0u, own_rstd, r * kRowThreads);
+    }
+    for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+      float of_w[8], sums[8] = {};
+      LoadEight(w + i, 8, true, of_w);
+#pragma unroll
+      for (int r = 0; r < kGroupRows; ++r) {
+        if (r >= count) break;
+        S* const dx = dxs[first_row + r] + i;
+        float of_dy[8], of_x[8], of_dx[8];
+        LoadEight(staged(warp, 0, r) + i, 8, true, of_dy);
+        LoadEight(staged(warp, 1, r) + i, 8, true, of_x);
+        if (accumulate) {
+          shape.stage_dx ? LoadEight(staged(warp, 2, r) + i, 8, true, of_dx) : LoadEight(dx, width - i, shape.vector, of_dx);
+        }
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
-          v[k] = v[k] * rstd;
-          w[k] = d[k] * w[k];
-          sums[k] = fmaf(d[k], v[k], sums[k]);
+          const float xhat = of_x[k] * rstd[r], step = rstd[r] * (of_dy[k] * of_w[k] - xhat * mean[r]);
+          sums[k] = fmaf(of_dy[k], xhat, sums[k]);
+          of_dx[k] = accumulate ? of_dx[k] + step : step;
         }
-        WriteEight(g + i, w);
-        WriteEight(xhat + i, v);
-        WriteEight(own_sums + i, sums);
+        StoreEight(dx, width - i, shape.vector, of_dx);
       }
-      WriteInputGradient(g, xhat, rstd, dxs[row], accumulate, width, lane, vector);
-      __syncwarp();
+      // In the place of the first row's dy and x, which have been read.
+      *reinterpret_cast<float4*>(staged(warp, 0, 0) + i) = make_float4(sums[0], sums[1], sums[2], sums[3]);
+      *reinterpret_cast<float4*>(staged(warp, 1, 0) + i) = make_float4(sums[4], sums[5], sums[6], sums[7]);
     }
     __syncthreads();
     const int filled = min(warps, kGroups - round);
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-      float sum = round == 0 ? 0 : block_sums[i];
-      for (int w = 0; w < filled; ++w) sum = sum + group_sums[w * padded + i];
-      block_sums[i] = sum;
+      float total = round == 0 ? 0 : block_sums[i];
+      for (int other = 0; other < filled; ++other)
+        total = total + reinterpret_cast<const float*>(staged(other, i % 8 / 4, 0) + i / 8 * 8)[i % 4];
+      block_sums[i] = total;
     }
     __syncthreads();
   }
   for (int i = threadIdx.x; i < width; i += blockDim.x) parts[int64_t{blockIdx.x} * width + i] = block_sums[i];
 }
 
-// Block (x, y): to[y] (=, or +=) the sum of parts [y, y + 1) * count, in order.
-__global__ void __launch_bounds__(kBlockThreads)
-    AddParts(const float* parts, int64_t all, int64_t count, float* to, bool accumulate, int64_t width) {
-  const int64_t column = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
-  if (column >= width) return;
-  const int64_t begin = int64_t{blockIdx.y} * count, end = min(all, begin + count);
-  float* const place = to + int64_t{blockIdx.y} * width + column;
-  float sum = accumulate ? *place : 0;
+// dweight += the sums of pieces in order, each of its parts in order. A block has 32 columns, a warp a piece at a time.
+__global__ void __launch_bounds__(kBlockThreads) AddParts(const float* parts, int64_t count, float* dweight, int64_t width) {
+  __shared__ float sums[kWarps][kColumns];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int64_t column = int64_t{blockIdx.x} * kColumns + lane;
+  const bool mine = column < width;
+  float total = mine && warp == 0 ? dweight[column] : 0;
+  for (int64_t first = 0; first < count; first += kWarps * kBlocksOfPiece) {
+    const int64_t begin = first + warp * kBlocksOfPiece, end = mine ? min(count, begin + kBlocksOfPiece) : 0;
+    float sum = 0;
 #pragma unroll 16
-  for (int64_t i = begin; i < end; ++i) sum = sum + parts[i * width + column];
-  *place = sum;
+    for (int64_t i = begin; i < end; ++i) sum = sum + parts[i * width + column];
+    sums[warp][lane] = sum;
+    __syncthreads();
+    for (int w = 0; warp == 0 && w < kWarps && first + w * kBlocksOfPiece < count; ++w) total = total + sums[w][lane];
+    __syncthreads();
+  }
+  if (mine && warp == 0) dweight[column] = total;
 }
 
 // Warps a block, so that their rows' `floats` fit shared memory.
@@ -290,24 +345,23 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   CHECK(x.dtype() == DType::kBF16) << "no CUDA kernel for " << Name(x.dtype());
   using S = __nv_bfloat16;
   const Arena::Mark mark = stream.scratch.mark();
-  const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows, pieces = (blocks + kBlocksOfPiece - 1) / kBlocksOfPiece;
-  CHECK_LE(pieces, 65535) << rows << " rows";
+  const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   float* const parts = stream.scratch.New(DType::kF32, {blocks, width}).data<float>();
+  constexpr int64_t kMost = 227 << 10;
+  CHECK_LE(width, kMost / 2);
+  NarrowShape shape = {static_cast<int>(width), static_cast<int>((width * 2 + 127) / 128 * 128 + 16), vector, accumulate};
+  if (shape.warp_bytes() + shape.block_bytes() > kMost) shape.stage_dx = false;
+  CHECK_LE(shape.warp_bytes() + shape.block_bytes(), kMost) << "a row is wider than the normalisation's shared memory";
   static uint64_t allowed = 0;
-  AllowSharedMemory(NormBackwardNarrow, 227 << 10, allowed);
-  const int64_t bytes_a_warp = 3 * padded * 4, most = (227 << 10) - padded * 4;
-  CHECK_LE(bytes_a_warp, most) << "a row is wider than the normalisation's shared memory";
-  const int warps = static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(64 << 10, most) / bytes_a_warp, 1, kGroups));
+  AllowSharedMemory(NormBackwardNarrow, static_cast<int>(kMost), allowed);
+  const int warps = std::clamp((64 << 10) / shape.warp_bytes(), 1, kGroups);
   NormBackwardNarrow<<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpThreads),
-                       static_cast<size_t>(warps * bytes_a_warp + padded * 4), HandleOf(stream)>>>(
+                       static_cast<size_t>(warps * shape.warp_bytes() + shape.block_bytes()), HandleOf(stream)>>>(
       RowsOnDevice<S>(dy), RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate,
-      parts, rows, static_cast<int>(width), vector);
+      parts, rows, shape);
   GROUPER_CUDA_LAUNCHED();
-  float* const sums = stream.scratch.New(DType::kF32, {pieces, width}).data<float>();
-  AddParts<<<dim3(BlocksFor(width), static_cast<unsigned>(pieces)), kBlockThreads, 0, HandleOf(stream)>>>(parts, blocks, kBlocksOfPiece, sums,
-                                                                                                        false, width);
-  GROUPER_CUDA_LAUNCHED();
-  AddParts<<<BlocksFor(width), kBlockThreads, 0, HandleOf(stream)>>>(sums, pieces, pieces, dweight.data<float>(), true, width);
+  AddParts<<<static_cast<unsigned>((width + kColumns - 1) / kColumns), kBlockThreads, 0, HandleOf(stream)>>>(parts, blocks,
+                                                                                                            dweight.data<float>(), width);
   GROUPER_CUDA_LAUNCHED();
   stream.scratch.Release(mark);
 }

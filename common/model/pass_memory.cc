@@ -169,13 +169,9 @@ class PassWalk {
     OfOneOp(static_cast<size_t>((tokens + 2047) / 2048 * rows * columns) * 4);
   }
 
-  // RmsNormBackward: the weight's sums of 32 rows, and of 2048 (kernels/rms_norm_cuda.cu).
+  // RmsNormBackward: the weight's sums of 32 rows (kernels/rms_norm_cuda.cu).
   void NormGradient(int64_t rows, int64_t width) {
-    if (!cuda_ || !narrow_) return;
-    const ArenaSizer::Mark mark = scratch_.mark();
-    scratch_.New(DType::kF32, (rows + 31) / 32 * width);
-    scratch_.New(DType::kF32, (rows + 2047) / 2048 * width);
-    scratch_.Release(mark);
+    if (cuda_ && narrow_) OfOneOp(static_cast<size_t>((rows + 31) / 32 * width) * 4);
   }
 
   void BlockForward(int64_t layer, bool saved) {
