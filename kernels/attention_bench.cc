@@ -129,7 +129,7 @@ absl::Status BenchSampling(Bench& bench) {
   for (const Size& size : {Size{256, 31}, Size{16, 49152}, Size{16, 151936}}) {
     Arena arena;
     const Tensor logits = Logits(arena, size.rows, size.vocabulary), logprobs = arena.New(DType::kF32, {size.rows});
-    const Tensor slopes = arena.New(DType::kF32, {size.rows}),
+    const Tensor slopes = arena.New(DType::kF32, {size.rows}), statistics = arena.New(DType::kF32, {size.rows, 2}),
                  dlogits = arena.New(DType::kF32, {size.rows, size.vocabulary});
     FillRandom(slopes, "slopes");
     const double bytes = 4.0 * static_cast<double>(logits.size());
@@ -146,7 +146,7 @@ absl::Status BenchSampling(Bench& bench) {
       Sample(bench.stream(), logits, requests, sampled);
       std::vector<int32_t> tokens;
       for (const SampledToken& t : sampled) tokens.push_back(t.token);
-      TokenLogprobs(bench.stream(), logits, filters, tokens.data(), logprobs, Tensor());
+      TokenLogprobs(bench.stream(), logits, filters, tokens.data(), logprobs, Tensor(), statistics);
       for (int64_t r = 0; r < size.rows; ++r) {
         if (logprobs.data<float>()[r] != sampled[static_cast<size_t>(r)].logprob) {
           return absl::InternalError("sample " + what + ": the recorded log-probability is not TokenLogprobs'");
@@ -154,9 +154,9 @@ absl::Status BenchSampling(Bench& bench) {
       }
       bench.Line("sample " + what, bytes, "GB/s", [&] { Sample(bench.stream(), logits, requests, sampled); });
       bench.Line("logprobs " + what, bytes, "GB/s",
-                 [&] { TokenLogprobs(bench.stream(), logits, filters, tokens.data(), logprobs, Tensor()); });
+                 [&] { TokenLogprobs(bench.stream(), logits, filters, tokens.data(), logprobs, Tensor(), statistics); });
       bench.Line("logprobs backward " + what, 2 * bytes, "GB/s",
-                 [&] { TokenLogprobsBackward(bench.stream(), logits, filters, tokens.data(), slopes, dlogits); });
+                 [&] { TokenLogprobsBackward(bench.stream(), logits, filters, tokens.data(), slopes, dlogits, statistics); });
     }
   }
   return absl::OkStatus();

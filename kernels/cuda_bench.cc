@@ -400,8 +400,9 @@ absl::Status SamplingLines(CudaBench& bench, int64_t rows, int64_t ids, const Sa
   std::vector<int32_t> tokens;
   for (const SampledToken& t : drawn) tokens.push_back(t.token);
   const int32_t* const device_tokens = bench.Put(tokens);
-  const Tensor logprobs = bench.New(DType::kF32, {rows}), entropies = bench.New(DType::kF32, {rows});
-  cuda::TokenLogprobsDevice(stream, part(0), filters, device_tokens, logprobs, entropies);
+  const Tensor logprobs = bench.New(DType::kF32, {rows}), entropies = bench.New(DType::kF32, {rows}), statistics = bench.New(DType::kF32, {rows, 2});
+  const bool whole = filter.top_k <= 0 && filter.top_p >= 1;
+  cuda::TokenLogprobsDevice(stream, part(0), filters, device_tokens, logprobs, entropies, statistics);
   for (int64_t r = 0; r < rows; r += std::max<int64_t>(1, rows / 16)) {
     const SampledToken& t = drawn[static_cast<size_t>(r)];
     if (t.token < 0 || t.token >= ids || bench.Read(logprobs, r) != static_cast<double>(t.logprob)) {
@@ -419,10 +420,10 @@ absl::Status SamplingLines(CudaBench& bench, int64_t rows, int64_t ids, const Sa
     bench.Line(sample, 0, bytes, [&](int i) { cuda::SampleDevice(stream, part(i), device_requests, sampled); });
   if (bench.Wants(score))
     bench.Line(score, 0, bytes,
-               [&](int i) { cuda::TokenLogprobsDevice(stream, part(i), filters, device_tokens, logprobs, entropies); });
+               [&](int i) { cuda::TokenLogprobsDevice(stream, part(i), filters, device_tokens, logprobs, entropies, statistics); });
   if (bench.Wants(gradient))
     bench.Line(gradient, 0, 2 * bytes, [&](int i) {
-      cuda::TokenLogprobsBackwardDevice(stream, part(i), filters, device_tokens, logprobs, part(i));
+      cuda::TokenLogprobsBackwardDevice(stream, part(i), filters, device_tokens, logprobs, part(i), whole ? statistics : Tensor());
     });
   bench.Reset();
   return absl::OkStatus();

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "kernels/row_ops_cuda.h"
 #include "kernels/rows.cuh"
 
@@ -108,6 +110,10 @@ void Copy(Stream& stream, const Tensor& x, const Tensor& y) {
 
 void Fill(Stream& stream, const Tensor& y, double value) {
   if (y.size() == 0) return;
+  if (value == 0 && !std::signbit(value) && y.contiguous()) {
+    GROUPER_CUDA_CHECK(cudaMemsetAsync(y.raw(), 0, static_cast<size_t>(y.size()) * SizeOf(y.dtype()), HandleOf(stream)));
+    return;
+  }
   ByDeviceStorage(y.dtype(), [&](auto s) {
     using S = decltype(s);
     FillRows<S><<<FillingBlocks(y.size()), kBlockThreads, 0, HandleOf(stream)>>>(RowsOnDevice<S>(y), static_cast<float>(value),

@@ -157,8 +157,6 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
       if (cost < best) best = cost, v.tokens_on_n = true, v.tile_n = tile;
     }
   }
-  if (const char* e = getenv("XTILE")) if (p.groups == GemmGroups::kReduction) v.tile_n = atoi(e);  // XXX
-  if (const char* e = getenv("XPAIRS")) if (p.groups == GemmGroups::kReduction) v.pairs = atoi(e);  // XXX
   LaunchGemm(stream, v, p);
   stream.scratch.Release(mark);
 }

@@ -149,7 +149,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
         const auto take = [&](float (&acc)[Acc::kCount]) {
           BarrierWait(&sums_full[warpgroup], round++ & 1);
           Acc::LoadShared(acc, sums, thread);
-          FenceAsyncShared();  // an arrival does not wait for loads in flight, and the copy engine overwrites what they read
+          // An arrival does not wait for loads in flight, and the copy engine would overwrite what they are to read.
+          FenceAsyncShared();
           __syncwarp();
           if (lane == 0) BarrierArrive(sums_empty);
         };

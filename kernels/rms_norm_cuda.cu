@@ -166,13 +166,14 @@ constexpr int kGroupRows = 4, kGroups = 8, kBlockRows = kGroupRows * kGroups, kB
 
 struct NarrowShape {
   int width, stride;  // elements of a row; bytes from one of a warp's rows to the next, so that four lie in different banks
-  bool vector;        // rows are whole 16-byte units
   bool stage_dx;      // dx is read with dy and x
 
   __host__ __device__ int warp_bytes() const { return (stage_dx ? 3 : 2) * kGroupRows * stride; }
   __host__ __device__ int block_bytes() const { return stride + (width + 7) / 8 * 32; }  // the weight, and the block's sums
 };
 
+// kVector: rows are whole 16-byte units.
+template <bool kVector>
 __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__nv_bfloat16> xs, const __nv_bfloat16* weight,
                                    const float* rstds, DeviceRows<__nv_bfloat16> dxs, bool accumulate, float* parts, int64_t rows,
                                    const NarrowShape shape) {
@@ -185,24 +186,32 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
   const auto staged = [&](int of_warp, int array, int r) {
     return reinterpret_cast<S*>(memory + shape.block_bytes() + of_warp * shape.warp_bytes() + (array * kGroupRows + r) * shape.stride);
   };
-  const auto fetch = [&](S* to, const S* from, int i) {
-    if (shape.vector) {
-      CopyAsync(to + i, from + i, true);
+  // Eight elements; zeros where there is no row.
+  const auto fetch = [&](S* to, const S* from, int i, bool present) {
+    if constexpr (kVector) {
+      CopyAsync(to + i, from + i, present);
     } else {
-      for (int k = i; k < min(i + 8, width); ++k) to[k] = from[k];
+      for (int k = i; k < min(i + 8, width); ++k) to[k] = present ? from[k] : S(0.0f);
     }
   };
-  for (int i = static_cast<int>(threadIdx.x) * 8; i < width; i += static_cast<int>(blockDim.x) * 8) fetch(w, weight, i);
+  for (int i = static_cast<int>(threadIdx.x) * 8; i < width; i += static_cast<int>(blockDim.x) * 8) fetch(w, weight, i, true);
   for (int round = 0; round < kGroups; round += warps) {
     const int group = round + warp;
     const int64_t first_row = int64_t{blockIdx.x} * kBlockRows + group * kGroupRows;
     const int count = group < kGroups ? static_cast<int>(min(max(rows - first_row, int64_t{0}), int64_t{kGroupRows})) : 0;
-    for (int r = 0; r < count; ++r) {
-      const S *const dy = dys[first_row + r], *const x = xs[first_row + r], *const dx = dxs[first_row + r];
-      for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-        fetch(staged(warp, 0, r), dy, i);
-        fetch(staged(warp, 1, r), x, i);
-        if (shape.stage_dx) fetch(staged(warp, 2, r), dx, i);
+    const S *dy[kGroupRows], *x[kGroupRows];
+    S* dx[kGroupRows];
+#pragma unroll
+    for (int r = 0; r < kGroupRows; ++r) {
+      const int64_t row = min(first_row + r, rows - 1);
+      dy[r] = dys[row], x[r] = xs[row], dx[r] = dxs[row];
+    }
+    for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+#pragma unroll
+      for (int r = 0; r < kGroupRows; ++r) {
+        fetch(staged(warp, 0, r), dy[r], i, r < count);
+        fetch(staged(warp, 1, r), x[r], i, r < count);
+        if (shape.stage_dx) fetch(staged(warp, 2, r), dx[r], i, r < count);
       }
     }
     const int own_row = lane / kRowThreads;
@@ -211,11 +220,11 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
     CopyAsyncWait<0>();
     __syncthreads();  // w is everybody's
     float sum = 0;
-    if (own_row < count) {
-      const S *const dy = staged(warp, 0, own_row), *const x = staged(warp, 1, own_row);
+    {
+      const S *const of_dy = staged(warp, 0, own_row), *const of_x = staged(warp, 1, own_row);
 #pragma unroll 8
       for (int i = lane % kRowThreads; i < width; i += kRowThreads)
-        sum = fmaf(LoadFloat(dy + i) * LoadFloat(w + i), LoadFloat(x + i) * own_rstd, sum);
+        sum = fmaf(LoadFloat(of_dy + i) * LoadFloat(w + i), LoadFloat(of_x + i) * own_rstd, sum);
     }
     const float own_mean = ReduceLanes(sum) / static_cast<float>(width);
     float mean[kGroupRows], rstd[kGroupRows];
@@ -225,25 +234,28 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
       rstd[r] = __shfl_sync(~0u, own_rstd, r * kRowThreads);
     }
     for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-      float of_w[8], sums[8] = {};
+      float of_w[8], sums[8] = {}, of_dx[kGroupRows][8];
       LoadEight(w + i, 8, true, of_w);
+      if (accumulate) {
+#pragma unroll
+        for (int r = 0; r < kGroupRows; ++r)
+          shape.stage_dx ? LoadEight(staged(warp, 2, r) + i, 8, true, of_dx[r]) : LoadEight(dx[r] + i, width - i, kVector, of_dx[r]);
+      }
 #pragma unroll
       for (int r = 0; r < kGroupRows; ++r) {
-        if (r >= count) break;
-        S* const dx = dxs[first_row + r] + i;
-        float of_dy[8], of_x[8], of_dx[8];
+        float of_dy[8], of_x[8];
         LoadEight(staged(warp, 0, r) + i, 8, true, of_dy);
         LoadEight(staged(warp, 1, r) + i, 8, true, of_x);
-        if (accumulate) {
-          shape.stage_dx ? LoadEight(staged(warp, 2, r) + i, 8, true, of_dx) : LoadEight(dx, width - i, shape.vector, of_dx);
-        }
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
           const float xhat = of_x[k] * rstd[r], step = rstd[r] * (of_dy[k] * of_w[k] - xhat * mean[r]);
           sums[k] = fmaf(of_dy[k], xhat, sums[k]);
-          of_dx[k] = accumulate ? of_dx[k] + step : step;
+          of_dx[r][k] = accumulate ? of_dx[r][k] + step : step;
         }
-        StoreEight(dx, width - i, shape.vector, of_dx);
+      }
+#pragma unroll
+      for (int r = 0; r < kGroupRows; ++r) {
+        if (r < count) StoreEight(dx[r] + i, width - i, kVector, of_dx[r]);
       }
       // In the place of the first row's dy and x, which have been read.
       *reinterpret_cast<float4*>(staged(warp, 0, 0) + i) = make_float4(sums[0], sums[1], sums[2], sums[3]);
@@ -349,17 +361,20 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   float* const parts = stream.scratch.New(DType::kF32, {blocks, width}).data<float>();
   constexpr int64_t kMost = 227 << 10;
   CHECK_LE(width, kMost / 2);
-  NarrowShape shape = {static_cast<int>(width), static_cast<int>((width * 2 + 127) / 128 * 128 + 16), vector, accumulate};
+  NarrowShape shape = {static_cast<int>(width), static_cast<int>((width * 2 + 127) / 128 * 128 + 16), accumulate};
   if (shape.warp_bytes() + shape.block_bytes() > kMost) shape.stage_dx = false;
   CHECK_LE(shape.warp_bytes() + shape.block_bytes(), kMost) << "a row is wider than the normalisation's shared memory";
-  static uint64_t allowed = 0;
-  AllowSharedMemory(NormBackwardNarrow, static_cast<int>(kMost), allowed);
-  const int warps = std::clamp((64 << 10) / shape.warp_bytes(), 1, kGroups);
-  NormBackwardNarrow<<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpThreads),
-                       static_cast<size_t>(warps * shape.warp_bytes() + shape.block_bytes()), HandleOf(stream)>>>(
-      RowsOnDevice<S>(dy), RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate,
-      parts, rows, shape);
-  GROUPER_CUDA_LAUNCHED();
+  const int warps = std::clamp(((113 << 10) - shape.block_bytes()) / shape.warp_bytes(), 1, kGroups);  // two blocks a multiprocessor
+  const auto launch = [&](auto* kernel, uint64_t& allowed) {
+    AllowSharedMemory(kernel, static_cast<int>(kMost), allowed);
+    kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpThreads),
+             static_cast<size_t>(warps * shape.warp_bytes() + shape.block_bytes()), HandleOf(stream)>>>(
+        RowsOnDevice<S>(dy), RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate,
+        parts, rows, shape);
+    GROUPER_CUDA_LAUNCHED();
+  };
+  static uint64_t allowed_vector = 0, allowed_scalar = 0;
+  vector ? launch(NormBackwardNarrow<true>, allowed_vector) : launch(NormBackwardNarrow<false>, allowed_scalar);
   AddParts<<<static_cast<unsigned>((width + kColumns - 1) / kColumns), kBlockThreads, 0, HandleOf(stream)>>>(parts, blocks,
                                                                                                             dweight.data<float>(), width);
   GROUPER_CUDA_LAUNCHED();

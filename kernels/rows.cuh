@@ -34,13 +34,15 @@ struct DeviceRows {
   S* data;
   int64_t stride, inner, inner_stride;
   __device__ S* operator[](int64_t row) const {
-    return inner == 1 ? data + row * stride : data + row / inner * stride + row % inner * inner_stride;
+    if (inner == 1) return data + row * stride;
+    const uint32_t r = static_cast<uint32_t>(row), n = static_cast<uint32_t>(inner);  // a 64-bit quotient is much code
+    return data + r / n * stride + r % n * inner_stride;
   }
 };
 
 template <typename S>
 DeviceRows<S> RowsOnDevice(const Tensor& t) {
-  CHECK(t.rank() >= 1 && t.rank() <= 3) << t.ShapeString();
+  CHECK(t.rank() >= 1 && t.rank() <= 3 && (t.rank() < 3 || t.dim(0) * t.dim(1) <= int64_t{UINT32_MAX})) << t.ShapeString();
   return {static_cast<S*>(t.raw()), t.rank() == 1 ? 0 : t.stride(0), t.rank() == 3 ? t.dim(1) : 1,
           t.rank() == 3 ? t.stride(1) : 0};
 }

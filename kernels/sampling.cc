@@ -13,10 +13,10 @@ void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleReques
             std::vector<SampledToken>& tokens);
 template <typename S>
 void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies);
+                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies, const Tensor& statistics);
 template <typename S>
 void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits);
+                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits, const Tensor& statistics);
 }  // namespace cpu
 
 namespace {
@@ -38,6 +38,12 @@ void CheckTokens(const int32_t* tokens, const Tensor& logits) {
 
 void CheckVector(const Tensor& t, DType dtype, int64_t n, const char* name) {
   CHECK(t.rank() == 1 && t.dtype() == dtype && t.dim(0) == n) << name << " is " << t.ShapeString();
+}
+
+void CheckStatistics(const Tensor& t, const Tensor& logits) {
+  if (t.empty()) return;
+  CHECK(t.rank() == 2 && t.contiguous() && t.dtype() == AccumulatorOf(logits.dtype()) && t.dim(0) == logits.dim(0) && t.dim(1) == 2)
+      << "statistics is " << t.ShapeString();
 }
 
 }  // namespace
@@ -85,31 +91,33 @@ void NextTokens(Stream& stream, const SampledToken* sampled, const NextToken* ne
 }
 
 void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies) {
+                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies, const Tensor& statistics) {
   CHECK(logits.rank() == 2) << logits.ShapeString();
   CheckFilters(filters, logits.dim(0));
   CheckTokens(tokens, logits);
   CheckVector(logprobs, AccumulatorOf(logits.dtype()), logits.dim(0), "logprobs");
   if (!entropies.empty()) CheckVector(entropies, AccumulatorOf(logits.dtype()), logits.dim(0), "entropies");
+  CheckStatistics(statistics, logits);
   ByStorage(
-      logits, [&](auto s) { cpu::TokenLogprobs<decltype(s)>(stream, logits, filters, tokens, logprobs, entropies); },
-      [&](auto) { cuda::TokenLogprobs(stream, logits, filters, tokens, logprobs, entropies); });
+      logits, [&](auto s) { cpu::TokenLogprobs<decltype(s)>(stream, logits, filters, tokens, logprobs, entropies, statistics); },
+      [&](auto) { cuda::TokenLogprobs(stream, logits, filters, tokens, logprobs, entropies, statistics); });
 }
 
 void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits) {
+                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits, const Tensor& statistics) {
   CHECK(logits.rank() == 2) << logits.ShapeString();
   CheckFilters(filters, logits.dim(0));
   CheckTokens(tokens, logits);
   CheckVector(dlogprobs, AccumulatorOf(logits.dtype()), logits.dim(0), "dlogprobs");
   CHECK(dlogits.rank() == 2 && dlogits.dtype() == logits.dtype() && dlogits.dim(0) == logits.dim(0) &&
         dlogits.dim(1) == logits.dim(1));
+  CheckStatistics(statistics, logits);
   ByStorage(
       logits,
       [&](auto s) {
-        cpu::TokenLogprobsBackward<decltype(s)>(stream, logits, filters, tokens, dlogprobs, dlogits);
+        cpu::TokenLogprobsBackward<decltype(s)>(stream, logits, filters, tokens, dlogprobs, dlogits, statistics);
       },
-      [&](auto) { cuda::TokenLogprobsBackward(stream, logits, filters, tokens, dlogprobs, dlogits); });
+      [&](auto) { cuda::TokenLogprobsBackward(stream, logits, filters, tokens, dlogprobs, dlogits, statistics); });
 }
 
 }  // namespace grouper::kernels

@@ -59,14 +59,16 @@ void NextTokens(Stream& stream, const SampledToken* sampled, const NextToken* ne
 
 // The same number that Sample records, for a given token: logprobs[r] and, of the filtered distribution, entropies[r]
 // (nats). logits [R, V] (F32, F64, BF16), tokens R values. A token outside the filter has -inf. logprobs/entropies: [R]
-// float (double for F64).
+// float (double for F64). statistics [R, 2] of the same type, or empty: what TokenLogprobsBackward can go on with, the largest z and sum_{kept}
+// exp(z_j - largest); the sum is 0 where the token has no gradient.
 void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies);
+                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies, const Tensor& statistics = {});
 
 // dlogits [R, V] (=; may alias logits) for dL/dlogprob [R]:  dL/dz_i = g * (1[i = token] - p_i) on kept ids, 0
 // elsewhere; dlogits = dL/dz / temperature. The filter's set is taken as constant. Rows with g == 0 (or a -inf logprob)
-// get exact zeros.
+// get exact zeros. statistics: TokenLogprobs' of the same logits, filters and tokens, which saves summing again where nothing but the
+// temperature is set; or empty. The bits are the same.
 void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits);
+                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits, const Tensor& statistics = {});
 
 }  // namespace grouper::kernels

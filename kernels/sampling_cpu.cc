@@ -320,7 +320,7 @@ void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleReques
 
 template <typename S>
 void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies) {
+                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies, const Tensor& statistics) {
   using T = Compute<S>;
   const int64_t n = logits.dim(1), grain = std::max<int64_t>(1, 256 / std::max<int64_t>(n, 1));
   stream.threads.ParallelFor(logits.dim(0), grain, [&](int64_t begin, int64_t end) {
@@ -347,13 +347,17 @@ void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<Sampl
       }
       logprobs.data<T>()[r] = logprob;
       if (!entropies.empty()) entropies.data<T>()[r] = entropy;
+      if (statistics.empty()) continue;
+      const bool gradient = filter.temperature > 0 && logprob > -infinity;
+      statistics.row<T>(r)[0] = gradient ? d.maximum : 0;
+      statistics.row<T>(r)[1] = gradient ? d.sum : 0;
     }
   });
 }
 
 template <typename S>
 void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits) {
+                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits, const Tensor& statistics) {
   using T = Compute<S>;
   const int64_t n = logits.dim(1), grain = std::max<int64_t>(1, 256 / std::max<int64_t>(n, 1));
   stream.threads.ParallelFor(logits.dim(0), grain, [&](int64_t begin, int64_t end) {
@@ -362,21 +366,38 @@ void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vect
       const SamplingFilter& filter = filters[static_cast<size_t>(r)];
       const T g = dlogprobs.data<T>()[r];
       S* out = dlogits.row<S>(r);
-      const bool flows = g != 0 && filter.temperature > 0 && Prepare(logits.row<S>(r), n, filter, d) &&
-                         d.z[tokens[r]] > -std::numeric_limits<T>::infinity();
+      const T temperature = static_cast<T>(filter.temperature);
+      T maximum = 0, sum = 0, z_token = 0;
+      const bool known = !statistics.empty() && filter.top_k <= 0 && filter.top_p >= 1;
+      bool flows = g != 0 && filter.temperature > 0;
+      if (flows && known) {
+        maximum = statistics.row<T>(r)[0], sum = statistics.row<T>(r)[1];
+        flows = sum > 0;
+        z_token = static_cast<T>(logits.row<S>(r)[tokens[r]]) / temperature;
+      } else if (flows) {
+        flows = Prepare(logits.row<S>(r), n, filter, d) && d.z[tokens[r]] > -std::numeric_limits<T>::infinity();
+        maximum = d.maximum, sum = d.sum;
+        if (flows) z_token = d.z[tokens[r]];
+      }
       if (!flows) {
         std::fill_n(out, n, S(Compute<S>(0)));
         continue;
       }
       // dL/dz_i = g (1[i = token] - p_i), then through the temperature.
-      const T temperature = static_cast<T>(filter.temperature);
       const T slope = g / temperature;
-      const Vec<T> shift = Vec<T>::Broadcast(d.maximum), scale = Vec<T>::Broadcast(-(slope / d.sum));
-      ForEachVector(
-          n, [&](int64_t i, int64_t m) { VecStore(out + i, Exp(VecLoad(d.z.data() + i, m) - shift) * scale, m); });
+      const Vec<T> shift = Vec<T>::Broadcast(maximum), scale = Vec<T>::Broadcast(-(slope / sum));
+      if (known) {
+        const S* const row = logits.row<S>(r);
+        const Vec<T> divisor = Vec<T>::Broadcast(temperature);
+        ForEachVector(
+            n, [&](int64_t i, int64_t m) { VecStore(out + i, Exp(VecLoad(row + i, m) / divisor - shift) * scale, m); });
+      } else {
+        ForEachVector(
+            n, [&](int64_t i, int64_t m) { VecStore(out + i, Exp(VecLoad(d.z.data() + i, m) - shift) * scale, m); });
+      }
       const T p_token = [&] {
-        const Vec<T> x = Exp(Vec<T>::Broadcast(d.z[tokens[r]] - d.maximum));
-        return x[0] / d.sum;
+        const Vec<T> x = Exp(Vec<T>::Broadcast(z_token - maximum));
+        return x[0] / sum;
       }();
       out[tokens[r]] = static_cast<S>(slope * (1 - p_token));
     }
@@ -386,9 +407,9 @@ void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vect
 #define GROUPER_INSTANTIATE(S)                                                                                       \
   template void Sample<S>(Stream&, const Tensor&, const std::vector<SampleRequest>&, std::vector<SampledToken>&);    \
   template void TokenLogprobs<S>(Stream&, const Tensor&, const std::vector<SamplingFilter>&, const int32_t*,         \
-                                 const Tensor&, const Tensor&);                                                      \
+                                 const Tensor&, const Tensor&, const Tensor&);                                       \
   template void TokenLogprobsBackward<S>(Stream&, const Tensor&, const std::vector<SamplingFilter>&, const int32_t*, \
-                                         const Tensor&, const Tensor&);
+                                         const Tensor&, const Tensor&, const Tensor&);
 GROUPER_INSTANTIATE(float)
 GROUPER_INSTANTIATE(double)
 GROUPER_INSTANTIATE(bf16)

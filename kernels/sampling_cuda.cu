@@ -37,6 +37,7 @@ struct Score {
   const SamplingFilter* filters;
   const int32_t* tokens;
   float *logprobs, *entropies;
+  float2* statistics;  // may be null
   int ids;
 
   template <typename Row, typename Team>
@@ -45,18 +46,21 @@ struct Score {
     const int32_t token = tokens[r];
     const bool known = token >= 0 && token < ids;
     float logprob = -Infinity(), entropy = 0;
+    float2 statistics = make_float2(0, 0);
     if (filter.temperature == 0) {
       if (row.Argmax() == token && known) logprob = 0;
     } else if (row.Prepare(filter)) {
       row.template Sum<kEntropy, false>();
       if (known) logprob = row.Logprob(row.FilteredOf(row.Logit(token), token));
       entropy = row.entropy;
+      if (logprob > -Infinity()) statistics = make_float2(row.maximum, row.sum);
     } else {
       logprob = entropy = __int_as_float(0x7fc00000);
     }
     if (team.rank != 0 || team.thread != 0) return;
     logprobs[r] = logprob;
     if constexpr (kEntropy) entropies[r] = entropy;
+    if (this->statistics != nullptr) this->statistics[r] = statistics;
   }
 };
 
@@ -121,6 +125,36 @@ struct ScoreBackward {
     });
   }
 };
+
+// ScoreBackward with what Score found: every id for itself. Block (x, y): part y of row x.
+constexpr int kBackwardThreads = 256, kBackwardIds = kBackwardThreads * 8 * 4;
+
+template <typename S, bool kVector>
+__global__ void __launch_bounds__(kBackwardThreads)
+    ScoreBackwardById(LogitRows<S> logits, const SamplingFilter* filters, const int32_t* tokens, const float* dlogprobs, const float2* statistics,
+                      S* dlogits, int64_t stride) {
+  const int64_t r = blockIdx.x;
+  const float temperature = filters[r].temperature, g = dlogprobs[r];
+  const int token = tokens[r], begin = static_cast<int>(blockIdx.y) * kBackwardIds, end = min(logits.ids, begin + kBackwardIds);
+  const float2 known = statistics[r];
+  const float maximum = known.x, sum = known.y;
+  const bool flows = g != 0 && temperature > 0 && sum > 0;
+  const float slope = g / temperature, scale = -(slope / sum);
+  const S* const from = logits.data + r * logits.stride;
+  S* const to = dlogits + r * stride;
+#pragma unroll
+  for (int i = begin + static_cast<int>(threadIdx.x) * 8; i < begin + kBackwardIds; i += kBackwardThreads * 8) {
+    if (i >= end) break;
+    float x[8];
+    LoadEight(from + i, end - i, kVector, x);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const float z = temperature == 1 ? x[k] : __fdiv_rn(x[k], temperature), p = Exp(__fsub_rn(z, maximum));
+      x[k] = !flows ? 0 : i + k == token ? slope * (1 - p / sum) : p * scale;
+    }
+    StoreEight(to + i, end - i, kVector, x);
+  }
+}
 
 // --- rows to teams ----------------------------------------------------------------
 
@@ -209,23 +243,38 @@ void NextTokens(Stream& stream, const SampledToken* sampled, const NextToken* ne
 }
 
 void TokenLogprobsDevice(Stream& stream, const Tensor& logits, const SamplingFilter* filters, const int32_t* tokens,
-                         const Tensor& logprobs, const Tensor& entropies) {
+                         const Tensor& logprobs, const Tensor& entropies, const Tensor& statistics) {
   const int ids = static_cast<int>(logits.dim(1));
   ByDeviceStorage(logits.dtype(), [&](auto s) {
     using S = decltype(s);
     float* const to = logprobs.data<float>();
+    float2* const found = static_cast<float2*>(statistics.raw());
     if (entropies.empty()) {
-      ForEachRow<S>(stream, logits, Score<false>{filters, tokens, to, nullptr, ids});
+      ForEachRow<S>(stream, logits, Score<false>{filters, tokens, to, nullptr, found, ids});
     } else {
-      ForEachRow<S>(stream, logits, Score<true>{filters, tokens, to, entropies.data<float>(), ids});
+      ForEachRow<S>(stream, logits, Score<true>{filters, tokens, to, entropies.data<float>(), found, ids});
     }
   });
 }
 
-void TokenLogprobsBackwardDevice(Stream& stream, const Tensor& logits, const SamplingFilter* filters,
-                                 const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits) {
+void TokenLogprobsBackwardDevice(Stream& stream, const Tensor& logits, const SamplingFilter* filters, const int32_t* tokens,
+                                 const Tensor& dlogprobs, const Tensor& dlogits, const Tensor& statistics) {
+  if (logits.size() == 0) return;
   ByDeviceStorage(logits.dtype(), [&](auto s) {
     using S = decltype(s);
+    if (!statistics.empty()) {
+      const int64_t rows = logits.dim(0), ids = logits.dim(1);
+      CHECK_LE(ids, kMaxIds);
+      const LogitRows<S> from = {static_cast<S*>(logits.raw()), logits.stride(0), rows, static_cast<int>(ids), 0};
+      const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>((ids + kBackwardIds - 1) / kBackwardIds));
+      const auto launch = [&](auto* kernel) {
+        kernel<<<grid, kBackwardThreads, 0, HandleOf(stream)>>>(from, filters, tokens, dlogprobs.data<float>(),
+                                                               static_cast<const float2*>(statistics.raw()), static_cast<S*>(dlogits.raw()),
+                                                               dlogits.stride(0));
+        GROUPER_CUDA_LAUNCHED();
+      };
+      return RowsOfEights(logits) && RowsOfEights(dlogits) ? launch(ScoreBackwardById<S, true>) : launch(ScoreBackwardById<S, false>);
+    }
     ForEachRow<S>(stream, logits,
                   ScoreBackward<S>{filters, tokens, dlogprobs.data<float>(), static_cast<S*>(dlogits.raw()),
                                    dlogits.stride(0), static_cast<int>(logits.dim(1))});
@@ -247,20 +296,21 @@ void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleReques
 }
 
 void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies) {
+                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies, const Tensor& statistics) {
   const int64_t rows = logits.dim(0);
   const Arena::Mark mark = stream.scratch.mark();
   const SamplingFilter* const staged = Staged(stream, filters.data(), rows);
-  TokenLogprobsDevice(stream, logits, staged, Staged(stream, tokens, rows), logprobs, entropies);
+  TokenLogprobsDevice(stream, logits, staged, Staged(stream, tokens, rows), logprobs, entropies, statistics);
   stream.scratch.Release(mark);
 }
 
 void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits) {
+                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits, const Tensor& statistics) {
   const int64_t rows = logits.dim(0);
   const Arena::Mark mark = stream.scratch.mark();
   const SamplingFilter* const staged = Staged(stream, filters.data(), rows);
-  TokenLogprobsBackwardDevice(stream, logits, staged, Staged(stream, tokens, rows), dlogprobs, dlogits);
+  const bool whole = std::all_of(filters.begin(), filters.end(), [](const SamplingFilter& f) { return f.top_k <= 0 && f.top_p >= 1; });
+  TokenLogprobsBackwardDevice(stream, logits, staged, Staged(stream, tokens, rows), dlogprobs, dlogits, whole ? statistics : Tensor());
   stream.scratch.Release(mark);
 }
 

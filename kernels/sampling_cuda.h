@@ -19,18 +19,19 @@ namespace grouper::kernels::cuda {
 // requests, tokens: R values on the device.
 void SampleDevice(Stream& stream, const Tensor& logits, const SampleRequest* requests, SampledToken* tokens);
 void NextTokens(Stream& stream, const SampledToken* sampled, const NextToken* next, const Tensor& ids);
-// filters, tokens: R values on the device; entropies may be empty.
+// filters, tokens: R values on the device; entropies and statistics may be empty.
 void TokenLogprobsDevice(Stream& stream, const Tensor& logits, const SamplingFilter* filters, const int32_t* tokens,
-                         const Tensor& logprobs, const Tensor& entropies);
-void TokenLogprobsBackwardDevice(Stream& stream, const Tensor& logits, const SamplingFilter* filters,
-                                 const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits);
+                         const Tensor& logprobs, const Tensor& entropies, const Tensor& statistics);
+// statistics: TokenLogprobsDevice's, if no filter sets more than the temperature; else empty.
+void TokenLogprobsBackwardDevice(Stream& stream, const Tensor& logits, const SamplingFilter* filters, const int32_t* tokens,
+                                 const Tensor& dlogprobs, const Tensor& dlogits, const Tensor& statistics);
 
 // sampling.h's functions. Sample waits for the stream.
 void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleRequest>& requests,
             std::vector<SampledToken>& tokens);
 void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies);
-void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters,
-                           const int32_t* tokens, const Tensor& dlogprobs, const Tensor& dlogits);
+                   const int32_t* tokens, const Tensor& logprobs, const Tensor& entropies, const Tensor& statistics);
+void TokenLogprobsBackward(Stream& stream, const Tensor& logits, const std::vector<SamplingFilter>& filters, const int32_t* tokens,
+                           const Tensor& dlogprobs, const Tensor& dlogits, const Tensor& statistics);
 
 }  // namespace grouper::kernels::cuda

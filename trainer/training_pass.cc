@@ -193,7 +193,8 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     const Tensor hidden = arena_->New(model_.dtype(), {rows, width});
     SavedActivations saved(*arena_, {options_.recompute});
     model_.Forward(stream_, micro.batch, *kv_, hidden, &saved);
-    const Tensor logprobs = arena_->New(DType::kF32, {rows}), entropies = arena_->New(DType::kF32, {rows});
+    const Tensor logprobs = arena_->New(DType::kF32, {rows}), entropies = arena_->New(DType::kF32, {rows}),
+                 statistics = arena_->New(DType::kF32, {rows, 2});
     // Logits are kept for the backward pass when they fit; else each chunk is computed twice.
     const bool keep = rows <= chunk;
     const Tensor logits = arena_->New(model_.dtype(), {std::min(rows, chunk), vocab});
@@ -204,7 +205,8 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
       const int64_t n = std::min(chunk, rows - r);
       model_.Logits(stream_, hidden.Rows(r, r + n), logits.Rows(0, n));
       if (failpoint::HitNan("trainer.logits")) kernels::Fill(stream_, logits.Rows(0, 1), std::numeric_limits<double>::quiet_NaN());
-      kernels::TokenLogprobs(stream_, logits.Rows(0, n), filters(r, n), micro.targets.data() + r, logprobs.Rows(r, r + n), entropies.Rows(r, r + n));
+      kernels::TokenLogprobs(stream_, logits.Rows(0, n), filters(r, n), micro.targets.data() + r, logprobs.Rows(r, r + n), entropies.Rows(r, r + n),
+                             statistics.Rows(r, r + n));
     }
     const size_t count = static_cast<size_t>(rows);
     host_.Reset();
@@ -219,7 +221,7 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
       const int64_t n = std::min(chunk, rows - r);
       const Tensor part = logits.Rows(0, n);
       if (!keep) model_.Logits(stream_, hidden.Rows(r, r + n), part);
-      kernels::TokenLogprobsBackward(stream_, part, filters(r, n), micro.targets.data() + r, slopes.Rows(r, r + n), part);
+      kernels::TokenLogprobsBackward(stream_, part, filters(r, n), micro.targets.data() + r, slopes.Rows(r, r + n), part, statistics.Rows(r, r + n));
       model_.LogitsBackward(stream_, part, hidden.Rows(r, r + n), dhidden.Rows(r, r + n), gradients);
     }
     model_.Backward(stream_, micro.batch, *kv_, saved, dhidden, gradients);

@@ -76,6 +76,7 @@ class Gradients {
  private:
   friend class Model;
   std::vector<Tensor> tensors_;  // by logical tensor
+  Tensor all_;                   // what fused_ lies in, as floats
   std::vector<Tensor> fused_;    // by storage matrix
   Tensor head_;                  // of the head; when tied a tensor of its own
   size_t tied_ = SIZE_MAX;       // index in tensors_ that head_ joins

@@ -349,6 +349,7 @@ PassBytes TrainingBytes(const ModelConfig& config, DType dtype, Device device, c
   walk.Forward(true, recompute);
   arena.New(acc, size.rows);
   arena.New(acc, size.rows);
+  arena.New(acc, size.rows * 2);
   arena.New(dtype, size.logit_rows * config.vocab_size);
   walk.Logits();
   arena.New(acc, size.rows);

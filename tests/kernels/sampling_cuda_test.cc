@@ -101,12 +101,14 @@ void CompareAll(DType dtype, int64_t rows, int64_t ids, const SamplingFilter& fi
   const std::vector<SamplingFilter> filters(static_cast<size_t>(rows), filter);
   const Tensor logprobs = m.New(DType::kF32, {rows}), entropies = m.New(DType::kF32, {rows});
   const Tensor gpu_logprobs = world.Put(logprobs), gpu_entropies = world.Put(entropies), alone = world.Put(logprobs);
-  TokenLogprobs(world.cpu, l.cpu, filters, tokens.data(), logprobs, entropies);
-  TokenLogprobs(world.gpu, l.gpu, filters, tokens.data(), gpu_logprobs, gpu_entropies);
+  const Tensor statistics = m.New(DType::kF32, {rows, 2}), gpu_statistics = world.Put(statistics);
+  TokenLogprobs(world.cpu, l.cpu, filters, tokens.data(), logprobs, entropies, statistics);
+  TokenLogprobs(world.gpu, l.gpu, filters, tokens.data(), gpu_logprobs, gpu_entropies, gpu_statistics);
   TokenLogprobs(world.gpu, l.gpu, filters, tokens.data(), alone, {});
   EXPECT_TRUE(Same(world.Get(gpu_logprobs), logprobs)) << "logprobs";
   EXPECT_TRUE(Same(world.Get(gpu_entropies), entropies)) << "entropies";
   EXPECT_TRUE(Same(world.Get(alone), logprobs)) << "logprobs without entropies";
+  EXPECT_TRUE(Same(world.Get(gpu_statistics), statistics)) << "statistics";
 
   const Tensor slopes = m.Random(DType::kF32, {rows}, "slopes"), gpu_slopes = world.Put(slopes);
   if (rows > 2) {
@@ -117,8 +119,15 @@ void CompareAll(DType dtype, int64_t rows, int64_t ids, const SamplingFilter& fi
   TokenLogprobsBackward(world.cpu, l.cpu, filters, tokens.data(), slopes, dlogits);
   TokenLogprobsBackward(world.gpu, l.gpu, filters, tokens.data(), gpu_slopes, gpu_dlogits);
   EXPECT_TRUE(Same(world.Get(gpu_dlogits), dlogits)) << "dlogits";
+  const Tensor again = world.Put(m.New(dtype, {rows, ids}));
+  TokenLogprobsBackward(world.gpu, l.gpu, filters, tokens.data(), gpu_slopes, again, gpu_statistics);
+  EXPECT_TRUE(Same(world.Get(again), dlogits)) << "dlogits with statistics";
   TokenLogprobsBackward(world.cpu, l.cpu, filters, tokens.data(), slopes, l.cpu);
-  TokenLogprobsBackward(world.gpu, l.gpu, filters, tokens.data(), gpu_slopes, l.gpu);
+  // Half of them in place with statistics.
+  TokenLogprobsBackward(world.gpu, l.gpu.Rows(0, half), {filters.begin(), filters.begin() + half}, tokens.data(), gpu_slopes.Rows(0, half),
+                        l.gpu.Rows(0, half), gpu_statistics.Rows(0, half));
+  TokenLogprobsBackward(world.gpu, l.gpu.Rows(half, rows), {filters.begin() + half, filters.end()}, tokens.data() + half,
+                        gpu_slopes.Rows(half, rows), l.gpu.Rows(half, rows));
   EXPECT_TRUE(Same(world.Get(l.whole_gpu), l.whole_cpu)) << "dlogits in place";
 }
 
@@ -268,8 +277,8 @@ TEST(SamplingCudaTest, OnTheDeviceTokensBeyondTheVocabularyHaveNoProbability) {
     for (int r : {0, 2}) Set(slopes, r, 1);
     const int32_t* const device_tokens = OnDevice(world, tokens);
     const SamplingFilter* const device_filters = OnDevice(world, filters);
-    cuda::TokenLogprobsDevice(world.gpu, l.gpu, device_filters, device_tokens, got, {});
-    cuda::TokenLogprobsBackwardDevice(world.gpu, l.gpu, device_filters, device_tokens, world.Put(slopes), gpu_dlogits);
+    cuda::TokenLogprobsDevice(world.gpu, l.gpu, device_filters, device_tokens, got, {}, {});
+    cuda::TokenLogprobsBackwardDevice(world.gpu, l.gpu, device_filters, device_tokens, world.Put(slopes), gpu_dlogits, {});
     EXPECT_TRUE(Same(world.Get(got), want)) << ids;
     EXPECT_TRUE(Same(world.Get(gpu_dlogits), dlogits)) << ids;
   }

@@ -406,6 +406,34 @@ TEST(TokenLogprobsBackwardTest, RowsWithoutGradientAreExactlyZero) {
   for (int64_t i = 0; i < dlogits.size(); ++i) EXPECT_EQ(Get(dlogits, i), 0) << i;
 }
 
+TEST(TokenLogprobsBackwardTest, StatisticsChangeNoBit) {
+  for (const DType dtype : {DType::kF32, DType::kF64, DType::kBF16}) {
+    const DType type = dtype == DType::kF64 ? DType::kF64 : DType::kF32;
+    for (const SamplingFilter& filter : kFilters) {
+      SCOPED_TRACE(std::string(Name(dtype)) + ", temperature " + std::to_string(filter.temperature) + ", top_k " + std::to_string(filter.top_k));
+      Memory memory;
+      TestStream test(2);
+      const Tensor logits = memory.Random(dtype, {12, 333}, "logits", 2), g = memory.Random(type, {12}, "g");
+      Set(logits, 3 * 333 + 7, std::numeric_limits<double>::quiet_NaN());
+      Set(logits, 4 * 333 + 44, -std::numeric_limits<double>::infinity());  // the row's token
+      Set(g, 5, 0);
+      std::vector<int32_t> tokens;
+      for (int32_t r = 0; r < 12; ++r) tokens.push_back(r * 11);
+      const std::vector<SamplingFilter> filters(12, filter);
+      const Tensor logprobs = memory.New(type, {12}), statistics = memory.New(type, {12, 2});
+      TokenLogprobs(test.stream, logits, filters, tokens.data(), logprobs, {}, statistics);
+      const Tensor want = memory.New(dtype, {12, 333}), got = memory.New(dtype, {12, 333}), in_place = memory.Clone(logits);
+      TokenLogprobsBackward(test.stream, logits, filters, tokens.data(), g, want);
+      TokenLogprobsBackward(test.stream, logits, filters, tokens.data(), g, got, statistics);
+      EXPECT_TRUE(Same(got, want));
+      TokenLogprobsBackward(test.stream, in_place, filters, tokens.data(), g, in_place, statistics);
+      EXPECT_TRUE(Same(in_place, want));
+      for (const int64_t row : {3, 4, 5}) EXPECT_EQ(Get(got, row * 333 + 100), 0) << row;
+      for (const int64_t row : {3, 4}) EXPECT_EQ(Get(statistics, row * 2 + 1), 0) << row;
+    }
+  }
+}
+
 TEST(TokenLogprobsTest, NeitherNeighboursNorThreadsChangeABit) {
   for (const SamplingFilter& filter : kFilters) {
     Memory memory;
