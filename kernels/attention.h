@@ -63,16 +63,16 @@ struct AttentionTables {
 };
 
 // What a batch is made ready for.
-enum class AttentionUse { kForward, kGradients };  // kGradients: WriteKv and AttentionBackward only
+enum class AttentionUse { kAll, kGradients };  // kGradients: WriteKv and AttentionBackward only
 
 // A batch's sequences made ready for the ops below, once for all layers of a pass: on a device, their copies there and, for
-// the forward pass, the batch cut into work items.
+// Attention, the batch cut into work items.
 class AttentionBatch {
  public:
   AttentionBatch() = default;
   // What it needs lies in `memory`, of the stream's device. `sequences` and their page tables must outlive this.
   AttentionBatch(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout, int64_t query_heads,
-                 Arena& memory, AttentionUse use = AttentionUse::kForward);
+                 Arena& memory, AttentionUse use = AttentionUse::kAll);
   AttentionBatch(Stream& stream, const AttentionTables& tables, const KvLayout& layout, int64_t query_heads, Arena& memory);
 
   // REQUIRES: the CPU, or a batch that was made from the host's sequences.

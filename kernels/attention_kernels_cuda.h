@@ -14,7 +14,7 @@ inline bool Vectors(const Tensor& t) {
 }
 
 // Blocks a multiprocessor of GQA's kernel with up to 64 rows an item.
-constexpr int DecodeBlocks(int key_dim) { return key_dim == 64 ? 3 : key_dim == 128 ? 2 : 1; }
+constexpr int DecodeBlocks(int key_dim) { return key_dim == 64 ? 3 : 2; }
 
 // [tokens]: page * 64 + place of each token. (attention_plan_cuda.cu)
 int32_t* SlotsOf(Stream& stream, const DeviceBatch& batch, Arena& memory);

@@ -135,9 +135,9 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
   // With groups the tokens are spread over the experts; how, only the device knows.
   const bool by_rows = p.groups == GemmGroups::kRows;
   const int64_t group_tokens = by_rows ? Tiles(p.x.rows, p.batch) : p.x.rows;
-  const int64_t steps = p.groups == GemmGroups::kReduction ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
+  const int64_t steps = sums_tokens ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
   double best = std::numeric_limits<double>::infinity();
-  if (p.groups == GemmGroups::kReduction) {
+  if (sums_tokens) {
     for (const bool pairs : {false, true}) {
       const int64_t tiles_m = pairs ? 2 * Tiles(p.x.rows, 256) : Tiles(p.x.rows, 128);
       for (int tile : kWeightTiles) {
@@ -151,7 +151,7 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
       if (cost < best) best = cost, v.tile_n = tile;
     }
   }
-  if (!v.mn_x && !v.mn_w && !p.y_float && !p.accumulate && p.groups != GemmGroups::kReduction) {
+  if (!v.mn_x && !v.mn_w && !p.accumulate) {
     for (int tile : kDecodeTiles) {
       const double cost = Cost(Tiles(group_tokens, tile) * Tiles(p.w.rows, 64) * p.batch, steps, 64, tile, /*blocks=*/2);
       if (cost < best) best = cost, v.tokens_on_n = true, v.tile_n = tile;

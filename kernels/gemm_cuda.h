@@ -18,11 +18,11 @@ struct GemmOperand {
 enum class GemmGroups { kNone, kRows, kReduction };  // gemm_wgmma.cuh: Grouping
 
 struct GemmProblem {
-  int64_t k = 0, batch = 1;  // batch: independent products; with groups, the number of experts, w's (y's) batches
+  int64_t k = 0, batch = 1;  // batch: independent products; with groups, the number of experts or of pieces, w's (y's) batches
   GemmOperand x, w;          // [t, k] tokens and [n, k] weights
   void* y = nullptr;         // bf16, or float when y_float
   int64_t y_stride = 0, y_batch_stride = 0;
-  bool y_float = false;
+  bool y_float = false;  // kReduction only
   bool accumulate = false;     // the sum starts from y
   const void* bias = nullptr;  // [n] bf16, added after the sum
   // w's rows are a gate's, then as many of up's: silu(gate) * up goes here, bf16 [t, n / 2]; y may be null then. REQUIRES: CanGate.

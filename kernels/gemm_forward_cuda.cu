@@ -7,9 +7,9 @@ namespace grouper::kernels::cuda {
 void LaunchForwardGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p) {
   CHECK(!v.y_float);
   if (v.groups == GemmGroups::kNone)
-    return LaunchTrainingTile<false, false, Grouping::kNone, __nv_bfloat16>(stream, v.tile_n, p);
+    return LaunchTrainingTile<false, false, Grouping::kNone>(stream, v.tile_n, p);
   CHECK(v.groups == GemmGroups::kRows);
-  LaunchTrainingTile<false, false, Grouping::kRows, __nv_bfloat16>(stream, v.tile_n, p);
+  LaunchTrainingTile<false, false, Grouping::kRows>(stream, v.tile_n, p);
 }
 
 }  // namespace grouper::kernels::cuda

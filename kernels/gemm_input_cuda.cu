@@ -6,9 +6,9 @@ namespace grouper::kernels::cuda {
 void LaunchInputGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p) {
   CHECK(!v.y_float);
   if (v.groups == GemmGroups::kNone)
-    return LaunchTrainingTile<false, true, Grouping::kNone, __nv_bfloat16>(stream, v.tile_n, p);
+    return LaunchTrainingTile<false, true, Grouping::kNone>(stream, v.tile_n, p);
   CHECK(v.groups == GemmGroups::kRows);
-  LaunchTrainingTile<false, true, Grouping::kRows, __nv_bfloat16>(stream, v.tile_n, p);
+  LaunchTrainingTile<false, true, Grouping::kRows>(stream, v.tile_n, p);
 }
 
 void LaunchColumnsGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p) {

@@ -72,15 +72,15 @@ void LaunchTile(Stream& stream, const GemmProblem& p) {
 }
 
 // Tiles with the tokens on M, by width.
-template <bool kMnX, bool kMnW, Grouping kGrouping, typename Out>
+template <bool kMnX, bool kMnW, Grouping kGrouping>
 void LaunchTrainingTile(Stream& stream, int tile_n, const GemmProblem& p) {
   switch (tile_n) {
     case 128:
-      return LaunchTile<GemmTile<128, 128, 6, 1>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
+      return LaunchTile<GemmTile<128, 128, 6, 1>, kMnX, kMnW, kGrouping, false, __nv_bfloat16>(stream, p);
     case 192:
-      return LaunchTile<GemmTile<128, 192, 5, 1>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
+      return LaunchTile<GemmTile<128, 192, 5, 1>, kMnX, kMnW, kGrouping, false, __nv_bfloat16>(stream, p);
     case 256:
-      return LaunchTile<GemmTile<128, 256, 4, 1>, kMnX, kMnW, kGrouping, false, Out>(stream, p);
+      return LaunchTile<GemmTile<128, 256, 4, 1>, kMnX, kMnW, kGrouping, false, __nv_bfloat16>(stream, p);
   }
   CHECK(false) << "no training tile of width " << tile_n;
 }

@@ -2,9 +2,10 @@
 //
 // With few tokens an expert (512, say) such a product moves as many bytes of sums as it multiplies: 8 m n bytes of float read and written
 // against 2 m n k operations. So tiles take turns: each of a block's two warpgroups has tiles of its own, 128 rows of them in registers, and while
-// one multiplies the other stores its last sums and reads its next ones, which the copy engine has brought, 64 rows at a time. Tiles follow one another in one ring of stages; a warpgroup starts on it
-// when the other has seen all of its own tile's stages full (a barrier's parity does not tell which of two rounds is over). Two blocks, one below
-// the other in dW, form a cluster: each fetches half of what both read of x. An element's sum has the same order as everywhere (gemm_wgmma.cuh).
+// one multiplies the other stores its last sums and reads its next ones, which the copy engine has brought, 64 rows at a time. Tiles follow one
+// another in one ring of stages; a warpgroup starts on it when the other has seen all of its own tile's stages full (a barrier's parity does not
+// tell which of two rounds is over). Two blocks, one below the other in dW, may form a cluster: each fetches half of what both read of x. An
+// element's sum has the same order as everywhere (gemm_wgmma.cuh).
 #include <atomic>
 
 #include "kernels/gemm_launch.cuh"

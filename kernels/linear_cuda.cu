@@ -210,7 +210,7 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
                     .y_float = dweight.dtype() == DType::kF32,
                     .accumulate = true,
                     .groups = GemmGroups::kReduction,
-                    .chunk = (dy.dim(0) + 63) / 64 * 64});
+                    .chunk = (dy.dim(0) + 63) / 64 * 64});  // one group: all tokens
 }
 
 void GroupedLinear(Stream& stream, const Tensor& x, const DeviceGroups& groups, const Tensor& weight, const Tensor& y) {

@@ -5,8 +5,8 @@
 namespace grouper::kernels::cuda {
 namespace {
 
-// A warp a row: it fetches eight elements a thread into shared memory as floats; its first eight threads, the CPU's lanes, walk the
-// chains there.
+// A warp a row (gradients in bf16: four): it fetches eight elements a thread into shared memory as floats; its first eight threads, the CPU's
+// lanes, walk the chains there.
 constexpr int kWarpThreads = 32;
 
 // Sum over the row of term(i), lane i mod 8 ascending, then the tree; in every thread of the warp.
@@ -72,10 +72,31 @@ __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums,
   }
 }
 
-// A row of dx from g and xhat, which lie in shared memory; by the warp that wrote them.
-template <typename S>
-__device__ __forceinline__ void WriteInputGradient(const float* g, const float* xhat, float rstd, S* dx, bool accumulate, int width, int lane,
-                                                   bool vector) {
+// Float: dx = rstd * (g - xhat * mean(g * xhat)), g = dy * weight, xhat = x * rstd
+__global__ void NormBackward(DeviceRows<float> dys, DeviceRows<float> xs, const float* weight, const float* rstds, DeviceRows<float> dxs,
+                             bool accumulate, int64_t rows, int width, bool vector) {
+  extern __shared__ float4 shared[];
+  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
+  const int64_t row = int64_t{blockIdx.x} * warps + warp;
+  if (row >= rows) return;  // whole warps
+  const int padded = (width + 7) / 8 * 8;
+  float* const g = reinterpret_cast<float*>(shared) + int64_t{warp} * 2 * padded;
+  float* const xhat = g + padded;
+  const float *const dy = dys[row], *const x = xs[row];
+  float* const dx = dxs[row];
+  const float rstd = rstds[row];
+  for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+    float a[8], w[8];
+    LoadEight(dy + i, width - i, vector, a);
+    LoadEight(weight + i, width - i, vector, w);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) w[k] = a[k] * w[k];
+    WriteEight(g + i, w);
+    LoadEight(x + i, width - i, vector, a);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) a[k] = a[k] * rstd;
+    WriteEight(xhat + i, a);
+  }
   __syncwarp();
   const float mean = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(g[i], xhat[i], sum); }) / static_cast<float>(width);
   for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
@@ -90,35 +111,6 @@ __device__ __forceinline__ void WriteInputGradient(const float* g, const float* 
     }
     StoreEight(dx + i, width - i, vector, d);
   }
-}
-
-// dx = rstd * (g - xhat * mean(g * xhat)), g = dy * weight, xhat = x * rstd
-template <typename S>
-__global__ void NormBackward(DeviceRows<S> dys, DeviceRows<S> xs, const S* weight, const float* rstds, DeviceRows<S> dxs, bool accumulate,
-                             int64_t rows, int width, bool vector) {
-  extern __shared__ float4 shared[];
-  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
-  const int64_t row = int64_t{blockIdx.x} * warps + warp;
-  if (row >= rows) return;  // whole warps
-  const int padded = (width + 7) / 8 * 8;
-  float* const g = reinterpret_cast<float*>(shared) + int64_t{warp} * 2 * padded;
-  float* const xhat = g + padded;
-  const S* const dy = dys[row];
-  const S* const x = xs[row];
-  const float r = rstds[row];
-  for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-    float a[8], w[8];
-    LoadEight(dy + i, width - i, vector, a);
-    LoadEight(weight + i, width - i, vector, w);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) w[k] = a[k] * w[k];
-    WriteEight(g + i, w);
-    LoadEight(x + i, width - i, vector, a);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) a[k] = a[k] * r;
-    WriteEight(xhat + i, a);
-  }
-  WriteInputGradient(g, xhat, r, dxs[row], accumulate, width, lane, vector);
 }
 
 // Float: dweight[i] = fma(dy, x * rstd, dweight[i]), rows ascending, one chain a column, the CPU's. A block has 32 columns; its eight
@@ -169,7 +161,7 @@ struct NarrowShape {
   bool stage_dx;      // dx is read with dy and x
 
   __host__ __device__ int warp_bytes() const { return (stage_dx ? 3 : 2) * kGroupRows * stride; }
-  __host__ __device__ int block_bytes() const { return stride + (width + 7) / 8 * 32; }  // the weight, and the block's sums
+  int Warps(int bytes) const { return std::clamp((bytes - stride) / warp_bytes(), 0, kGroups); }  // that fit, beside the weight
 };
 
 // kVector: rows are whole 16-byte units.
@@ -182,9 +174,9 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads, width = shape.width;
   char* const memory = reinterpret_cast<char*>(shared);
   S* const w = reinterpret_cast<S*>(memory);
-  float* const block_sums = reinterpret_cast<float*>(memory + shape.stride);
+  float* const block_sums = parts + int64_t{blockIdx.x} * width;
   const auto staged = [&](int of_warp, int array, int r) {
-    return reinterpret_cast<S*>(memory + shape.block_bytes() + of_warp * shape.warp_bytes() + (array * kGroupRows + r) * shape.stride);
+    return reinterpret_cast<S*>(memory + shape.stride + of_warp * shape.warp_bytes() + (array * kGroupRows + r) * shape.stride);
   };
   // Eight elements; zeros where there is no row.
   const auto fetch = [&](S* to, const S* from, int i, bool present) {
@@ -271,7 +263,6 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
     }
     __syncthreads();
   }
-  for (int i = threadIdx.x; i < width; i += blockDim.x) parts[int64_t{blockIdx.x} * width + i] = block_sums[i];
 }
 
 // dweight += the sums of pieces in order, each of its parts in order. A block has 32 columns, a warp a piece at a time.
@@ -346,8 +337,8 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
         RowsOnDevice<float>(dy), RowsOnDevice<float>(x), rstd.data<float>(), dweight.data<float>(), rows, width);
     GROUPER_CUDA_LAUNCHED();
     static uint64_t allowed = 0;
-    const int warps = WarpsABlock(NormBackward<float>, 2 * padded, allowed);
-    NormBackward<float><<<static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
+    const int warps = WarpsABlock(NormBackward, 2 * padded, allowed);
+    NormBackward<<<static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
                           static_cast<size_t>(warps * 2 * padded * 4), HandleOf(stream)>>>(
         RowsOnDevice<float>(dy), RowsOnDevice<float>(x), weight.data<float>(), rstd.data<float>(), RowsOnDevice<float>(dx), accumulate, rows,
         static_cast<int>(width), vector);
@@ -359,16 +350,16 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   const Arena::Mark mark = stream.scratch.mark();
   const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   float* const parts = stream.scratch.New(DType::kF32, {blocks, width}).data<float>();
-  constexpr int64_t kMost = 227 << 10;
-  CHECK_LE(width, kMost / 2);
+  constexpr int kMost = 227 << 10;
   NarrowShape shape = {static_cast<int>(width), static_cast<int>((width * 2 + 127) / 128 * 128 + 16), accumulate};
-  if (shape.warp_bytes() + shape.block_bytes() > kMost) shape.stage_dx = false;
-  CHECK_LE(shape.warp_bytes() + shape.block_bytes(), kMost) << "a row is wider than the normalisation's shared memory";
-  const int warps = std::clamp(((113 << 10) - shape.block_bytes()) / shape.warp_bytes(), 1, kGroups);  // two blocks a multiprocessor
+  if (shape.Warps(kMost) == 0) shape.stage_dx = false;
+  // Two blocks a multiprocessor, if each has a warp.
+  const int warps = shape.Warps(kMost / 2 - 1024) > 0 ? shape.Warps(kMost / 2 - 1024) : shape.Warps(kMost);
+  CHECK(warps > 0) << "rows of " << width << " numbers are wider than the normalisation's shared memory";
   const auto launch = [&](auto* kernel, uint64_t& allowed) {
-    AllowSharedMemory(kernel, static_cast<int>(kMost), allowed);
+    AllowSharedMemory(kernel, kMost, allowed);
     kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpThreads),
-             static_cast<size_t>(warps * shape.warp_bytes() + shape.block_bytes()), HandleOf(stream)>>>(
+             static_cast<size_t>(warps * shape.warp_bytes() + shape.stride), HandleOf(stream)>>>(
         RowsOnDevice<S>(dy), RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate,
         parts, rows, shape);
     GROUPER_CUDA_LAUNCHED();

@@ -1,6 +1,6 @@
 // Filtered distributions on the CPU. A row is one thread's work: widen and scale the logits, put -inf where a filter
 // drops an id, then maximum and sum of exponentials over all ids in one fixed order. Sampling, scoring and the gradient
-// share that routine, so they share its bits.
+// share that routine, or its maximum and sum, so they share its bits.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -329,12 +329,14 @@ void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<Sampl
       const SamplingFilter& filter = filters[static_cast<size_t>(r)];
       const T infinity = std::numeric_limits<T>::infinity();
       T logprob, entropy = 0;
+      bool gradient = false;
       if (filter.temperature == 0) {
         logprob = Argmax(logits.row<S>(r), n) == tokens[r] ? 0 : -infinity;
       } else if (!Prepare(logits.row<S>(r), n, filter, d)) {
         logprob = entropy = std::numeric_limits<T>::quiet_NaN();
       } else {
         logprob = d.Logprob(tokens[r]);
+        gradient = d.z[tokens[r]] > -infinity;
         if (!entropies.empty()) {
           // H = log sum - sum p (z - maximum); a dropped id has p = 0 and a clamped difference.
           const Vec<T> shift = Vec<T>::Broadcast(d.maximum), floor = Vec<T>::Broadcast(static_cast<T>(-1e30));
@@ -348,7 +350,6 @@ void TokenLogprobs(Stream& stream, const Tensor& logits, const std::vector<Sampl
       logprobs.data<T>()[r] = logprob;
       if (!entropies.empty()) entropies.data<T>()[r] = entropy;
       if (statistics.empty()) continue;
-      const bool gradient = filter.temperature > 0 && logprob > -infinity;
       statistics.row<T>(r)[0] = gradient ? d.maximum : 0;
       statistics.row<T>(r)[1] = gradient ? d.sum : 0;
     }

@@ -51,9 +51,10 @@ struct Score {
       if (row.Argmax() == token && known) logprob = 0;
     } else if (row.Prepare(filter)) {
       row.template Sum<kEntropy, false>();
-      if (known) logprob = row.Logprob(row.FilteredOf(row.Logit(token), token));
+      const float z = known ? row.FilteredOf(row.Logit(token), token) : -Infinity();
+      if (known) logprob = row.Logprob(z);
       entropy = row.entropy;
-      if (logprob > -Infinity()) statistics = make_float2(row.maximum, row.sum);
+      if (z > -Infinity()) statistics = make_float2(row.maximum, row.sum);
     } else {
       logprob = entropy = __int_as_float(0x7fc00000);
     }

@@ -205,8 +205,9 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
   Arena& arena = saved.arena;
   const Arena::Mark start = arena.mark();
   const std::vector<int32_t> positions = Positions(batch, config.max_position_embeddings);
+  const auto use = saved.options.recompute ? kernels::AttentionUse::kAll : kernels::AttentionUse::kGradients;
   Pass pass{stream, kv, arena, t, Indices(stream, positions, arena),
-            kernels::AttentionBatch(stream, batch.sequences, kv.layout(), config.num_attention_heads, arena)};
+            kernels::AttentionBatch(stream, batch.sequences, kv.layout(), config.num_attention_heads, arena, use)};
   std::optional<ExpandedKv> expanded;
   if (config.mla) pass.expanded = &expanded.emplace(stream, batch.sequences, config, s.dtype, arena);
   const GradientSink sink{gradients.fused_};

@@ -146,13 +146,14 @@ class PassWalk {
     AttentionTables(c_.mla ? 1 : c_.num_key_value_heads);
   }
 
-  // The batch as attention on a device reads it (kernels/attention_plan_cuda.cu).
+  // The batch as attention's gradients read it on a device (kernels/attention_plan_cuda.cu)
   void GradientTables() {
     if (!cuda_) return;
     const int64_t pages_each = (size_.longest + kernels::kPageTokens - 1) / kernels::kPageTokens;
     arena_.New(DType::kI32, size_.sequences * (4 + pages_each));
     arena_.New(DType::kI32, t_);
   }
+  // and as attention does.
   void AttentionTables(int64_t kv_heads) {
     if (!cuda_) return;
     GradientTables();
