@@ -1,5 +1,5 @@
 // What a run will take of memory, part by part and with the recipe's field that changes each part: for `run --dry-run`, and for refusing a run
-// that cannot fit before it starts. docs/memory.md has the parts, and predictions beside measurements.
+// that cannot fit before it starts. docs/gpu_runs.md has predictions beside measurements.
 #pragma once
 
 #include <string>

@@ -44,6 +44,7 @@ DecodeAhead::DecodeAhead(const Model& model, Stream& stream, KvPool& kv, Arena& 
       memory_(model.device(), stream.handle) {
   CHECK(max_rows > 0 && padding_page_ >= 0);
   const size_t bytes = Layout(max_rows).pages + static_cast<size_t>(max_rows) * static_cast<size_t>(max_pages_) * sizeof(int32_t);
+  memory_.Reserve(bytes + static_cast<size_t>(max_rows) * (sizeof(kernels::SampledToken) + sizeof(int32_t)) + 3 * 256);  // else it takes a whole block
   input_ = static_cast<char*>(memory_.Allocate(bytes));
   sampled_ = static_cast<kernels::SampledToken*>(memory_.Allocate(static_cast<size_t>(max_rows) * sizeof(kernels::SampledToken)));
   token_ids_ = memory_.New(DType::kI32, {max_rows});

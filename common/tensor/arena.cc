@@ -35,7 +35,7 @@ Arena::~Arena() {
 
 void Arena::Reserve(size_t bytes) {
   const bool on_cuda = device_.is_cuda();
-  const size_t size = RoundUp(std::max(bytes, on_cuda ? kCudaBlock : kBlock), kHuge);
+  const size_t size = RoundUp(on_cuda ? bytes : std::max(bytes, kBlock), kHuge);
   char* data;
   if (on_cuda) {
     data = static_cast<char*>(cuda::Allocate(device_.index, size));
@@ -57,7 +57,7 @@ void* Arena::Allocate(size_t bytes) {
     used_ = 0;
   }
   if (block_ == blocks_.size()) {
-    Reserve(bytes);
+    Reserve(on_cuda ? std::max(bytes, kCudaBlock) : bytes);
     used_ = 0;
   }
   void* result = blocks_[block_].data + used_;
