@@ -42,12 +42,13 @@ struct Engine::State {
     pages_for_sequences = kv.free_pages();
   }
 
-  // Takes the memory of the largest pass at once, so that it is known from the start. Long contexts (splits of attention) may need more scratch.
+  // Takes the memory of the largest pass at once, so that it is known from the start. Contexts beyond 2048 tokens (several splits of attention)
+  // may need more.
   void Reserve(const EngineOptions& options) {
     PassSize size;
     size.sequences = size.rows = size.logit_rows = options.max_sequences;
     size.tokens = std::max(options.max_batch_tokens, options.max_sequences);
-    size.longest = 1;
+    size.longest = std::min<int64_t>(model.config().max_position_embeddings, 2048);
     const PassBytes bytes = ForwardBytes(model.config(), model.dtype(), model.device(), size);
     arena.Allocate(bytes.arena);
     arena.Reset();
