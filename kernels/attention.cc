@@ -50,7 +50,7 @@ AttentionBatch::AttentionBatch(Stream& stream, const std::vector<AttentionSequen
     if (stream.device.is_cuda()) {
       prepared_ = std::make_shared<const cuda::PreparedBatch>(
           use == AttentionUse::kAll ? cuda::PrepareAttention(stream, sequences, layout, static_cast<int>(query_heads), memory)
-                                        : cuda::PrepareGradients(stream, sequences, memory));
+                                    : cuda::PrepareGradients(stream, sequences, memory));
     }
   }
 }

@@ -46,7 +46,7 @@ struct Score {
     const int32_t token = tokens[r];
     const bool known = token >= 0 && token < ids;
     float logprob = -Infinity(), entropy = 0;
-    float2 statistics = make_float2(0, 0);
+    float2 found = make_float2(0, 0);
     if (filter.temperature == 0) {
       if (row.Argmax() == token && known) logprob = 0;
     } else if (row.Prepare(filter)) {
@@ -54,14 +54,14 @@ struct Score {
       const float z = known ? row.FilteredOf(row.Logit(token), token) : -Infinity();
       if (known) logprob = row.Logprob(z);
       entropy = row.entropy;
-      if (z > -Infinity()) statistics = make_float2(row.maximum, row.sum);
+      if (z > -Infinity()) found = make_float2(row.maximum, row.sum);
     } else {
       logprob = entropy = __int_as_float(0x7fc00000);
     }
     if (team.rank != 0 || team.thread != 0) return;
     logprobs[r] = logprob;
     if constexpr (kEntropy) entropies[r] = entropy;
-    if (this->statistics != nullptr) this->statistics[r] = statistics;
+    if (statistics != nullptr) statistics[r] = found;
   }
 };
 
