@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/base/check.h"
 #include "common/base/json.h"
 #include "common/recipe/load_recipe.h"
@@ -104,7 +105,8 @@ void BenchHostile() {
                                repeat("answer is ", 20000), repeat("```", 50000), "\\binom{1000}{500}^{999}", repeat("\\pm 1", 500), repeat("x^{", 600), repeat("so it is 7. ", 80000),
                                repeat("$5$ and ", 100000), repeat("\\(", 500000), repeat("(1,2)\\cup", 400) + "(3,4)", repeat("x<1 or ", 500) + "x<2", repeat("|x|>\\sqrt{2+\\sqrt{3}} or ", 200) + "x<2",
                                "\\begin{pmatrix}" + repeat(repeat("x&", 19).append("y\\\\").c_str(), 20) + "\\end{pmatrix}^8", repeat("(\\sin{x}+\\sin{y})", 200), "0." + repeat("3", 1400) + "\\ldots",
-                               repeat("the answer is not 7 or ", 40000), repeat("Step 1: ", 100000), repeat("A) ", 100000), repeat("'", 100000) + "1'000"};
+                               repeat("the answer is not 7 or ", 40000), repeat("Step 1: ", 100000), repeat("A) ", 100000), repeat("'", 100000) + "1'000",
+                               repeat("\\", 1 << 20), repeat("<", 1 << 20), repeat("a", 1 << 20), repeat("\"", 1 << 20)};
   double slowest = 0;
   std::string which;
   for (const std::string& text : texts) {
@@ -189,6 +191,7 @@ double Load(const std::string& address, int clients, double seconds, double paus
       v1::Credentials plain;
       auto channel = OpenChannel(address, plain);
       CHECK(channel.ok()) << channel.status();
+      CHECK((*channel)->WaitForConnected(absl::ToChronoTime(absl::Now() + absl::Seconds(10))));
       const auto stub = v1::RewardService::NewStub(*channel);
       while (Now() - start < seconds) {
         const auto context = MakeClientContext(absl::Seconds(10));

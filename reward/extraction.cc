@@ -1,13 +1,13 @@
 #include "reward/extraction.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "reward/bytes.h"
 
 namespace grouper {
 namespace {
@@ -30,9 +30,9 @@ string_view FirstLine(string_view text) { return text.substr(0, std::min(text.fi
 
 Extracted AnswerTag(string_view text) {
   constexpr string_view kOpen = "<answer>", kClose = "</answer>";
-  const size_t close = text.rfind(kClose);
+  const size_t close = FindLast(text, kClose);
   if (close == string_view::npos) return {};
-  const size_t open = text.substr(0, close).rfind(kOpen);
+  const size_t open = FindLast(text.substr(0, close), kOpen);
   if (open == string_view::npos) return {};
   const size_t begin = open + kOpen.size();
   return Found(Place::kAnswerTag, text.substr(begin, close - begin));
@@ -48,7 +48,7 @@ Extracted LastBox(string_view text) {
 }
 
 Extracted Hash(string_view text) {
-  const size_t at = text.rfind("####");
+  const size_t at = FindLast(text, "####");
   if (at == string_view::npos) return {};
   const string_view line = absl::StripAsciiWhitespace(FirstLine(text.substr(at + 4)));
   if (line.empty()) return {};
@@ -94,17 +94,24 @@ constexpr string_view kAnswerInChinese = "\u7B54\u6848";
 string_view ChineseSentence(string_view text) { return text.substr(0, text.find("\u3002")); }
 
 // Bytes with which a marker may begin.
-constexpr std::array<bool, 256> kBegins = [] {
-  std::array<bool, 256> begins{};
-  for (const char c : {'a', 'A', 'o', 'O', 'c', 'C', kAnswerInChinese[0]}) begins[static_cast<unsigned char>(c)] = true;
-  return begins;
-}();
+bool BeginsMarker(char c) {
+  const char lower = static_cast<char>(c | 0x20);
+  return (lower == 'a') | (lower == 'o') | (lower == 'c') | (c == kAnswerInChinese[0]);
+}
+
+// A look at two bytes more, before whole words are compared: "answer", "ans", "option", "choice", "A:".
+bool GoesOnAsMarker(string_view text) {
+  if (text.size() < 2) return false;
+  if (text[1] == ':') return true;
+  if (text.size() < 3) return false;
+  const char second = absl::ascii_tolower(text[1]), third = absl::ascii_tolower(text[2]);
+  return (second == 'n' && third == 's') || (second == 'p' && third == 't') || (second == 'h' && third == 'o');
+}
 
 Extracted AnswerIs(string_view text) {
   // The marker that ends last wins. Candidates begin with 'a' of "answer" or 'A' of "A:" at a line's start.
-  for (size_t i = text.size(); i-- > 0;) {
+  for (size_t i = text.size(); (i = FindByteBefore(text, i, BeginsMarker)) != string_view::npos;) {
     const char c = text[i];
-    if (!kBegins[static_cast<unsigned char>(c)]) continue;
     string_view rest = text.substr(i);
     size_t length = 0;
     if (c == kAnswerInChinese[0] && absl::StartsWith(rest, kAnswerInChinese)) {
@@ -119,6 +126,7 @@ Extracted AnswerIs(string_view text) {
       continue;
     }
     if (i > 0 && IsWordByte(text[i - 1])) continue;
+    if (!GoesOnAsMarker(rest)) continue;
     const size_t noun = absl::StartsWithIgnoreCase(rest, "answer") || absl::StartsWithIgnoreCase(rest, "option") ||
                                 absl::StartsWithIgnoreCase(rest, "choice")
                             ? 6
@@ -153,9 +161,10 @@ Extracted AnswerIs(string_view text) {
 
 Extracted LastMath(string_view text) {
   // Forward scan; the last closed span wins. '$' spans do not nest and an escaped \$ is money.
-  Extracted last;
+  string_view last;
   bool open_ended[2] = {false, false};  // no \) or no \] from here on: it is not looked for again
-  for (size_t i = 0; i < text.size(); ++i) {
+  const auto opens = [](char c) { return (c == '\\') | (c == '$'); };
+  for (size_t i = 0; (i = FindByte(text, i, opens)) != string_view::npos; ++i) {
     if (text[i] == '\\' && i + 1 < text.size()) {
       const char c = text[i + 1];
       if ((c == '(' || c == '[') && !open_ended[c == '[']) {
@@ -165,7 +174,7 @@ Extracted LastMath(string_view text) {
           ++i;
           continue;
         }
-        last = Found(Place::kLastMath, text.substr(i + 2, close - i - 2));
+        last = text.substr(i + 2, close - i - 2);
         i = close + 1;
       } else {
         ++i;
@@ -176,25 +185,28 @@ Extracted LastMath(string_view text) {
       size_t close = begin;
       while (close < text.size() && text[close] != '$') close += text[close] == '\\' ? 2 : 1;
       if (close >= text.size()) break;
-      last = Found(Place::kLastMath, text.substr(begin, close - begin));
+      last = text.substr(begin, close - begin);
       i = close + (display && close + 1 < text.size() && text[close + 1] == '$' ? 1 : 0);
     }
   }
-  if (last.text.empty()) return {};
-  return last;
+  const Extracted found = Found(Place::kLastMath, last);
+  return found.text.empty() ? Extracted{} : found;
 }
 
 // The last maximal number: sign, digits with commas, a fraction. The scan runs backwards from the last digit.
 Extracted LastNumber(string_view text) {
-  size_t end = text.size();
-  while (end > 0 && !absl::ascii_isdigit(text[end - 1])) --end;
-  if (end == 0) return {};
-  size_t begin = end;
+  const auto is_digit = [](char c) { return (c >= '0') & (c <= '9'); };
+  const auto is_other = [](char c) { return (c < '0') | (c > '9'); };
+  const size_t last = FindByteBefore(text, text.size(), is_digit);
+  if (last == string_view::npos) return {};
+  const size_t end = last + 1;
+  size_t begin = last;
   while (begin > 0) {
+    const size_t other = FindByteBefore(text, begin, is_other);
+    begin = other == string_view::npos ? 0 : other + 1;
+    if (begin == 0) break;
     const char c = text[begin - 1];
-    if (absl::ascii_isdigit(c)) {
-      --begin;
-    } else if ((c == '.' || c == ',') && begin >= 2 && absl::ascii_isdigit(text[begin - 2])) {
+    if ((c == '.' || c == ',') && begin >= 2 && absl::ascii_isdigit(text[begin - 2])) {
       --begin;
     } else if (c == '.' && (begin < 2 || !IsWordByte(text[begin - 2]))) {
       --begin;  // ".5"
@@ -232,8 +244,8 @@ absl::StatusOr<std::vector<Place>> ParsePlaces(const v1::Extraction& extraction,
 
 absl::string_view AfterThink(string_view text) {
   constexpr string_view kClose = "</think>";
-  const size_t close = text.rfind(kClose);
-  const size_t open = text.rfind("<think>");
+  const size_t close = FindLast(text, kClose);
+  const size_t open = FindLast(text, "<think>");
   if (close != string_view::npos && (open == string_view::npos || open < close))
     return text.substr(close + kClose.size());
   if (open != string_view::npos) return text.substr(text.size());
@@ -279,9 +291,10 @@ size_t FindClose(string_view text, char bracket, size_t from) {
 
 std::vector<size_t> FindBoxes(string_view text, size_t limit) {
   std::vector<size_t> boxes;
-  // A plain loop: backslashes may be as dense as letters.
-  for (size_t i = text.size(); i-- > 0 && boxes.size() < limit;) {
-    if (text[i] != '\\' || i + 1 == text.size() || (text[i + 1] != 'b' && text[i + 1] != 'f')) continue;
+  const auto is_backslash = [](char c) { return c == '\\'; };
+  size_t i = text.size();
+  while (boxes.size() < limit && (i = FindByteBefore(text, i, is_backslash)) != string_view::npos) {
+    if (i + 1 == text.size() || (text[i + 1] != 'b' && text[i + 1] != 'f')) continue;
     const string_view rest = text.substr(i + 1);
     const size_t name = absl::StartsWith(rest, "boxed") ? 5 : absl::StartsWith(rest, "fbox") ? 4 : 0;
     if (name == 0 || (rest.size() > name && absl::ascii_isalpha(rest[name]))) continue;

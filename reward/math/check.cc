@@ -107,11 +107,14 @@ bool IsWords(string_view text) {
   return letters > 1;
 }
 
-// Without formatting around the whole text: Markdown stars, quotes, a list's bullet, a final full stop or comma.
+// Without formatting around the whole text: Markdown stars, quotes, a list's bullet, a final full stop or comma. What is
+// wrapped deeper than kLayers is no answer's formatting.
 string_view Undecorated(string_view text) {
+  constexpr int kLayers = 64;
   text = absl::StripAsciiWhitespace(text);
   for (const string_view bullet : {"* ", "\u2022 "}) absl::ConsumePrefix(&text, bullet);
-  for (bool changed = true; changed && !text.empty();) {
+  bool changed = true;
+  for (int layer = 0; changed && !text.empty() && layer < kLayers; ++layer) {
     changed = false;
     for (const string_view mark : {"**", "\"", "`", "\u201C", "\u201D"}) {
       if (absl::ConsumePrefix(&text, mark)) changed = true;

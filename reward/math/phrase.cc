@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/strip.h"
+#include "reward/bytes.h"
 #include "reward/extraction.h"
 #include "reward/math/lexer.h"
 
@@ -350,9 +351,11 @@ string_view LastMathSentence(string_view text) {
   string_view last;
   size_t begin = 0;
   bool open_ended[3] = {false, false, false};  // no closing mark from here on: it is not looked for again
-  for (size_t i = 0; i < end; ++i) {
+  const auto marks = [](char c) {
+    return (c == '$') | (c == '\\') | (c == '\n') | (c == '.') | (c == '!') | (c == '?');
+  };
+  for (size_t i = 0; (i = FindByte(text, i, marks)) != string_view::npos; ++i) {
     const char c = text[i];
-    if (absl::ascii_isalnum(static_cast<unsigned char>(c))) continue;
     if (c == '$' || (c == '\\' && i + 1 < end && (text[i + 1] == '(' || text[i + 1] == '['))) {
       bool& open = open_ended[c == '$' ? 0 : text[i + 1] == '(' ? 1 : 2];
       const size_t close = open ? i : FormulaEnd(text, i);

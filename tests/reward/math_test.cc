@@ -435,6 +435,11 @@ TEST(MathEngine, HostileTextIsBoundedAndNeverEqual) {
       repeat("{", 100000),
       repeat("(", 100000),
       repeat("9", 1000000),
+      repeat("\\", 1000000),
+      repeat("<", 1000000),
+      repeat("$5$ and ", 125000),
+      repeat("a", 1000000),
+      repeat("\"", 1000000),
       repeat("\\frac{", 10000),
       repeat("\\frac{1}{1+", 3000),
       repeat("\\sqrt{", 5000),
@@ -476,9 +481,8 @@ TEST(MathEngine, HostileTextIsBoundedAndNeverEqual) {
   };
   for (const std::string& text : texts) {
     for (const char* gold : {"4", "x+1", "\\sqrt{\\pi+1}", "\\sin(1)"}) {
-      const auto start = CpuSeconds();
-      const CheckResult result = math::Check(gold, text, {});
-      const double ms = 1e3 * (CpuSeconds() - start);
+      CheckResult result;
+      const double ms = 1e3 * LeastCpuSeconds([&] { result = math::Check(gold, text, {}); });
       EXPECT_EQ(result.status, CheckResult::Status::kWrong) << text.substr(0, 60);
       EXPECT_LT(ms, 10) << gold << " | " << text.substr(0, 60);
     }

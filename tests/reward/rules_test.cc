@@ -344,10 +344,8 @@ TEST(AllRules, AreBoundedOnHostileText) {
     std::string text = "<answer>";
     while (text.size() < (1 << 20)) text += unit;
     text += "</answer>";
-    const auto start = CpuSeconds();
-    const v1::CompletionScore score = world.Whole(text, row);
-    const double seconds = (CpuSeconds() - start);
-    EXPECT_LT(seconds, 1.5) << unit;
+    v1::CompletionScore score;
+    EXPECT_LT(LeastCpuSeconds([&] { score = world.Whole(text, row); }), 1.5) << unit;
     for (const v1::RuleResult& result : score.rules()) {
       EXPECT_NE(result.status(), v1::RULE_STATUS_ERROR) << result.reason();
       EXPECT_TRUE(std::isfinite(result.score()));

@@ -33,6 +33,8 @@ class RolloutServiceTest : public testing::TestWithParam<bool> {
     server_ = *RpcServer::Start(GetParam() ? "127.0.0.1:0" : "", {}, {service_.get()});
     const std::shared_ptr<grpc::Channel> channel =
         GetParam() ? *OpenChannel(absl::StrCat("127.0.0.1:", server_->port()), {}) : server_->InProcessChannel();
+    // A first connection may fail: gRPC 1.51 reads errno after it was overwritten (grpc/grpc#35064).
+    ASSERT_TRUE(!GetParam() || channel->WaitForConnected(absl::ToChronoTime(absl::Now() + absl::Seconds(30))));
     stub_ = v1::RolloutService::NewStub(channel);
   }
 
