@@ -153,8 +153,8 @@ void AdamWOf(Stream& stream, const Constants& constants, const std::vector<AdamW
   CHECK_LE(chunks, int64_t{0x7fffffff});
   const Arena::Mark mark = stream.scratch.mark();
   const Updated<W>* const table = Staged(stream, entries.data(), static_cast<int64_t>(entries.size()));
-  Step<W><<<static_cast<unsigned>(chunks), kBlockThreads, 0, HandleOf(stream)>>>(constants, table, static_cast<int>(entries.size()), chunks);
-  GROUPER_CUDA_LAUNCHED();
+  LaunchKernel(stream, static_cast<unsigned>(chunks), kBlockThreads, 0, Step<W>, constants, table, static_cast<int>(entries.size()),
+               chunks);
   stream.scratch.Release(mark);
 }
 
@@ -194,8 +194,7 @@ double SumOfSquares(Stream& stream, const std::vector<Tensor>& gradients) {
   const size_t bytes = sizeof(double) * static_cast<size_t>(chunks);
   double* const sums = static_cast<double*>(stream.scratch.Allocate(bytes));
   const Summed* const table = Staged(stream, entries.data(), static_cast<int64_t>(entries.size()));
-  SumChunks<<<BlocksFor(chunks * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(table, static_cast<int>(entries.size()), sums, chunks);
-  GROUPER_CUDA_LAUNCHED();
+  LaunchKernel(stream, BlocksFor(chunks * kRowThreads), kBlockThreads, 0, SumChunks, table, static_cast<int>(entries.size()), sums, chunks);
   std::vector<double> host(static_cast<size_t>(chunks));
   GROUPER_CUDA_CHECK(cudaMemcpyAsync(host.data(), sums, bytes, cudaMemcpyDeviceToHost, HandleOf(stream)));
   stream.Synchronize();

@@ -92,7 +92,7 @@ struct Problem {
 
 template <typename S>
 __global__ void ForwardKernel(const Problem p, const HeadRows<const S> q, const HeadRows<S> out, float* lse) {
-  extern __shared__ float shared[];
+  GROUPER_DYNAMIC_SHARED(float, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int key_dim = p.pages.key_dim, value_dim = p.pages.value_dim;
   float* query = shared + warp * (key_dim + value_dim + 64);
@@ -178,7 +178,7 @@ __device__ __forceinline__ Weights BackwardWeights(float score, float dp, float 
 template <typename S>
 __global__ void QueryGradientKernel(const Problem p, const HeadRows<const S> q, const HeadRows<const S> dout,
                                     const float* lse, const float* row_dot, const HeadRows<S> dq) {
-  extern __shared__ float shared[];
+  GROUPER_DYNAMIC_SHARED(float, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int key_dim = p.pages.key_dim, value_dim = p.pages.value_dim;
   float* query = shared + warp * (2 * key_dim + value_dim + 64);
@@ -217,7 +217,7 @@ __global__ void QueryGradientKernel(const Problem p, const HeadRows<const S> q, 
 template <typename S>
 __global__ void KeyGradientKernel(const Problem p, const HeadRows<const S> q, const HeadRows<const S> dout,
                                   const float* lse, const float* row_dot, const HeadRows<S> dk, const HeadRows<S> dv) {
-  extern __shared__ float shared[];
+  GROUPER_DYNAMIC_SHARED(float, shared);
   const DeviceSequence s = p.batch.sequences[blockIdx.x];
   const int page = blockIdx.y, head = blockIdx.z, start = page * 64;
   if (start >= s.q_len) return;
@@ -293,7 +293,7 @@ template <typename Kernel>
 int SharedBytes(Kernel* kernel, int64_t floats) {
   const int bytes = static_cast<int>(floats * 4);
   CHECK(bytes <= 227 * 1024) << "attention heads of this width need " << bytes << " bytes of shared memory";
-  GROUPER_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  GROUPER_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   return bytes;
 }
 
@@ -302,9 +302,8 @@ void Forward(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, c
              const Tensor& out, const Tensor& lse) {
   const Problem p = ProblemOf(kv, prepared, q, scale);
   const int bytes = SharedBytes(ForwardKernel<S>, kWarps * (p.pages.key_dim + p.pages.value_dim + 64));
-  ForwardKernel<S><<<RowGrid(p.batch, p.query_heads), 32 * kWarps, bytes, HandleOf(stream)>>>(
-      p, RowsOf<const S>(q), RowsOf<S>(out), static_cast<float*>(lse.raw()));
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, RowGrid(p.batch, p.query_heads), 32 * kWarps, bytes, ForwardKernel<S>, p, RowsOf<const S>(q), RowsOf<S>(out),
+               static_cast<float*>(lse.raw()));
 }
 
 template <typename S>
@@ -316,26 +315,22 @@ void Backward(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, 
   const Arena::Mark mark = stream.scratch.mark();
   const float* row_dot = RowDots(stream, dout, out);
   int bytes = SharedBytes(QueryGradientKernel<S>, kWarps * (2 * key_dim + value_dim + 64));
-  QueryGradientKernel<S><<<RowGrid(p.batch, p.query_heads), 32 * kWarps, bytes, HandleOf(stream)>>>(
-      p, RowsOf<const S>(q), RowsOf<const S>(dout), lse.data<float>(), row_dot, RowsOf<S>(dq));
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, RowGrid(p.batch, p.query_heads), 32 * kWarps, bytes, QueryGradientKernel<S>, p, RowsOf<const S>(q),
+               RowsOf<const S>(dout), lse.data<float>(), row_dot, RowsOf<S>(dq));
   const int64_t floats = 64 * (key_dim + value_dim) + kBlockRows * (key_dim + value_dim + 128);
   bytes = SharedBytes(KeyGradientKernel<S>, floats);
   const dim3 grid(static_cast<unsigned>(p.batch.num_sequences), static_cast<unsigned>((p.batch.max_q_len + 63) / 64),
                   static_cast<unsigned>(p.pages.num_kv_heads));
-  KeyGradientKernel<S><<<grid, 256, bytes, HandleOf(stream)>>>(
-      p, RowsOf<const S>(q), RowsOf<const S>(dout), lse.data<float>(), row_dot, RowsOf<S>(dk), RowsOf<S>(dv));
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, grid, 256, bytes, KeyGradientKernel<S>, p, RowsOf<const S>(q), RowsOf<const S>(dout), lse.data<float>(), row_dot,
+               RowsOf<S>(dk), RowsOf<S>(dv));
   stream.scratch.Release(mark);
 }
 
 template <typename S>
 void LaunchRowDots(Stream& stream, const Tensor& dout, const Tensor& out, float* row_dot) {
   const int64_t rows = dout.dim(0) * dout.dim(1);
-  RowDotKernel<S><<<static_cast<unsigned>((rows + 31) / 32), 256, 0, HandleOf(stream)>>>(
-      rows, static_cast<int>(dout.dim(1)), static_cast<int>(dout.dim(2)), RowsOf<const S>(dout), RowsOf<const S>(out),
-      row_dot);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, static_cast<unsigned>((rows + 31) / 32), 256, 0, RowDotKernel<S>, rows, static_cast<int>(dout.dim(1)),
+               static_cast<int>(dout.dim(2)), RowsOf<const S>(dout), RowsOf<const S>(out), row_dot);
 }
 
 }  // namespace

@@ -51,9 +51,7 @@ void LaunchWriteKv(Stream& stream, const PagedKv& kv, const PreparedBatch& prepa
   };
   const int64_t units = k.dim(0) * k.dim(1) * (k.dim(2) + (v.empty() ? 0 : v.dim(2))) / kUnit;
   const unsigned blocks = static_cast<unsigned>(std::clamp<int64_t>((units + 255) / 256, 1, 8 * NumMultiprocessors()));
-  WriteKvKernel<S, kUnit>
-      <<<blocks, 256, 0, HandleOf(stream)>>>(PageView(kv), prepared.slots, k.dim(0), rows(k), rows(v));
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, blocks, 256, 0, WriteKvKernel<S, kUnit>, PageView(kv), prepared.slots, k.dim(0), rows(k), rows(v));
 }
 
 // Grid (part of the page, layer).
@@ -151,10 +149,8 @@ void CopyPage(Stream& stream, const PagedKv& kv, int64_t layers, size_t layer_st
   CHECK(kv.page_stride % sizeof(uint4) == 0 && layer_stride % sizeof(uint4) == 0);
   char* const base = static_cast<char*>(kv.base);
   const dim3 grid(static_cast<unsigned>(std::min<size_t>((words + 255) / 256, 16)), static_cast<unsigned>(layers));
-  CopyPageKernel<<<grid, 256, 0, HandleOf(stream)>>>(
-      reinterpret_cast<const uint4*>(base + static_cast<size_t>(from) * kv.page_stride),
-      reinterpret_cast<uint4*>(base + static_cast<size_t>(to) * kv.page_stride), words, layer_stride / sizeof(uint4));
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, grid, 256, 0, CopyPageKernel, reinterpret_cast<const uint4*>(base + static_cast<size_t>(from) * kv.page_stride),
+               reinterpret_cast<uint4*>(base + static_cast<size_t>(to) * kv.page_stride), words, layer_stride / sizeof(uint4));
 }
 
 void Attention(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared, const Tensor& q, double scale,
@@ -185,8 +181,7 @@ void Attention(Stream& stream, const PagedKv& kv, const PreparedBatch& prepared,
   if (prepared.max_partial_rows > 0) {
     const dim3 grid(static_cast<unsigned>(prepared.batch.num_sequences),
                     static_cast<unsigned>(args.max_rows_apart * kv.layout.num_kv_heads));
-    CombineKernel<<<grid, static_cast<unsigned>(kv.layout.value_dim / 2), 0, HandleOf(stream)>>>(args);
-    GROUPER_CUDA_CHECK(cudaGetLastError());
+    LaunchKernel(stream, grid, static_cast<unsigned>(kv.layout.value_dim / 2), 0, CombineKernel, args);
   }
   stream.scratch.Release(mark);
 }

@@ -1,5 +1,5 @@
-// Gradients of attention whose keys and values are 64/64, 128/128 or 192/128 wide (the last: MLA's heads, unabsorbed) on the tensor cores,
-// deterministic: no sum is shared between blocks.
+// Gradients of attention whose keys and values are 64/64, 128/128, 128/64 or 192/128 wide (the last two: MLA's heads, unabsorbed) on the tensor
+// cores, deterministic: no sum is shared between blocks.
 //
 //   p = exp(scale s - lse),  dp = dout V^T,  ds = p (dp - <dout, out>)
 //   KeyKernel   a warpgroup: one page of keys of one sequence and kv head; over all rows from the first that sees it, 64 at a time:
@@ -66,7 +66,7 @@ __device__ __forceinline__ float2 UnpackBF16(uint32_t pair) { return __bfloat162
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
     KeyKernel(const __grid_constant__ BackwardArguments args) {
-  extern __shared__ char shared_raw[];
+  GROUPER_DYNAMIC_SHARED(char, shared_raw);
   const DeviceSequence s = args.batch.sequences[blockIdx.x];
   const int head = blockIdx.z, first_page = blockIdx.y * Shape::kWarpgroups, rows = s.q_len * args.group;
   const int pages = min(Shape::kWarpgroups, PagesOf(s.q_len) - first_page);
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
 
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kQueryThreads, Shape::kBlocks) QueryKernel(const __grid_constant__ BackwardArguments args) {
-  extern __shared__ char shared_raw[];
+  GROUPER_DYNAMIC_SHARED(char, shared_raw);
   const DeviceSequence s = args.batch.sequences[blockIdx.x];
   const int head = blockIdx.z, rows = s.q_len * args.group;
   const int block_row = static_cast<int>(gridDim.y - 1 - blockIdx.y) * 64 * Shape::kWarpgroups;  // the longest first
@@ -367,12 +367,10 @@ void Launch(Stream& stream, const BackwardArguments& args) {
     CHECK_LE((n + kRows - 1) / kRows, 65535) << "attention's gradients over a sequence of " << n << " rows";
     return static_cast<unsigned>((n + kRows - 1) / kRows);
   };
-  KeyKernel<Shape><<<dim3(sequences, blocks(args.batch.max_q_len), heads), Shape::kKeyThreads, Shape::kKeyKernelBytes, HandleOf(stream)>>>(
-      args);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
-  QueryKernel<Shape><<<dim3(sequences, blocks(int64_t{args.batch.max_q_len} * args.group), heads), Shape::kQueryThreads,
-                       Shape::kQueryKernelBytes, HandleOf(stream)>>>(args);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, dim3(sequences, blocks(args.batch.max_q_len), heads), Shape::kKeyThreads, Shape::kKeyKernelBytes, KeyKernel<Shape>,
+               args);
+  LaunchKernel(stream, dim3(sequences, blocks(int64_t{args.batch.max_q_len} * args.group), heads), Shape::kQueryThreads,
+               Shape::kQueryKernelBytes, QueryKernel<Shape>, args);
 }
 
 }  // namespace
@@ -382,15 +380,14 @@ void GqaBackward(Stream& stream, const PagedKv& kv, const PreparedBatch& prepare
                  const Tensor& dv) {
   const Arena::Mark mark = stream.scratch.mark();
   const BackwardArguments args = MakeBackwardArguments(stream, kv, prepared, q, scale, out, lse, dout, dq, dk, dv);
-  switch (kv.layout.key_dim) {
-    case 64:
-      Launch<64, 64>(stream, args);
-      break;
-    case 128:
-      Launch<128, 128>(stream, args);
-      break;
-    default:
-      Launch<192, 128>(stream, args);
+  if (kv.layout.key_dim == 64) {
+    Launch<64, 64>(stream, args);
+  } else if (kv.layout.key_dim == 192) {
+    Launch<192, 128>(stream, args);
+  } else if (kv.layout.value_dim == 64) {
+    Launch<128, 64>(stream, args);
+  } else {
+    Launch<128, 128>(stream, args);
   }
   stream.scratch.Release(mark);
 }

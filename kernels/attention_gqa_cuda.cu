@@ -1,4 +1,4 @@
-// Attention whose keys and values are 64/64, 128/128 or 192/128 wide (the last: MLA's heads, unabsorbed) on the tensor cores.
+// Attention whose keys and values are 64/64, 128/128, 128/64 or 192/128 wide (the last two: MLA's heads, unabsorbed) on the tensor cores.
 //
 // A block owns an item: up to 64 rows (token, query head of one kv head) a warpgroup, over the item's pages. One warp
 // fetches pages (keys and values, 64 tokens) into a ring by bulk copies; each math warpgroup computes S = Q K^T
@@ -37,7 +37,7 @@ template <typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(const __grid_constant__ AttentionArguments args) {
   constexpr int kWarpgroups = Shape::kWarpgroups;
   constexpr int kAcc = Shape::kValue / 2;
-  extern __shared__ __align__(1024) char shared[];
+  GROUPER_DYNAMIC_SHARED(__align__(1024) char, shared);
   if (blockIdx.x >= *args.prepared.num_items) return;
   char* stages = shared + kWarpgroups * Shape::kQueryBytes;
   char* running_memory = stages + Shape::kStages * Shape::kPageBytes;
@@ -198,8 +198,7 @@ template <typename Shape>
 void Launch(Stream& stream, const AttentionArguments& args) {
   static uint64_t allowed = 0;
   AllowSharedMemory(GqaKernel<Shape>, Shape::kSharedBytes, allowed);
-  GqaKernel<Shape><<<static_cast<unsigned>(args.prepared.max_items), Shape::kThreads, Shape::kSharedBytes, HandleOf(stream)>>>(args);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, static_cast<unsigned>(args.prepared.max_items), Shape::kThreads, Shape::kSharedBytes, GqaKernel<Shape>, args);
 }
 
 template <int kKey, int kValue>
@@ -210,14 +209,9 @@ void LaunchRows(Stream& stream, const AttentionArguments& args) {
 }  // namespace
 
 void GqaForward(Stream& stream, const AttentionArguments& args) {
-  switch (args.pages.key_dim) {
-    case 64:
-      return LaunchRows<64, 64>(stream, args);
-    case 128:
-      return LaunchRows<128, 128>(stream, args);
-    default:
-      LaunchRows<192, 128>(stream, args);
-  }
+  if (args.pages.key_dim == 64) return LaunchRows<64, 64>(stream, args);
+  if (args.pages.key_dim == 192) return LaunchRows<192, 128>(stream, args);
+  args.pages.value_dim == 64 ? LaunchRows<128, 64>(stream, args) : LaunchRows<128, 128>(stream, args);
 }
 
 }  // namespace grouper::kernels::cuda

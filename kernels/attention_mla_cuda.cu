@@ -22,12 +22,6 @@ constexpr int kSharedBytes = 1024 + (1 + kStages) * kPageBytes + 8192 + 64 * 16 
 
 constexpr int kFirstGroup = 1;  // the barrier of the first warpgroup
 
-__device__ __forceinline__ int Multiprocessor() {
-  int id;
-  asm volatile("mov.u32 %0, %%smid;" : "=r"(id));
-  return id;
-}
-
 // Joins a split's result to those before it, which wait in `running`: four numbers a thread and step, of 128 threads.
 __device__ __forceinline__ void JoinSplit(float (&acc)[kHalf / 2], RowState (&joined)[2], const RowState (&state)[2],
                                           bool first, bool last, bool any_rows, float scale_log2, float4* running) {
@@ -58,7 +52,7 @@ __device__ __forceinline__ void JoinSplit(float (&acc)[kHalf / 2], RowState (&jo
 }
 
 __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__ AttentionArguments args) {
-  extern __shared__ char shared_raw[];
+  GROUPER_DYNAMIC_SHARED(char, shared_raw);
   if (blockIdx.x >= *args.prepared.num_items) return;
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
   char* stages = shared + kPageBytes;
@@ -246,8 +240,7 @@ void MlaForward(Stream& stream, const AttentionArguments& arguments) {
     args.running = static_cast<float*>(stream.scratch.Allocate(size_t{kMaxMultiprocessors} * 64 * kWidth * 4));
   static uint64_t allowed = 0;
   AllowSharedMemory(MlaKernel, kSharedBytes, allowed);
-  MlaKernel<<<static_cast<unsigned>(args.prepared.max_items), kThreads, kSharedBytes, HandleOf(stream)>>>(args);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, static_cast<unsigned>(args.prepared.max_items), kThreads, kSharedBytes, MlaKernel, args);
   stream.scratch.Release(mark);
 }
 

@@ -224,8 +224,7 @@ __global__ void SlotsKernel(const DeviceBatch batch, int32_t* slots) {
 int32_t* SlotsOf(Stream& stream, const DeviceBatch& batch, Arena& memory) {
   auto* const slots = static_cast<int32_t*>(memory.Allocate(static_cast<size_t>(std::max(batch.tokens, 1)) * 4));
   if (batch.num_sequences == 0) return slots;
-  SlotsKernel<<<static_cast<unsigned>(batch.num_sequences), 128, 0, HandleOf(stream)>>>(batch, slots);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, static_cast<unsigned>(batch.num_sequences), 128, 0, SlotsKernel, batch, slots);
   return slots;
 }
 
@@ -258,12 +257,10 @@ PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const K
   if (plan.max_sharing > 1) plan.shared_pages = static_cast<int32_t*>(allocate(sequences, 4));
   if (sequences == 0) return plan;
   if (plan.max_sharing > 1) {
-    SharedPagesKernel<<<static_cast<unsigned>((sequences + 3) / 4), 128, 0, HandleOf(stream)>>>(batch, split_pages, plan.shared_pages);
-    GROUPER_CUDA_CHECK(cudaGetLastError());
+    LaunchKernel(stream, static_cast<unsigned>((sequences + 3) / 4), 128, 0, SharedPagesKernel, batch, split_pages, plan.shared_pages);
   }
   const int slots = NumMultiprocessors() * (layout.values_in_keys ? 1 : DecodeBlocks(layout.key_dim));
-  PlanKernel<<<1, kThreads, 0, HandleOf(stream)>>>(plan, kv_heads, group, slots);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, 1, kThreads, 0, PlanKernel, plan, kv_heads, group, slots);
   return plan;
 }
 

@@ -43,12 +43,6 @@ struct RowState {
 };
 __device__ constexpr RowState kNothing = {-INFINITY, 0};  // of a row that has seen no page
 
-__device__ __forceinline__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // 2^((a - b) c), and 0 for a = -inf.
 __device__ __forceinline__ float Rescale(float a, float b, float scale_log2) {
   return a == -INFINITY ? 0.0f : Exp2(__fmul_rn(__fsub_rn(a, b), scale_log2));

@@ -56,16 +56,14 @@ void Move(Stream& stream, const Tensor& from, const Tensor& to, const Tensor& ro
   if (rows.dim(0) == 0 || bytes == 0) return;
   const auto launch = [&](auto word) {
     using W = decltype(word);
-    MoveRows<W><<<static_cast<unsigned>(rows.dim(0)), kBlockThreads, 0, HandleOf(stream)>>>(
-        static_cast<const W*>(from.raw()), static_cast<W*>(to.raw()), rows.data<int32_t>(),
-        bytes / static_cast<int64_t>(sizeof(W)), gather);
+    LaunchKernel(stream, static_cast<unsigned>(rows.dim(0)), kBlockThreads, 0, MoveRows<W>, static_cast<const W*>(from.raw()),
+                 static_cast<W*>(to.raw()), rows.data<int32_t>(), bytes / static_cast<int64_t>(sizeof(W)), gather);
   };
   const auto aligned = [&](uintptr_t to_bytes) {
     return bytes % static_cast<int64_t>(to_bytes) == 0 && reinterpret_cast<uintptr_t>(from.raw()) % to_bytes == 0 &&
            reinterpret_cast<uintptr_t>(to.raw()) % to_bytes == 0;
   };
   aligned(16) ? launch(uint4{}) : aligned(4) ? launch(uint32_t{}) : launch(uint16_t{});
-  GROUPER_CUDA_LAUNCHED();
 }
 
 }  // namespace
@@ -77,10 +75,9 @@ void Add(Stream& stream, const Tensor& x, const Tensor& y) {
   if (y.size() == 0) return;
   ByDeviceStorage(y.dtype(), [&](auto s) {
     using S = decltype(s);
-    AddRows<S><<<FillingBlocks(y.size()), kBlockThreads, 0, HandleOf(stream)>>>(RowsOnDevice<S>(x), RowsOnDevice<S>(y),
-                                                                             y.dim(-1), y.size());
+    LaunchKernel(stream, FillingBlocks(y.size()), kBlockThreads, 0, AddRows<S>, RowsOnDevice<S>(x), RowsOnDevice<S>(y), y.dim(-1),
+                 y.size());
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 void Copy(Stream& stream, const Tensor& x, const Tensor& y) {
@@ -93,19 +90,17 @@ void Copy(Stream& stream, const Tensor& x, const Tensor& y) {
       return DeviceRows<uint4>{static_cast<uint4*>(t.raw()), rows.stride / word, rows.inner, rows.inner_stride / word};
     };
     const int64_t size = y.size() / word;
-    CopyRows<uint4, uint4><<<FillingBlocks(size), kBlockThreads, 0, HandleOf(stream)>>>(words(x), words(y), y.dim(-1) / word, size);
-    GROUPER_CUDA_LAUNCHED();
+    LaunchKernel(stream, FillingBlocks(size), kBlockThreads, 0, CopyRows<uint4, uint4>, words(x), words(y), y.dim(-1) / word, size);
     return;
   }
   ByDeviceStorage(x.dtype(), [&](auto from) {
     ByDeviceStorage(y.dtype(), [&](auto to) {
       using From = decltype(from);
       using To = decltype(to);
-      CopyRows<From, To><<<FillingBlocks(y.size()), kBlockThreads, 0, HandleOf(stream)>>>(
-          RowsOnDevice<From>(x), RowsOnDevice<To>(y), y.dim(-1), y.size());
+      LaunchKernel(stream, FillingBlocks(y.size()), kBlockThreads, 0, CopyRows<From, To>, RowsOnDevice<From>(x), RowsOnDevice<To>(y),
+                   y.dim(-1), y.size());
     });
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 void Fill(Stream& stream, const Tensor& y, double value) {
@@ -116,20 +111,18 @@ void Fill(Stream& stream, const Tensor& y, double value) {
   }
   ByDeviceStorage(y.dtype(), [&](auto s) {
     using S = decltype(s);
-    FillRows<S><<<FillingBlocks(y.size()), kBlockThreads, 0, HandleOf(stream)>>>(RowsOnDevice<S>(y), static_cast<float>(value),
-                                                                              y.dim(-1), y.size());
+    LaunchKernel(stream, FillingBlocks(y.size()), kBlockThreads, 0, FillRows<S>, RowsOnDevice<S>(y), static_cast<float>(value), y.dim(-1),
+                 y.size());
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 void SumHeads(Stream& stream, const Tensor& x, const Tensor& y) {
   if (y.size() == 0) return;
   ByDeviceStorage(y.dtype(), [&](auto s) {
     using S = decltype(s);
-    SumOfHeads<S><<<FillingBlocks(y.size()), kBlockThreads, 0, HandleOf(stream)>>>(RowsOnDevice<S>(x), RowsOnDevice<S>(y), x.dim(1),
-                                                                                   y.dim(1), y.size());
+    LaunchKernel(stream, FillingBlocks(y.size()), kBlockThreads, 0, SumOfHeads<S>, RowsOnDevice<S>(x), RowsOnDevice<S>(y), x.dim(1),
+                 y.dim(1), y.size());
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 }  // namespace grouper::kernels::cuda

@@ -35,10 +35,9 @@ void EmbeddingDevice(Stream& stream, const Tensor& table, const int32_t* ids, co
   if (out.size() == 0) return;
   ByDeviceStorage(out.dtype(), [&](auto s) {
     using S = decltype(s);
-    Look<S><<<FillingBlocks(out.size()), kBlockThreads, 0, HandleOf(stream)>>>(RowsOnDevice<S>(table), ids, RowsOnDevice<S>(out),
-                                                                            out.dim(1), out.size());
+    LaunchKernel(stream, FillingBlocks(out.size()), kBlockThreads, 0, Look<S>, RowsOnDevice<S>(table), ids, RowsOnDevice<S>(out),
+                 out.dim(1), out.size());
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 void Embedding(Stream& stream, const Tensor& table, const int32_t* ids, const Tensor& out) {
@@ -64,10 +63,9 @@ void EmbeddingBackward(Stream& stream, const Tensor& dout, const int32_t* ids, c
   const int32_t* const device_begins = Staged(stream, begins.data(), static_cast<int64_t>(begins.size()));
   ByDeviceStorage(dout.dtype(), [&](auto s) {
     using S = decltype(s);
-    SumById<S><<<dim3(distinct, BlocksFor(width)), kBlockThreads, 0, HandleOf(stream)>>>(
-        RowsOnDevice<S>(dout), device_ids, device_order, device_begins, RowsOnDevice<float>(dtable), width);
+    LaunchKernel(stream, dim3(distinct, BlocksFor(width)), kBlockThreads, 0, SumById<S>, RowsOnDevice<S>(dout), device_ids, device_order,
+                 device_begins, RowsOnDevice<float>(dtable), width);
   });
-  GROUPER_CUDA_LAUNCHED();
   stream.scratch.Release(mark);
 }
 

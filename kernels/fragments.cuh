@@ -22,10 +22,4 @@ __device__ __forceinline__ void TransposeQuad(uint32_t (&r)[4], int lane) {
   }
 }
 
-__device__ __forceinline__ uint32_t Transpose8x8(uint32_t r) {
-  uint32_t t;
-  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(t) : "r"(r));
-  return t;
-}
-
 }  // namespace grouper::kernels::cuda

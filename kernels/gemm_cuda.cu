@@ -71,10 +71,9 @@ GemmOperand Readable(Stream& stream, const GemmOperand& x, bool mn_major, int64_
   const int64_t inner = mn_major ? x.rows : k, outer = mn_major ? k : x.rows, padded = (inner + 7) / 8 * 8;
   const int64_t total = batch * outer * padded;
   auto* copy = static_cast<uint16_t*>(stream.scratch.Allocate(static_cast<size_t>(total) * 2));
-  PackKernel<<<static_cast<unsigned>(std::min<int64_t>((total + 255) / 256, 4096)), 256, 0, HandleOf(stream)>>>(
-      static_cast<const uint16_t*>(x.data), mn_major ? x.row_stride : x.k_stride, mn_major ? x.k_stride : x.row_stride,
-      x.batch_stride, inner, outer, batch, padded, copy);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, static_cast<unsigned>(std::min<int64_t>((total + 255) / 256, 4096)), 256, 0, PackKernel,
+               static_cast<const uint16_t*>(x.data), mn_major ? x.row_stride : x.k_stride, mn_major ? x.k_stride : x.row_stride,
+               x.batch_stride, inner, outer, batch, padded, copy);
   return {copy, x.rows, mn_major ? 1 : padded, mn_major ? padded : 1, outer * padded};
 }
 
@@ -92,13 +91,11 @@ void WriteEmptySum(Stream& stream, const GemmProblem& p) {
   const dim3 grid(static_cast<unsigned>(p.x.rows), p.groups == GemmGroups::kRows ? 1 : static_cast<unsigned>(p.batch));
   const auto* bias = static_cast<const __nv_bfloat16*>(p.bias);
   if (p.y_float) {
-    EmptySumKernel<<<grid, 128, 0, HandleOf(stream)>>>(static_cast<float*>(p.y), p.y_stride, p.y_batch_stride, p.w.rows,
-                                                       bias);
+    LaunchKernel(stream, grid, 128, 0, EmptySumKernel<float>, static_cast<float*>(p.y), p.y_stride, p.y_batch_stride, p.w.rows, bias);
   } else {
-    EmptySumKernel<<<grid, 128, 0, HandleOf(stream)>>>(static_cast<__nv_bfloat16*>(p.y), p.y_stride, p.y_batch_stride,
-                                                       p.w.rows, bias);
+    LaunchKernel(stream, grid, 128, 0, EmptySumKernel<__nv_bfloat16>, static_cast<__nv_bfloat16*>(p.y), p.y_stride, p.y_batch_stride,
+                 p.w.rows, bias);
   }
-  GROUPER_CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda_launch.h"
 #include "kernels/gemm_cuda.h"
+#include "kernels/hopper.cuh"
 
 namespace grouper::kernels::cuda {
 namespace {
@@ -121,11 +122,6 @@ __global__ void __launch_bounds__(kThreads) ChainKernel(const GemmF32Problem p) 
 
 constexpr int kColumns = 64, kChunk = 64, kPitch = kChunk + 4, kStages = 4, kRowsAThread = 4;
 
-__device__ __forceinline__ void CopySixteen(float* to, const float* from, bool there) {
-  const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(there ? 16 : 0) : "memory");
-}
-
 // kGroups groups of 64 threads; a group has four rows of C, a thread one column of them.
 template <int kGroups>
 struct RowsShape {
@@ -137,7 +133,7 @@ struct RowsShape {
 template <int kGroups>
 __global__ void __launch_bounds__(RowsShape<kGroups>::kThreads) RowsKernel(const GemmF32Problem p) {
   using Shape = RowsShape<kGroups>;
-  extern __shared__ __align__(16) float shared[];
+  GROUPER_DYNAMIC_SHARED(__align__(16) float, shared);
   const int64_t m_begin = static_cast<int64_t>(blockIdx.x) * Shape::kRows, n_begin = static_cast<int64_t>(blockIdx.y) * kColumns;
   const int column = threadIdx.x % kColumns, row = threadIdx.x / kColumns * kRowsAThread;
   const float* const from_a = p.a + blockIdx.z * p.a_batch;
@@ -154,10 +150,10 @@ __global__ void __launch_bounds__(RowsShape<kGroups>::kThreads) RowsKernel(const
         const int64_t place = is_a ? m_begin + r : n_begin + r - Shape::kRows;
         const bool there = place < (is_a ? p.m : p.n) && at < p.k;
         const float* const source = (is_a ? from_a : from_b) + (there ? place * (is_a ? p.a_m : p.b_n) + at : 0);
-        CopySixteen(stage + r * kPitch + k, source, there);
+        CopyAsync(stage + r * kPitch + k, source, there);
       }
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    CopyAsyncCommit();
   };
   float acc[kRowsAThread];
   const int64_t n = n_begin + column;
@@ -168,7 +164,7 @@ __global__ void __launch_bounds__(RowsShape<kGroups>::kThreads) RowsKernel(const
   }
   for (int s = 0; s < kStages - 1; ++s) fetch(s);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
+    CopyAsyncWait<kStages - 2>();
     __syncthreads();
     fetch(chunk + kStages - 1);  // into the stage that everybody has left
     const float* const a = shared + chunk % kStages * Shape::kStageFloats + row * kPitch;
@@ -205,8 +201,7 @@ void LaunchRows(Stream& stream, const GemmF32Problem& p) {
   AllowSharedMemory(RowsKernel<kGroups>, Shape::kSharedBytes, allowed);
   const dim3 grid(static_cast<unsigned>((p.m + Shape::kRows - 1) / Shape::kRows), static_cast<unsigned>((p.n + kColumns - 1) / kColumns),
                   static_cast<unsigned>(p.batch));
-  RowsKernel<kGroups><<<grid, Shape::kThreads, Shape::kSharedBytes, HandleOf(stream)>>>(p);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, grid, Shape::kThreads, Shape::kSharedBytes, RowsKernel<kGroups>, p);
 }
 
 }  // namespace
@@ -222,8 +217,7 @@ void GemmF32(Stream& stream, const GemmF32Problem& p) {
   if (p.groups == GemmGroups::kRows) tiles += p.batch;  // at most one part-filled tile a group
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>((p.n + kTile - 1) / kTile),
                   p.groups == GemmGroups::kRows ? 1 : static_cast<unsigned>(p.batch));
-  ChainKernel<<<grid, kThreads, 0, HandleOf(stream)>>>(p);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, grid, kThreads, 0, ChainKernel, p);
 }
 
 }  // namespace grouper::kernels::cuda

@@ -52,8 +52,7 @@ template <typename Tile, typename Kernel>
 void LaunchPersistent(Stream& stream, Kernel* kernel, const GemmArguments& args, int64_t tiles, uint64_t& allowed) {
   AllowSharedMemory(kernel, Tile::kSharedBytes, allowed);
   const int64_t slots = NumMultiprocessors() * Tile::kBlocks;
-  kernel<<<static_cast<unsigned>(std::min(tiles, slots)), Tile::kThreads, Tile::kSharedBytes, HandleOf(stream)>>>(args);
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, static_cast<unsigned>(std::min(tiles, slots)), Tile::kThreads, Tile::kSharedBytes, kernel, args);
 }
 
 template <typename Tile>

@@ -44,7 +44,7 @@ __device__ __forceinline__ void ZeroTail(char* boxes, int count, int valid, int 
 template <typename Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_constant__ WeightArguments arguments) {
   const GemmArguments& args = arguments.gemm;
-  extern __shared__ char shared_raw[];
+  GROUPER_DYNAMIC_SHARED(char, shared_raw);
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
   char* const sums = shared + Tile::kStages * (Tile::kBytesA + Tile::kBytesB);  // that the next tile continues from, 64 rows at a time
   uint64_t* full = reinterpret_cast<uint64_t*>(sums + Tile::kSumBytes);
@@ -197,8 +197,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
         WgmmaTouch(upper);
         WgmmaTouch(lower);
         release(previous);
-      } else if (lane == 0) {
-        BarrierArrive(&over[warpgroup]);
+      } else {
+        __syncwarp();  // a lane that has not yet seen the other's turn end would miss it when two more have ended
+        if (lane == 0) BarrierArrive(&over[warpgroup]);
       }
       if (unchanged) continue;
       Acc::Store(upper, args, spot, spot.m0, thread);
@@ -221,28 +222,17 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
     args.sums = MakeTensorMap(p.y, p.w.rows, p.x.rows, p.batch, p.y_stride, p.y_batch_stride, 64, std::is_same_v<Out, float>);
   static uint64_t allowed = 0;
   AllowSharedMemory(WeightKernel<Tile>, Tile::kSharedBytes, allowed);
-  cudaLaunchAttribute cluster;
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {Tile::kCluster, 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.blockDim = dim3(Tile::kThreads);
-  config.dynamicSmemBytes = Tile::kSharedBytes;
-  config.stream = HandleOf(stream);
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  // Clusters that run at once: a GPC need not be a multiple of one.
   static std::atomic<int> all_slots[64];
   int device = 0;
   GROUPER_CUDA_CHECK(cudaGetDevice(&device));
   int slots = all_slots[device];
   if (slots == 0) {
-    config.gridDim = dim3(Tile::kCluster);
-    GROUPER_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&slots, WeightKernel<Tile>, &config));
+    slots = ActiveClusters(stream, Tile::kCluster, Tile::kThreads, Tile::kSharedBytes, WeightKernel<Tile>);
     CHECK_GT(slots, 0) << "no multiprocessor takes " << Tile::kSharedBytes << " bytes of shared memory";
     all_slots[device] = slots;
   }
-  config.gridDim = dim3(static_cast<unsigned>(std::min<int64_t>(TilesOf<Tile>(args.gemm), slots) * Tile::kCluster));
-  GROUPER_CUDA_CHECK(cudaLaunchKernelEx(&config, WeightKernel<Tile>, args));
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(TilesOf<Tile>(args.gemm), slots) * Tile::kCluster);
+  LaunchClusters(stream, Tile::kCluster, blocks, Tile::kThreads, Tile::kSharedBytes, WeightKernel<Tile>, args);
 }
 
 template <int kTileN, typename Out>

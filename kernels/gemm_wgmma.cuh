@@ -356,7 +356,7 @@ __device__ __forceinline__ void StoreGated(const float (&acc)[kTileN / 2], const
 template <typename Tile, bool kMnA, bool kMnB, Grouping kGrouping, bool kTokensOnN, typename Out, bool kGated = false>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     GemmKernel(const __grid_constant__ GemmArguments args) {
-  extern __shared__ char shared_raw[];
+  GROUPER_DYNAMIC_SHARED(char, shared_raw);
   __shared__ int prefix[kGrouping == Grouping::kRows ? kMaxGroups + 1 : 1];
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
   uint64_t* full = reinterpret_cast<uint64_t*>(shared + Tile::kStages * (Tile::kBytesA + Tile::kBytesB));

@@ -1,5 +1,6 @@
 // Hopper's instructions that CUDA C++ has no names for: barriers in shared memory, bulk copies, wgmma's fences and
-// descriptors. One PTX instruction a function; device code only. The matrix instructions themselves: wgmma.cuh.
+// descriptors. One PTX instruction a function; device code only. The matrix instructions themselves: wgmma.cuh. There is no PTX
+// beside these two files: emulator/ has the same functions for a CPU.
 #pragma once
 
 #include <cuda.h>
@@ -176,6 +177,25 @@ __device__ __forceinline__ void NamedBarrier(int id, int threads) {
 __device__ __forceinline__ uint32_t PackBF16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// A warp's 8 x 8 matrix of 16 bits, two neighbours of a row a thread, transposed.
+__device__ __forceinline__ uint32_t Transpose8x8(uint32_t r) {
+  uint32_t t;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(t) : "r"(r));
+  return t;
+}
+
+__device__ __forceinline__ int Multiprocessor() {
+  int id;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(id));
+  return id;
 }
 
 }  // namespace grouper::kernels::cuda

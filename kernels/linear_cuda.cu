@@ -44,13 +44,11 @@ void AddColumnSums(Stream& stream, const Tensor& dy, const Tensor& dbias) {
   if (dbias.empty()) return;
   const unsigned blocks = static_cast<unsigned>((dy.dim(1) + 31) / 32);
   if (dy.dtype() == DType::kF32) {
-    ColumnSumKernel<<<blocks, 32, 0, HandleOf(stream)>>>(dy.data<float>(), dy.stride(0), dy.dim(0), dy.dim(1),
-                                                         dbias.data<float>());
+    LaunchKernel(stream, blocks, 32, 0, ColumnSumKernel<float>, dy.data<float>(), dy.stride(0), dy.dim(0), dy.dim(1), dbias.data<float>());
   } else {
-    ColumnSumKernel<<<blocks, 32, 0, HandleOf(stream)>>>(static_cast<const __nv_bfloat16*>(dy.raw()), dy.stride(0),
-                                                         dy.dim(0), dy.dim(1), dbias.data<float>());
+    LaunchKernel(stream, blocks, 32, 0, ColumnSumKernel<__nv_bfloat16>, static_cast<const __nv_bfloat16*>(dy.raw()), dy.stride(0),
+                 dy.dim(0), dy.dim(1), dbias.data<float>());
   }
-  GROUPER_CUDA_CHECK(cudaGetLastError());
 }
 
 // A weight of few tiles keeps few multiprocessors busy with its sum over tokens. Then pieces of so many tokens are
@@ -88,15 +86,12 @@ Tensor GatherRows(Stream& stream, const Tensor& x, const DeviceGroups& groups) {
                     {groups.rows, x.dim(1)}, x.device());
   const unsigned blocks = static_cast<unsigned>(std::clamp<int64_t>(groups.rows, 1, 4096));
   if (x.dim(1) % 8 == 0 && x.stride(0) % 8 == 0 && reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0) {
-    GatherKernel<<<blocks, 128, 0, HandleOf(stream)>>>(static_cast<const uint4*>(x.raw()), x.stride(0) / 8,
-                                                       groups.gather, groups.rows, x.dim(1) / 8,
-                                                       static_cast<uint4*>(rows.raw()));
+    LaunchKernel(stream, blocks, 128, 0, GatherKernel<uint4>, static_cast<const uint4*>(x.raw()), x.stride(0) / 8, groups.gather,
+                 groups.rows, x.dim(1) / 8, static_cast<uint4*>(rows.raw()));
   } else {
-    GatherKernel<<<blocks, 128, 0, HandleOf(stream)>>>(static_cast<const uint16_t*>(x.raw()), x.stride(0),
-                                                       groups.gather, groups.rows, x.dim(1),
-                                                       static_cast<uint16_t*>(rows.raw()));
+    LaunchKernel(stream, blocks, 128, 0, GatherKernel<uint16_t>, static_cast<const uint16_t*>(x.raw()), x.stride(0), groups.gather,
+                 groups.rows, x.dim(1), static_cast<uint16_t*>(rows.raw()));
   }
-  GROUPER_CUDA_CHECK(cudaGetLastError());
   return rows;
 }
 
@@ -193,12 +188,11 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
                       .chunk = kTokensOfPiece});
     const unsigned blocks = static_cast<unsigned>(std::clamp<int64_t>((rows * columns + 255) / 256, 1, 2048));
     if (dweight.dtype() == DType::kF32) {
-      AddPiecesKernel<<<blocks, 256, 0, HandleOf(stream)>>>(pieces, count, rows, columns, dweight.data<float>(), dweight.stride(0));
+      LaunchKernel(stream, blocks, 256, 0, AddPiecesKernel<float>, pieces, count, rows, columns, dweight.data<float>(), dweight.stride(0));
     } else {
-      AddPiecesKernel<<<blocks, 256, 0, HandleOf(stream)>>>(pieces, count, rows, columns, static_cast<__nv_bfloat16*>(dweight.raw()),
-                                                            dweight.stride(0));
+      LaunchKernel(stream, blocks, 256, 0, AddPiecesKernel<__nv_bfloat16>, pieces, count, rows, columns,
+                   static_cast<__nv_bfloat16*>(dweight.raw()), dweight.stride(0));
     }
-    GROUPER_CUDA_CHECK(cudaGetLastError());
     stream.scratch.Release(mark);
     return;
   }

@@ -106,7 +106,7 @@ __device__ int BestExpert(const Router& c, const float* choice, const uint8_t* t
 __global__ void __launch_bounds__(kWarp) RouteToken(Router c, const float* logits, int64_t logits_stride, const float* bias,
                                                     int32_t* ids, int64_t ids_stride, float* weights, int64_t weights_stride,
                                                     float* all_scores, int64_t scores_stride) {
-  extern __shared__ float shared[];
+  GROUPER_DYNAMIC_SHARED(float, shared);
   float* const choice = shared;
   float* const scores = choice + c.experts;
   float* const group_scores = scores + c.experts;
@@ -285,29 +285,25 @@ void Route(Stream& stream, const RouterConfig& config, const Tensor& logits, con
   const size_t shared = sizeof(float) * static_cast<size_t>(2 * config.num_experts + config.num_groups) +
                         static_cast<size_t>(config.num_experts);
   CHECK_LE(shared, size_t{48} << 10) << config.num_experts << " experts are more than the router's shared memory holds";
-  RouteToken<<<static_cast<unsigned>(logits.dim(0)), kWarp, shared, HandleOf(stream)>>>(
-      RouterOf(config), logits.data<float>(), logits.stride(0), bias.empty() ? nullptr : bias.data<float>(),
-      expert_ids.data<int32_t>(), expert_ids.stride(0), weights.data<float>(), weights.stride(0), scores.data<float>(),
-      scores.stride(0));
-  GROUPER_CUDA_LAUNCHED();
+  LaunchKernel(stream, static_cast<unsigned>(logits.dim(0)), kWarp, shared, RouteToken, RouterOf(config), logits.data<float>(),
+               logits.stride(0), bias.empty() ? nullptr : bias.data<float>(), expert_ids.data<int32_t>(), expert_ids.stride(0),
+               weights.data<float>(), weights.stride(0), scores.data<float>(), scores.stride(0));
 }
 
 void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& scores, const Tensor& expert_ids,
                    const Tensor& dweights, const Tensor& dlogits) {
   const int64_t tokens = scores.dim(0);
   if (tokens == 0) return;
-  RouteTokenBackward<<<BlocksFor(tokens * kWarp), kBlockThreads, 0, HandleOf(stream)>>>(
-      RouterOf(config), scores.data<float>(), scores.stride(0), expert_ids.data<int32_t>(), expert_ids.stride(0),
-      dweights.data<float>(), dweights.stride(0), dlogits.data<float>(), dlogits.stride(0), tokens);
-  GROUPER_CUDA_LAUNCHED();
+  LaunchKernel(stream, BlocksFor(tokens * kWarp), kBlockThreads, 0, RouteTokenBackward, RouterOf(config), scores.data<float>(),
+               scores.stride(0), expert_ids.data<int32_t>(), expert_ids.stride(0), dweights.data<float>(), dweights.stride(0),
+               dlogits.data<float>(), dlogits.stride(0), tokens);
 }
 
 void SortByExpert(Stream& stream, const Tensor& expert_ids, const ExpertOrder& order) {
   const int64_t experts = order.offsets.dim(0) - 1;
-  SortSlots<<<static_cast<unsigned>(experts), kSortThreads, 0, HandleOf(stream)>>>(
-      expert_ids.data<int32_t>(), expert_ids.stride(0), static_cast<int>(expert_ids.dim(1)), expert_ids.size(),
-      order.offsets.data<int32_t>(), order.token.data<int32_t>(), order.row_of.data<int32_t>());
-  GROUPER_CUDA_LAUNCHED();
+  LaunchKernel(stream, static_cast<unsigned>(experts), kSortThreads, 0, SortSlots, expert_ids.data<int32_t>(), expert_ids.stride(0),
+               static_cast<int>(expert_ids.dim(1)), expert_ids.size(), order.offsets.data<int32_t>(), order.token.data<int32_t>(),
+               order.row_of.data<int32_t>());
 }
 
 void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expert_out, const Tensor& weights,
@@ -315,11 +311,9 @@ void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expe
   if (y.size() == 0) return;
   ByDeviceStorage(y.dtype(), [&](auto s) {
     using S = decltype(s);
-    CombineRows<S><<<TokenBlocks(y), kBlockThreads, 0, HandleOf(stream)>>>(
-        order.row_of.data<int32_t>(), static_cast<int>(weights.dim(1)), RowsOnDevice<S>(expert_out), weights.data<float>(), weights.stride(0),
-        RowsOnDevice<S>(y), y.dim(1), accumulate);
+    LaunchKernel(stream, TokenBlocks(y), kBlockThreads, 0, CombineRows<S>, order.row_of.data<int32_t>(), static_cast<int>(weights.dim(1)),
+                 RowsOnDevice<S>(expert_out), weights.data<float>(), weights.stride(0), RowsOnDevice<S>(y), y.dim(1), accumulate);
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tensor& dy, const Tensor& expert_out,
@@ -328,21 +322,19 @@ void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tens
   if (slots == 0) return;
   ByDeviceStorage(dy.dtype(), [&](auto s) {
     using S = decltype(s);
-    CombineRowsBackward<S><<<BlocksFor(slots * kRowThreads), kBlockThreads, 0, HandleOf(stream)>>>(
-        order.row_of.data<int32_t>(), static_cast<int>(weights.dim(1)), RowsOnDevice<S>(dy), RowsOnDevice<S>(expert_out), weights.data<float>(),
-        weights.stride(0), RowsOnDevice<S>(d_expert_out), dweights.data<float>(), dweights.stride(0), slots, dy.dim(1));
+    LaunchKernel(stream, BlocksFor(slots * kRowThreads), kBlockThreads, 0, CombineRowsBackward<S>, order.row_of.data<int32_t>(),
+                 static_cast<int>(weights.dim(1)), RowsOnDevice<S>(dy), RowsOnDevice<S>(expert_out), weights.data<float>(),
+                 weights.stride(0), RowsOnDevice<S>(d_expert_out), dweights.data<float>(), dweights.stride(0), slots, dy.dim(1));
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx) {
   if (dx.size() == 0) return;
   ByDeviceStorage(dx.dtype(), [&](auto s) {
     using S = decltype(s);
-    ScatterRows<S><<<TokenBlocks(dx), kBlockThreads, 0, HandleOf(stream)>>>(order.row_of.data<int32_t>(), top_k, RowsOnDevice<S>(d_rows),
-                                                                            RowsOnDevice<S>(dx), dx.dim(1));
+    LaunchKernel(stream, TokenBlocks(dx), kBlockThreads, 0, ScatterRows<S>, order.row_of.data<int32_t>(), top_k, RowsOnDevice<S>(d_rows),
+                 RowsOnDevice<S>(dx), dx.dim(1));
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 void UpdateExpertBias(const std::vector<int64_t>& load, double rate, const Tensor& bias) {

@@ -33,7 +33,7 @@ __device__ __forceinline__ void WriteEight(float* p, const float v[8]) {
 template <typename S, bool kAdd>
 __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums, const S* weight, float eps, DeviceRows<S> ys, float* rstds, int64_t rows,
                      int width, bool vector) {
-  extern __shared__ float4 shared[];
+  GROUPER_DYNAMIC_SHARED(float4, shared);
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
   const int64_t row = int64_t{blockIdx.x} * warps + warp;
   if (row >= rows) return;  // whole warps
@@ -75,7 +75,7 @@ __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums,
 // Float: dx = rstd * (g - xhat * mean(g * xhat)), g = dy * weight, xhat = x * rstd
 __global__ void NormBackward(DeviceRows<float> dys, DeviceRows<float> xs, const float* weight, const float* rstds, DeviceRows<float> dxs,
                              bool accumulate, int64_t rows, int width, bool vector) {
-  extern __shared__ float4 shared[];
+  GROUPER_DYNAMIC_SHARED(float4, shared);
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
   const int64_t row = int64_t{blockIdx.x} * warps + warp;
   if (row >= rows) return;  // whole warps
@@ -170,7 +170,7 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
                                    const float* rstds, DeviceRows<__nv_bfloat16> dxs, bool accumulate, float* parts, int64_t rows,
                                    const NarrowShape shape) {
   using S = __nv_bfloat16;
-  extern __shared__ float4 shared[];
+  GROUPER_DYNAMIC_SHARED(float4, shared);
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads, width = shape.width;
   char* const memory = reinterpret_cast<char*>(shared);
   S* const w = reinterpret_cast<S*>(memory);
@@ -225,6 +225,7 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
       mean[r] = __shfl_sync(~0u, own_mean, r * kRowThreads);
       rstd[r] = __shfl_sync(~0u, own_rstd, r * kRowThreads);
     }
+    __syncwarp();  // the first row's memory, which all have read, becomes the sums'
     for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
       float of_w[8], sums[8] = {}, of_dx[kGroupRows][8];
       LoadEight(w + i, 8, true, of_w);
@@ -307,12 +308,12 @@ void LaunchNorm(Stream& stream, const Tensor& delta, const Tensor& x, const Tens
     using S = decltype(s);
     static uint64_t allowed = 0;
     const int warps = WarpsABlock(Norm<S, kAdd>, padded, allowed);
-    Norm<S, kAdd><<<static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
-                    static_cast<size_t>(warps * padded * 4), HandleOf(stream)>>>(
-        RowsOnDevice<S>(x), kAdd ? RowsOnDevice<S>(delta) : DeviceRows<S>{}, kAdd ? RowsOnDevice<S>(sum) : DeviceRows<S>{},
-        static_cast<const S*>(weight.raw()), static_cast<float>(eps), RowsOnDevice<S>(y), RstdsOf(rstd), rows, static_cast<int>(width), vector);
+    LaunchKernel(stream, static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
+                 static_cast<size_t>(warps * padded * 4), Norm<S, kAdd>, RowsOnDevice<S>(x),
+                 kAdd ? RowsOnDevice<S>(delta) : DeviceRows<S>{}, kAdd ? RowsOnDevice<S>(sum) : DeviceRows<S>{},
+                 static_cast<const S*>(weight.raw()), static_cast<float>(eps), RowsOnDevice<S>(y), RstdsOf(rstd), rows,
+                 static_cast<int>(width), vector);
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 }  // namespace
@@ -333,16 +334,13 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   const bool vector = RowsOfEights(dy) && RowsOfEights(x) && RowsOfEights(weight) && RowsOfEights(dx);
   if (x.dtype() == DType::kF32) {
     // First: dx may be dy or x.
-    NormWeightGradient<<<static_cast<unsigned>((width + kColumns - 1) / kColumns), kBlockThreads, 0, HandleOf(stream)>>>(
-        RowsOnDevice<float>(dy), RowsOnDevice<float>(x), rstd.data<float>(), dweight.data<float>(), rows, width);
-    GROUPER_CUDA_LAUNCHED();
+    LaunchKernel(stream, static_cast<unsigned>((width + kColumns - 1) / kColumns), kBlockThreads, 0, NormWeightGradient,
+                 RowsOnDevice<float>(dy), RowsOnDevice<float>(x), rstd.data<float>(), dweight.data<float>(), rows, width);
     static uint64_t allowed = 0;
     const int warps = WarpsABlock(NormBackward, 2 * padded, allowed);
-    NormBackward<<<static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
-                          static_cast<size_t>(warps * 2 * padded * 4), HandleOf(stream)>>>(
-        RowsOnDevice<float>(dy), RowsOnDevice<float>(x), weight.data<float>(), rstd.data<float>(), RowsOnDevice<float>(dx), accumulate, rows,
-        static_cast<int>(width), vector);
-    GROUPER_CUDA_LAUNCHED();
+    LaunchKernel(stream, static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
+                 static_cast<size_t>(warps * 2 * padded * 4), NormBackward, RowsOnDevice<float>(dy), RowsOnDevice<float>(x),
+                 weight.data<float>(), rstd.data<float>(), RowsOnDevice<float>(dx), accumulate, rows, static_cast<int>(width), vector);
     return;
   }
   CHECK(x.dtype() == DType::kBF16) << "no CUDA kernel for " << Name(x.dtype());
@@ -358,17 +356,14 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   CHECK(warps > 0) << "rows of " << width << " numbers are wider than the normalisation's shared memory";
   const auto launch = [&](auto* kernel, uint64_t& allowed) {
     AllowSharedMemory(kernel, kMost, allowed);
-    kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpThreads),
-             static_cast<size_t>(warps * shape.warp_bytes() + shape.stride), HandleOf(stream)>>>(
-        RowsOnDevice<S>(dy), RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate,
-        parts, rows, shape);
-    GROUPER_CUDA_LAUNCHED();
+    LaunchKernel(stream, static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpThreads),
+                 static_cast<size_t>(warps * shape.warp_bytes() + shape.stride), kernel, RowsOnDevice<S>(dy), RowsOnDevice<S>(x),
+                 static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, shape);
   };
   static uint64_t allowed_vector = 0, allowed_scalar = 0;
   vector ? launch(NormBackwardNarrow<true>, allowed_vector) : launch(NormBackwardNarrow<false>, allowed_scalar);
-  AddParts<<<static_cast<unsigned>((width + kColumns - 1) / kColumns), kBlockThreads, 0, HandleOf(stream)>>>(parts, blocks,
-                                                                                                            dweight.data<float>(), width);
-  GROUPER_CUDA_LAUNCHED();
+  LaunchKernel(stream, static_cast<unsigned>((width + kColumns - 1) / kColumns), kBlockThreads, 0, AddParts, parts, blocks,
+               dweight.data<float>(), width);
   stream.scratch.Release(mark);
 }
 

@@ -43,19 +43,17 @@ void RopeDevice(Stream& stream, const Tensor& x, const int32_t* positions, const
   if (pairs == 0) return;
   if (x.dtype() == DType::kBF16 && table.pairing == RopePairing::kHalfSplit && half % 8 == 0 && RowsOfEights(x) && Fours(table.cos) &&
       Fours(table.sin)) {
-    TurnEights<<<BlocksFor(pairs / 8), kBlockThreads, 0, HandleOf(stream)>>>(
-        RowsOnDevice<__nv_bfloat16>(x), positions, table.cos.data<float>(), table.sin.data<float>(), table.cos.stride(0), table.sin.stride(0),
-        static_cast<int>(x.dim(1)), static_cast<int>(half), inverse, pairs / 8);
-    GROUPER_CUDA_LAUNCHED();
+    LaunchKernel(stream, BlocksFor(pairs / 8), kBlockThreads, 0, TurnEights, RowsOnDevice<__nv_bfloat16>(x), positions,
+                 table.cos.data<float>(), table.sin.data<float>(), table.cos.stride(0), table.sin.stride(0), static_cast<int>(x.dim(1)),
+                 static_cast<int>(half), inverse, pairs / 8);
     return;
   }
   ByDeviceStorage(x.dtype(), [&](auto s) {
     using S = decltype(s);
-    Turn<S><<<BlocksFor(pairs), kBlockThreads, 0, HandleOf(stream)>>>(
-        RowsOnDevice<S>(x), positions, table.cos.data<float>(), table.sin.data<float>(), table.cos.stride(0),
-        table.sin.stride(0), x.dim(1), half, table.pairing == RopePairing::kInterleaved, inverse, pairs);
+    LaunchKernel(stream, BlocksFor(pairs), kBlockThreads, 0, Turn<S>, RowsOnDevice<S>(x), positions, table.cos.data<float>(),
+                 table.sin.data<float>(), table.cos.stride(0), table.sin.stride(0), x.dim(1), half,
+                 table.pairing == RopePairing::kInterleaved, inverse, pairs);
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse) {

@@ -64,10 +64,9 @@ void RopeWriteKv(Stream& stream, const PagedKv& kv, const AttentionBatch& batch,
   const int64_t width = q.dim(2);
   const int64_t total = q.dim(0) * ((q.dim(1) + k.dim(1)) * (width / 16) + k.dim(1) * (width / 8));
   if (total == 0) return;
-  RopeWriteKvKernel<<<BlocksFor(total), kBlockThreads, 0, HandleOf(stream)>>>(
-      PageView(kv), batch.prepared()->slots, positions.data<int32_t>(), table.cos.data<float>(), table.sin.data<float>(),
-      table.cos.stride(0), table.sin.stride(0), HeadsOf(q), HeadsOf(k), HeadsOf(v), static_cast<int>(q.dim(1)), static_cast<int>(width), total);
-  GROUPER_CUDA_LAUNCHED();
+  LaunchKernel(stream, BlocksFor(total), kBlockThreads, 0, RopeWriteKvKernel, PageView(kv), batch.prepared()->slots,
+               positions.data<int32_t>(), table.cos.data<float>(), table.sin.data<float>(), table.cos.stride(0), table.sin.stride(0),
+               HeadsOf(q), HeadsOf(k), HeadsOf(v), static_cast<int>(q.dim(1)), static_cast<int>(width), total);
 }
 
 }  // namespace grouper::kernels::cuda

@@ -70,7 +70,6 @@ inline unsigned BlocksFor(int64_t items) {
 inline unsigned FillingBlocks(int64_t items) {
   return std::min(BlocksFor(items), static_cast<unsigned>(NumMultiprocessors() * 8));
 }
-#define GROUPER_CUDA_LAUNCHED() GROUPER_CUDA_CHECK(cudaGetLastError())
 
 // A device copy of host values, in the stream's scratch memory (released by the caller's mark).
 template <typename T>

@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
 template <typename Team, bool kCached, typename S, typename Op>
 __global__ void __launch_bounds__(Team::kThreads* Team::kRowsABlock, Team::kResident)
     ForRows(LogitRows<S> logits, int scratch_bytes, int team_bytes, Op op) {
-  extern __shared__ __align__(16) char shared[];
+  GROUPER_DYNAMIC_SHARED(__align__(16) char, shared);
   char* const own = shared + Team::PlaceInBlock() * team_bytes;
   Team team(own);
   const int64_t r = team.Row();
@@ -188,20 +188,10 @@ void LaunchTeams(Stream& stream, const LogitRows<S>& logits, int row_blocks, int
   const size_t bytes = scratch + (kCached ? sizeof(float) * static_cast<size_t>(cached) : 0);
   static uint64_t allowed = 0;
   AllowSharedMemory(ForRows<Team, kCached, S, Op>, kMaxSharedBytes, allowed);
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(ranks), 1, 1};
-  cudaLaunchConfig_t config = {};
   const int64_t blocks = (logits.rows + Team::kRowsABlock - 1) / Team::kRowsABlock * ranks;
   CHECK_LE(blocks, int64_t{0x7fffffff});
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(Team::kThreads * Team::kRowsABlock);
-  config.dynamicSmemBytes = bytes * Team::kRowsABlock;
-  config.stream = HandleOf(stream);
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  GROUPER_CUDA_CHECK(cudaLaunchKernelEx(&config, ForRows<Team, kCached, S, Op>, logits, static_cast<int>(scratch),
-                                        static_cast<int>(bytes), op));
+  LaunchClusters(stream, static_cast<unsigned>(ranks), static_cast<unsigned>(blocks), Team::kThreads * Team::kRowsABlock,
+                 bytes * Team::kRowsABlock, ForRows<Team, kCached, S, Op>, logits, static_cast<int>(scratch), static_cast<int>(bytes), op);
 }
 
 template <typename S, typename Op>
@@ -239,8 +229,7 @@ void SampleDevice(Stream& stream, const Tensor& logits, const SampleRequest* req
 void NextTokens(Stream& stream, const SampledToken* sampled, const NextToken* next, const Tensor& ids) {
   const int count = static_cast<int>(ids.dim(0));
   if (count == 0) return;
-  NextTokensKernel<<<(count + 127) / 128, 128, 0, HandleOf(stream)>>>(sampled, next, count, ids.data<int32_t>());
-  GROUPER_CUDA_CHECK(cudaGetLastError());
+  LaunchKernel(stream, (count + 127) / 128, 128, 0, NextTokensKernel, sampled, next, count, ids.data<int32_t>());
 }
 
 void TokenLogprobsDevice(Stream& stream, const Tensor& logits, const SamplingFilter* filters, const int32_t* tokens,
@@ -269,10 +258,8 @@ void TokenLogprobsBackwardDevice(Stream& stream, const Tensor& logits, const Sam
       const LogitRows<S> from = {static_cast<S*>(logits.raw()), logits.stride(0), rows, static_cast<int>(ids), 0};
       const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>((ids + kBackwardIds - 1) / kBackwardIds));
       const auto launch = [&](auto* kernel) {
-        kernel<<<grid, kBackwardThreads, 0, HandleOf(stream)>>>(from, filters, tokens, dlogprobs.data<float>(),
-                                                               static_cast<const float2*>(statistics.raw()), static_cast<S*>(dlogits.raw()),
-                                                               dlogits.stride(0));
-        GROUPER_CUDA_LAUNCHED();
+        LaunchKernel(stream, grid, kBackwardThreads, 0, kernel, from, filters, tokens, dlogprobs.data<float>(),
+                     static_cast<const float2*>(statistics.raw()), static_cast<S*>(dlogits.raw()), dlogits.stride(0));
       };
       return RowsOfEights(logits) && RowsOfEights(dlogits) ? launch(ScoreBackwardById<S, true>) : launch(ScoreBackwardById<S, false>);
     }

@@ -60,10 +60,9 @@ void SwiGlu(Stream& stream, const Tensor& gate_up, const Tensor& out) {
   const Grid grid = GridOf(out.dim(0), out.dim(1));
   ByDeviceStorage(out.dtype(), [&](auto s) {
     using S = decltype(s);
-    Gate<S><<<grid.blocks, grid.threads, 0, HandleOf(stream)>>>(RowsOnDevice<S>(gate_up), RowsOnDevice<S>(out), static_cast<int>(out.dim(1)),
-                                                                RowsOfEights(gate_up) && RowsOfEights(out));
+    LaunchKernel(stream, grid.blocks, grid.threads, 0, Gate<S>, RowsOnDevice<S>(gate_up), RowsOnDevice<S>(out),
+                 static_cast<int>(out.dim(1)), RowsOfEights(gate_up) && RowsOfEights(out));
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 void SwiGluBackward(Stream& stream, const Tensor& d_out, const Tensor& gate_up, const Tensor& d_gate_up) {
@@ -71,11 +70,10 @@ void SwiGluBackward(Stream& stream, const Tensor& d_out, const Tensor& gate_up, 
   const Grid grid = GridOf(d_out.dim(0), d_out.dim(1));
   ByDeviceStorage(d_out.dtype(), [&](auto s) {
     using S = decltype(s);
-    GateBackward<S><<<grid.blocks, grid.threads, 0, HandleOf(stream)>>>(
-        RowsOnDevice<S>(d_out), RowsOnDevice<S>(gate_up), RowsOnDevice<S>(d_gate_up), static_cast<int>(d_out.dim(1)),
-        RowsOfEights(d_out) && RowsOfEights(gate_up) && RowsOfEights(d_gate_up));
+    LaunchKernel(stream, grid.blocks, grid.threads, 0, GateBackward<S>, RowsOnDevice<S>(d_out), RowsOnDevice<S>(gate_up),
+                 RowsOnDevice<S>(d_gate_up), static_cast<int>(d_out.dim(1)),
+                 RowsOfEights(d_out) && RowsOfEights(gate_up) && RowsOfEights(d_gate_up));
   });
-  GROUPER_CUDA_LAUNCHED();
 }
 
 }  // namespace grouper::kernels::cuda

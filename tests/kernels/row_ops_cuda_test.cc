@@ -267,7 +267,7 @@ TEST(RowOpsCudaTest, AddCopyAndFill) {
   for (const Case& c : Cases()) {
     SCOPED_TRACE(Text(c));
     CudaWorld world;
-    const Twin x = MakeTwin(world, c.dtype, {c.rows, c.width}, c.gap, "x"), y = MakeTwin(world, c.dtype, {c.rows, c.width}, 3 - c.gap / 2, "y");
+    const Twin x = MakeTwin(world, c.dtype, {c.rows, c.width}, c.gap, "x"), y = MakeTwin(world, c.dtype, {c.rows, c.width}, std::max<int64_t>(3 - c.gap / 2, 0), "y");
     Add(world.cpu, x.cpu, y.cpu);
     Add(world.gpu, x.gpu, y.gpu);
     EXPECT_TRUE(Equal(world, y)) << "add";

@@ -14,6 +14,13 @@ namespace grouper::testing {
 #define GROUPER_NEEDS_CUDA() \
   if (::grouper::NumCudaDevices() == 0) GTEST_SKIP() << "no GPU"
 
+// Whether the GPU is the emulator (kernels/emulator), for which a test of a minute does with fewer repetitions.
+#ifdef GROUPER_CUDA_EMULATED
+inline constexpr bool kEmulated = true;
+#else
+inline constexpr bool kEmulated = false;
+#endif
+
 class CudaWorld {
  private:
   static constexpr Device kDevice = {Device::Kind::kCuda, 0};
