@@ -1,6 +1,6 @@
 // Paged attention on CUDA. The batch is described on the device, so that a decode step can be captured as a graph.
 //
-// Order of sums (bf16, key widths that the tensor cores take: 64/64, 128/128, 192/128, MLA 576/512): pages of 64 tokens
+// Order of sums (bf16, key widths that the tensor cores take: 64/64, 128/128, 128/64, 192/128, MLA 576/512): pages of 64 tokens
 // ascending, an online softmax over the 32 pages of a split, splits of 2048 tokens combined in order. A row's
 // operations do not depend on who shares its tile or on whether its splits ran side by side or one after another. All
 // other widths, and float: the CPU's order, the CPU's bits.

@@ -17,7 +17,8 @@ __host__ __device__ inline int SplitsOf(int tokens, int split_pages) { return (P
 inline bool TiledPages(const KvLayout& layout) {
   if (layout.dtype != DType::kBF16) return false;
   if (layout.values_in_keys) return layout.num_kv_heads == 1 && layout.key_dim == 576 && layout.value_dim == 512;
-  return (layout.key_dim == layout.value_dim && (layout.key_dim == 64 || layout.key_dim == 128)) || (layout.key_dim == 192 && layout.value_dim == 128);
+  const int key = layout.key_dim, value = layout.value_dim;
+  return (key == 64 && value == 64) || (key == 128 && (value == 64 || value == 128)) || (key == 192 && value == 128);
 }
 
 struct PageView {

@@ -115,6 +115,8 @@ TEST(AttentionCudaTest, EveryWidthInFloatAndUnusualOnesInBf16HaveTheCpusBits) {
 const Heads kTensorCoreHeads[] = {{9, 3, 64, 64, false},
                                   {2, 2, 64, 64, false},
                                   {7, 1, 128, 128, false},
+                                  {3, 3, 128, 64, false},
+                                  {8, 2, 128, 64, false},
                                   {4, 4, 192, 128, false},
                                   {6, 2, 192, 128, false},
                                   {5, 1, 576, 512, true},
@@ -267,12 +269,12 @@ void CompareWithEachAlone(const std::vector<size_t>& counts, bool expect_shared)
 
 TEST(AttentionCudaTest, SamplesThatSharePagesHaveTheBitsOfEachAlone) {
   GROUPER_NEEDS_CUDA();
-  CompareWithEachAlone({250, 120, 60}, false);
+  CompareWithEachAlone(testing::kEmulated ? std::vector<size_t>{40} : std::vector<size_t>{250, 120, 60}, false);
 }
 
 TEST(AttentionCudaTest, ManySamplesThatShareTilesHaveTheBitsOfEachAlone) {
   GROUPER_NEEDS_CUDA();
-  CompareWithEachAlone({2100, 900}, true);
+  CompareWithEachAlone(testing::kEmulated ? std::vector<size_t>{130} : std::vector<size_t>{2100, 900}, true);
 }
 
 TEST(AttentionCudaTest, GradientsRepeatAndDoNotDependOnOtherSequences) {
