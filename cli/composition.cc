@@ -34,7 +34,11 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
   std::unique_ptr<Composition> parts(new Composition);
   parts->stop_requested_ = std::move(stop_requested);
   parts->threads_ = std::make_unique<ThreadPool>(recipe.threads());
-  ASSIGN_OR_RETURN(parts->rules_, RuleSet::Create(recipe.reward(), rules_folder, rules_libraries));
+  if (recipe.reward().rules().empty()) {
+    parts->rules_ = RuleSet::None();  // nothing is scored (LoadRecipe)
+  } else {
+    ASSIGN_OR_RETURN(parts->rules_, RuleSet::Create(recipe.reward(), rules_folder, rules_libraries));
+  }
   ASSIGN_OR_RETURN(parts->loaded_, LoadRecipeModel(recipe, *parts->threads_, use));
   if (loaded) RETURN_IF_ERROR(loaded(parts->loaded_));
 

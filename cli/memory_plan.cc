@@ -11,6 +11,7 @@
 #include "common/model/kv_pool.h"
 #include "common/model/pass_memory.h"
 #include "common/tensor/cuda.h"
+#include "rollout/engine.h"
 #include "trainer/optimizer.h"
 #include "trainer/training_pass.h"
 
@@ -111,20 +112,30 @@ class Planner {
   void AddEngine(int index, std::vector<MemoryUse::Part>& parts) const {
     if (recipe_.rollout().addresses_size() > 0) return;
     const int64_t page = static_cast<int64_t>(KvPool::BytesPerPage(config_, model_.dtype()));
+    const v1::Rollout& rollout = recipe_.rollout();
     int64_t filled = 0, arena = 0, scratch = 0;
+    const auto add_pass = [&](const PassSize& size) {
+      const PassBytes bytes = ForwardBytes(config_, model_.dtype(), machine_.device, size);
+      arena = std::max(arena, Held(bytes.arena));
+      scratch = std::max(scratch, Held(bytes.scratch));
+    };
+    PassSize size;
+    if (OnCuda()) {
+      EngineOptions options;
+      options.max_batch_tokens = rollout.max_batch_tokens();
+      options.max_sequences = rollout.max_sequences();
+      size = Engine::LargestPass(config_, options);
+      add_pass(size);
+    }
     for (int i = 0; i <= index; ++i) {
       for (const Sampling& s : SamplingsOf(i)) {
         filled = std::max(filled, FilledPages(s));
-        PassSize size;
-        // An engine on a device takes the largest pass' memory at once (Engine::Create).
-        size.sequences = size.rows = size.logit_rows =
-            OnCuda() ? recipe_.rollout().max_sequences() : std::min<int64_t>(recipe_.rollout().max_sequences(), s.groups * s.samples);
-        size.tokens = OnCuda() ? std::max(recipe_.rollout().max_batch_tokens(), recipe_.rollout().max_sequences())
-                               : std::min<int64_t>(recipe_.rollout().max_batch_tokens(), s.groups * s.prompt + size.sequences);
-        size.longest = s.longest;
-        const PassBytes bytes = ForwardBytes(config_, model_.dtype(), machine_.device, size);
-        arena = std::max(arena, Held(bytes.arena));
-        scratch = std::max(scratch, Held(bytes.scratch));
+        if (!OnCuda()) {
+          size.sequences = size.rows = size.logit_rows = std::min<int64_t>(rollout.max_sequences(), s.groups * s.samples);
+          size.tokens = std::min<int64_t>(rollout.max_batch_tokens(), s.groups * s.prompt + size.sequences);
+        }
+        size.longest = OnCuda() ? std::max(size.longest, s.longest) : s.longest;
+        add_pass(size);
       }
     }
     // A device gives a pool's pages at once, the host when they are written.
@@ -161,6 +172,15 @@ class Planner {
     return micro;
   }
 
+  // What a training pass takes beside the cache's memory when that is its own for a turn.
+  int64_t BeyondCache(const TrainingPass::Memory& pass) const {
+    const int64_t cache = (PoolPages() + 1) * static_cast<int64_t>(KvPool::BytesPerPage(config_, model_.dtype()));
+    const auto keys = static_cast<int64_t>(pass.keys_and_values), arena = static_cast<int64_t>(pass.activations + pass.logits);
+    const bool keys_lie_there = keys <= cache / 2;
+    const int64_t lent = cache - (keys_lie_there ? keys : 0);
+    return (arena > lent ? Held(static_cast<size_t>(arena - lent) + pass.logits) : 0) + (keys_lie_there ? 0 : keys);
+  }
+
   // Adds the parts of training in stage `index`.
   void AddTraining(int index, std::vector<MemoryUse::Part>& parts) const {
     const v1::Stage& stage = recipe_.stages(index);
@@ -174,25 +194,23 @@ class Planner {
                      static_cast<int64_t>(OptimizerState::Bytes(model_, device)), ""});
     const TrainingPass::Options options = {stage.optimizer().micro_batch_tokens(), recipe_.model().recompute()};
     const MicroBatch micro = LargestMicroBatch(index);
+    // On a device a pass has its turn in the cache's memory, and takes what it needs beyond it (TrainingPass::Options::memory).
+    const bool in_turn = OnCuda() && recipe_.rollout().addresses().empty();
     TrainingPass::Memory pass = TrainingPass::MemoryFor(model_, device, options, true, micro.tokens, micro.sequences, micro.longest);
-    int64_t reference_pass = 0;
     if (stage.has_grpo() && stage.grpo().kl_coef() > 0) {
       const TrainingPass::Memory reference = TrainingPass::MemoryFor(model_, device, options, false, micro.tokens, micro.sequences, micro.longest);
       pass.scratch = std::max(pass.scratch, reference.scratch);
-      reference_pass = static_cast<int64_t>(reference.activations + reference.logits + reference.keys_and_values);
-      parts.push_back({"reference policy", static_cast<int64_t>(model_.ForwardWeightBytes()) + reference_pass, absl::StrCat("stages[", stage.name(), "].grpo.kl_coef")});
+      const int64_t of_pass = in_turn ? BeyondCache(reference)
+                                      : Held(reference.activations + reference.logits) + static_cast<int64_t>(reference.keys_and_values);
+      parts.push_back({"reference policy", static_cast<int64_t>(model_.ForwardWeightBytes()) + of_pass, absl::StrCat("stages[", stage.name(), "].grpo.kl_coef")});
     }
     const std::string activations_field = absl::StrCat(micro_field, recipe_.model().recompute() ? "" : ", model.recompute");
-    if (OnCuda() && recipe_.rollout().addresses().empty()) {
-      // They lie in the cache's memory as far as it goes (TrainingPass::Options::memory).
-      const int64_t cache = (PoolPages() + 1) * static_cast<int64_t>(KvPool::BytesPerPage(config_, model_.dtype()));
-      const int64_t keys = static_cast<int64_t>(pass.keys_and_values), rest = static_cast<int64_t>(pass.activations + pass.logits);
-      const int64_t lent = cache - (keys <= cache / 2 ? keys : 0);
-      const int64_t beyond = (rest > lent ? rest - lent + static_cast<int64_t>(pass.logits) : 0) + (keys <= cache / 2 ? 0 : keys);
-      parts.push_back({"activations of a micro-batch beyond the cache", beyond, activations_field});
+    if (in_turn) {
+      parts.push_back({"activations of a micro-batch beyond the cache", BeyondCache(pass), activations_field});
     } else {
-      parts.push_back({"activations of a micro-batch", static_cast<int64_t>(pass.activations), activations_field});
-      parts.push_back({"logits of a micro-batch", static_cast<int64_t>(pass.logits), micro_field});
+      const auto logits = static_cast<int64_t>(pass.logits);
+      parts.push_back({"activations of a micro-batch", Held(pass.activations + pass.logits) - logits, activations_field});
+      parts.push_back({"logits of a micro-batch", logits, micro_field});
       parts.push_back({"keys and values of a micro-batch", static_cast<int64_t>(pass.keys_and_values), micro_field});
     }
     parts.push_back({"scratch of the ops", Held(pass.scratch), micro_field});

@@ -80,6 +80,8 @@ class RuleSet {
   // in the config. `libraries`: shared libraries (--rules-library) for library rules without a path.
   static absl::StatusOr<std::unique_ptr<RuleSet>> Create(const v1::Reward& config, const std::string& base_dir,
                                                          const std::vector<std::string>& libraries = {});
+  // Without rules, for recipes that score nothing.
+  static std::unique_ptr<RuleSet> None();
   ~RuleSet();
   RuleSet(const RuleSet&) = delete;
   RuleSet& operator=(const RuleSet&) = delete;

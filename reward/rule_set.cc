@@ -158,6 +158,8 @@ struct RuleSet::Entry {
 RuleSet::RuleSet() = default;
 RuleSet::~RuleSet() = default;
 
+std::unique_ptr<RuleSet> RuleSet::None() { return std::unique_ptr<RuleSet>(new RuleSet); }
+
 absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& config, const std::string& base_dir,
                                                           const std::vector<std::string>& libraries) {
   if (config.rules().empty()) return absl::InvalidArgumentError("reward.rules: at least one rule is required");

@@ -42,14 +42,9 @@ struct Engine::State {
     pages_for_sequences = kv.free_pages();
   }
 
-  // Takes the memory of the largest pass at once, so that it is known from the start. Contexts beyond 2048 tokens (several splits of attention)
-  // may need more.
+  // Takes the memory of the largest pass at once, so that it is known from the start.
   void Reserve(const EngineOptions& options) {
-    PassSize size;
-    size.sequences = size.rows = size.logit_rows = options.max_sequences;
-    size.tokens = std::max(options.max_batch_tokens, options.max_sequences);
-    size.longest = std::min<int64_t>(model.config().max_position_embeddings, 2048);
-    const PassBytes bytes = ForwardBytes(model.config(), model.dtype(), model.device(), size);
+    const PassBytes bytes = ForwardBytes(model.config(), model.dtype(), model.device(), LargestPass(model.config(), options));
     arena.Allocate(bytes.arena);
     arena.Reset();
     const Arena::Mark mark = stream.scratch.mark();
@@ -165,6 +160,14 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model& model, std::
     pages = static_cast<int32_t>(std::min<int64_t>(there, options.cache_pages != 0 ? options.cache_pages : INT32_MAX - 1));
   }
   return std::unique_ptr<Engine>(new Engine(std::make_unique<State>(model, std::move(tokenizer), threads, options, pages + padding)));
+}
+
+PassSize Engine::LargestPass(const ModelConfig& config, const EngineOptions& options) {
+  PassSize size;
+  size.sequences = size.rows = size.logit_rows = options.max_sequences;
+  size.tokens = std::max(options.max_batch_tokens, options.max_sequences);
+  size.longest = std::min<int64_t>(config.max_position_embeddings, 2048);
+  return size;
 }
 
 size_t Engine::CacheBytes(const Model& model, const EngineOptions& options) {

@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/model/model.h"
+#include "common/model/pass_memory.h"
 #include "common/tensor/turn_memory.h"
 #include "common/text/tokenizer.h"
 #include "proto/rollout.pb.h"
@@ -49,6 +50,9 @@ class Engine {
   ~Engine();
   // Bytes of the cache that Create makes for these options.
   static size_t CacheBytes(const Model& model, const EngineOptions& options);
+  // The pass for which an engine on a device takes memory when it is made. Contexts beyond 2048 tokens (several splits of attention) may need
+  // more.
+  static PassSize LargestPass(const ModelConfig& config, const EngineOptions& options);
 
   // Called on the engine's thread when a sample is finished, in no promised order.
   using OnFinished = std::function<void(v1::Sample sample)>;

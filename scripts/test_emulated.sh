@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the CUDA backend's tests (kernels, models, engine) where there is no GPU: on the CPU, by kernels/emulator. Needs the CUDA toolkit's headers.
+# Runs the CUDA backend's tests (kernels, models, engine, runs) where there is no GPU: on the CPU, by kernels/emulator. Needs the CUDA toolkit's headers.
 #   scripts/test_emulated.sh            all but the longest
 #   scripts/test_emulated.sh --full     and those
 # Further arguments go to ctest (-R NAME).
@@ -13,7 +13,7 @@ fi
 scripts/setup.sh
 build=${BUILD_DIR:-build-emulated}
 [ -f "$build/build.ninja" ] || cmake -S . -B "$build" -G Ninja -DGROUPER_CUDA=EMULATED
-cmake --build "$build" --target kernels_cuda_test model_test rollout_test
+cmake --build "$build" --target kernels_cuda_test model_test rollout_test e2e_test
 cd "$build"
 [ $# -gt 0 ] || set -- -R 'Cuda|_cuda'
 exec ctest --output-on-failure -j "$(nproc)" "${exclude[@]}" "$@"

@@ -102,7 +102,7 @@ TrainingPass::Memory TrainingPass::MemoryFor(const Model& model, Device device, 
   const int64_t pages = most / kernels::kPageTokens + sequences / 2 + 1;
   const PassBytes pass = BytesFor(model, device, {.tokens = most, .sequences = sequences, .longest = longest, .pages = pages},
                                   LogitRows(model, device, options), options.recompute, backward);
-  return {HeldBytes(pass.arena, device) - pass.logits, pass.logits,
+  return {pass.arena - pass.logits, pass.logits,
           static_cast<size_t>(pages) * KvPool::BytesPerPage(model.config(), model.dtype()), pass.scratch};
 }
 

@@ -51,7 +51,7 @@ class TrainingPass {
   // Memory for lists whose largest micro-batch has `tokens` tokens in `sequences` sequences, for Run (backward) or for Score. A pass takes it at
   // once, before a list's first micro-batch, so that lengths that vary leave no holes in its arena.
   struct Memory {
-    size_t activations = 0, logits = 0, keys_and_values = 0, scratch = 0;
+    size_t activations = 0, logits = 0, keys_and_values = 0, scratch = 0;  // used; what is held for it: HeldBytes
   };
   static Memory MemoryFor(const Model& model, Device device, const Options& options, bool backward, int64_t tokens,
                           int64_t sequences, int64_t longest);

@@ -152,6 +152,21 @@ TEST(CommandsTest, AFinishedRunResumesToNothingAndExitsWithZero) {
   EXPECT_EQ(Digests(FinishedRun()), before);
 }
 
+TEST(CommandsTest, ARecipeThatScoresNothingNeedsNoRules) {
+  const std::string quickstart = SourcePath("recipes/quickstart");
+  const auto recipe = [&](const std::string& more) {
+    return WriteFile("sft.textproto", "model { config: \"" + quickstart + "/config.json\" tokenizer: \"" + quickstart +
+                                          "/tokenizer.json\" device: \"cpu\" }\nstages { name: \"sft\" steps: 2 data { generator { addition { digits: 2 } "
+                                          "eval_problems: 16 } } optimizer { lr: 1e-3 } sft { batch_size: 4 } " + more + "}\n");
+  };
+  const Outcome outcome = Grouper({"run", recipe(""), "--out", FreshDirectory("sft_only")});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr("finished"));
+  const Outcome scored = Grouper({"run", recipe("eval { at_end: true } "), "--out", FreshDirectory("sft_eval")});
+  EXPECT_EQ(scored.exit_code, 1);
+  EXPECT_THAT(scored.output, HasSubstr("reward.rules: none"));
+}
+
 TEST(CommandsTest, InspectTellsRunsCheckpointsAndModelsApart) {
   const std::string& run = FinishedRun();
   EXPECT_THAT(Grouper({"inspect", run}).output,
