@@ -266,6 +266,57 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
   }
 }
 
+// The same for rows that are too wide for shared memory: a warp has the block's 32 rows, four at a time, and reads them from memory twice.
+__global__ void __launch_bounds__(kWarpThreads)
+    NormBackwardWide(DeviceRows<__nv_bfloat16> dys, DeviceRows<__nv_bfloat16> xs, const __nv_bfloat16* weight, const float* rstds,
+                     DeviceRows<__nv_bfloat16> dxs, bool accumulate, float* parts, int64_t rows, int width, bool vector) {
+  const int lane = threadIdx.x;
+  float* const block_sums = parts + int64_t{blockIdx.x} * width;
+  for (int group = 0; group < kGroups; ++group) {
+    const int64_t first_row = int64_t{blockIdx.x} * kBlockRows + group * kGroupRows;
+    const int count = static_cast<int>(min(max(rows - first_row, int64_t{0}), int64_t{kGroupRows})), own_row = lane / kRowThreads;
+    float own_rstd = 0, sum = 0;
+    if (own_row < count) {
+      own_rstd = rstds[first_row + own_row];
+      const __nv_bfloat16 *const dy = dys[first_row + own_row], *const x = xs[first_row + own_row];
+#pragma unroll 8
+      for (int i = lane % kRowThreads; i < width; i += kRowThreads)
+        sum = fmaf(LoadFloat(dy + i) * LoadFloat(weight + i), LoadFloat(x + i) * own_rstd, sum);
+    }
+    const float own_mean = ReduceLanes(sum) / static_cast<float>(width);
+    float mean[kGroupRows], rstd[kGroupRows];
+#pragma unroll
+    for (int r = 0; r < kGroupRows; ++r) {
+      mean[r] = __shfl_sync(~0u, own_mean, r * kRowThreads);
+      rstd[r] = __shfl_sync(~0u, own_rstd, r * kRowThreads);
+    }
+    __syncwarp();  // dx may be dy or x, which all have read
+    for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+      float w[8], sums[8] = {};
+      LoadEight(weight + i, width - i, vector, w);
+#pragma unroll
+      for (int r = 0; r < kGroupRows; ++r) {
+        if (r >= count) break;
+        float dy[8], x[8], dx[8];
+        LoadEight(dys[first_row + r] + i, width - i, vector, dy);
+        LoadEight(xs[first_row + r] + i, width - i, vector, x);
+        if (accumulate) LoadEight(dxs[first_row + r] + i, width - i, vector, dx);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          const float xhat = x[k] * rstd[r], step = rstd[r] * (dy[k] * w[k] - xhat * mean[r]);
+          sums[k] = fmaf(dy[k], xhat, sums[k]);
+          dx[k] = accumulate ? dx[k] + step : step;
+        }
+        StoreEight(dxs[first_row + r] + i, width - i, vector, dx);
+      }
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        if (i + k < width) block_sums[i + k] = (group == 0 ? 0 : block_sums[i + k]) + sums[k];
+      }
+    }
+  }
+}
+
 // dweight += the sums of pieces in order, each of its parts in order. A block has 32 columns, a warp a piece at a time.
 __global__ void __launch_bounds__(kBlockThreads) AddParts(const float* parts, int64_t count, float* dweight, int64_t width) {
   __shared__ float sums[kWarps][kColumns];
@@ -353,7 +404,6 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   if (shape.Warps(kMost) == 0) shape.stage_dx = false;
   // Two blocks a multiprocessor, if each has a warp.
   const int warps = shape.Warps(kMost / 2 - 1024) > 0 ? shape.Warps(kMost / 2 - 1024) : shape.Warps(kMost);
-  CHECK(warps > 0) << "rows of " << width << " numbers are wider than the normalisation's shared memory";
   const auto launch = [&](auto* kernel, uint64_t& allowed) {
     AllowSharedMemory(kernel, kMost, allowed);
     LaunchKernel(stream, static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpThreads),
@@ -361,7 +411,12 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
                  static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, shape);
   };
   static uint64_t allowed_vector = 0, allowed_scalar = 0;
-  vector ? launch(NormBackwardNarrow<true>, allowed_vector) : launch(NormBackwardNarrow<false>, allowed_scalar);
+  if (warps == 0) {
+    LaunchKernel(stream, static_cast<unsigned>(blocks), kWarpThreads, 0, NormBackwardWide, RowsOnDevice<S>(dy), RowsOnDevice<S>(x),
+                 static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, static_cast<int>(width), vector);
+  } else {
+    vector ? launch(NormBackwardNarrow<true>, allowed_vector) : launch(NormBackwardNarrow<false>, allowed_scalar);
+  }
   LaunchKernel(stream, static_cast<unsigned>((width + kColumns - 1) / kColumns), kBlockThreads, 0, AddParts, parts, blocks,
                dweight.data<float>(), width);
   stream.scratch.Release(mark);

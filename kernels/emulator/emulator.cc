@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -64,11 +65,6 @@ struct Thread {
 
 using Waiting = std::vector<Thread*>;
 
-// A place where `expected` threads meet.
-struct Meeting {
-  Waiting waiting;
-};
-
 // A product of a warp's 16 rows of 64 x n x 16.
 struct WarpProduct {
   int n, first_row;
@@ -79,7 +75,7 @@ struct WarpProduct {
 };
 
 struct Warp {
-  Meeting meeting;
+  Waiting meeting;
   int live = 0;
   uint64_t exchange[2][kWarp] = {};
   int turn[kWarp] = {};  // of exchange
@@ -92,8 +88,8 @@ struct Block {
   char* shared = nullptr;
   unsigned rank = 0;
   int live = 0, multiprocessor = 0;
-  Meeting all;
-  std::unordered_map<int, Meeting> named;
+  Waiting all;
+  std::unordered_map<int, Waiting> named;
   std::vector<Warp> warps;
 };
 
@@ -105,14 +101,14 @@ struct Barrier {
 };
 constexpr uint64_t kBarrierMark = uint64_t{0xba881e5} << 36;
 
-// One box or run of bytes on its way.
+// One box or run of bytes on its way. For races: what its sender has seen is before it, and it is before what those see who wait for its barrier.
 struct EngineCopy {
   std::vector<char> data;
   char* to;
   bool swizzled;
   uint64_t* barrier;
   int block;
-};  // (races: what the sender has seen is before it, it is before what those see who wait for the barrier)
+};
 
 // The cluster that runs.
 struct Machine {
@@ -123,11 +119,14 @@ struct Machine {
   std::vector<Barrier> barriers;
   std::vector<EngineCopy> engine;
   Waiting ready;
-  Meeting cluster;
+  Waiting cluster;
   int live = 0;
   Thread* running = nullptr;
   Course of_engine;
-  uint64_t seed = 20261127;
+  uint64_t seed = [] {
+    const char* const given = std::getenv("GROUPER_EMULATOR_SEED");
+    return given != nullptr ? std::strtoull(given, nullptr, 10) : 1;
+  }();
 
   // SplitMix64 (Steele, Lea, Flood 2014): below n.
   size_t Random(size_t n) {
@@ -159,15 +158,15 @@ void WaitIn(Waiting& waiting) {
 
 // The last of `expected` goes on at once, having done `last` for all.
 template <typename F>
-void Gather(Meeting& meeting, int expected, F last) {
-  if (static_cast<int>(meeting.waiting.size()) + 1 < expected) return WaitIn(meeting.waiting);
+void Gather(Waiting& meeting, int expected, F last) {
+  if (static_cast<int>(meeting.size()) + 1 < expected) return WaitIn(meeting);
   last();
-  Wake(meeting.waiting);
+  Wake(meeting);
 }
 
 // The same, and each sees what the others have written.
 template <typename F>
-void Meet(Meeting& meeting, int expected, F last) {
+void Meet(Waiting& meeting, int expected, F last) {
   Release(&meeting);
   Gather(meeting, expected, [&] {
     Acquire(&meeting);
@@ -176,7 +175,7 @@ void Meet(Meeting& meeting, int expected, F last) {
   });
   Acquire(&meeting);
 }
-void Meet(Meeting& meeting, int expected) {
+void Meet(Waiting& meeting, int expected) {
   Meet(meeting, expected, [] {});
 }
 
@@ -189,9 +188,9 @@ void Leave(Thread& thread) {
   --block.live;
   --warp.live;
   CHECK(thread.open_copies.empty()) << "copies that were never committed";
-  if (warp.live > 0 && static_cast<int>(warp.meeting.waiting.size()) == warp.live) Wake(warp.meeting.waiting);
-  if (block.live > 0 && static_cast<int>(block.all.waiting.size()) == block.live) Wake(block.all.waiting);
-  if (machine.live > 0 && static_cast<int>(machine.cluster.waiting.size()) == machine.live) Wake(machine.cluster.waiting);
+  if (warp.live > 0 && static_cast<int>(warp.meeting.size()) == warp.live) Wake(warp.meeting);
+  if (block.live > 0 && static_cast<int>(block.all.size()) == block.live) Wake(block.all);
+  if (machine.live > 0 && static_cast<int>(machine.cluster.size()) == machine.live) Wake(machine.cluster);
 }
 
 void ThreadMain() {
@@ -360,12 +359,12 @@ void Stuck() {
                << " arrivals and " << barrier.bytes << " bytes are missing";
   }
   for (const Block& block : machine.blocks) {
-    if (!block.all.waiting.empty()) LOG(ERROR) << block.all.waiting.size() << " of " << block.live << " threads wait in __syncthreads";
+    if (!block.all.empty()) LOG(ERROR) << block.all.size() << " of " << block.live << " threads wait in __syncthreads";
     for (const auto& [id, meeting] : block.named) {
-      if (!meeting.waiting.empty()) LOG(ERROR) << meeting.waiting.size() << " threads wait at barrier " << id;
+      if (!meeting.empty()) LOG(ERROR) << meeting.size() << " threads wait at barrier " << id;
     }
     for (const Warp& warp : block.warps) {
-      if (!warp.meeting.waiting.empty()) LOG(ERROR) << warp.meeting.waiting.size() << " of " << warp.live << " lanes wait for their warp";
+      if (!warp.meeting.empty()) LOG(ERROR) << warp.meeting.size() << " of " << warp.live << " lanes wait for their warp";
     }
   }
   CHECK(false) << "the kernel waits for what never comes";

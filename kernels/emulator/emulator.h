@@ -1,13 +1,13 @@
 // CUDA kernels on a CPU. With -DGROUPER_CUDA=EMULATED every .cu file is compiled as C++ (language.h says what its words mean), each thread
 // of a block is a fiber, and the tests of the CUDA backend run where there is no GPU.
 //
-// It is made to find errors, not to be fast. What the hardware leaves open is drawn by chance, seeded: which thread goes on; whether an
-// asynchronous copy or product happens at once or only when it is waited for. What nobody may rely on is spoilt: shared memory begins as
-// NaN. Blocks (a cluster's together) follow one another. Whoever waits for what never comes ends the process with the barrier that was
+// It is made to find errors, not to be fast. What the hardware leaves open is drawn by chance (GROUPER_EMULATOR_SEED): which thread goes on;
+// whether an asynchronous copy or product happens at once or only when it is waited for. What nobody may rely on is spoilt: shared memory begins
+// as NaN. Blocks (a cluster's together) follow one another. Whoever waits for what never comes ends the process with the barrier that was
 // waited for; so does whoever leaves the block's shared memory, misaligns a copy, or arrives once too often.
 //
-// Not seen here: races between ordinary loads and stores (compute-sanitizer's racecheck, on a GPU), speed, and how the tensor cores round
-// (here: products are exact, sums are in float, ascending in k).
+// Races between threads, or with the copy engine, are ThreadSanitizer's affair (race.h). Not seen here: loads that are still in flight, speed, and
+// how the tensor cores round (here products are exact, and sums are in float, ascending in k).
 #pragma once
 
 #include <cuda.h>

@@ -71,7 +71,8 @@ std::vector<Case> Cases() {
       for (int64_t rows : kRows) cases.push_back({dtype, rows, width, (rows + width) % 2 == 0 ? 0 : 5});
     }
   }
-  for (int64_t width : {4096, 8192, 12288}) cases.push_back({DType::kBF16, 37, width, 8});
+  for (int64_t width : {4096, 8192, 12288, 16384}) cases.push_back({DType::kBF16, 37, width, 8});
+  cases.push_back({DType::kBF16, 37, 13001, 5});
   return cases;
 }
 
