@@ -164,6 +164,12 @@ struct NarrowShape {
   int Warps(int bytes) const { return std::clamp((bytes - stride) / warp_bytes(), 0, kGroups); }  // that fit, beside the weight
 };
 
+// What the eight threads of each of a warp's rows have.
+__device__ __forceinline__ void OfAllRows(float own, float (&all)[kGroupRows]) {
+#pragma unroll
+  for (int r = 0; r < kGroupRows; ++r) all[r] = __shfl_sync(~0u, own, r * kRowThreads);
+}
+
 // kVector: rows are whole 16-byte units.
 template <bool kVector>
 __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__nv_bfloat16> xs, const __nv_bfloat16* weight,
@@ -220,11 +226,8 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
     }
     const float own_mean = ReduceLanes(sum) / static_cast<float>(width);
     float mean[kGroupRows], rstd[kGroupRows];
-#pragma unroll
-    for (int r = 0; r < kGroupRows; ++r) {
-      mean[r] = __shfl_sync(~0u, own_mean, r * kRowThreads);
-      rstd[r] = __shfl_sync(~0u, own_rstd, r * kRowThreads);
-    }
+    OfAllRows(own_mean, mean);
+    OfAllRows(own_rstd, rstd);
     __syncwarp();  // the first row's memory, which all have read, becomes the sums'
     for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
       float of_w[8], sums[8] = {}, of_dx[kGroupRows][8];
@@ -285,11 +288,8 @@ __global__ void __launch_bounds__(kWarpThreads)
     }
     const float own_mean = ReduceLanes(sum) / static_cast<float>(width);
     float mean[kGroupRows], rstd[kGroupRows];
-#pragma unroll
-    for (int r = 0; r < kGroupRows; ++r) {
-      mean[r] = __shfl_sync(~0u, own_mean, r * kRowThreads);
-      rstd[r] = __shfl_sync(~0u, own_rstd, r * kRowThreads);
-    }
+    OfAllRows(own_mean, mean);
+    OfAllRows(own_rstd, rstd);
     __syncwarp();  // dx may be dy or x, which all have read
     for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
       float w[8], sums[8] = {};
