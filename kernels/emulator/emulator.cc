@@ -54,7 +54,6 @@ struct Thread {
   Place place;
   Block* block = nullptr;
   Warp* warp = nullptr;
-  bool over = false;
   struct Copy {
     char* to;
     const char* from;  // null: zeros
@@ -181,7 +180,6 @@ void Meet(Waiting& meeting, int expected) {
 
 // Whoever waits for all no longer waits for this thread.
 void Leave(Thread& thread) {
-  thread.over = true;
   Warp& warp = *thread.warp;
   Block& block = *thread.block;
   --machine.live;
@@ -424,7 +422,6 @@ void Run(const LaunchShape& shape, const std::function<void()>& kernel) {
             thread.place = {{t, 0, 0}, {x + b, y, z}, shape.block, shape.grid};
             thread.block = &block;
             thread.warp = &warp;
-            thread.over = false;
             thread.copies.clear();
             ++warp.live;
             thread.fiber.Start(ThreadMain);
