@@ -164,6 +164,16 @@ struct NarrowShape {
   int Warps(int bytes) const { return std::clamp((bytes - stride) / warp_bytes(), 0, kGroups); }  // that fit, beside the weight
 };
 
+// This thread's chain of a row's sum of g * xhat.
+__device__ __forceinline__ float SumOfProducts(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* weight, float rstd, int lane,
+                                               int width) {
+  float sum = 0;
+#pragma unroll 8
+  for (int i = lane % kRowThreads; i < width; i += kRowThreads)
+    sum = fmaf(LoadFloat(dy + i) * LoadFloat(weight + i), LoadFloat(x + i) * rstd, sum);
+  return sum;
+}
+
 // What the eight threads of each of a warp's rows have.
 __device__ __forceinline__ void OfAllRows(float own, float (&all)[kGroupRows]) {
 #pragma unroll
@@ -217,13 +227,7 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
     CopyAsyncCommit();
     CopyAsyncWait<0>();
     __syncthreads();  // w is everybody's
-    float sum = 0;
-    {
-      const S *const of_dy = staged(warp, 0, own_row), *const of_x = staged(warp, 1, own_row);
-#pragma unroll 8
-      for (int i = lane % kRowThreads; i < width; i += kRowThreads)
-        sum = fmaf(LoadFloat(of_dy + i) * LoadFloat(w + i), LoadFloat(of_x + i) * own_rstd, sum);
-    }
+    const float sum = SumOfProducts(staged(warp, 0, own_row), staged(warp, 1, own_row), w, own_rstd, lane, width);
     const float own_mean = ReduceLanes(sum) / static_cast<float>(width);
     float mean[kGroupRows], rstd[kGroupRows];
     OfAllRows(own_mean, mean);
@@ -281,10 +285,7 @@ __global__ void __launch_bounds__(kWarpThreads)
     float own_rstd = 0, sum = 0;
     if (own_row < count) {
       own_rstd = rstds[first_row + own_row];
-      const __nv_bfloat16 *const dy = dys[first_row + own_row], *const x = xs[first_row + own_row];
-#pragma unroll 8
-      for (int i = lane % kRowThreads; i < width; i += kRowThreads)
-        sum = fmaf(LoadFloat(dy + i) * LoadFloat(weight + i), LoadFloat(x + i) * own_rstd, sum);
+      sum = SumOfProducts(dys[first_row + own_row], xs[first_row + own_row], weight, own_rstd, lane, width);
     }
     const float own_mean = ReduceLanes(sum) / static_cast<float>(width);
     float mean[kGroupRows], rstd[kGroupRows];
