@@ -247,17 +247,21 @@ absl::Status GroupedLines(CudaBench& bench, int64_t experts, int64_t rows, int64
     bench.Line("cuda grouped dx " + shape, flops, 0,
                [&](int) { GroupedLinearBackwardInput(bench.stream(), y, offsets, w, dx); });
     const Tensor dy = bench.Random({rows, n}), narrow = bench.Zero(DType::kBF16, {experts, n, k});
-    GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, dw);
-    for (int64_t i = 0; i < 16; ++i) {
-      const int64_t expert = i * 31 % experts, row = i * 7919 % n, column = i * 104729 % k, begin = offsets[static_cast<size_t>(expert)];
-      const Sum want = Dot(bench, begin * n + row, n, begin * k + column, k, offsets[static_cast<size_t>(expert) + 1] - begin);
-      RETURN_IF_ERROR(bench.Check("cuda grouped dw " + shape, bench.Read(dw, (expert * n + row) * k + column), want.value, want.magnitude));
+    // A step's first micro-batch writes the gradients (=), the others add to them.
+    for (const bool accumulate : {true, false}) {
+      const std::string what = accumulate ? "" : "= ";
+      GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, dw, accumulate);
+      for (int64_t i = 0; i < 16; ++i) {
+        const int64_t expert = i * 31 % experts, row = i * 7919 % n, column = i * 104729 % k, begin = offsets[static_cast<size_t>(expert)];
+        const Sum want = Dot(bench, begin * n + row, n, begin * k + column, k, offsets[static_cast<size_t>(expert) + 1] - begin);
+        RETURN_IF_ERROR(bench.Check("cuda grouped dw " + what + shape, bench.Read(dw, (expert * n + row) * k + column), want.value, want.magnitude));
+      }
+      const double sums = (accumulate ? 2.0 : 1.0) * static_cast<double>(experts * n * k);
+      bench.Line("cuda grouped dw " + what + shape, flops, 4 * sums,
+                 [&](int) { GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, dw, accumulate); });
+      bench.Line("cuda grouped dw in bf16 " + what + shape, flops, 2 * sums,
+                 [&](int) { GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, narrow, accumulate); });
     }
-    const double sums = 2.0 * static_cast<double>(experts * n * k);
-    bench.Line("cuda grouped dw " + shape, flops, 4 * sums,
-               [&](int) { GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, dw); });
-    bench.Line("cuda grouped dw in bf16 " + shape, flops, 2 * sums,
-               [&](int) { GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, narrow); });
   }
   bench.Reset();
   return absl::OkStatus();

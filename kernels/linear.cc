@@ -14,7 +14,7 @@ void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedM
 template <typename S>
 void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
 template <typename S>
-void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias);
+void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias, bool accumulate);
 template <typename S>
 void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> offsets, absl::Span<const int32_t> gather,
                    const Tensor& weight, const PackedMatrix* packed, const Tensor& y);
@@ -23,7 +23,7 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<con
                                 const Tensor& dx);
 template <typename S>
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
-                                 absl::Span<const int32_t> gather, const Tensor& dweight);
+                                 absl::Span<const int32_t> gather, const Tensor& dweight, bool accumulate);
 }  // namespace cpu
 
 namespace {
@@ -86,13 +86,14 @@ DType GradientType(const Tensor& dweight, const Tensor& dy) {
 
 }  // namespace
 
-void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias) {
+void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias, bool accumulate) {
   CHECK(dy.rank() == 2 && x.rank() == 2) << dy.ShapeString() << " " << x.ShapeString();
   CheckMatrix(x, dy.dtype(), dy.dim(0), x.dim(1), "x");
   CheckMatrix(dweight, GradientType(dweight, dy), dy.dim(1), x.dim(1), "dweight");
   if (!dbias.empty()) CheckVector(dbias, AccumulatorOf(dy.dtype()), dy.dim(1), "dbias");
-  ByStorage(dy, [&](auto s) { cpu::LinearBackwardWeight<decltype(s)>(stream, dy, x, dweight, dbias); },
-            [&](auto) { cuda::LinearBackwardWeight(stream, dy, x, dweight, dbias); });
+  CHECK(accumulate || dy.dim(0) > 0) << "no tokens";
+  ByStorage(dy, [&](auto s) { cpu::LinearBackwardWeight<decltype(s)>(stream, dy, x, dweight, dbias, accumulate); },
+            [&](auto) { cuda::LinearBackwardWeight(stream, dy, x, dweight, dbias, accumulate); });
 }
 
 void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> offsets, absl::Span<const int32_t> gather,
@@ -116,14 +117,15 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<con
 }
 
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
-                                 absl::Span<const int32_t> gather, const Tensor& dweight) {
+                                 absl::Span<const int32_t> gather, const Tensor& dweight, bool accumulate) {
   CheckGroups(dweight, offsets, gather);
   CHECK(dweight.dtype() == GradientType(dweight, dy)) << dweight.ShapeString() << " for " << dy.ShapeString();
   CheckMatrix(dy, dy.dtype(), offsets.back(), dweight.dim(1), "dy");
   CheckMatrix(x, dy.dtype(), gather.empty() ? offsets.back() : x.dim(0), dweight.dim(2), "x");
   for (int32_t row : gather) CHECK(row >= 0 && row < x.dim(0)) << "gather " << row;
-  ByStorage(dy, [&](auto s) { cpu::GroupedLinearBackwardWeight<decltype(s)>(stream, dy, x, offsets, gather, dweight); },
-            [&](auto) { cuda::GroupedLinearBackwardWeight(stream, dy, x, offsets, gather, dweight); });
+  CHECK(accumulate || offsets.back() > 0) << "no rows";
+  ByStorage(dy, [&](auto s) { cpu::GroupedLinearBackwardWeight<decltype(s)>(stream, dy, x, offsets, gather, dweight, accumulate); },
+            [&](auto) { cuda::GroupedLinearBackwardWeight(stream, dy, x, offsets, gather, dweight, accumulate); });
 }
 
 namespace {
@@ -160,12 +162,14 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& 
 }
 
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& offsets, const Tensor& gather,
-                                 const Tensor& dweight) {
+                                 const Tensor& dweight, bool accumulate) {
   if constexpr (kWithCuda) {
-    if (stream.device.is_cuda())
-      return cuda::GroupedLinearBackwardWeight(stream, dy, x, OnDevice(stream, offsets, gather, dweight, dy.dim(0)), dweight);
+    if (stream.device.is_cuda()) {
+      CHECK(accumulate || dy.dim(0) > 0) << "no rows";
+      return cuda::GroupedLinearBackwardWeight(stream, dy, x, OnDevice(stream, offsets, gather, dweight, dy.dim(0)), dweight, accumulate);
+    }
   }
-  GroupedLinearBackwardWeight(stream, dy, x, OnHost(offsets), OnHost(gather), dweight);
+  GroupedLinearBackwardWeight(stream, dy, x, OnHost(offsets), OnHost(gather), dweight, accumulate);
 }
 
 }  // namespace grouper::kernels

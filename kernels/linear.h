@@ -1,7 +1,7 @@
 // Linear layers y = x W^T (+ b), dense and grouped by expert, with their gradients. Weights are [out, in] as in checkpoints.
 //
 // Every element of y is one ascending fma chain over `in`, starting from 0; the bias is added after it. Gradients: dx is one
-// ascending chain over `out`; dW one ascending chain over tokens that continues from the value already there.
+// ascending chain over `out`; dW one ascending chain over tokens that continues from the value already there, or from 0.
 #pragma once
 
 #include <memory>
@@ -54,8 +54,9 @@ void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight,
 
 // dweight [N, K] (F32 or F64) += dy^T x, tokens ascending; dbias [N] += column sums of dy, tokens ascending; dbias may be empty.
 // dweight and dbias are float for BF16 inputs; on a device dweight may be BF16 (and so the grouped one): then each
-// call rounds the sum that it leaves.
-void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias);
+// call rounds the sum that it leaves. Without accumulate dweight (not dbias) is written instead, from 0, and not read: the bits of the sum onto
+// zeros for half the traffic. REQUIRES then: T > 0.
+void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias, bool accumulate = true);
 
 // Grouped: row r of x belongs to expert e when offsets[e] <= r < offsets[e+1]; offsets has E+1 entries on the host, offsets[E] = R.
 // x [R, K], weight [E, N, K], y [R, N] (=). With `gather` (R entries; may be empty) row r of the input is x[gather[r]], x [T, K].
@@ -64,9 +65,9 @@ void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> of
 // dx [R, K] (=) = dy [R, N] · weight[e] [N, K].
 void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<const int32_t> offsets, const Tensor& weight,
                                 const Tensor& dx);
-// dweight [E, N, K] += per expert, rows ascending; x gathered as above.
+// dweight [E, N, K] += per expert, rows ascending; x gathered as above. Without accumulate (=), R > 0: experts without rows get zeros.
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
-                                 absl::Span<const int32_t> gather, const Tensor& dweight);
+                                 absl::Span<const int32_t> gather, const Tensor& dweight, bool accumulate = true);
 
 // The same with offsets [E + 1] and gather [R] (or empty) as int32 tensors on the stream's device, where they are not checked:
 // moe.h's ExpertOrder. R is y's (dy's) number of rows.
@@ -74,6 +75,6 @@ void GroupedLinear(Stream& stream, const Tensor& x, const Tensor& offsets, const
                    const PackedMatrix* packed, const Tensor& y);
 void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& offsets, const Tensor& weight, const Tensor& dx);
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& offsets, const Tensor& gather,
-                                 const Tensor& dweight);
+                                 const Tensor& dweight, bool accumulate = true);
 
 }  // namespace grouper::kernels

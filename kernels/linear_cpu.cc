@@ -40,9 +40,9 @@ Product<S, Compute<S>> BackwardInput(const Tensor& dy, const Tensor& weight) {
   return p;
 }
 
-// dW += dy^T x: the chain runs over tokens.
+// dW += (or =) dy^T x: the chain runs over tokens.
 template <typename S>
-Product<S, Compute<S>> BackwardWeight(const Tensor& dy, const Tensor& x, const Tensor& dweight) {
+Product<S, Compute<S>> BackwardWeight(const Tensor& dy, const Tensor& x, const Tensor& dweight, bool accumulate) {
   Product<S, Compute<S>> p;
   p.m = dy.dim(1);
   p.n = x.dim(1);
@@ -54,7 +54,7 @@ Product<S, Compute<S>> BackwardWeight(const Tensor& dy, const Tensor& x, const T
   p.b_row = x.stride(0);
   p.c = dweight.data<Compute<S>>();
   p.c_row = dweight.stride(0);
-  p.accumulate = true;
+  p.accumulate = accumulate;
   return p;
 }
 
@@ -135,9 +135,9 @@ void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight,
 }
 
 template <typename S>
-void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias) {
+void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias, bool accumulate) {
   if (dy.dim(0) == 0) return;
-  const Product<S, Compute<S>> p = BackwardWeight<S>(dy, x, dweight);
+  const Product<S, Compute<S>> p = BackwardWeight<S>(dy, x, dweight, accumulate);
   RunProducts<S, Compute<S>>(stream, {&p, 1});
   if (!dbias.empty()) ColumnSums<S>(stream, dy, dbias);
 }
@@ -184,16 +184,16 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<con
 
 template <typename S>
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
-                                 absl::Span<const int32_t> gather, const Tensor& dweight) {
+                                 absl::Span<const int32_t> gather, const Tensor& dweight, bool accumulate) {
   const Arena::Mark mark = stream.scratch.mark();
   const size_t experts = offsets.size() - 1;
   Product<S, Compute<S>>* products = NewProducts<S>(stream, experts);
   size_t count = 0;
   for (size_t e = 0; e < experts; ++e) {
     const int64_t begin = offsets[e], end = offsets[e + 1];
-    if (begin == end) continue;
+    if (begin == end && accumulate) continue;
     Product<S, Compute<S>>& p = products[count++];
-    p = BackwardWeight<S>(dy.Rows(begin, end), gather.empty() ? x.Rows(begin, end) : x, dweight[static_cast<int64_t>(e)]);
+    p = BackwardWeight<S>(dy.Rows(begin, end), gather.empty() ? x.Rows(begin, end) : x, dweight[static_cast<int64_t>(e)], accumulate);
     if (!gather.empty()) p.b_gather = gather.data() + begin;
   }
   RunProducts<S, Compute<S>>(stream, {products, count});
@@ -206,9 +206,9 @@ template void Linear<bf16>(Stream&, const Tensor&, const Tensor&, const PackedMa
 template void LinearBackwardInput<float>(Stream&, const Tensor&, const Tensor&, const Tensor&, bool);
 template void LinearBackwardInput<double>(Stream&, const Tensor&, const Tensor&, const Tensor&, bool);
 template void LinearBackwardInput<bf16>(Stream&, const Tensor&, const Tensor&, const Tensor&, bool);
-template void LinearBackwardWeight<float>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
-template void LinearBackwardWeight<double>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
-template void LinearBackwardWeight<bf16>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
+template void LinearBackwardWeight<float>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool);
+template void LinearBackwardWeight<double>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool);
+template void LinearBackwardWeight<bf16>(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool);
 using Rows = absl::Span<const int32_t>;
 template void GroupedLinear<float>(Stream&, const Tensor&, Rows, Rows, const Tensor&, const PackedMatrix*, const Tensor&);
 template void GroupedLinear<double>(Stream&, const Tensor&, Rows, Rows, const Tensor&, const PackedMatrix*, const Tensor&);
@@ -216,8 +216,8 @@ template void GroupedLinear<bf16>(Stream&, const Tensor&, Rows, Rows, const Tens
 template void GroupedLinearBackwardInput<float>(Stream&, const Tensor&, Rows, const Tensor&, const Tensor&);
 template void GroupedLinearBackwardInput<double>(Stream&, const Tensor&, Rows, const Tensor&, const Tensor&);
 template void GroupedLinearBackwardInput<bf16>(Stream&, const Tensor&, Rows, const Tensor&, const Tensor&);
-template void GroupedLinearBackwardWeight<float>(Stream&, const Tensor&, const Tensor&, Rows, Rows, const Tensor&);
-template void GroupedLinearBackwardWeight<double>(Stream&, const Tensor&, const Tensor&, Rows, Rows, const Tensor&);
-template void GroupedLinearBackwardWeight<bf16>(Stream&, const Tensor&, const Tensor&, Rows, Rows, const Tensor&);
+template void GroupedLinearBackwardWeight<float>(Stream&, const Tensor&, const Tensor&, Rows, Rows, const Tensor&, bool);
+template void GroupedLinearBackwardWeight<double>(Stream&, const Tensor&, const Tensor&, Rows, Rows, const Tensor&, bool);
+template void GroupedLinearBackwardWeight<bf16>(Stream&, const Tensor&, const Tensor&, Rows, Rows, const Tensor&, bool);
 
 }  // namespace grouper::kernels::cpu

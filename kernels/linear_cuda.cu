@@ -55,14 +55,14 @@ void AddColumnSums(Stream& stream, const Tensor& dy, const Tensor& dbias) {
 // summed side by side and added in order: the same bits for batches cut at multiples of this.
 constexpr int64_t kTokensOfPiece = 2048;
 
-// dweight += pieces[0] + ... , one after another.
+// dweight += (or =) pieces[0] + ... , one after another.
 template <typename Out>
 __global__ void AddPiecesKernel(const float* pieces, int64_t count, int64_t rows, int64_t columns, Out* dweight,
-                                int64_t stride) {
+                                int64_t stride, bool accumulate) {
   const int64_t size = rows * columns, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += step) {
     Out* place = dweight + i / columns * stride + i % columns;
-    float sum = static_cast<float>(*place);
+    float sum = accumulate ? static_cast<float>(*place) : 0.0f;
     for (int64_t p = 0; p < count; ++p) sum = __fadd_rn(sum, pieces[p * size + i]);
     *place = static_cast<Out>(sum);
   }
@@ -153,7 +153,7 @@ void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight,
 }
 
 void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight,
-                          const Tensor& dbias) {
+                          const Tensor& dbias, bool accumulate) {
   CheckStorage(dy);
   AddColumnSums(stream, dy, dbias);
   if (dy.dtype() == DType::kF32) {
@@ -168,7 +168,7 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
                             .b_k = x.stride(0),
                             .c = dweight.data<float>(),
                             .c_m = dweight.stride(0),
-                            .accumulate = true});
+                            .accumulate = accumulate});
   }
   if (dy.dim(0) == 0) return;
   const int64_t rows = dy.dim(1), columns = x.dim(1);
@@ -188,10 +188,11 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
                       .chunk = kTokensOfPiece});
     const unsigned blocks = static_cast<unsigned>(std::clamp<int64_t>((rows * columns + 255) / 256, 1, 2048));
     if (dweight.dtype() == DType::kF32) {
-      LaunchKernel(stream, blocks, 256, 0, AddPiecesKernel<float>, pieces, count, rows, columns, dweight.data<float>(), dweight.stride(0));
+      LaunchKernel(stream, blocks, 256, 0, AddPiecesKernel<float>, pieces, count, rows, columns, dweight.data<float>(), dweight.stride(0),
+                   accumulate);
     } else {
       LaunchKernel(stream, blocks, 256, 0, AddPiecesKernel<__nv_bfloat16>, pieces, count, rows, columns,
-                   static_cast<__nv_bfloat16*>(dweight.raw()), dweight.stride(0));
+                   static_cast<__nv_bfloat16*>(dweight.raw()), dweight.stride(0), accumulate);
     }
     stream.scratch.Release(mark);
     return;
@@ -202,7 +203,7 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
                     .y = dweight.raw(),
                     .y_stride = dweight.stride(0),
                     .y_float = dweight.dtype() == DType::kF32,
-                    .accumulate = true,
+                    .accumulate = accumulate,
                     .groups = GemmGroups::kReduction,
                     .chunk = (dy.dim(0) + 63) / 64 * 64});  // one group: all tokens
 }
@@ -268,7 +269,7 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const DeviceGr
 }
 
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const DeviceGroups& groups,
-                                 const Tensor& dweight) {
+                                 const Tensor& dweight, bool accumulate) {
   CheckStorage(dy);
   if (dy.dtype() == DType::kF32) {
     return GemmF32(stream, {.batch = dweight.dim(0),
@@ -284,7 +285,7 @@ void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor&
                             .c = dweight.data<float>(),
                             .c_m = dweight.stride(1),
                             .c_batch = dweight.stride(0),
-                            .accumulate = true,
+                            .accumulate = accumulate,
                             .groups = GemmGroups::kReduction,
                             .offsets = groups.offsets,
                             .gather = groups.gather});
@@ -299,7 +300,7 @@ void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor&
                     .y_stride = dweight.stride(1),
                     .y_batch_stride = dweight.stride(0),
                     .y_float = dweight.dtype() == DType::kF32,
-                    .accumulate = true,
+                    .accumulate = accumulate,
                     .groups = GemmGroups::kReduction,
                     .offsets = groups.offsets});
   stream.scratch.Release(mark);
@@ -320,9 +321,9 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<con
 }
 
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
-                                 absl::Span<const int32_t> gather, const Tensor& dweight) {
+                                 absl::Span<const int32_t> gather, const Tensor& dweight, bool accumulate) {
   const Arena::Mark mark = stream.scratch.mark();
-  GroupedLinearBackwardWeight(stream, dy, x, Upload(stream, offsets, gather), dweight);
+  GroupedLinearBackwardWeight(stream, dy, x, Upload(stream, offsets, gather), dweight, accumulate);
   stream.scratch.Release(mark);
 }
 

@@ -23,13 +23,13 @@ void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedM
             const Tensor& y);
 void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
 void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight,
-                          const Tensor& dbias);
+                          const Tensor& dbias, bool accumulate);
 
 void GroupedLinear(Stream& stream, const Tensor& x, const DeviceGroups& groups, const Tensor& weight, const Tensor& y);
 void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const DeviceGroups& groups, const Tensor& weight,
                                 const Tensor& dx);
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const DeviceGroups& groups,
-                                 const Tensor& dweight);
+                                 const Tensor& dweight, bool accumulate);
 
 void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> offsets,
                    absl::Span<const int32_t> gather, const Tensor& weight, const PackedMatrix* packed,
@@ -37,7 +37,7 @@ void GroupedLinear(Stream& stream, const Tensor& x, absl::Span<const int32_t> of
 void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, absl::Span<const int32_t> offsets,
                                 const Tensor& weight, const Tensor& dx);
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, absl::Span<const int32_t> offsets,
-                                 absl::Span<const int32_t> gather, const Tensor& dweight);
+                                 absl::Span<const int32_t> gather, const Tensor& dweight, bool accumulate);
 
 // swiglu.h's functions in one pass. False, with nothing done, for sizes that have no such kernel.
 bool LinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& gate_up, const Tensor& out);

@@ -28,8 +28,10 @@ NamedTensors Weights(const Model& model) {
   return tensors;
 }
 
+constexpr size_t kReadAtOnce = 4 << 20;  // bytes
+
 using AppendTensor = absl::FunctionRef<absl::Status(size_t i, AppendBytes append)>;  // appends tensors[i]'s bytes
-using StoreTensor = absl::FunctionRef<void(size_t i, absl::string_view bytes)>;
+using StoreRows = absl::FunctionRef<void(size_t i, int64_t begin, int64_t end, absl::string_view bytes)>;  // a vector's rows are its elements
 
 absl::Status WriteTensors(CheckpointWriter& writer, const std::string& file_name, const NamedTensors& tensors, AppendTensor append_tensor) {
   std::vector<TensorSpec> specs;
@@ -63,12 +65,13 @@ absl::Status WriteModel(CheckpointWriter& writer, const std::string& file_name, 
   });
 }
 
-absl::Status ReadTensors(const CheckpointReader& reader, const std::string& file_name, const NamedTensors& tensors, StoreTensor store) {
+absl::Status ReadTensors(const CheckpointReader& reader, const std::string& file_name, const NamedTensors& tensors, StoreRows store) {
   ASSIGN_OR_RETURN(const std::string path, reader.Path(file_name));
   ASSIGN_OR_RETURN(const std::shared_ptr<const SafetensorsFile> file, SafetensorsFile::Open(path));
   if (file->tensors().size() != tensors.size()) {
     return absl::DataLossError(absl::StrCat(path, ": ", file->tensors().size(), " tensors, expected ", tensors.size()));
   }
+  std::string buffer;
   for (size_t i = 0; i < tensors.size(); ++i) {
     const auto& [name, tensor] = tensors[i];
     const StoredTensor* stored = file->Find(name);
@@ -76,12 +79,22 @@ absl::Status ReadTensors(const CheckpointReader& reader, const std::string& file
     if (stored->type != StorageOf(tensor.dtype()) || stored->bytes.size() != NumBytes(tensor)) {
       return absl::DataLossError(absl::StrCat(path, ": tensor ", name, " is ", stored->ShapeString(), ", expected ", tensor.ShapeString()));
     }
-    store(i, stored->bytes);
+    // By read(2), a few rows at a time: the process never holds a file that may be larger than its memory.
+    const int64_t rows = tensor.dim(0);
+    const size_t row_bytes = rows == 0 ? 0 : stored->bytes.size() / static_cast<size_t>(rows);
+    const int64_t at_once = static_cast<int64_t>(std::max<size_t>(1, kReadAtOnce / std::max<size_t>(1, row_bytes)));
+    for (int64_t begin = 0; begin < rows; begin += at_once) {
+      const int64_t end = std::min(rows, begin + at_once);
+      const absl::string_view part = stored->bytes.substr(static_cast<size_t>(begin) * row_bytes, static_cast<size_t>(end - begin) * row_bytes);
+      buffer.resize(part.size());
+      RETURN_IF_ERROR(file->mapping()->Read(part, buffer.data()));
+      store(i, begin, end, buffer);
+    }
   }
   return absl::OkStatus();
 }
 
-constexpr int64_t kMax = int64_t{1} << 62;
+constexpr int64_t kMax = int64_t{1} << 62;  // of a number in state.json
 
 }  // namespace
 
@@ -168,12 +181,14 @@ absl::StatusOr<v1::Recipe> ReadRecipe(const CheckpointReader& reader) {
 
 absl::Status ReadWeights(const CheckpointReader& reader, const std::string& file, Model& model) {
   return ReadTensors(reader, file, Weights(model),
-                     [&](size_t i, absl::string_view bytes) { model.WriteRows(i, 0, model.tensors()[i].value.dim(0), bytes.data()); });
+                     [&](size_t i, int64_t begin, int64_t end, absl::string_view bytes) { model.WriteRows(i, begin, end, bytes.data()); });
 }
 
 absl::Status ReadOptimizer(const CheckpointReader& reader, const OptimizerState& optimizer) {
   const NamedTensors tensors = optimizer.tensors();
-  return ReadTensors(reader, "optimizer.safetensors", tensors, [&](size_t i, absl::string_view bytes) { WriteBytes(tensors[i].tensor, 0, bytes); });
+  return ReadTensors(reader, "optimizer.safetensors", tensors, [&](size_t i, int64_t begin, int64_t end, absl::string_view bytes) {
+    WriteBytes(tensors[i].tensor, static_cast<size_t>(begin) * (bytes.size() / static_cast<size_t>(end - begin)), bytes);
+  });
 }
 
 }  // namespace grouper

@@ -210,7 +210,7 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
             kernels::AttentionBatch(stream, batch.sequences, kv.layout(), config.num_attention_heads, arena, use)};
   std::optional<ExpandedKv> expanded;
   if (config.mla) pass.expanded = &expanded.emplace(stream, batch.sequences, config, s.dtype, arena);
-  const GradientSink sink{gradients.fused_};
+  const GradientSink sink{gradients.fused_, !gradients.matrices_empty_};
   const int64_t rows = static_cast<int64_t>(batch.output_rows.size());
 
   const Tensor dx = arena.NewZero(s.dtype, {t, d});  // gradient at the residual stream, blocks from last to first
@@ -243,6 +243,7 @@ void Model::Backward(Stream& stream, const Batch& batch, KvPool& kv, SavedActiva
     arena.Release(mark);
   }
   kernels::EmbeddingBackward(stream, dx, batch.token_ids.data(), sink[s.embedding]);
+  gradients.matrices_empty_ = gradients.finished_ = false;
   arena.Release(start);
 }
 
@@ -256,8 +257,9 @@ void Model::LogitsBackward(Stream& stream, const Tensor& dlogits, const Tensor& 
   const State& s = *state_;
   CHECK(dlogits.dtype() == s.dtype);
   kernels::LinearBackwardInput(stream, dlogits, s.head->value, dhidden, false);
-  kernels::LinearBackwardWeight(stream, dlogits, hidden, gradients.head_, {});
-  gradients.head_pending_ = s.head == s.embedding;
+  if (dlogits.dim(0) == 0) return;
+  kernels::LinearBackwardWeight(stream, dlogits, hidden, gradients.head_, {}, !gradients.head_empty_);
+  gradients.head_empty_ = gradients.finished_ = false;
 }
 
 }  // namespace grouper

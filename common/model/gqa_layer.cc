@@ -79,7 +79,7 @@ class GqaLayer : public AttentionLayer {
     const Tensor d_out_rows = d_out.Reshape({t, heads_ * width_});
     kernels::LinearBackwardInput(stream, d_delta, o_->value, d_out_rows, false);
     kernels::LinearBackwardWeight(stream, d_delta, saved.out.Reshape({t, heads_ * width_}), gradients[o_],
-                                  gradients[o_bias_]);
+                                  gradients[o_bias_], gradients.accumulate);
     // out = attention(q, k, v)
     Tensor d_qkv = pass.arena.New(dtype, {t, (heads_ + 2 * kv_heads_) * width_});
     const Tensor dq = Q(d_qkv), dk = K(d_qkv);
@@ -95,7 +95,7 @@ class GqaLayer : public AttentionLayer {
     }
     // qkv = y W_qkv^T + b
     kernels::LinearBackwardInput(stream, d_qkv, qkv_->value, dy, false);
-    kernels::LinearBackwardWeight(stream, d_qkv, y, gradients[qkv_], gradients[qkv_bias_]);
+    kernels::LinearBackwardWeight(stream, d_qkv, y, gradients[qkv_], gradients[qkv_bias_], gradients.accumulate);
     pass.arena.Release(mark);
   }
 

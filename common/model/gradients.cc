@@ -1,4 +1,4 @@
-#include <algorithm>
+#include <array>
 
 #include "common/model/model_state.h"
 #include "common/model/pass_memory.h"
@@ -14,15 +14,26 @@ DType GradientType(const State& s, const Weight& weight, DType matrices) {
   return narrow ? DType::kBF16 : AccumulatorType(s.dtype);
 }
 
-// Where the weights' gradients lie in one piece of memory, so that they are zeroed at once; calls f(weight, type, offset) for each. Its bytes.
+enum Piece { kSums, kMatrices, kHead };
+struct Place {
+  Piece piece;
+  size_t offset;  // in bytes
+};
+using PieceBytes = std::array<size_t, 3>;
+
+// Where the weights' gradients lie in three pieces of memory, so that each is zeroed at once: what is always added to (vectors, the embedding), the
+// blocks' matrices, of which each has one product a pass, and the head. Calls f(weight, type, place) for each, by index.
 template <typename State, typename F>
-size_t PlaceAll(const State& s, DType matrices, F f) {
+PieceBytes PlaceAll(const State& s, DType matrices, F f) {
   constexpr size_t kAlignment = 256;
-  size_t bytes = 0;
+  PieceBytes bytes = {};
+  if (s.head == s.embedding) bytes[kHead] = static_cast<size_t>(s.head->value.size()) * SizeOf(AccumulatorType(s.dtype));
   for (const auto& weight : s.store.weights) {
     const DType type = GradientType(s, *weight, matrices);
-    f(*weight, type, bytes);
-    bytes += (static_cast<size_t>(weight->value.size()) * SizeOf(type) + kAlignment - 1) / kAlignment * kAlignment;
+    const Piece piece = weight.get() == s.embedding || weight->value.rank() < 2 ? kSums : weight.get() == s.head ? kHead : kMatrices;
+    size_t& end = bytes[piece];
+    f(*weight, type, Place{piece, end});
+    end += (static_cast<size_t>(weight->value.size()) * SizeOf(type) + kAlignment - 1) / kAlignment * kAlignment;
   }
   return bytes;
 }
@@ -35,19 +46,20 @@ Gradients::Gradients(const Model& model, DType matrices) : memory_(std::make_uni
   const Model::State& s = *model.state_;
   CHECK(s.use == WeightUse::kTrain) << "a model for forward passes has no gradients";
   CHECK(matrices != DType::kBF16 || (s.dtype == DType::kBF16 && s.device.is_cuda()));
-  all_ = memory_->NewZero(DType::kF32, {1, Words(PlaceAll(s, matrices, [](const Weight&, DType, size_t) {}))});
-  PlaceAll(s, matrices, [&](const Weight& weight, DType type, size_t offset) {
+  const PieceBytes bytes = PlaceAll(s, matrices, [](const Weight&, DType, Place) {});
+  Tensor* const pieces[] = {&sums_, &matrices_, &head_};
+  for (Piece piece : {kSums, kMatrices, kHead}) *pieces[piece] = memory_->NewZero(DType::kF32, {1, Words(bytes[piece])});
+  PlaceAll(s, matrices, [&](const Weight& weight, DType type, Place place) {
     const Tensor& w = weight.value;
-    char* const data = static_cast<char*>(all_.raw()) + offset;
+    char* const data = static_cast<char*>(pieces[place.piece]->raw()) + place.offset;
     fused_.push_back(w.rank() == 1   ? Tensor(data, type, {w.dim(0)}, s.device)
                      : w.rank() == 2 ? Tensor(data, type, {w.dim(0), w.dim(1)}, s.device)
                                      : Tensor(data, type, {w.dim(0), w.dim(1), w.dim(2)}, s.device));
   });
+  head_ = Tensor(head_.raw(), AccumulatorType(s.dtype), {s.head->value.dim(0), s.head->value.dim(1)}, s.device);
   if (s.head == s.embedding) {
-    head_ = memory_->NewZero(AccumulatorType(s.dtype), {s.embedding->value.dim(0), s.embedding->value.dim(1)});
     tied_ = static_cast<size_t>(model.FindTensor("model.embed_tokens.weight"));
-  } else {
-    head_ = fused_[s.head->index];
+    head_empty_ = true;
   }
   for (int index : s.logical_of) {
     const WeightStore::Logical& logical = s.store.logical[index];
@@ -65,27 +77,32 @@ Gradients::~Gradients() = default;
 size_t Gradients::Bytes(const Model& model, Device device, DType matrices) {
   const Model::State& s = *model.state_;
   ArenaSizer memory(device);
-  memory.New(DType::kF32, Words(PlaceAll(s, matrices, [](const Weight&, DType, size_t) {})));
-  if (s.head == s.embedding) memory.New(AccumulatorType(s.dtype), s.embedding->value.size());
+  for (size_t bytes : PlaceAll(s, matrices, [](const Weight&, DType, Place) {})) memory.New(DType::kF32, Words(bytes));
   return memory.held();
 }
 
 const Tensor& Gradients::tensor(size_t i) const {
-  CHECK(!(head_pending_ && i == tied_)) << "Finish comes first";
+  CHECK(finished_) << "Finish comes first";
   return tensors_[i];
 }
 
 void Gradients::Finish(Stream& stream) {
-  if (!head_pending_) return;
-  kernels::Add(stream, head_, tensors_[tied_]);
-  kernels::Fill(stream, head_, 0);
-  head_pending_ = false;
+  if (matrices_empty_) kernels::Fill(stream, matrices_, 0);
+  matrices_empty_ = false;
+  if (tied_ == SIZE_MAX) {
+    if (head_empty_) kernels::Fill(stream, head_, 0);
+    head_empty_ = false;
+  } else if (!head_empty_) {
+    kernels::Add(stream, head_, tensors_[tied_]);
+    head_empty_ = true;
+  }
+  finished_ = true;
 }
 
 void Gradients::Zero(Stream& stream) {
-  kernels::Fill(stream, all_, 0);
-  if (head_pending_) kernels::Fill(stream, head_, 0);
-  head_pending_ = false;
+  kernels::Fill(stream, sums_, 0);
+  matrices_empty_ = head_empty_ = true;
+  finished_ = false;
 }
 
 }  // namespace grouper

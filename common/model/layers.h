@@ -90,6 +90,7 @@ struct Pass {
 
 struct GradientSink {  // by Weight::index; null: an empty tensor
   const std::vector<Tensor>& fused;
+  bool accumulate;  // the blocks' matrices; without it they hold nothing yet and are written. Vectors and the embedding always +=
   Tensor operator[](const Weight* weight) const { return weight == nullptr ? Tensor() : fused[weight->index]; }
 };
 
@@ -113,7 +114,7 @@ class AttentionLayer {
   // y [T, D] -> delta [T, D] (=). saved may be null.
   virtual void Forward(Pass& pass, int64_t layer, const Tensor& y, const Tensor& delta,
                        AttentionSaved* saved) const = 0;
-  // d_delta -> dy [T, D] (=); weight gradients +=.
+  // d_delta -> dy [T, D] (=); weight gradients as the sink says, each matrix' in one call.
   virtual void Backward(Pass& pass, int64_t layer, const Tensor& y, const AttentionSaved& saved, const Tensor& d_delta,
                         const Tensor& dy, const GradientSink& gradients) const = 0;
 };

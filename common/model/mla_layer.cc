@@ -134,7 +134,7 @@ class MlaLayer : public AttentionLayer {
     const Tensor d_o = pass.arena.New(dtype, {t, heads_, value_});
     kernels::LinearBackwardInput(stream, d_delta, o_->value, d_o.Reshape({t, heads_ * value_}), false);
     kernels::LinearBackwardWeight(stream, d_delta, s.o.Reshape({t, heads_ * value_}), gradients[o_],
-                                  gradients[o_bias_]);
+                                  gradients[o_bias_], gradients.accumulate);
 
     // [k_nope, v] = c W_kv_b^T, k = [k_nope, rope(k_rope)]
     const Tensor latent = s.key.Reshape({t, rank_ + turn_}).Columns(0, rank_);
@@ -159,7 +159,7 @@ class MlaLayer : public AttentionLayer {
     if (q_rank_ > 0) {
       const Tensor d_q_latent = d_first.Columns(0, q_rank_);
       kernels::LinearBackwardInput(stream, d_q_rows, q_b_->value, d_q_latent, false);
-      kernels::LinearBackwardWeight(stream, d_q_rows, s.q_latent, gradients[q_b_], {});
+      kernels::LinearBackwardWeight(stream, d_q_rows, s.q_latent, gradients[q_b_], {}, gradients.accumulate);
       kernels::RmsNormBackward(stream, d_q_latent, s.qkv.Columns(0, q_rank_), q_norm_->value, s.q_latent_rstd,
                                d_q_latent, false, gradients[q_norm_]);
     }
@@ -171,12 +171,12 @@ class MlaLayer : public AttentionLayer {
     kernels::Copy(stream, d_k.Columns(0, nope_), kv.Columns(0, nope_));
     const Tensor d_kv = kv_rows, d_latent = d_first.Columns(q_first, q_first + rank_);
     kernels::LinearBackwardInput(stream, d_kv, kv_b_->value, d_latent, false);
-    kernels::LinearBackwardWeight(stream, d_kv, latent, gradients[kv_b_], {});
+    kernels::LinearBackwardWeight(stream, d_kv, latent, gradients[kv_b_], {}, gradients.accumulate);
     kernels::RmsNormBackward(stream, d_latent, s.qkv.Columns(q_first, q_first + rank_), kv_norm_->value, s.kv_rstd,
                              d_latent, false, gradients[kv_norm_]);
 
     kernels::LinearBackwardInput(stream, d_first, first_->value, dy, false);
-    kernels::LinearBackwardWeight(stream, d_first, y, gradients[first_], gradients[first_bias_]);
+    kernels::LinearBackwardWeight(stream, d_first, y, gradients[first_], gradients[first_bias_], gradients.accumulate);
     pass.arena.Release(mark);
   }
 

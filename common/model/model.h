@@ -53,7 +53,8 @@ struct DecodeBatch {
 };
 
 // Gradients, one float (F64 for an F64 model) tensor for each of Model::tensors(), same order and shape. Accumulated
-// with +=.
+// with +=, from zero at first. Matrices are not zeroed for that: the first pass after Zero writes theirs, which saves writing zeros and
+// reading them.
 class Gradients {
  public:
   // REQUIRES: a model for training. matrices: the type of the blocks' bf16 matrices' gradients; BF16 halves their memory and rounds a sum once a
@@ -65,22 +66,23 @@ class Gradients {
 
   void Zero(Stream& stream);
   // Call it when all micro-batches are done: a tied head's gradient is summed apart from the embedding's, so that bits
-  // do not depend on micro-batches, and joins it here.
+  // do not depend on micro-batches, and joins it here; matrices that no pass has written become zero.
   void Finish(Stream& stream);
   // What Gradients of `model` take on `device`, arena blocks included.
   static size_t Bytes(const class Model& model, Device device, DType matrices = DType::kF32);
-  // REQUIRES: Finish since the last Backward.
+  // REQUIRES: Finish since the last Zero, LogitsBackward or Backward.
   const Tensor& tensor(size_t i) const;
   size_t size() const { return tensors_.size(); }
 
  private:
   friend class Model;
   std::vector<Tensor> tensors_;  // by logical tensor
-  Tensor all_;                   // what fused_ lies in, as floats
-  std::vector<Tensor> fused_;    // by storage matrix
-  Tensor head_;                  // of the head; when tied a tensor of its own
+  Tensor sums_, matrices_;       // as floats: what passes add to (vectors, the embedding), and what the first writes (the blocks' matrices)
+  Tensor head_;                  // of the head; when tied the embedding's is another
+  std::vector<Tensor> fused_;    // by storage matrix, in these
   size_t tied_ = SIZE_MAX;       // index in tensors_ that head_ joins
-  bool head_pending_ = false;
+  bool matrices_empty_ = false, head_empty_ = false;  // to be written by the next pass: what they hold is not their value
+  bool finished_ = true;
   std::unique_ptr<Arena> memory_;
 };
 

@@ -75,17 +75,17 @@ class MoeLayer : public FeedForwardLayer {
     // expert_out = swiglu(gather(y) W^T) W_down^T
     const Tensor d_act = pass.arena.New(dtype, {rows, width_});
     kernels::GroupedLinearBackwardInput(stream, d_out, s.order.offsets, down_->value, d_act);
-    kernels::GroupedLinearBackwardWeight(stream, d_out, s.expert_act, s.order.offsets, {}, gradients[down_]);
+    kernels::GroupedLinearBackwardWeight(stream, d_out, s.expert_act, s.order.offsets, {}, gradients[down_], gradients.accumulate);
     const Tensor d_gate_up = pass.arena.New(dtype, {rows, 2 * width_});
     kernels::SwiGluBackward(stream, d_act, s.expert_gate_up, d_gate_up);
-    kernels::GroupedLinearBackwardWeight(stream, d_gate_up, y, s.order.offsets, s.order.token, gradients[gate_up_]);
+    kernels::GroupedLinearBackwardWeight(stream, d_gate_up, y, s.order.offsets, s.order.token, gradients[gate_up_], gradients.accumulate);
     const Tensor d_rows = pass.arena.New(dtype, {rows, hidden_});
     kernels::GroupedLinearBackwardInput(stream, d_gate_up, s.order.offsets, gate_up_->value, d_rows);
     kernels::ScatterExpertRows(stream, s.order, d_rows, static_cast<int>(k), dy);
     // weights = route(y W_gate^T)
     const Tensor d_logits = pass.arena.New(acc, {t, router_.num_experts});
     kernels::RouteBackward(stream, router_, s.scores, s.expert_ids, d_weights, d_logits);
-    kernels::LinearBackwardWeight(stream, d_logits, s.router_input, gradients[gate_], {});
+    kernels::LinearBackwardWeight(stream, d_logits, s.router_input, gradients[gate_], {}, gradients.accumulate);
     if (dtype == acc) {
       kernels::LinearBackwardInput(stream, d_logits, gate_->value, dy, /*accumulate=*/true);
     } else {

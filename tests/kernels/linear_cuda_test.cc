@@ -125,6 +125,25 @@ TEST(LinearCudaTest, WeightGradientsContinueFromTheRunningSum) {
   }
 }
 
+TEST(LinearCudaTest, WeightGradientsFromNothingAreSumsOntoZeros) {
+  GROUPER_NEEDS_CUDA();
+  CudaWorld world;
+  auto& m = world.memory;
+  // Whole tiles, odd sizes that the copy engine cannot read, and pieces of 2048 tokens.
+  for (const auto& [n, k, tokens] : {std::array<int64_t, 3>{1536, 1152, 130}, {1500, 1153, 17}, {96, 40, 2100}, {96, 40, 1}, {1, 33, 70}}) {
+    for (DType dtype : {DType::kBF16, DType::kF32}) {
+      const Tensor dy = world.Put(m.Random(dtype, {tokens, n}, "dy")), x = world.Put(m.Random(dtype, {tokens, k}, "x"));
+      for (DType sums : {DType::kF32, DType::kBF16}) {
+        if (sums == DType::kBF16 && dtype == DType::kF32) continue;
+        const Tensor want = world.Put(m.Zero(sums, {n, k})), got = world.New(sums, {n, k});
+        LinearBackwardWeight(world.gpu, dy, x, want, {});
+        LinearBackwardWeight(world.gpu, dy, x, got, {}, /*accumulate=*/false);
+        EXPECT_TRUE(Same(world.Get(got), world.Get(want))) << n << " x " << k << " of " << tokens << " " << Name(dtype) << " " << Name(sums);
+      }
+    }
+  }
+}
+
 TEST(LinearCudaTest, GroupsEqualTheirExpertsAlone) {
   GROUPER_NEEDS_CUDA();
   std::mt19937 random(5);
@@ -166,6 +185,10 @@ TEST(LinearCudaTest, GroupsEqualTheirExpertsAlone) {
       EXPECT_TRUE(Same(world.Get(y), world.Get(alone_y)));
       EXPECT_TRUE(Same(world.Get(dx), world.Get(alone_dx)));
       EXPECT_TRUE(Near(world.Get(dw), world.Get(alone_dw), 1e-3, 1e-4));
+      const Tensor onto_zeros = world.Put(m.Zero(DType::kF32, {experts, n, k})), written = world.New(DType::kF32, {experts, n, k});
+      GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, gather, onto_zeros);
+      GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, gather, written, /*accumulate=*/false);
+      EXPECT_TRUE(Same(world.Get(written), world.Get(onto_zeros)));
     }
   }
 }
@@ -200,7 +223,7 @@ TEST(LinearCudaTest, WeightGradientsOfManyTilesAreThoseOfTheirExpertsAlone) {
     const int64_t rows = offsets.back();
     const Tensor host_dy = m.Random(DType::kBF16, {rows, n}, "dy"), host_x = m.Random(DType::kBF16, {rows, k}, "x");
     const Tensor zero = m.Zero(DType::kF32, {experts, n, k});
-    const Tensor dy = world.Put(host_dy), x = world.Put(host_x), whole = world.Put(zero), parts = world.Put(zero), alone = world.Put(zero);
+    const Tensor dy = world.Put(host_dy), x = world.Put(host_x), whole = world.Put(zero), alone = world.Put(zero);
     GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, whole);
     for (int64_t e = 0; e < experts; ++e) {
       const int64_t begin = offsets[static_cast<size_t>(e)], end = offsets[static_cast<size_t>(e) + 1];
@@ -212,20 +235,24 @@ TEST(LinearCudaTest, WeightGradientsOfManyTilesAreThoseOfTheirExpertsAlone) {
       EXPECT_TRUE(Same(world.Get(product), m.Convert(world.Get(alone[e]), DType::kBF16))) << "expert " << e;
     }
     EXPECT_TRUE(Same(world.Get(whole), world.Get(alone)));
-    // The same tokens in two passes, cut at multiples of 16 of each expert's.
+    // The same tokens in two passes, cut at multiples of 16 of each expert's; what is there before the first does not count.
     const auto rows_of = [&](const Tensor& from, const std::vector<int32_t>& which) {
       const Tensor to = m.New(DType::kBF16, {static_cast<int64_t>(which.size()), from.dim(1)});
       for (size_t i = 0; i < which.size(); ++i)
         std::copy_n(from.data<bf16>() + which[i] * from.dim(1), from.dim(1), to.data<bf16>() + static_cast<int64_t>(i) * from.dim(1));
       return world.Put(to);
     };
-    GroupedLinearBackwardWeight(world.gpu, rows_of(host_dy, first_rows), rows_of(host_x, first_rows), half, {}, parts);
+    const Tensor parts = world.New(DType::kF32, {experts, n, k});
+    GroupedLinearBackwardWeight(world.gpu, rows_of(host_dy, first_rows), rows_of(host_x, first_rows), half, {}, parts, /*accumulate=*/false);
     GroupedLinearBackwardWeight(world.gpu, rows_of(host_dy, last_rows), rows_of(host_x, last_rows), rest, {}, parts);
     EXPECT_TRUE(Same(world.Get(parts), world.Get(whole)));
     const Tensor start = m.Random(DType::kBF16, {experts, n, k}, "dw"), narrow = world.Put(start), wide = world.Put(m.Convert(start, DType::kF32));
     GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, narrow);
     GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, wide);
     EXPECT_TRUE(Same(world.Get(narrow), m.Convert(world.Get(wide), DType::kBF16)));
+    const Tensor written = world.New(DType::kBF16, {experts, n, k});
+    GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, written, /*accumulate=*/false);
+    EXPECT_TRUE(Same(world.Get(written), m.Convert(world.Get(whole), DType::kBF16)));
   }
 }
 

@@ -169,6 +169,23 @@ TEST(LinearContractTest, WeightGradientsDoNotSeeMicroBatches) {
   }
 }
 
+TEST(LinearContractTest, WeightGradientsFromNothingAreSumsOntoZeros) {
+  for (const DType dtype : {DType::kF32, DType::kF64, DType::kBF16}) {
+    for (const int64_t tokens : {1, 2, 3, 41, 300}) {
+      Memory memory;
+      const DType sums = dtype == DType::kF64 ? DType::kF64 : DType::kF32;
+      const Tensor dy = memory.Random(dtype, {tokens, 37}, "dy"), x = memory.Random(dtype, {tokens, 50}, "x");
+      const Tensor want = memory.Zero(sums, {37, 50}), want_bias = memory.Random(sums, {37}, "db"), bias = memory.Clone(want_bias);
+      TestStream one(1), two(2);
+      LinearBackwardWeight(one.stream, dy, x, want, want_bias);
+      const Tensor got = memory.New(sums, {37, 50});
+      LinearBackwardWeight(two.stream, dy, x, got, bias, /*accumulate=*/false);
+      EXPECT_TRUE(Same(got, want)) << tokens;
+      EXPECT_TRUE(Same(bias, want_bias)) << tokens;
+    }
+  }
+}
+
 TEST(LinearGradientTest, MatchesCentralDifferences) {
   Memory memory;
   TestStream test(2);
@@ -329,6 +346,10 @@ TEST(GroupedLinearTest, BackwardEqualsTheDenseBackwardOfEachGroup) {
       EXPECT_TRUE(Same(dw, want_w)) << threads;
       GroupedLinearBackwardWeight(test.stream, dy, rows, groups.offsets, {}, dw2);
       EXPECT_TRUE(Same(dw2, want_w)) << threads;
+      const Tensor onto_zeros = memory.Zero(sums, {5, 18, 31}), written = memory.New(sums, {5, 18, 31});
+      GroupedLinearBackwardWeight(test.stream, dy, tokens, groups.offsets, groups.gather, onto_zeros);
+      GroupedLinearBackwardWeight(test.stream, dy, tokens, groups.offsets, groups.gather, written, /*accumulate=*/false);
+      EXPECT_TRUE(Same(written, onto_zeros)) << threads;
     }
   }
 }

@@ -71,6 +71,44 @@ TEST_P(Gradient, BitsDoNotDependOnCutThreadsOrRecomputation) {
   }
 }
 
+TEST_P(Gradient, ZeroForgetsWhatWasThere) {
+  ThreadPool threads(2);
+  Stream stream(threads);
+  const std::unique_ptr<Model> model = TinyModel(GetParam(), DType::kF32, stream);
+  const std::vector<std::vector<int32_t>> first = {RandomTokens(40, 5), RandomTokens(7, 6)}, second = {RandomTokens(19, 7)};
+  Training training(*model);
+  const auto run = [&] {
+    training.Step(stream, first, 0, {});
+    training.Step(stream, second, 2, {});
+    training.gradients.Finish(stream);
+    return training.Bits();
+  };
+  const std::string want = run();  // onto the zeros that new gradients are
+  training.Forget(stream);
+  EXPECT_TRUE(run() == want);
+  training.Forget(stream);
+  training.gradients.Finish(stream);
+  EXPECT_EQ(training.Bits(), std::string(want.size(), '\0')) << "no pass";
+}
+
+TEST_P(Gradient, GoOnAfterFinish) {
+  ThreadPool threads(2);
+  Stream stream(threads);
+  const std::unique_ptr<Model> model = TinyModel(GetParam(), DType::kF64, stream);
+  const std::vector<std::vector<int32_t>> sequences = {RandomTokens(40, 5)};
+  Training once(*model), twice(*model);
+  once.Step(stream, sequences, 0, {});
+  once.gradients.Finish(stream);
+  for (int i = 0; i < 2; ++i) {
+    twice.Step(stream, sequences, 0, {});
+    twice.gradients.Finish(stream);
+  }
+  for (size_t i = 0; i < once.gradients.size(); ++i) {
+    const Tensor a = once.gradients.tensor(i), b = twice.gradients.tensor(i);
+    for (int64_t k = 0; k < a.size(); ++k) ASSERT_NEAR(2 * GetElement(a, k), GetElement(b, k), 1e-9 * (1 + std::abs(GetElement(b, k)))) << i << "[" << k << "]";
+  }
+}
+
 TEST_P(Gradient, Bf16IsCloseToF32) {
   ThreadPool threads(2);
   Stream stream(threads);

@@ -33,7 +33,7 @@ class ModelOnCuda : public testing::TestWithParam<std::string> {
     Stream stream(threads, device);
     const std::unique_ptr<Model> model = TinyModel(family, dtype, stream);
     Training training(*model);
-    training.gradients.Zero(stream);
+    training.Forget(stream);
     std::vector<std::vector<int32_t>> sequences;
     for (int length : {64, 16, 128, 48, 208}) sequences.push_back(RandomTokens(length, static_cast<uint64_t>(length)));
     Result result;

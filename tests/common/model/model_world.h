@@ -1,6 +1,7 @@
 // Small models of every family and what the model's tests do with them.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "common/model/model.h"
 #include "common/tensor/cuda.h"
 #include "common/tensor/host_memory.h"
+#include "kernels/elementwise.h"
 #include "gtest/gtest.h"
 
 namespace grouper {
@@ -238,6 +240,12 @@ struct Training {
     std::string bits;
     for (size_t i = 0; i < gradients.size(); ++i) absl::StrAppend(&bits, HostBytes(gradients.tensor(i)).view());
     return bits;
+  }
+
+  // NaN in all of them, then Zero: what was there must not be read.
+  void Forget(Stream& stream) {
+    for (size_t i = 0; i < gradients.size(); ++i) kernels::Fill(stream, gradients.tensor(i), std::numeric_limits<double>::quiet_NaN());
+    gradients.Zero(stream);
   }
 
   const Model& model;
