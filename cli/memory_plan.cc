@@ -60,8 +60,8 @@ class Planner {
       host.parts.push_back({"CUDA's kernels and graphs", kCudaHostBytes, ""});
       int64_t largest_tensor = 0;
       for (const LogicalTensor& tensor : model_.tensors()) largest_tensor = std::max(largest_tensor, tensor.value.size());
-      // A checkpoint holds a tensor's master while it is written, a digest of the weights one in their own type.
-      host.parts.push_back({"staging of weights", largest_tensor * static_cast<int64_t>(sizeof(float) + SizeOf(model_.dtype())), ""});
+      // A checkpoint holds a tensor's master while it is written.
+      host.parts.push_back({"staging of weights", largest_tensor * static_cast<int64_t>(sizeof(float)), ""});
     } else {
       host.stage = largest.stage;
       host.parts.insert(host.parts.end(), largest.parts.begin(), largest.parts.end());

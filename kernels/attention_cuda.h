@@ -61,9 +61,10 @@ struct PreparedBatch {
   bool may_run_whole = false;  // whether a few rows' splits may also run one after another
 };
 // Another split_pages than kSplitPages gives other bits: for measuring what one size for all batches costs.
+// partial_rows: how many rows of results splits side by side have at most; -1: not known here, as many as such a batch may have.
 PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const KvLayout& layout, int query_heads,
-                               Arena& memory, int split_pages = kSplitPages);
-// From the host's description, copied first.
+                               Arena& memory, int split_pages = kSplitPages, int64_t partial_rows = -1);
+// From the host's description, copied first. Sequences from their beginning on have no splits side by side, and take no memory for them.
 PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
                                int query_heads, Arena& memory, int split_pages = kSplitPages);
 

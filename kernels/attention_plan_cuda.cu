@@ -229,7 +229,7 @@ int32_t* SlotsOf(Stream& stream, const DeviceBatch& batch, Arena& memory) {
 }
 
 PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const KvLayout& layout, int query_heads,
-                               Arena& memory, int split_pages) {
+                               Arena& memory, int split_pages, int64_t partial_rows) {
   PreparedBatch plan;
   plan.batch = batch;
   plan.split_pages = split_pages;
@@ -245,7 +245,7 @@ PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const K
       (std::min<int64_t>(int64_t{batch.max_q_len} * group, kMaxRowsApart) + plan.rows_per_item - 1) /
       plan.rows_per_item;
   plan.max_items = kv_heads * (rows / plan.rows_per_item + sequences * std::max<int64_t>(splits * blocks_apart, 1));
-  plan.max_partial_rows = splits > 1 ? kv_heads * splits * std::min(rows, sequences * kMaxRowsApart) : 0;
+  plan.max_partial_rows = partial_rows >= 0 ? partial_rows : splits > 1 ? kv_heads * splits * std::min(rows, sequences * kMaxRowsApart) : 0;
   CHECK(plan.max_items <= INT_MAX && plan.max_partial_rows <= INT_MAX) << "attention over " << sequences << " sequences";
   const auto allocate = [&](int64_t count, size_t size) {
     return memory.Allocate(static_cast<size_t>(std::max<int64_t>(count, 1)) * size);

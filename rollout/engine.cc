@@ -166,7 +166,7 @@ PassSize Engine::LargestPass(const ModelConfig& config, const EngineOptions& opt
   PassSize size;
   size.sequences = size.rows = size.logit_rows = options.max_sequences;
   size.tokens = std::max(options.max_batch_tokens, options.max_sequences);
-  size.longest = std::min<int64_t>(config.max_position_embeddings, 2048);
+  size.longest = config.max_position_embeddings;  // graphs keep their addresses: what they use must not grow
   return size;
 }
 

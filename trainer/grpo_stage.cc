@@ -10,7 +10,7 @@
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
-#include "common/tensor/host_memory.h"
+#include "common/model/weight_rows.h"
 #include "kernels/elementwise.h"
 #include "trainer/advantages.h"
 #include "trainer/learning_rate.h"
@@ -22,6 +22,7 @@ namespace {
 
 constexpr char kPrompt[] = "a prompt";
 constexpr int64_t kProbedRows = 16;  // of a generator
+constexpr int64_t kCopiedAtOnce = 1 << 18;  // elements of the weights, by a thread
 
 // One token less than the context: a completion needs room.
 int64_t MostPromptTokens(const StageContext& context) { return context.loaded.model->config().max_position_embeddings - 1; }
@@ -78,8 +79,16 @@ class GrpoStage : public Stage {
     Model& model = *c_.loaded.model;
     ASSIGN_OR_RETURN(reference_, Model::Create(model.config(), model.dtype(), model.device(), WeightUse::kForward));
     c_.stream.threads.ParallelForDynamic(static_cast<int64_t>(model.tensors().size()), [&](int64_t i) {
-      const Tensor& from = model.tensors()[static_cast<size_t>(i)].value;
-      reference_->WriteRows(static_cast<size_t>(i), 0, from.dim(0), HostBytes(from).data());
+      const auto tensor = static_cast<size_t>(i);
+      const LogicalTensor& from = model.tensors()[tensor];
+      const int64_t rows = from.value.dim(0), at_once = std::max<int64_t>(1, kCopiedAtOnce / ColumnsOf(from));
+      std::string bytes;
+      for (int64_t begin = 0; begin < rows; begin += at_once) {
+        const int64_t end = std::min(rows, begin + at_once);
+        bytes.resize(static_cast<size_t>((end - begin) * ColumnsOf(from)) * SizeOf(from.value.dtype()));
+        model.ReadRows(tensor, begin, end, bytes.data());
+        reference_->WriteRows(tensor, begin, end, bytes.data());
+      }
     });
     reference_->WeightsChanged(c_.stream);
     reference_pass_ = std::make_unique<TrainingPass>(*reference_, c_.stream, c_.pass_options());

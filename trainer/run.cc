@@ -211,6 +211,7 @@ class Run {
     Stage& stage = *made;
     OptimizerState optimizer(*p_.loaded.model, stream_);
     if (restored_) {
+      stream_.Synchronize();  // the masters that it has just made
       RETURN_IF_ERROR(ReadOptimizer(*restored_, optimizer));
       optimizer.set_steps_applied(state_.optimizer_steps);
       if (stage.reference() != nullptr) {

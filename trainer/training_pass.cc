@@ -69,7 +69,7 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
 }
 
 int64_t TrainingPass::LogitRows(const Model& model, Device device, const Options& options) {
-  const int64_t row = model.config().vocab_size * static_cast<int64_t>(SizeOf(model.dtype()));
+  const int64_t row = LogitsPitch(model.config(), device) * static_cast<int64_t>(SizeOf(model.dtype()));
   const int64_t bytes = options.logits_bytes > 0                  ? options.logits_bytes
                         : device.is_cuda() ? int64_t{2} << 30
                                                              : int64_t{64} << 20;
@@ -89,6 +89,7 @@ PassBytes BytesFor(const Model& model, Device device, const PassSize& pass, int6
   size.rows = pass.tokens;
   size.sequences = std::max(pass.sequences, pass.tokens / 32 + 1);
   size.logit_rows = std::min(pass.tokens, logit_rows);
+  size.whole = true;
   return backward ? TrainingBytes(model.config(), model.dtype(), device, size, recompute)
                   : ForwardBytes(model.config(), model.dtype(), device, size);
 }
@@ -158,9 +159,8 @@ void TrainingPass::Reserve(const std::vector<TrainSequence>& sequences, const st
     }
   }
   arena_->Reset();
-  const Arena::Mark mark = stream_.scratch.mark();
-  stream_.scratch.Allocate(bytes.scratch);
-  stream_.scratch.Release(mark);
+  stream_.Synchronize();
+  stream_.scratch.Renew(bytes.scratch);
 }
 
 Tensor TrainingPass::OnHost(const Tensor& values) {
@@ -197,7 +197,7 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
                  statistics = arena_->New(DType::kF32, {rows, 2});
     // Logits are kept for the backward pass when they fit; else each chunk is computed twice.
     const bool keep = rows <= chunk;
-    const Tensor logits = arena_->New(model_.dtype(), {std::min(rows, chunk), vocab});
+    const Tensor logits = arena_->New(model_.dtype(), {std::min(rows, chunk), LogitsPitch(model_.config(), model_.device())}).Columns(0, vocab);
     auto filters = [&](int64_t r, int64_t n) {
       return std::vector<kernels::SamplingFilter>(micro.filters.begin() + r, micro.filters.begin() + r + n);
     };
@@ -249,7 +249,7 @@ std::vector<float> TrainingPass::Score(const std::vector<TrainSequence>& sequenc
     const Tensor hidden = arena_->New(model_.dtype(), {rows, width});
     model_.Forward(stream_, micro.batch, *kv_, hidden, nullptr);
     const Tensor logprobs = arena_->New(DType::kF32, {rows});
-    const Tensor logits = arena_->New(model_.dtype(), {std::min(rows, chunk), vocab});
+    const Tensor logits = arena_->New(model_.dtype(), {std::min(rows, chunk), LogitsPitch(model_.config(), model_.device())}).Columns(0, vocab);
     for (int64_t r = 0; r < rows; r += chunk) {
       const int64_t n = std::min(chunk, rows - r);
       model_.Logits(stream_, hidden.Rows(r, r + n), logits.Rows(0, n));

@@ -16,7 +16,7 @@ std::string NumericsId(DType dtype, Device device) {
 
 namespace {
 
-// Of a tensor that is only there packed.
+// A few rows at a time: of a tensor that is only there packed, or on a device.
 Sha256Digest DigestOfRows(const Model& model, size_t i) {
   const Tensor& value = model.tensors()[i].value;
   const int64_t rows = value.dim(0), columns = value.rank() == 1 ? 1 : value.dim(1);
@@ -60,7 +60,7 @@ Sha256Digest WeightsDigest(const Model& model, ThreadPool& threads, std::vector<
   threads.ParallelForDynamic(static_cast<int64_t>(digests.size()), [&](int64_t i) {
     const Tensor& value = model.tensors()[static_cast<size_t>(i)].value;
     digests[static_cast<size_t>(i)] =
-        value.empty() ? DigestOfRows(model, static_cast<size_t>(i)) : Sha256(HostBytes(value).view());
+        value.empty() || value.device().is_cuda() ? DigestOfRows(model, static_cast<size_t>(i)) : Sha256(HostBytes(value).view());
   });
   const Sha256Digest root = WeightsDigestOf(model.tensors(), digests);
   if (tensor_digests != nullptr) *tensor_digests = std::move(digests);

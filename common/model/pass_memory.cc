@@ -200,12 +200,12 @@ class PassWalk {
     return std::max<int64_t>(1, (size_.longest + kTokens - 1) / kTokens);
   }
 
-  // Splits of few rows with long contexts may run side by side, others wait for the next one in `running` bytes (kernels/attention_cuda.cu,
-  // attention_mla_cuda.cu).
+  // Splits of few rows with long contexts may run side by side: of sequences that decode, and of a prompt's last piece. Others wait for the next
+  // one in `running` bytes (kernels/attention_cuda.cu, attention_mla_cuda.cu).
   void SplitScratch(int64_t value_width, size_t running = 0) {
     if (!cuda_ || !narrow_ || Splits() < 2) return;
     const int64_t kv_heads = c_.mla ? 1 : c_.num_key_value_heads, group = c_.num_attention_heads / kv_heads;
-    const int64_t rows = std::min(t_ * group, size_.sequences * 128);
+    const int64_t rows = size_.whole ? 0 : std::min(t_ * group, size_.sequences * group + kernels::cuda::kMaxRowsApart);
     OfOneOp(static_cast<size_t>(kv_heads * Splits() * rows * (value_width + 2)) * 4 + running);
   }
 
@@ -342,6 +342,8 @@ class PassWalk {
 
 }  // namespace
 
+int64_t LogitsPitch(const ModelConfig& config, Device device) { return device.is_cuda() ? (config.vocab_size + 7) / 8 * 8 : config.vocab_size; }
+
 PassBytes TrainingBytes(const ModelConfig& config, DType dtype, Device device, const PassSize& size, bool recompute) {
   ArenaSizer arena(device), scratch(device);
   PassWalk walk(config, dtype, device, size, arena, scratch);
@@ -351,26 +353,26 @@ PassBytes TrainingBytes(const ModelConfig& config, DType dtype, Device device, c
   arena.New(acc, size.rows);
   arena.New(acc, size.rows);
   arena.New(acc, size.rows * 2);
-  arena.New(dtype, size.logit_rows * config.vocab_size);
+  arena.New(dtype, size.logit_rows * LogitsPitch(config, device));
   walk.Logits();
   arena.New(acc, size.rows);
   arena.New(dtype, size.rows * config.hidden_size);
   walk.LogitsBackward();
   walk.Backward(recompute);
-  return {arena.peak(), static_cast<size_t>(size.logit_rows * config.vocab_size) * SizeOf(dtype), scratch.peak()};
+  return {arena.peak(), static_cast<size_t>(size.logit_rows * LogitsPitch(config, device)) * SizeOf(dtype), scratch.peak()};
 }
 
 PassBytes ForwardBytes(const ModelConfig& config, DType dtype, Device device, const PassSize& size) {
   ArenaSizer arena(device), scratch(device);
   arena.New(dtype, size.rows * config.hidden_size);
   arena.New(AccumulatorType(dtype), size.rows);
-  arena.New(dtype, size.logit_rows * config.vocab_size);
+  arena.New(dtype, size.logit_rows * LogitsPitch(config, device));
   const ArenaSizer::Mark mark = scratch.mark();
   PassWalk walk(config, dtype, device, size, scratch, scratch);  // without `saved`, activations are scratch
   walk.Forward(false, false);
   scratch.Release(mark);
   walk.Logits();
-  return {arena.peak(), static_cast<size_t>(size.logit_rows * config.vocab_size) * SizeOf(dtype), scratch.peak()};
+  return {arena.peak(), static_cast<size_t>(size.logit_rows * LogitsPitch(config, device)) * SizeOf(dtype), scratch.peak()};
 }
 
 }  // namespace grouper

@@ -45,6 +45,7 @@ struct PassSize {
   int64_t longest = 0;     // tokens of the longest sequence, its context included
   int64_t logit_rows = 0;  // whose logits are held at once
   int64_t pages = 0;       // of all sequences, each of its own; 0: as many as so many sequences have at least
+  bool whole = false;      // sequences have no context before the pass: TrainingPass'. Else most have one token
 };
 
 struct PassBytes {
@@ -52,6 +53,9 @@ struct PassBytes {
   size_t logits = 0;   // of that: logits
   size_t scratch = 0;  // the stream's
 };
+
+// Elements from a row of a pass' logits to the next: on a device a multiple of 8, which its copy engine needs; it would read a copy otherwise.
+int64_t LogitsPitch(const ModelConfig& config, Device device);
 
 // Forward with what it saves, log-probabilities and backward, as TrainingPass::Run goes through them.
 PassBytes TrainingBytes(const ModelConfig& config, DType dtype, Device device, const PassSize& size, bool recompute);

@@ -23,14 +23,24 @@ Arena::Arena(Device device, void* stream, void* memory, size_t size) : device_(d
 }
 
 Arena::~Arena() {
-  for (Block& block : blocks_) {
-    if (!block.owned) continue;
-    if (device_.is_cuda()) {
-      cuda::Free(device_.index, block.data);
-    } else {
-      std::free(block.data);
-    }
+  for (const Block& block : blocks_) Free(block);
+}
+
+void Arena::Free(const Block& block) {
+  if (!block.owned) return;
+  if (device_.is_cuda()) {
+    cuda::Free(device_.index, block.data);
+  } else {
+    std::free(block.data);
   }
+}
+
+void Arena::Renew(size_t bytes) {
+  CHECK(block_ == 0 && used_ == 0) << "memory of this arena is in use";
+  if (blocks_.size() == 1 && blocks_[0].size >= bytes) return;
+  for (const Block& block : blocks_) Free(block);
+  blocks_.clear();
+  Reserve(device_.is_cuda() ? std::max(bytes, kCudaBlock) : bytes);
 }
 
 void Arena::Reserve(size_t bytes) {

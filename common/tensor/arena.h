@@ -36,6 +36,9 @@ class Arena {
   // and the last piece of a large one: what is not used of them takes no memory.
   void Reserve(size_t bytes);
 
+  // So that `bytes` lie in one block, and smaller ones that were outgrown are given back. REQUIRES: nothing is handed out, no kernel uses what was.
+  void Renew(size_t bytes);
+
   struct Mark {
     size_t block = 0, used = 0;
   };
@@ -57,6 +60,7 @@ class Arena {
     size_t size;
     bool owned = true;
   };
+  void Free(const Block& block);
   Device device_;
   void* stream_;  // cudaStream_t
   std::vector<Block> blocks_;

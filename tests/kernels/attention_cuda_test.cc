@@ -304,6 +304,23 @@ TEST(AttentionCudaTest, GradientsRepeatAndDoNotDependOnOtherSequences) {
 }
 
 // q, k and v are parts of one projection, as the model has them.
+// Their results' rows are counted where the host knows the sequences: a long prompt from its beginning on has none.
+TEST(AttentionCudaTest, OnlySplitsSideBySideTakeMemory) {
+  GROUPER_NEEDS_CUDA();
+  CudaWorld world;
+  Arena memory(world.gpu.device, world.gpu.handle);
+  const KvLayout layout = {8, 128, 128, false, DType::kBF16};  // 32 query heads
+  std::vector<int32_t> pages(8000 / kPageTokens + 1);
+  const auto rows = [&](const std::vector<AttentionSequence>& sequences) {
+    return cuda::PrepareAttention(world.gpu, sequences, layout, 32, memory).max_partial_rows;
+  };
+  EXPECT_EQ(rows({{0, 8000, 0, pages.data()}}), 0);
+  EXPECT_EQ(rows({{0, 1, 2047, pages.data()}, {1, 700, 4000, pages.data()}}), 0) << "one split; many rows";
+  // A token of a context of three splits, and 32 tokens, the most that run apart, of four.
+  EXPECT_EQ(rows({{0, 1, 4096, pages.data()}, {1, 32, 7000, pages.data()}, {33, 33, 7000, pages.data()}}), 8 * (3 * 4 + 4 * 128));
+  world.gpu.Synchronize();
+}
+
 TEST(AttentionCudaTest, RopeWriteKvIsRopeTwiceAndWriteKv) {
   GROUPER_NEEDS_CUDA();
   const struct {

@@ -24,6 +24,54 @@ TEST(ArenaSizerTest, TakesTheBlocksThatAnArenaTakes) {
   }
 }
 
+TEST(ArenaTest, RenewKeepsOneBlock) {
+  Arena arena;
+  arena.Renew(3 << 20);
+  const size_t least = arena.reserved_bytes();
+  arena.Allocate(9 << 20);
+  arena.Allocate(20 << 20);
+  arena.Reset();
+  arena.Renew(1 << 20);
+  EXPECT_EQ(arena.reserved_bytes(), least);
+  arena.Renew(40 << 20);
+  EXPECT_EQ(arena.reserved_bytes(), size_t{40} << 20);
+  arena.Renew(30 << 20);
+  EXPECT_EQ(arena.reserved_bytes(), size_t{40} << 20) << "large enough";
+}
+
+// Llama-3-8B's heads.
+ModelConfig WideConfig() {
+  ModelConfig config;
+  config.hidden_size = 4096;
+  config.num_hidden_layers = 2;
+  config.num_attention_heads = 32;
+  config.num_key_value_heads = 8;
+  config.head_dim = 128;
+  config.intermediate_size = 14336;
+  config.vocab_size = 128257;
+  config.max_position_embeddings = 131072;
+  return config;
+}
+
+// A training pass attends from each sequence's beginning on, and so needs no memory for splits side by side.
+TEST(PassMemoryOnDevice, ALongSequencesScratchIsLinearInItsLength) {
+  const Device gpu = {Device::Kind::kCuda, 0};
+  const auto scratch = [&](int64_t tokens) {
+    const PassSize size = {.tokens = tokens, .rows = tokens, .sequences = tokens / 32, .longest = tokens, .logit_rows = 64, .whole = true};
+    return static_cast<double>(TrainingBytes(WideConfig(), DType::kBF16, gpu, size, false).scratch);
+  };
+  EXPECT_LT(scratch(100000), 1e9);
+  EXPECT_LT(scratch(65536), 2.01 * scratch(32768));
+}
+
+TEST(PassMemoryOnDevice, LogitsHaveAPitchThatTheCopyEngineReads) {
+  const Device gpu = {Device::Kind::kCuda, 0};
+  EXPECT_EQ(LogitsPitch(WideConfig(), gpu), 128264);
+  EXPECT_EQ(LogitsPitch(WideConfig(), {}), 128257);
+  const PassSize size = {.tokens = 64, .rows = 64, .sequences = 1, .longest = 64, .logit_rows = 64};
+  EXPECT_EQ(TrainingBytes(WideConfig(), DType::kBF16, gpu, size, false).logits, 64u * 128264 * 2);
+}
+
 class PassMemoryTest : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(PassMemoryTest, CountsWhatATrainingPassTakes) {
