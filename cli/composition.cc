@@ -35,7 +35,7 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
   parts->stop_requested_ = std::move(stop_requested);
   parts->threads_ = std::make_unique<ThreadPool>(recipe.threads());
   if (recipe.reward().rules().empty()) {
-    parts->rules_ = RuleSet::None();  // nothing is scored (LoadRecipe)
+    parts->rules_ = RuleSet::None();  // nothing is scored, or not here (LoadRecipe)
   } else {
     ASSIGN_OR_RETURN(parts->rules_, RuleSet::Create(recipe.reward(), rules_folder, rules_libraries));
   }

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/hash.h"
 #include "common/base/status.h"
+#include "common/recipe/load_recipe.h"
 #include "google/protobuf/text_format.h"
 #include "reward/rule.h"
 #include "reward/rules/rules.h"
@@ -122,12 +123,6 @@ RuleOr CreateRule(const v1::Rule& config, const std::vector<std::string>& earlie
       "no kind; expected one of format, exact, numeric, countdown, regex, math, ... (proto/recipe.proto, Rule)");
 }
 
-std::string DefaultName(const v1::Rule& config) {
-  const auto* oneof = config.GetDescriptor()->FindOneofByName("kind");
-  const auto* field = config.GetReflection()->GetOneofFieldDescriptor(config, oneof);
-  return field == nullptr ? "" : field->name();
-}
-
 }  // namespace
 
 // --- Rule -----------------------------------------------------------------------------------------
@@ -173,7 +168,7 @@ absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& confi
     const auto error = [&](absl::string_view message) {
       return absl::InvalidArgumentError(absl::StrCat(path, ".", message));
     };
-    const std::string name = rule.name().empty() ? DefaultName(rule) : rule.name();
+    const std::string name = RuleName(rule);
     if (std::find(set->names_.begin(), set->names_.end(), name) != set->names_.end()) {
       return error(absl::StrCat("name: \"", name, "\" is there twice"));
     }
@@ -203,7 +198,7 @@ absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& confi
       return absl::Status(
           created.status().code(),
           absl::StrCat(path,
-                       rule.kind_case() == v1::Rule::KIND_NOT_SET ? ": " : absl::StrCat(".", DefaultName(rule), "."),
+                       rule.kind_case() == v1::Rule::KIND_NOT_SET ? ": " : absl::StrCat(".", RuleKind(rule), "."),
                        created.status().message(), rule.name().empty() ? "" : absl::StrCat(" (rule \"", name, "\")")));
     }
     entry.rule = std::move(*created);

@@ -5,8 +5,10 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/recipe/load_recipe.h"
 
 namespace grouper {
 namespace {
@@ -29,20 +31,40 @@ Interval WilsonInterval(double right, int64_t n) {
   return {std::max(0.0, center - half), std::min(1.0, center + half)};
 }
 
-absl::StatusOr<int> DecidingRule(const v1::Reward& reward, const std::string& name) {
-  int best = -1;
-  double best_weight = -1;
-  for (int i = 0; i < reward.rules_size(); ++i) {
-    const v1::Rule& rule = reward.rules(i);
-    if (!name.empty() && rule.name() == name) return i;
-    const double weight = rule.has_weight() ? rule.weight() : 1;
-    if (name.empty() && weight >= best_weight) {
-      best = i;
+absl::StatusOr<std::string> DecidingRule(const v1::Reward& reward, const std::string& name) {
+  const bool remote = !reward.address().empty();
+  if (name.empty()) {
+    const v1::Rule* best = nullptr;
+    double best_weight = 0;
+    for (const v1::Rule& rule : reward.rules()) {
+      const double weight = rule.has_weight() ? rule.weight() : 1;
+      if (best != nullptr && weight < best_weight) continue;
+      best = &rule;
       best_weight = weight;
     }
+    if (best != nullptr) return RuleName(*best);
+    if (remote) return name;
+    return absl::InvalidArgumentError("reward.rules: none, expected one that says what is right");
   }
-  if (best < 0) return absl::InvalidArgumentError(absl::StrCat("eval.rule: no rule \"", name, "\" in reward.rules"));
-  return best;
+  const auto& rules = reward.rules();
+  if (remote || std::any_of(rules.begin(), rules.end(), [&](const v1::Rule& rule) { return RuleName(rule) == name; })) return name;
+  return absl::InvalidArgumentError(absl::StrCat("eval.rule: no rule \"", name, "\" in reward.rules"));
+}
+
+absl::StatusOr<int> FindDecidingRule(const v1::Reward& reward, const std::string& name, const std::vector<std::string>& rule_names,
+                                     const std::vector<double>& rule_weights) {
+  if (name.empty()) {
+    size_t best = 0;
+    for (size_t i = 1; i < rule_names.size(); ++i) {
+      if (rule_weights[i] >= rule_weights[best]) best = i;
+    }
+    return static_cast<int>(best);
+  }
+  const auto it = std::find(rule_names.begin(), rule_names.end(), name);
+  if (it != rule_names.end()) return static_cast<int>(it - rule_names.begin());
+  return absl::FailedPreconditionError(absl::StrCat("eval.rule: rule \"", name, "\" decides what is right, but the reward service ", reward.address(),
+                                                    " has the rules \"", absl::StrJoin(rule_names, "\", \""),
+                                                    "\": name one of them in eval.rule, or let the service score by rules with that name"));
 }
 
 absl::Status CheckEvaluation(const StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config,
@@ -67,7 +89,7 @@ absl::Status CheckEvaluation(const StageContext& context, const std::vector<Data
 absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config) {
   EvaluationResult result;
   result.samples = config.samples();
-  ASSIGN_OR_RETURN(result.rule, DecidingRule(context.recipe.reward(), config.rule()));
+  ASSIGN_OR_RETURN(const std::string deciding, DecidingRule(context.recipe.reward(), config.rule()));
   std::vector<PromptRequest> prompts;
   const size_t count = CountTaken(rows, config);
   for (size_t i = 0; i < count; ++i) {
@@ -88,6 +110,9 @@ absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vect
     const v1::ModelSource& model = context.recipe.model();
     return absl::InternalError(absl::StrCat("evaluation of model ", model.path().empty() ? model.config() : model.path(), ": not finite: ",
                                             result.groups.not_finite));
+  }
+  if (!result.groups.groups.empty()) {
+    ASSIGN_OR_RETURN(result.rule, FindDecidingRule(context.recipe.reward(), deciding, result.groups.rule_names, result.groups.rule_weights));
   }
   double accuracy = 0, any = 0, majority = 0;
   for (const ScoredGroup& group : result.groups.groups) {

@@ -29,18 +29,24 @@ struct EvaluationResult {
   double accuracy = 0, pass_at_k = 0, majority = 0;
   Interval interval;  // of accuracy, problems as the unit
   ScoredGroups groups;  // for per-problem records
-  int rule = 0;         // index of the rule that decides
+  int rule = -1;        // index of the rule that decides in groups.rule_names; -1: there are no groups
 };
 
-// The rule that decides: by name, or the one with the greatest weight (the last of equals).
-absl::StatusOr<int> DecidingRule(const v1::Reward& reward, const std::string& name);
+// Name of the rule that decides: `name` (eval.rule) when it is given, else that of the recipe's rule with the greatest weight (the last of
+// equals). Empty when a remote service scores and the recipe has neither: then it is the greatest weight of the service's rules.
+absl::StatusOr<std::string> DecidingRule(const v1::Reward& reward, const std::string& name);
+
+// Index of the rule of that name among those that scored; for an empty name the one with the greatest weight (the last of equals).
+// FailedPrecondition when the service has no such rule, naming both. REQUIRES: at least one rule, as many weights as names.
+absl::StatusOr<int> FindDecidingRule(const v1::Reward& reward, const std::string& name, const std::vector<std::string>& rule_names,
+                                     const std::vector<double>& rule_weights);
 
 // Whether Evaluate would find what it needs: the deciding rule, the stop tokens, a prompt in each row that it would take. `check_row` is the rules'
 // opinion of a row; rows that they cannot score are reported.
 absl::Status CheckEvaluation(const StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config,
                              const std::function<absl::Status(const json::Json&)>& check_row);
 
-// Internal, naming the model: a logit or a reward was not finite.
+// Internal, naming the model: a logit or a reward was not finite. FailedPrecondition: the reward service lacks the rule that decides.
 absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config);
 
 }  // namespace grouper

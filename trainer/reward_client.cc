@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/rpc/context.h"
@@ -42,6 +45,7 @@ class RetryingRewardClient : public RewardClient {
       }
       ASSIGN_OR_RETURN(v1::ScoreResponse response, Call(part));
       RETURN_IF_ERROR(CheckAnswer(part, response));
+      RETURN_IF_ERROR(CheckRules(response));
       MarkFailedRules(response);
       if (begin == 0) {
         *all.mutable_rule_names() = response.rule_names();
@@ -94,6 +98,16 @@ class RetryingRewardClient : public RewardClient {
     return absl::InternalError(absl::StrCat("reward service ", name_, ": the answer's shape is not the request's (groups, completions, rules)"));
   }
 
+  // Whoever reads rule i of a score finds its name at place i, whichever answer the score came with.
+  absl::Status CheckRules(const v1::ScoreResponse& response) {
+    const std::vector<std::string> names(response.rule_names().begin(), response.rule_names().end());
+    if (!rule_names_) rule_names_ = names;
+    if (names == *rule_names_) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat("reward service ", name_, ": it scores by the rules \"", absl::StrJoin(names, "\", \""),
+                                                      "\" now, and scored by \"", absl::StrJoin(*rule_names_, "\", \""),
+                                                      "\" before; expected the same rules throughout a run"));
+  }
+
   // A rule whose score is not finite has failed, as with our own service: no reward, unless the sum already says that it is none.
   static void MarkFailedRules(v1::ScoreResponse& response) {
     for (v1::GroupScore& group : *response.mutable_groups()) {
@@ -114,6 +128,7 @@ class RetryingRewardClient : public RewardClient {
   const Options options_;
   Clock& clock_;
   int64_t retries_ = 0;
+  std::optional<std::vector<std::string>> rule_names_;  // of the first answer
 };
 
 }  // namespace

@@ -4,6 +4,9 @@
 // the trainer waits up to `give_up`, then the call fails naming the address. A stop ends the wait: Cancelled. Scores are pure functions of the request, so a retry gives the
 // same bits.
 //
+// All answers of a client are by the same rules, whose names are in the same order: when those of a later answer are not those of the first (a
+// service that was started again with other rules, two of them behind one address), Score fails with FailedPrecondition and names both.
+//
 // A rule's score that is not finite becomes that rule's ERROR. A reward that is not finite is handed on as it is: what becomes of it is the
 // caller's word (scored_groups.h).
 #pragma once

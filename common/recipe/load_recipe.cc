@@ -269,12 +269,15 @@ absl::Status CheckRecipe(const v1::Recipe& recipe) {
     RETURN_IF_ERROR(CheckStage(stage, prefix));
     const bool scores = stage.has_grpo() || stage.has_evaluate() || (stage.has_eval() && (stage.eval().every() > 0 ||
                         stage.eval().at_start() || stage.eval().at_end()));
-    if (scores && recipe.reward().rules_size() == 0) {
-      return absl::InvalidArgumentError(absl::StrCat("reward.rules: none, but ", prefix, "type scores completions; expected at least one rule"));
+    // A remote service has rules of its own.
+    const bool own_rules = recipe.reward().address().empty();
+    if (scores && own_rules && recipe.reward().rules_size() == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("reward.rules: none, but ", prefix, "type scores completions; expected at least one rule, or reward.address"));
     }
-    if (!stage.eval().rule().empty()) {
+    if (own_rules && !stage.eval().rule().empty()) {
       bool found = false;
-      for (const v1::Rule& rule : recipe.reward().rules()) found |= rule.name() == stage.eval().rule();
+      for (const v1::Rule& rule : recipe.reward().rules()) found |= RuleName(rule) == stage.eval().rule();
       if (!found) {
         return absl::InvalidArgumentError(absl::StrCat(prefix, "eval.rule: no rule named \"", stage.eval().rule(), "\" in reward.rules"));
       }
@@ -357,5 +360,13 @@ int FindStage(const v1::Recipe& recipe, const std::string& name) {
   }
   return -1;
 }
+
+std::string RuleKind(const v1::Rule& rule) {
+  const auto* oneof = rule.GetDescriptor()->FindOneofByName("kind");
+  const auto* field = rule.GetReflection()->GetOneofFieldDescriptor(rule, oneof);
+  return field == nullptr ? "" : field->name();
+}
+
+std::string RuleName(const v1::Rule& rule) { return rule.name().empty() ? RuleKind(rule) : rule.name(); }
 
 }  // namespace grouper

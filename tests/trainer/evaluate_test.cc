@@ -23,9 +23,6 @@ v1::Evaluation Config(int samples, int problems) {
 
 EvaluationResult Evaluated(const Script& script, int samples, int problems) {
   StageWorld world(script);
-  // The scripted service has one rule.
-  world.recipe.mutable_reward()->clear_rules();
-  world.recipe.mutable_reward()->add_rules()->set_name("correct");
   auto result = Evaluate(*world.context, world.data->eval_rows(), Config(samples, problems));
   EXPECT_TRUE(result.ok()) << result.status();
   return *std::move(result);
@@ -81,8 +78,6 @@ TEST(EvaluateTest, WhatIsNotFiniteIsAnErrorThatNamesTheModel) {
   };
   for (const auto& [what, expected] : cases) {
     StageWorld world([&](uint64_t problem, uint32_t sample) { return problem == 1 && sample == 1 ? what : Scripted{.reward = 1}; });
-    world.recipe.mutable_reward()->clear_rules();
-    world.recipe.mutable_reward()->add_rules()->set_name("correct");
     const auto result = Evaluate(*world.context, world.data->eval_rows(), Config(2, 2));
     EXPECT_EQ(result.ok(), *expected == 0) << result.status();
     EXPECT_THAT(std::string(result.status().message()), HasSubstr(expected));
@@ -118,6 +113,33 @@ TEST(CheckEvaluationTest, WhatWouldFailAfterHoursIsSaidAtTheStart) {
   EXPECT_THAT(message(good, config), HasSubstr("<nope>"));
 }
 
+// The recipe has low_pair, plus and correct; what scores is the service.
+TEST(EvaluateTest, TheDecidingRuleIsFoundByItsNameAmongTheServicesRules) {
+  StageWorld world([](uint64_t problem, uint32_t) { return Scripted{.reward = problem == 0 ? 1 : 0}; });
+  world.recipe.mutable_reward()->set_address("rewards:1");
+  auto evaluate = [&](const std::vector<std::string>& rule_names, const std::string& rule) {
+    world.reward.rule_names = rule_names;
+    v1::Evaluation config = Config(1, 2);
+    config.set_rule(rule);
+    return Evaluate(*world.context, world.data->eval_rows(), config);
+  };
+  for (const std::vector<std::string>& names : {std::vector<std::string>{"correct"}, {"format", "correct"}, {"a", "b", "c", "correct"}}) {
+    const auto result = evaluate(names, "correct");
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_DOUBLE_EQ(result->accuracy, 0.5);
+    EXPECT_EQ(result->rule, static_cast<int>(names.size()) - 1);
+    EXPECT_TRUE(evaluate(names, "").ok()) << "the recipe's heaviest";
+  }
+  EXPECT_DOUBLE_EQ(evaluate({"short"}, "short")->accuracy, 0.5) << "a rule that only the service has";
+  for (const char* rule : {"correct", ""}) {
+    const absl::Status missing = evaluate({"long", "short"}, rule).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(missing)) << missing;
+    EXPECT_THAT(std::string(missing.message()), testing::AllOf(HasSubstr("\"correct\""), HasSubstr("rewards:1"), HasSubstr("\"long\", \"short\""), HasSubstr("eval.rule")));
+  }
+  world.recipe.mutable_reward()->clear_rules();
+  EXPECT_DOUBLE_EQ(evaluate({"long", "short"}, "")->accuracy, 0.5) << "the service's heaviest";
+}
+
 TEST(DecidingRuleTest, IsTheNamedOneOrTheHeaviestAndTheLastOfEquals) {
   v1::Reward reward;
   for (const auto& [name, weight] : {std::pair{"a", 1.0}, {"b", 2.0}, {"c", 2.0}, {"d", 0.5}}) {
@@ -125,10 +147,19 @@ TEST(DecidingRuleTest, IsTheNamedOneOrTheHeaviestAndTheLastOfEquals) {
     rule->set_name(name);
     rule->set_weight(weight);
   }
-  EXPECT_EQ(*DecidingRule(reward, ""), 2);
-  EXPECT_EQ(*DecidingRule(reward, "d"), 3);
+  EXPECT_EQ(*DecidingRule(reward, ""), "c");
+  EXPECT_EQ(*DecidingRule(reward, "d"), "d");
   EXPECT_FALSE(DecidingRule(reward, "e").ok());
   EXPECT_FALSE(DecidingRule({}, "").ok());
+  reward.add_rules()->mutable_math();
+  EXPECT_EQ(*DecidingRule(reward, "math"), "math") << "a rule without a name has its kind's";
+  reward.set_address("rewards:1");
+  EXPECT_EQ(*DecidingRule(reward, ""), "c");
+  EXPECT_EQ(*DecidingRule(reward, "e"), "e") << "the service may have it";
+  reward.clear_rules();
+  EXPECT_EQ(*DecidingRule(reward, ""), "");
+  EXPECT_EQ(*FindDecidingRule(reward, "", {"a", "b", "c", "d"}, {1, 2, 2, 0.5}), 2);
+  EXPECT_EQ(*FindDecidingRule(reward, "d", {"a", "b", "c", "d"}, {1, 2, 2, 0.5}), 3);
 }
 
 }  // namespace

@@ -129,6 +129,42 @@ TEST_F(RewardClientTest, AnswersOfAnotherShapeAreErrorsNotRewards) {
   }
 }
 
+TEST_F(RewardClientTest, OtherRulesThanTheFirstAnswersAreAnErrorThatNamesBoth) {
+  ExpectGood(client_->Score(request_));
+  const std::function<void(v1::ScoreResponse&)> changes[] = {
+      [](auto& r) { r.set_rule_names(0, "short"); },  // as many rules, none of them the same
+      [](auto& r) {
+        r.add_rule_names("more");
+        r.add_weights(1);
+        for (auto& group : *r.mutable_groups()) {
+          for (auto& completion : *group.mutable_completions()) completion.add_rules();
+        }
+      },
+  };
+  for (const auto& change : changes) {
+    service_.before = [&](int, v1::ScoreResponse& response) {
+      change(response);
+      return grpc::Status::OK;
+    };
+    const absl::Status status = client_->Score(request_).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr("rewards:1"), HasSubstr("before"), HasSubstr("\"length\""),
+                                                              testing::AnyOf(HasSubstr("\"short\""), HasSubstr("\"length\", \"more\""))));
+  }
+  service_.before = [](int, v1::ScoreResponse&) { return grpc::Status::OK; };
+  ExpectGood(client_->Score(request_));
+}
+
+TEST_F(RewardClientTest, OtherRulesInALaterPartOfOneRequestAreAnErrorToo) {
+  request_.mutable_groups(0)->add_completions()->set_text(std::string(12 << 20, 'x'));
+  request_.mutable_groups(2)->add_completions()->set_text(std::string(12 << 20, 'y'));
+  service_.before = [](int call, v1::ScoreResponse& response) {
+    if (call == 1) response.set_rule_names(0, "short");
+    return grpc::Status::OK;
+  };
+  EXPECT_TRUE(absl::IsFailedPrecondition(client_->Score(request_).status()));
+}
+
 TEST_F(RewardClientTest, ARewardThatIsNotFiniteIsHandedOn) {
   for (const double value : {std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()}) {
     service_.before = [&](int, v1::ScoreResponse& response) {

@@ -78,16 +78,19 @@ class ScriptedReward : public RewardClient {
   absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request) override {
     ++calls;
     v1::ScoreResponse response;
-    response.add_rule_names("right");
-    response.add_weights(1);
+    for (const std::string& name : rule_names) {
+      response.add_rule_names(name);
+      response.add_weights(1);
+    }
     for (const v1::ScoreGroup& group : request.groups()) {
       v1::GroupScore* scores = response.add_groups();
       for (int i = 0; i < group.completions_size(); ++i) {
         const Scripted s = script_(group.group_serial(), static_cast<uint32_t>(i));
         v1::CompletionScore* score = scores->add_completions();
-        v1::RuleResult* rule = score->add_rules();
         score->set_has_reward(s.reward.has_value());
         score->set_reward(s.reward.value_or(0));
+        for (size_t r = 1; r < rule_names.size(); ++r) score->add_rules()->set_status(v1::RULE_STATUS_NOT_APPLICABLE);
+        v1::RuleResult* rule = score->add_rules();
         rule->set_status(s.reward ? v1::RULE_STATUS_SCORED : v1::RULE_STATUS_ERROR);
         rule->set_score(s.reward.value_or(0));
         rule->set_extracted(s.extracted);
@@ -98,6 +101,7 @@ class ScriptedReward : public RewardClient {
   int64_t retries() const override { return 0; }
 
   int calls = 0;
+  std::vector<std::string> rule_names = {"correct"};  // the script is the last one's word, the others are not applicable
 
  private:
   Script script_;

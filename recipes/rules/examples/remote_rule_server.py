@@ -6,7 +6,7 @@
     /usr/bin/python3 recipes/rules/examples/remote_rule_server.py --listen 127.0.0.1:50061
     build/grouper run RECIPE --set reward.address=127.0.0.1:50061
 
-It scores one rule, "short": 1 for at most 100 tokens, else 0.
+It scores one rule, "short": 1 for at most 100 tokens, else 0. A recipe with evaluations needs --set stages[NAME].eval.rule=short then.
 """
 import argparse
 import os

@@ -80,6 +80,17 @@ TEST(LoadRecipeTest, DeepNestingIsAnErrorNotACrash) {
   EXPECT_FALSE(LoadRecipe(Write(text), {}).ok());
 }
 
+// The names of a service's rules are known when it answers.
+TEST(LoadRecipeTest, ARewardServiceBringsItsOwnRules) {
+  EXPECT_TRUE(LoadRecipe(Write(kGood), {"reward.address=127.0.0.1:1", "stages[rl].eval.rule=theirs"}).ok());
+  v1::Recipe without = *LoadRecipe(Write(kGood), {"stages[rl].eval.rule="});
+  EXPECT_TRUE(CheckRecipe(without).ok());
+  without.mutable_reward()->clear_rules();
+  EXPECT_THAT(std::string(CheckRecipe(without).message()), HasSubstr("reward.rules: none"));
+  without.mutable_reward()->set_address("127.0.0.1:1");
+  EXPECT_TRUE(CheckRecipe(without).ok());
+}
+
 TEST(LoadRecipeTest, RangesAreCheckedByFieldPath) {
   const struct {
     const char* override_text;
