@@ -246,6 +246,31 @@ TEST_P(RolloutServiceTest, AFullQueueSaysSo) {
   EXPECT_TRUE(status.ok()) << status;
 }
 
+TEST_P(RolloutServiceTest, TheCountOfEngineStepsRisesWithTheWorkAndOnlyThen) {
+  ASSERT_TRUE(Send(GoodUpdate(2)).ok());
+  EXPECT_EQ(GetStatus().engine_steps(), 0u);
+  ASSERT_TRUE(failpoint::Arm("rollout.decode:1+:delay=5").ok());
+  const auto context = MakeClientContext(absl::Seconds(30));
+  const auto stream = stub_->Generate(context.get());
+  stream->Write(MakeGroup(1, 5, 1, 250));
+  for (uint64_t last = 0, rises = 0; rises < 5;) {
+    const uint64_t steps = GetStatus().engine_steps();
+    rises += steps > last;
+    last = steps;
+    ASSERT_LT(steps, 250u) << "seen while the completion grows";
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  context->TryCancel();
+  v1::GenerateResponse response;
+  while (stream->Read(&response)) {
+  }
+  stream->Finish();
+  while (GetStatus().running_sequences() > 0) absl::SleepFor(absl::Milliseconds(5));
+  const uint64_t steps = GetStatus().engine_steps();
+  absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_EQ(GetStatus().engine_steps(), steps);
+}
+
 TEST_P(RolloutServiceTest, CancellingDropsTheWork) {
   ASSERT_TRUE(Send(GoodUpdate(2)).ok());
   ASSERT_TRUE(failpoint::Arm("rollout.decode:1+:delay=5").ok());

@@ -1,10 +1,12 @@
 #include "trainer/reward_client.h"
 
+#include <atomic>
 #include <cmath>
 #include <functional>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/rpc/server.h"
 #include "gmock/gmock.h"
 #include "proto/reward.grpc.pb.h"
@@ -18,9 +20,11 @@ using testing::HasSubstr;
 class DoubleRewards : public v1::RewardService::Service {
  public:
   std::function<grpc::Status(int call, v1::ScoreResponse&)> before = [](int, v1::ScoreResponse&) { return grpc::Status::OK; };
+  std::function<void(grpc::ServerContext&)> during = [](grpc::ServerContext&) {};
   int calls = 0;
 
-  grpc::Status Score(grpc::ServerContext*, const v1::ScoreRequest* request, v1::ScoreResponse* response) override {
+  grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request, v1::ScoreResponse* response) override {
+    during(*context);
     response->set_request_id(request->request_id());
     response->add_rule_names("length");
     response->add_weights(1);
@@ -103,6 +107,30 @@ TEST_F(RewardClientTest, AStopEndsTheWait) {
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
   EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr("rewards:1"), HasSubstr("gone"), HasSubstr("a stop was asked for")));
   EXPECT_EQ(service_.calls, 3);
+}
+
+TEST_F(RewardClientTest, AStopGivesARequestUnderWaySomeTimeAndThenCancelsIt) {
+  std::atomic<bool> stop = false, heard = false;
+  RewardClient::Options options;
+  options.stop_requested = [&] { return stop.load(); };
+  service_.during = [&](grpc::ServerContext&) {
+    stop = true;
+    absl::SleepFor(absl::Milliseconds(400));
+  };
+  ExpectGood(RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_)->Score(request_));
+
+  stop = false;
+  service_.during = [&](grpc::ServerContext& context) {
+    stop = true;
+    for (int i = 0; i < 1000 && !context.IsCancelled(); ++i) absl::SleepFor(absl::Milliseconds(10));
+    heard = context.IsCancelled();
+  };
+  options.patience_at_stop = absl::ZeroDuration();
+  const absl::Status status = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_)->Score(request_).status();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr("rewards:1"), HasSubstr("a stop was asked for")));
+  for (int i = 0; i < 1000 && !heard; ++i) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_TRUE(heard);
 }
 
 TEST_F(RewardClientTest, AnErrorOfTheRequestIsNotRetried) {
