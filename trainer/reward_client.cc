@@ -128,10 +128,24 @@ class RetryingRewardClient : public RewardClient {
     return absl::InternalError(absl::StrCat("reward service ", name_, ": the answer's shape is not the request's (groups, completions, rules)"));
   }
 
+  void CompareWithRecipe(const v1::ScoreResponse& response) const {
+    std::vector<std::pair<std::string, double>> rules;
+    for (int r = 0; r < response.rule_names_size(); ++r) rules.emplace_back(response.rule_names(r), response.weights(r));
+    if (options_.recipe_rules.empty() || rules == options_.recipe_rules) return;
+    const auto text = [](const std::vector<std::pair<std::string, double>>& list) {
+      return absl::StrJoin(list, ", ", [](std::string* out, const auto& rule) { absl::StrAppend(out, rule.first, " x ", rule.second); });
+    };
+    LOG(WARNING) << "reward service " << name_ << " scores by " << text(rules) << "; the recipe's reward.rules, which are not used, say "
+                 << text(options_.recipe_rules);
+  }
+
   // Whoever reads rule i of a score finds its name at place i, whichever answer the score came with.
   absl::Status CheckRules(const v1::ScoreResponse& response) {
     const std::vector<std::string> names(response.rule_names().begin(), response.rule_names().end());
-    if (!rule_names_) rule_names_ = names;
+    if (!rule_names_) {
+      rule_names_ = names;
+      CompareWithRecipe(response);
+    }
     if (names == *rule_names_) return absl::OkStatus();
     return absl::FailedPreconditionError(absl::StrCat("reward service ", name_, ": it scores by the rules \"", absl::StrJoin(names, "\", \""),
                                                       "\" now, and scored by \"", absl::StrJoin(*rule_names_, "\", \""),

@@ -15,6 +15,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -31,6 +33,8 @@ class RewardClient {
     absl::Duration give_up = absl::Minutes(10);    // of trying
     absl::Duration patience_at_stop = absl::Seconds(20);  // with a request under way
     std::function<bool()> stop_requested;          // may be empty
+    // The recipe's own rules with their weights; a service that scores by others (which is its right) is warned of once. Empty: not compared
+    std::vector<std::pair<std::string, double>> recipe_rules;
   };
   static std::unique_ptr<RewardClient> Create(std::string name, std::shared_ptr<grpc::Channel> channel, const Options& options,
                                               Clock& clock = RealClock());

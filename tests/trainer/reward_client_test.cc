@@ -183,6 +183,23 @@ TEST_F(RewardClientTest, OtherRulesThanTheFirstAnswersAreAnErrorThatNamesBoth) {
   ExpectGood(client_->Score(request_));
 }
 
+TEST_F(RewardClientTest, OtherRulesOrWeightsThanTheRecipesAreSaidOnce) {
+  const std::pair<std::vector<std::pair<std::string, double>>, bool> cases[] = {
+      {{}, false}, {{{"length", 1}}, false}, {{{"length", 0.5}}, true}, {{{"format", 0.1}, {"correct", 0.9}}, true}};
+  for (const auto& [rules, differ] : cases) {
+    RewardClient::Options options;
+    options.recipe_rules = rules;
+    const auto client = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_);
+    testing::internal::CaptureStderr();
+    ExpectGood(client->Score(request_));
+    const std::string log = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(log.find("rewards:1 scores by length x 1; the recipe's") != std::string::npos, differ) << log;
+    testing::internal::CaptureStderr();
+    ExpectGood(client->Score(request_));
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  }
+}
+
 TEST_F(RewardClientTest, OtherRulesInALaterPartOfOneRequestAreAnErrorToo) {
   request_.mutable_groups(0)->add_completions()->set_text(std::string(12 << 20, 'x'));
   request_.mutable_groups(2)->add_completions()->set_text(std::string(12 << 20, 'y'));
