@@ -19,6 +19,7 @@ namespace grouper {
 namespace {
 
 constexpr size_t kMessageBytes = kMaxMessageBytes / 4;  // leaves room for the answer's reasons
+constexpr absl::Duration kStatusTimeout = absl::Seconds(5);
 constexpr absl::Duration kPrintEvery = absl::Seconds(10);
 constexpr absl::Duration kPrintScoringEvery = absl::Minutes(1);
 constexpr absl::Duration kLookEvery = absl::Milliseconds(100);  // whether a stop was asked for
@@ -58,6 +59,13 @@ class RetryingRewardClient : public RewardClient {
       begin = end;
     }
     return all;
+  }
+
+  std::vector<std::string> RuleNames() override {
+    v1::RewardStatus answer;
+    const auto context = MakeClientContext(kStatusTimeout);
+    if (!stub_->GetStatus(context.get(), {}, &answer).ok()) return {};
+    return {answer.rule_names().begin(), answer.rule_names().end()};
   }
 
   int64_t retries() const override { return retries_; }

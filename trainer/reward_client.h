@@ -43,6 +43,9 @@ class RewardClient {
   // Splits the request by groups into messages below the size limit, keeps order.
   virtual absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request) = 0;
 
+  // The names of the service's rules by its GetStatus, asked once. Empty where it does not say: a service of somebody else's need not.
+  virtual std::vector<std::string> RuleNames() = 0;
+
   virtual int64_t retries() const = 0;
 };
 

@@ -24,6 +24,10 @@ namespace {
 
 std::string CheckpointsOf(const std::string& run) { return JoinPath(run, "checkpoints"); }
 
+bool HasEvaluation(const v1::Stage& stage) {
+  return stage.has_evaluate() || stage.eval().every() > 0 || stage.eval().at_start() || stage.eval().at_end();
+}
+
 class Run {
  public:
   explicit Run(RunParts& parts)
@@ -37,6 +41,7 @@ class Run {
     if (finished) return absl::OkStatus();
     RETURN_IF_ERROR(PrepareStages());
     if (p_.ready) RETURN_IF_ERROR(p_.ready());
+    RETURN_IF_ERROR(CheckDecidingRules());
     RETURN_IF_ERROR(Begin());
     for (; state_.stage_index < p_.recipe.stages_size(); ++state_.stage_index, state_.stage = {}) {
       ASSIGN_OR_RETURN(const bool stopped, RunStage(static_cast<int>(state_.stage_index)));
@@ -130,9 +135,20 @@ class Run {
     } else if (config.has_grpo()) {
       ASSIGN_OR_RETURN(stage.steps, CheckGrpoData(*stage.context, p_.check_row));
     }
-    const v1::Evaluation& eval = config.eval();
-    if (config.has_evaluate() || eval.every() > 0 || eval.at_start() || eval.at_end()) {
-      RETURN_IF_ERROR(CheckEvaluation(*stage.context, stage.data->eval_rows(), eval, p_.check_row));
+    if (HasEvaluation(config)) RETURN_IF_ERROR(CheckEvaluation(*stage.context, stage.data->eval_rows(), config.eval(), p_.check_row));
+    return absl::OkStatus();
+  }
+
+  // Whether a remote reward service has the rules that decide the evaluations, as far as it says.
+  absl::Status CheckDecidingRules() {
+    const v1::Reward& reward = p_.recipe.reward();
+    if (reward.address().empty()) return absl::OkStatus();
+    const std::vector<std::string> names = p_.reward.RuleNames();
+    for (const v1::Stage& stage : p_.recipe.stages()) {
+      if (names.empty() || !HasEvaluation(stage)) continue;
+      const std::string where = absl::StrCat("stages[", stage.name(), "]");
+      ASSIGN_OR_RETURN(const std::string deciding, Annotate(DecidingRule(reward, stage.eval().rule()), where));
+      if (!deciding.empty()) RETURN_IF_ERROR(Annotate(FindDecidingRule(reward, deciding, names, {}).status(), where));
     }
     return absl::OkStatus();
   }
