@@ -52,7 +52,8 @@ const Command kScore = {
     "",
     "score completions in a file by reward rules, offline",
     "RULES is the text of a recipe's `reward` block. An input line has `completion` (or `response`, `prediction`), `answer` (or `gold`) where a\n"
-    "rule needs one, and any other column. An output line has `id`, `reward` and `rules`. See recipes/rules/ for ready blocks.",
+    "rule needs one, and any other column. `num_tokens` is what the length rules (overlong, cosine_length, group_length) count: a line without it counts\n"
+    "its words, which are fewer than the tokens that a run counts. An output line has `id`, `reward` and `rules`. See recipes/rules/ for ready blocks.",
     {
         {.name = "rules", .placeholder = "RULES", .help = "rules as protobuf text", .default_text = "", .required = true},
         {.name = "input", .placeholder = "FILE", .help = "cases as JSON lines", .default_text = "", .required = true},
