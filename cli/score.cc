@@ -5,6 +5,7 @@
 
 #include "cli/commands.h"
 #include "cli/output_option.h"
+#include "common/base/address.h"
 #include "common/base/status.h"
 #include "common/base/thread_pool.h"
 #include "common/rpc/server.h"
@@ -21,6 +22,7 @@ absl::Status Run(const Arguments& arguments) {
   const v1::Reward& config = file.reward;
   ScoreSummary summary;
   if (!config.address().empty()) {  // somebody else's service
+    RETURN_IF_ERROR(file.Locate(Annotate(CheckPeerAddress(config.address()), "reward.address")));
     ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, OpenChannel(config.address(), config.tls()));
     RewardClient::Options options;
     if (config.timeout_seconds() > 0) options.timeout = absl::Seconds(config.timeout_seconds());

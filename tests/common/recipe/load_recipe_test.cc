@@ -118,6 +118,9 @@ TEST(LoadRecipeTest, RangesAreCheckedByFieldPath) {
       {"threads=-1", "threads"},
       {"stages[rl].data.too_long=cut", "too_long"},
       {"stages[rl].evaluate.x=1", "no field"},
+      {"rollout.addresses=node:1,127.0.0.1", "rollout.addresses[1]: \"127.0.0.1\", expected HOST:PORT with a port of 1..65535"},
+      {"reward.address=127.0.0.1:99999", "reward.address: \"127.0.0.1:99999\", expected HOST:PORT"},
+      {"logging.trainer_address=127.0.0.1:", "logging.trainer_address: \"127.0.0.1:\", expected HOST:PORT with a port of 0..65535"},
   };
   for (const auto& c : cases) {
     const auto recipe = LoadRecipe(Write(kGood), {c.override_text});
