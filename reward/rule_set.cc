@@ -297,7 +297,7 @@ absl::StatusOr<v1::ScoreResponse> RuleSet::Score(const v1::ScoreRequest& request
     json::Json& row = rows[static_cast<size_t>(g)];
     row = json::Json::object();
     if (!group.row_json().empty()) {
-      ASSIGN_OR_RETURN(row, Annotate(json::Parse(group.row_json()), absl::StrCat("groups[", g, "].row_json")));
+      ASSIGN_OR_RETURN(row, Annotate(json::ParseRow(group.row_json()), absl::StrCat("groups[", g, "].row_json")));
       if (!row.is_object())
         return absl::InvalidArgumentError(absl::StrCat("groups[", g, "].row_json: expected a JSON object"));
     }

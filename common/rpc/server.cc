@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/address.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "grpcpp/create_channel.h"
@@ -99,6 +100,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const std::string& l
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on the port is an error, not a silent share
   int port = 0;
   if (!listen.empty()) {
+    RETURN_IF_ERROR(Annotate(CheckListenAddress(listen), "listen address"));
     std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
     if (!pem.certificate.empty()) {
       grpc::SslServerCredentialsOptions options(pem.ca.empty() ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
@@ -122,6 +124,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const std::string& l
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& target, const v1::Credentials& tls) {
+  RETURN_IF_ERROR(Annotate(CheckPeerAddress(target), "address"));
   ASSIGN_OR_RETURN(const Pem pem, ReadPem(tls));
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
   if (!pem.ca.empty()) {

@@ -17,7 +17,7 @@ inline constexpr int kMaxMessageBytes = 64 << 20;  // explicit on both sides
 
 class RpcServer {
  public:
-  // listen: HOST:PORT (port 0: any free one), or "" for in-process only. A port in use is an error that says so. An address that is not
+  // listen: HOST:PORT (base/address.h; port 0: any free one), or "" for in-process only. A port in use is an error that says so. An address that is not
   // loopback needs TLS credentials or `insecure: true`. Services must outlive the server.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const std::string& listen, const v1::Credentials& tls,
                                                           const std::vector<grpc::Service*>& services);
@@ -29,7 +29,7 @@ class RpcServer {
   virtual void Shutdown(double grace_seconds) = 0;
 };
 
-// Connects lazily; target is anything gRPC resolves ("dns:///rollout:50051", "unix:/tmp/s"). Keep-alive pings notice a dead peer.
+// Connects lazily; target is HOST:PORT or what else base/address.h has ("dns:///rollout:50051", "unix:/tmp/s"). Keep-alive pings notice a dead peer.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& target, const v1::Credentials& tls);
 
 }  // namespace grouper

@@ -49,6 +49,12 @@ TEST_F(CustomRule, ScoresReasonsAndColumns) {
   EXPECT_EQ(world.last().reason(), "sum");
 }
 
+TEST_F(CustomRule, NumbersOfTheRowArriveAsTheyStandThere) {
+  RuleWorld world = World("    print(json.dumps({'id': q['id'], 'score': 1, 'reason': str(q['row']['x'])}))\n");
+  EXPECT_EQ(world.Score("abc", R"({"x": 12345678901234567890123})"), "1");
+  EXPECT_EQ(world.last().reason(), "12345678901234567890123");
+}
+
 TEST_F(CustomRule, NullIsNotApplicableAndErrorIsError) {
   RuleWorld world = World(
       "    print(json.dumps({'id': q['id'], 'score': None} if c == 'none' else {'id': q['id'], 'error': 'bad "
