@@ -36,6 +36,7 @@ class Run {
     ASSIGN_OR_RETURN(const bool finished, Look());
     if (finished) return absl::OkStatus();
     RETURN_IF_ERROR(PrepareStages());
+    RETURN_IF_ERROR(FindCheckpoint());
     if (p_.ready) RETURN_IF_ERROR(p_.ready());
     RETURN_IF_ERROR(Begin());
     for (; state_.stage_index < p_.recipe.stages_size(); ++state_.stage_index, state_.stage = {}) {
@@ -137,6 +138,32 @@ class Run {
     return absl::OkStatus();
   }
 
+  // The newest checkpoint of RUN, if any: may this program go on from it with the files as they are now?
+  absl::Status FindCheckpoint() {
+    ASSIGN_OR_RETURN(latest_, FindLatestCheckpoint(p_.fs, CheckpointsOf(p_.directory)));
+    if (!latest_) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const RunState saved, ReadRunState(*latest_));
+    if (saved.inputs_digest != state_.inputs_digest) {
+      return absl::FailedPreconditionError(absl::StrCat(latest_->directory(), ": made with other data or another tokenizer than the recipe's files hold now; "
+                                                        "--resume needs the same"));
+    }
+    if (latest_->Has("config.json")) {
+      ASSIGN_OR_RETURN(const std::string config, latest_->ReadFile("config.json"));
+      if (config != ConfigText(*p_.loaded.model, p_.loaded.stop_token_ids)) {
+        return absl::FailedPreconditionError(absl::StrCat(latest_->directory(), "/config.json: another model than ", p_.loaded.source,
+                                                          " is now; --resume needs the same architecture and stop tokens"));
+      }
+    }
+    if (saved.numerics_id != state_.numerics_id && p_.recipe.exact_on_policy()) {
+      return absl::FailedPreconditionError(absl::StrCat(latest_->directory(), ": made with numerics \"", saved.numerics_id, "\", this program has \"",
+                                                        state_.numerics_id, "\": the bits would differ (exact_on_policy)"));
+    }
+    if (saved.stage_index > p_.recipe.stages_size()) {
+      return absl::DataLossError(absl::StrCat(latest_->directory(), "/state.json: stage_index beyond the recipe's stages"));
+    }
+    return absl::OkStatus();
+  }
+
   // A fresh directory, or the newest checkpoint of an old one.
   absl::Status Begin() {
     FileSystem& fs = p_.fs;
@@ -145,11 +172,11 @@ class Run {
       RETURN_IF_ERROR(fs.CreateDirectories(p_.directory));
       RETURN_IF_ERROR(WriteFileAtomically(fs, recipe_path, RecipeText(p_.recipe)));
     }
-    ASSIGN_OR_RETURN(std::optional<CheckpointReader> latest, FindLatestCheckpoint(fs, CheckpointsOf(p_.directory)));
-    if (latest) {
-      RETURN_IF_ERROR(Restore(*latest));
-      Say(absl::StrCat("resuming after step ", state_.step, " from ", latest->directory()));
+    if (latest_) {
+      RETURN_IF_ERROR(Restore(*latest_));
+      Say(absl::StrCat("resuming after step ", state_.step, " from ", latest_->directory()));
     } else if (p_.resume) {
+      RETURN_IF_ERROR(WriteFileAtomically(fs, recipe_path, RecipeText(p_.recipe)));  // its files may lie elsewhere now
       Say(absl::StrCat(p_.directory, ": no checkpoint yet, starting at the beginning"));
     }
     ASSIGN_OR_RETURN(metrics_, JsonLinesFile::Open(fs, JoinPath(p_.directory, "metrics.jsonl"), state_.metrics_bytes));
@@ -164,20 +191,9 @@ class Run {
   }
 
   absl::Status Restore(const CheckpointReader& checkpoint) {
-    const std::string own = state_.numerics_id, inputs = state_.inputs_digest;
+    const std::string own = state_.numerics_id;
     ASSIGN_OR_RETURN(state_, ReadRunState(checkpoint));
-    if (state_.inputs_digest != inputs) {
-      return absl::FailedPreconditionError(absl::StrCat(checkpoint.directory(), ": made with other data or another tokenizer than the recipe's files hold now; "
-                                                        "--resume needs the same"));
-    }
-    if (state_.numerics_id != own && p_.recipe.exact_on_policy()) {
-      return absl::FailedPreconditionError(absl::StrCat(checkpoint.directory(), ": made with numerics \"", state_.numerics_id, "\", this program has \"", own,
-                                                        "\": the bits would differ (exact_on_policy)"));
-    }
     state_.numerics_id = own;
-    if (state_.stage_index > p_.recipe.stages_size()) {
-      return absl::DataLossError(absl::StrCat(checkpoint.directory(), "/state.json: stage_index beyond the recipe's stages"));
-    }
     RETURN_IF_ERROR(ReadWeights(checkpoint, "model.safetensors", *p_.loaded.model));
     p_.loaded.model->WeightsChanged(stream_);
     publisher_.set_version(state_.weight_version);
@@ -380,6 +396,7 @@ class Run {
   std::optional<PromptEncoder> encoder_;
   std::vector<PreparedStage> stages_;
   RunState state_;
+  std::optional<CheckpointReader> latest_;    // FindCheckpoint's
   std::optional<CheckpointReader> restored_;  // to be taken by the stage that it was saved in
   int64_t saved_step_ = -1;
   const double peak_flops_ = kernels::PeakFlops(stream_, p_.loaded.model->dtype());

@@ -49,6 +49,9 @@ struct CheckpointContents {
   const LoadedModel* loaded = nullptr;  // its tokenizer and stop tokens go beside the weights
 };
 
+// The checkpoint's config.json: another text, another model.
+std::string ConfigText(const Model& model, const std::vector<int32_t>& stop_token_ids);
+
 absl::Status SaveRunCheckpoint(FileSystem& fs, const std::string& directory, const CheckpointContents& contents);
 
 // Parts of a verified checkpoint. Tensors must be exactly those of the target, or it is DataLoss naming the tensor.

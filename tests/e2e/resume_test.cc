@@ -220,26 +220,76 @@ TEST(ResumeTest, FilesThatAreNotThisRunsAreLeftAlone) {
   }
 }
 
+// A project of its own: a recipe with files beside it, and a run of three steps that is killed after two.
+struct Project {
+  std::string folder = FreshDirectory("project");
+
+  Project() {
+    std::filesystem::create_directories(folder);
+    for (const char* file : {"config.json", "tokenizer.json"}) {
+      std::filesystem::copy_file(SourcePath(std::string("recipes/quickstart/") + file), folder + "/" + file);
+    }
+    WriteRows("2");
+    std::ofstream(folder + "/r.textproto") << R"(
+        model { config: "config.json" tokenizer: "tokenizer.json" device: "cpu" }
+        stages { name: "s" steps: 3 data { train: "rows.jsonl" } optimizer { lr: 1e-3 } grpo { prompts_per_step: 1 group_size: 2 sampling { max_new_tokens: 4 } } }
+        reward { rules { name: "right" exact {} } }
+        checkpoint { every: 1 })";
+  }
+  void WriteRows(const std::string& answer) const { std::ofstream(folder + "/rows.jsonl") << "{\"prompt\": \"1+1=\", \"answer\": \"" << answer << "\"}\n"; }
+  Outcome Run(const std::string& recipe, const std::vector<std::string>& more = {}, const std::map<std::string, std::string>& environment = {}) const {
+    std::vector<std::string> argv = {GrouperBinary(), "run", recipe, "--out", folder + "/run"};
+    argv.insert(argv.end(), more.begin(), more.end());
+    return RunProgram(argv, 60, environment);
+  }
+  void RunAndKill() const {
+    ASSERT_EQ(Run(folder + "/r.textproto", {}, {{"GROUPER_FAIL", "trainer.step_end:2:kill"}}).exit_code, 128 + SIGKILL);
+  }
+};
+
 TEST(ResumeTest, DataThatChangedInTheMeantimeIsRefused) {
-  const std::string data = FreshDirectory("rows") + ".jsonl", out = FreshDirectory("changed_data"), recipe = FreshDirectory("recipe") + ".textproto";
-  std::ofstream(data) << "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n";
-  std::ofstream(recipe) << "model { config: \"" << SourcePath("recipes/quickstart/config.json") << "\" tokenizer: \""
-                        << SourcePath("recipes/quickstart/tokenizer.json") << "\" }\nstages { name: \"s\" steps: 3 data { train: \"" << data
-                        << "\" } optimizer { lr: 1e-3 } grpo { prompts_per_step: 1 group_size: 2 sampling { max_new_tokens: 4 } } }\n"
-                        << "reward { rules { name: \"right\" exact {} } }\ncheckpoint { every: 1 }\n";
-  const std::vector<std::string> command = {GrouperBinary(), "run", recipe, "--out", out};
-  std::vector<std::string> resume = command;
-  resume.push_back("--resume");
-  ASSERT_EQ(RunProgram(command, 60, {{"GROUPER_FAIL", "trainer.step_end:2:kill"}}).exit_code, 128 + SIGKILL);
-  std::ofstream(data) << "{\"prompt\": \"1+1=\", \"answer\": \"3\"}\n";
-  const Outcome changed = RunProgram(resume, 60);
+  const Project project;
+  project.RunAndKill();
+  const std::string recipe = project.folder + "/r.textproto";
+  project.WriteRows("3");
+  const Outcome changed = project.Run(recipe, {"--resume"});
   EXPECT_EQ(changed.exit_code, 1) << changed.output;
   EXPECT_THAT(changed.output, HasSubstr("other data"));
-  std::ofstream(data) << "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n";
-  const Outcome same = RunProgram(resume, 60);
+  project.WriteRows("2");
+  const Outcome same = project.Run(recipe, {"--resume"});
   EXPECT_EQ(same.exit_code, 0) << same.output;
-  std::filesystem::remove(data);
-  std::filesystem::remove(recipe);
+}
+
+TEST(ResumeTest, ARecipeByAnotherPathIsTheSameRecipe) {
+  const Project project;
+  project.RunAndKill();
+  const Outcome outcome = project.Run(project.folder + "/../" + Basename(project.folder) + "/./r.textproto", {"--resume"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+}
+
+TEST(ResumeTest, AMovedProjectGoesOnWithTheSameFilesAndIsRefusedWithOthers) {
+  const Project undisturbed;
+  ASSERT_EQ(undisturbed.Run(undisturbed.folder + "/r.textproto").exit_code, 0);
+  Project project;
+  project.RunAndKill();
+  const std::string moved = FreshDirectory("moved");
+  std::filesystem::rename(project.folder, moved);
+  project.folder = moved;
+  std::filesystem::rename(moved + "/rows.jsonl", moved + "/renamed.jsonl");
+  const std::string recipe = moved + "/r.textproto", renamed = "stages[s].data.train=" + moved + "/renamed.jsonl";
+  // The same architecture but for one number that no tensor's shape shows.
+  auto config = DefaultFileSystem().ReadFile(moved + "/config.json", 1 << 20);
+  ASSERT_TRUE(config.ok()) << config.status();
+  auto other = json::ParseOrdered(*config);
+  ASSERT_TRUE(other.ok()) << other.status();
+  (*other)["rms_norm_eps"] = 0.125;
+  std::ofstream(moved + "/other.json") << other->dump();
+  const Outcome refused = project.Run(recipe, {"--resume", "--set", renamed, "--set", "model.config=" + moved + "/other.json"});
+  EXPECT_EQ(refused.exit_code, 1) << refused.output;
+  EXPECT_THAT(refused.output, HasSubstr("config.json: another model than "));
+  const Outcome outcome = project.Run(recipe, {"--resume", "--set", renamed});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(Digests(moved + "/run"), Digests(undisturbed.folder + "/run"));
 }
 
 }  // namespace
