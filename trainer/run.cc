@@ -24,6 +24,20 @@ namespace {
 
 std::string CheckpointsOf(const std::string& run) { return JoinPath(run, "checkpoints"); }
 
+absl::StatusOr<RunDigests> ReadSummary(FileSystem& fs, const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, fs.ReadFile(path, 1 << 20));
+  ASSIGN_OR_RETURN(const json::Json summary, Annotate(json::Parse(text), path));
+  RunDigests digests;
+  ASSIGN_OR_RETURN(digests.step, Annotate(json::GetInt(summary, "step", 0, int64_t{1} << 62), path));
+  ASSIGN_OR_RETURN(digests.weights, Annotate(json::GetString(summary, "weights_digest"), path));
+  ASSIGN_OR_RETURN(digests.completions, Annotate(json::GetString(summary, "completions_digest"), path));
+  if (json::Has(summary, "inputs_digest")) {
+    ASSIGN_OR_RETURN(digests.inputs, Annotate(json::GetString(summary, "inputs_digest"), path));
+  }
+  digests.finished = true;
+  return digests;
+}
+
 class Run {
  public:
   explicit Run(RunParts& parts)
@@ -33,11 +47,12 @@ class Run {
   }
 
   absl::Status Execute() {
-    ASSIGN_OR_RETURN(const bool finished, Look());
-    if (finished) return absl::OkStatus();
-    RETURN_IF_ERROR(PrepareStages());
-    RETURN_IF_ERROR(FindCheckpoint());
-    if (p_.ready) RETURN_IF_ERROR(p_.ready());
+    ASSIGN_OR_RETURN(const bool finished, Examine());
+    if (finished) {
+      Say(absl::StrCat(p_.directory, ": the run has finished already"));
+      return absl::OkStatus();
+    }
+    if (p_.ready && StagesLeft()) RETURN_IF_ERROR(p_.ready());
     RETURN_IF_ERROR(Begin());
     for (; state_.stage_index < p_.recipe.stages_size(); ++state_.stage_index, state_.stage = {}) {
       ASSIGN_OR_RETURN(const bool stopped, RunStage(static_cast<int>(state_.stage_index)));
@@ -76,8 +91,21 @@ class Run {
 
   // --- beginning -----------------------------------------------------------------------------------------------------------
 
-  // Whether RUN may be used: by a fresh run when it holds nothing of a run, by --resume when it holds this one. True: that has finished.
-  absl::StatusOr<bool> Look() {
+  // All that can be said before anything is written. True: the run has finished.
+  absl::StatusOr<bool> Examine() {
+    ASSIGN_OR_RETURN(const std::optional<RunDigests> finished, Look());
+    RETURN_IF_ERROR(PrepareStages());
+    if (finished) {
+      if (!finished->inputs.empty()) RETURN_IF_ERROR(CheckInputs(SummaryPath(), finished->inputs));
+      return true;
+    }
+    RETURN_IF_ERROR(FindCheckpoint());
+    return false;
+  }
+
+  // Whether RUN may be used: by a fresh run when it holds nothing of a run, by --resume when it holds this one. Its digests: that has
+  // finished, and its model is there.
+  absl::StatusOr<std::optional<RunDigests>> Look() {
     FileSystem& fs = p_.fs;
     const std::string recipe_path = JoinPath(p_.directory, "recipe.textproto");
     if (!fs.Exists(recipe_path)) {
@@ -86,7 +114,7 @@ class Run {
         const std::string path = JoinPath(p_.directory, name);
         if (fs.Exists(path)) return absl::AlreadyExistsError(absl::StrCat(path, " is there, but no recipe.textproto beside it; choose another --out"));
       }
-      return false;
+      return std::nullopt;
     }
     if (!p_.resume) {
       return absl::AlreadyExistsError(absl::StrCat(p_.directory, ": a run is there already; go on with --resume, or choose another --out"));
@@ -97,9 +125,24 @@ class Run {
     if (!difference.empty()) {
       return absl::FailedPreconditionError(absl::StrCat("--resume with a changed recipe (only placement and speed may change):\n", difference));
     }
-    if (!fs.Exists(JoinPath(p_.directory, "run.json"))) return false;
-    Say(absl::StrCat(p_.directory, ": the run has finished already"));
-    return true;
+    if (!fs.Exists(SummaryPath())) return std::nullopt;
+    const absl::StatusOr<RunDigests> digests = ReadSummary(fs, SummaryPath());
+    not_whole_ = digests.ok() ? CheckModel(digests->weights) : digests.status();
+    if (!not_whole_.ok()) return std::nullopt;
+    return *digests;
+  }
+
+  std::string ModelPath() const { return JoinPath(p_.directory, "model"); }
+  std::string SummaryPath() const { return JoinPath(p_.directory, "run.json"); }
+
+  // OK: RUN/model is whole and has the weights of this digest.
+  absl::Status CheckModel(const std::string& weights_digest) {
+    ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(ModelPath(), {}));
+    ASSIGN_OR_RETURN(const Sha256Digest digest, Annotate(WeightsDigestLike(*p_.loaded.model, *opened.weights, p_.threads), ModelPath()));
+    if (Hex(digest) != weights_digest) {
+      return absl::DataLossError(absl::StrCat(ModelPath(), ": weights_digest ", Hex(digest), ", expected the run's, ", weights_digest));
+    }
+    return absl::OkStatus();
   }
 
   // Opens and checks all stages' data, so that what is wrong in the last stage is said before the first has run.
@@ -138,15 +181,23 @@ class Run {
     return absl::OkStatus();
   }
 
+  absl::Status CheckInputs(const std::string& path, const std::string& digest) const {
+    if (digest == state_.inputs_digest) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat(path, ": made with other data or another tokenizer than the recipe's files hold now; --resume needs "
+                                                      "the same"));
+  }
+
   // The newest checkpoint of RUN, if any: may this program go on from it with the files as they are now?
   absl::Status FindCheckpoint() {
     ASSIGN_OR_RETURN(latest_, FindLatestCheckpoint(p_.fs, CheckpointsOf(p_.directory)));
-    if (!latest_) return absl::OkStatus();
-    ASSIGN_OR_RETURN(const RunState saved, ReadRunState(*latest_));
-    if (saved.inputs_digest != state_.inputs_digest) {
-      return absl::FailedPreconditionError(absl::StrCat(latest_->directory(), ": made with other data or another tokenizer than the recipe's files hold now; "
-                                                        "--resume needs the same"));
+    if (!latest_ && !not_whole_.ok()) {
+      return absl::FailedPreconditionError(absl::StrCat(not_whole_.message(), ". The run has finished, but not all of it is there, and ", CheckpointsOf(p_.directory),
+                                                        " has no checkpoint to make it from: remove run.json to train it again from the beginning, or choose "
+                                                        "another --out"));
     }
+    if (!latest_) return absl::OkStatus();
+    ASSIGN_OR_RETURN(saved_, ReadRunState(*latest_));
+    RETURN_IF_ERROR(CheckInputs(latest_->directory(), saved_.inputs_digest));
     if (latest_->Has("config.json")) {
       ASSIGN_OR_RETURN(const std::string config, latest_->ReadFile("config.json"));
       if (config != ConfigText(*p_.loaded.model, p_.loaded.stop_token_ids)) {
@@ -154,15 +205,17 @@ class Run {
                                                           " is now; --resume needs the same architecture and stop tokens"));
       }
     }
-    if (saved.numerics_id != state_.numerics_id && p_.recipe.exact_on_policy()) {
-      return absl::FailedPreconditionError(absl::StrCat(latest_->directory(), ": made with numerics \"", saved.numerics_id, "\", this program has \"",
+    if (saved_.numerics_id != state_.numerics_id && p_.recipe.exact_on_policy()) {
+      return absl::FailedPreconditionError(absl::StrCat(latest_->directory(), ": made with numerics \"", saved_.numerics_id, "\", this program has \"",
                                                         state_.numerics_id, "\": the bits would differ (exact_on_policy)"));
     }
-    if (saved.stage_index > p_.recipe.stages_size()) {
+    if (saved_.stage_index > p_.recipe.stages_size()) {
       return absl::DataLossError(absl::StrCat(latest_->directory(), "/state.json: stage_index beyond the recipe's stages"));
     }
     return absl::OkStatus();
   }
+
+  bool StagesLeft() const { return saved_.stage_index < p_.recipe.stages_size(); }
 
   // A fresh directory, or the newest checkpoint of an old one.
   absl::Status Begin() {
@@ -171,6 +224,10 @@ class Run {
     if (!fs.Exists(recipe_path)) {
       RETURN_IF_ERROR(fs.CreateDirectories(p_.directory));
       RETURN_IF_ERROR(WriteFileAtomically(fs, recipe_path, RecipeText(p_.recipe)));
+    }
+    if (!not_whole_.ok()) {
+      Say(absl::StrCat(not_whole_.message(), "; the run is finished again"));
+      RETURN_IF_ERROR(fs.RemoveFile(SummaryPath()));
     }
     if (latest_) {
       RETURN_IF_ERROR(Restore(*latest_));
@@ -183,7 +240,7 @@ class Run {
     if (p_.recipe.logging().completions()) {
       ASSIGN_OR_RETURN(completions_, JsonLinesFile::Open(fs, JoinPath(p_.directory, "completions.jsonl"), state_.completions_bytes));
     }
-    if (p_.recipe.logging().tensorboard()) {
+    if (p_.recipe.logging().tensorboard() && StagesLeft()) {
       ASSIGN_OR_RETURN(tensorboard_, OpenTensorBoardSink(fs, JoinPath(p_.directory, "tensorboard"),
                                                          absl::ToDoubleSeconds(p_.clock.Now() - absl::UnixEpoch())));
     }
@@ -192,7 +249,7 @@ class Run {
 
   absl::Status Restore(const CheckpointReader& checkpoint) {
     const std::string own = state_.numerics_id;
-    ASSIGN_OR_RETURN(state_, ReadRunState(checkpoint));
+    state_ = saved_;
     state_.numerics_id = own;
     RETURN_IF_ERROR(ReadWeights(checkpoint, "model.safetensors", *p_.loaded.model));
     p_.loaded.model->WeightsChanged(stream_);
@@ -374,20 +431,32 @@ class Run {
     return PruneCheckpoints(p_.fs, directory, p_.recipe.checkpoint().keep_last(), keep);
   }
 
+  absl::Status WriteModel() {
+    const std::string dtype = p_.loaded.model->dtype() == DType::kBF16 ? "bfloat16" : "float32";
+    return SaveHuggingFace(p_.fs, ModelRows(*p_.loaded.model), *p_.loaded.tokenizer, p_.loaded.stop_token_ids, ModelPath(), dtype);
+  }
+
   absl::Status Finish() {
     RETURN_IF_ERROR(metrics_->Sync());
     if (completions_ != nullptr) RETURN_IF_ERROR(completions_->Sync());
-    const std::string model = JoinPath(p_.directory, "model");
-    if (!p_.fs.Exists(model)) {
-      const std::string dtype = p_.loaded.model->dtype() == DType::kBF16 ? "bfloat16" : "float32";
-      RETURN_IF_ERROR(SaveHuggingFace(p_.fs, ModelRows(*p_.loaded.model), *p_.loaded.tokenizer, p_.loaded.stop_token_ids, model, dtype));
+    const std::string digest = Hex(WeightsDigest(*p_.loaded.model, p_.threads));
+    if (!p_.fs.Exists(ModelPath())) {
+      RETURN_IF_ERROR(WriteModel());
+    } else if (const absl::Status there = CheckModel(digest); !there.ok()) {
+      Say(absl::StrCat(there.message(), "; it is written again"));
+      // Away in one piece, under the name that WriteModel clears.
+      const std::string unfinished = ModelPath() + kUnfinishedModel;
+      RETURN_IF_ERROR(p_.fs.RemoveAll(unfinished));
+      RETURN_IF_ERROR(p_.fs.Rename(ModelPath(), unfinished));
+      RETURN_IF_ERROR(WriteModel());
     }
     json::OrderedJson summary;
     summary["finished"] = true;
     summary["step"] = state_.step;
-    summary["weights_digest"] = Hex(WeightsDigest(*p_.loaded.model, p_.threads));
+    summary["weights_digest"] = digest;
     summary["completions_digest"] = state_.completions_digest;
-    return WriteFileAtomically(p_.fs, JoinPath(p_.directory, "run.json"), summary.dump(1) + "\n");
+    summary["inputs_digest"] = state_.inputs_digest;
+    return WriteFileAtomically(p_.fs, SummaryPath(), summary.dump(1) + "\n");
   }
 
   RunParts& p_;
@@ -396,7 +465,9 @@ class Run {
   std::optional<PromptEncoder> encoder_;
   std::vector<PreparedStage> stages_;
   RunState state_;
+  absl::Status not_whole_;                    // why a run with a run.json has not finished; OK without one
   std::optional<CheckpointReader> latest_;    // FindCheckpoint's
+  RunState saved_;                            // in it
   std::optional<CheckpointReader> restored_;  // to be taken by the stage that it was saved in
   int64_t saved_step_ = -1;
   const double peak_flops_ = kernels::PeakFlops(stream_, p_.loaded.model->dtype());
@@ -420,20 +491,12 @@ absl::Status RunRecipe(RunParts& parts) {
 absl::StatusOr<std::string> CheckRun(RunParts& parts) { return Run(parts).Check(); }
 
 absl::StatusOr<RunDigests> ReadRunDigests(FileSystem& fs, const std::string& directory) {
-  RunDigests digests;
-  const std::string summary_path = JoinPath(directory, "run.json");
-  if (fs.Exists(summary_path)) {
-    ASSIGN_OR_RETURN(const std::string text, fs.ReadFile(summary_path, 1 << 20));
-    ASSIGN_OR_RETURN(const json::Json summary, Annotate(json::Parse(text), summary_path));
-    ASSIGN_OR_RETURN(digests.step, Annotate(json::GetInt(summary, "step", 0, int64_t{1} << 62), summary_path));
-    ASSIGN_OR_RETURN(digests.weights, Annotate(json::GetString(summary, "weights_digest"), summary_path));
-    ASSIGN_OR_RETURN(digests.completions, Annotate(json::GetString(summary, "completions_digest"), summary_path));
-    digests.finished = true;
-    return digests;
-  }
+  const std::string summary = JoinPath(directory, "run.json");
+  if (fs.Exists(summary)) return ReadSummary(fs, summary);
   ASSIGN_OR_RETURN(const std::optional<CheckpointReader> latest, FindLatestCheckpoint(fs, CheckpointsOf(directory)));
   if (!latest) return absl::NotFoundError(absl::StrCat(directory, ": no finished run and no checkpoint"));
   ASSIGN_OR_RETURN(const RunState state, ReadRunState(*latest));
+  RunDigests digests;
   digests.step = state.step;
   digests.weights = state.weights_digest;
   digests.completions = state.completions_digest;

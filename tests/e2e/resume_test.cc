@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <random>
 #include <sstream>
 
@@ -232,8 +233,8 @@ struct Project {
     WriteRows("2");
     std::ofstream(folder + "/r.textproto") << R"(
         model { config: "config.json" tokenizer: "tokenizer.json" device: "cpu" }
-        stages { name: "s" steps: 3 data { train: "rows.jsonl" } optimizer { lr: 1e-3 } grpo { prompts_per_step: 1 group_size: 2 sampling { max_new_tokens: 4 } } }
-        reward { rules { name: "right" exact {} } }
+        stages { name: "s" steps: 3 data { train: "rows.jsonl" } optimizer { lr: 1e-3 } grpo { prompts_per_step: 1 group_size: 8 sampling { max_new_tokens: 4 } } }
+        reward { rules { name: "right" exact {} } rules { name: "digit" regex { pattern: "[0-4]" } } }
         checkpoint { every: 1 })";
   }
   void WriteRows(const std::string& answer) const { std::ofstream(folder + "/rows.jsonl") << "{\"prompt\": \"1+1=\", \"answer\": \"" << answer << "\"}\n"; }
@@ -258,6 +259,71 @@ TEST(ResumeTest, DataThatChangedInTheMeantimeIsRefused) {
   project.WriteRows("2");
   const Outcome same = project.Run(recipe, {"--resume"});
   EXPECT_EQ(same.exit_code, 0) << same.output;
+}
+
+std::string Contents(const std::string& path) { return DefaultFileSystem().ReadFile(path, 1 << 28).value_or("absent: " + path); }
+
+TEST(ResumeTest, AFinishedRunThatLostAPartIsFinishedAgain) {
+  const Project project;
+  const std::string recipe = project.folder + "/r.textproto", out = project.folder + "/run", weights = out + "/model/model.safetensors";
+  ASSERT_EQ(project.Run(recipe).exit_code, 0);
+  const std::string bytes = Contents(weights), summary = Contents(out + "/run.json");
+  std::string others = bytes;
+  others[others.size() - 2] ^= 1;
+  const struct {
+    std::string what;
+    std::function<void()> damage;
+    std::string said;
+  } cases[] = {
+      {"nothing", [] {}, "the run has finished already"},
+      {"no model", [&] { std::filesystem::remove_all(out + "/model"); }, "/run/model"},
+      {"no weights", [&] { std::filesystem::remove(weights); }, "model.safetensors"},
+      {"no tokenizer", [&] { std::filesystem::remove(out + "/model/tokenizer.json"); }, "tokenizer.json"},
+      {"other weights", [&] { std::ofstream(weights, std::ios::binary) << others; }, "weights_digest"},
+      {"empty summary", [&] { std::ofstream(out + "/run.json") << ""; }, "run.json"},
+      {"empty object", [&] { std::ofstream(out + "/run.json") << "{}"; }, "missing key"},
+      {"no summary and other weights",
+       [&] {
+         std::filesystem::remove(out + "/run.json");
+         std::ofstream(weights, std::ios::binary) << others;
+       },
+       "it is written again"},
+  };
+  for (const auto& c : cases) {
+    c.damage();
+    const Outcome outcome = project.Run(recipe, {"--resume"});
+    EXPECT_EQ(outcome.exit_code, 0) << c.what << "\n" << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr(c.said)) << c.what;
+    EXPECT_TRUE(Contents(weights) == bytes) << c.what;
+    EXPECT_EQ(Contents(out + "/run.json"), summary) << c.what;
+    EXPECT_TRUE(std::filesystem::exists(out + "/model/tokenizer.json")) << c.what;
+    EXPECT_FALSE(std::filesystem::exists(out + "/model.grouper-unfinished")) << c.what;
+  }
+  project.WriteRows("3");
+  EXPECT_THAT(project.Run(recipe, {"--resume"}).output, HasSubstr("run.json: made with other data"));
+}
+
+TEST(ResumeTest, WithoutModelAndCheckpointsAFinishedRunIsNotTrainedAgainUnasked) {
+  const Project project;
+  const std::string recipe = project.folder + "/r.textproto", out = project.folder + "/run";
+  ASSERT_EQ(project.Run(recipe).exit_code, 0);
+  std::filesystem::remove_all(out + "/checkpoints");
+  EXPECT_EQ(project.Run(recipe, {"--resume"}).exit_code, 0);  // model and summary are enough
+  const std::string metrics = Contents(out + "/metrics.jsonl"), old_weights = Contents(out + "/model/model.safetensors");
+  std::filesystem::rename(out + "/model", out + "/taken");
+  const Outcome refused = project.Run(recipe, {"--resume"});
+  EXPECT_EQ(refused.exit_code, 1) << refused.output;
+  EXPECT_THAT(refused.output, HasSubstr("remove run.json to train it again from the beginning"));
+  EXPECT_EQ(Contents(out + "/metrics.jsonl"), metrics);
+  // Asked, and with other rows: the old model is not taken for the new one's.
+  std::filesystem::rename(out + "/taken", out + "/model");
+  std::filesystem::remove(out + "/run.json");
+  std::ofstream(project.folder + "/rows.jsonl") << "{\"prompt\": \"7+2=\", \"answer\": \"9\"}\n";
+  const Outcome again = project.Run(recipe, {"--resume"});
+  ASSERT_EQ(again.exit_code, 0) << again.output;
+  const std::string digests = Digests(out), model = RunProgram({GrouperBinary(), "inspect", out + "/model"}, 60).output;
+  EXPECT_THAT(model, HasSubstr("weights_digest: " + digests.substr(0, 64)));
+  EXPECT_FALSE(Contents(out + "/model/model.safetensors") == old_weights);
 }
 
 TEST(ResumeTest, ARecipeByAnotherPathIsTheSameRecipe) {
