@@ -251,6 +251,8 @@ class Run {
     const std::string own = state_.numerics_id;
     state_ = saved_;
     state_.numerics_id = own;
+    // Evaluated without keep_best, or removed by hand.
+    if (!p_.fs.Exists(CheckpointPath(CheckpointsOf(p_.directory), state_.best_step))) ForgetBest();
     RETURN_IF_ERROR(ReadWeights(checkpoint, "model.safetensors", *p_.loaded.model));
     p_.loaded.model->WeightsChanged(stream_);
     publisher_.set_version(state_.weight_version);
@@ -270,8 +272,7 @@ class Run {
       MetricsRow row;
       row.Set("step", state_.step);
       row.Set("stage", std::string("evaluate"));
-      ASSIGN_OR_RETURN(const bool best, EvaluateInto(context, row));
-      static_cast<void>(best);
+      RETURN_IF_ERROR(EvaluateInto(context, row).status());
       RETURN_IF_ERROR(WriteRow(row));
       return false;
     }
@@ -293,13 +294,15 @@ class Run {
       }
       restored_.reset();
     }
+    if (state_.stage.step == 0) ForgetBest();
     if (p_.observer.stage_started) p_.observer.stage_started(config, stage.type(), state_.stage.step, stage.steps());
     if (state_.stage.step == 0 && config.eval().at_start()) {
       MetricsRow row;
       row.Set("step", state_.step);
       row.Set("stage", std::string(stage.type()));
-      ASSIGN_OR_RETURN(const bool best, EvaluateInto(context, row));
-      static_cast<void>(best);
+      ASSIGN_OR_RETURN(const EvaluationResult result, EvaluateInto(context, row));
+      // The run's beginning has no checkpoint, a later stage's is the end of the one before.
+      if (saved_step_ == state_.step) TakeIfBest(result);
       RETURN_IF_ERROR(WriteRow(row));
     }
     // The loop: step, evaluate, write, save.
@@ -331,7 +334,8 @@ class Run {
       }
       bool best = false;
       if ((config.eval().every() > 0 && state_.stage.step % config.eval().every() == 0) || (last && config.eval().at_end())) {
-        ASSIGN_OR_RETURN(best, EvaluateInto(context, row));
+        ASSIGN_OR_RETURN(const EvaluationResult evaluated, EvaluateInto(context, row));
+        best = TakeIfBest(evaluated) && p_.recipe.checkpoint().keep_best();
       }
       RETURN_IF_ERROR(WriteCompletions(result));
       RETURN_IF_ERROR(WriteRow(row));
@@ -363,8 +367,8 @@ class Run {
     return true;
   }
 
-  // Adds eval/* to the row. True: the best accuracy so far, and the recipe keeps the best checkpoint.
-  absl::StatusOr<bool> EvaluateInto(StageContext& context, MetricsRow& row) {
+  // Adds eval/* to the row.
+  absl::StatusOr<EvaluationResult> EvaluateInto(StageContext& context, MetricsRow& row) {
     const v1::Evaluation& config = context.config().eval();
     const absl::Time start = p_.clock.Now();
     ASSIGN_OR_RETURN(const EvaluationResult result, Annotate(Evaluate(context, context.data.eval_rows(), config),
@@ -375,10 +379,20 @@ class Run {
     row.Set("eval/problems", result.problems);
     row.Set("time/eval", absl::ToDoubleSeconds(p_.clock.Now() - start));
     if (p_.observer.evaluated) p_.observer.evaluated(context.config().name(), state_.step, result);
+    return result;
+  }
+
+  void ForgetBest() {
+    state_.best_accuracy = -1;
+    state_.best_step = -1;
+  }
+
+  // Of an evaluation at a step that has a checkpoint, or gets one now if this is true: is it the best of this stage so far?
+  bool TakeIfBest(const EvaluationResult& result) {
     if (result.accuracy <= state_.best_accuracy) return false;
     state_.best_accuracy = result.accuracy;
     state_.best_step = state_.step;
-    return p_.recipe.checkpoint().keep_best();
+    return true;
   }
 
   // --- writing ----------------------------------------------------------------------------------------------------------------

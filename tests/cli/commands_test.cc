@@ -15,6 +15,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::UnorderedElementsAreArray;
 
 Outcome Grouper(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), GrouperBinary());
@@ -150,6 +151,37 @@ TEST(CommandsTest, AFinishedRunResumesToNothingAndExitsWithZero) {
   const Outcome outcome = Grouper({"run", TinyRecipe(), "--out", FinishedRun(), "--resume"});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(Digests(FinishedRun()), before);
+}
+
+TEST(CommandsTest, KeepBestKeepsTheBestCheckpointOfThePresentStage) {
+  const std::string quickstart = SourcePath("recipes/quickstart");
+  const auto stage = [](const std::string& name, const std::string& more) {
+    return "stages { name: \"" + name + "\" data { generator { addition { digits: 2 } eval_problems: 4 } } " + more + "}\n";
+  };
+  const auto sft = [](int steps, const std::string& more) {
+    return "steps: " + std::to_string(steps) + " optimizer { lr: 1e-6 } sft { batch_size: 2 } eval { every: 2 " + more + "sampling { max_new_tokens: 4 } }";
+  };
+  const std::string evaluate = "evaluate {} eval { sampling { max_new_tokens: 4 } }";
+  // Nothing is ever right: the first evaluation that counts stays the best.
+  const struct {
+    std::string stages;
+    std::vector<std::string> kept;
+  } cases[] = {
+      {stage("e", evaluate) + stage("a", sft(5, "at_start: true ")), {"step_2", "step_5"}},
+      {stage("a", sft(5, "")) + stage("e", evaluate) + stage("b", sft(4, "")) + stage("f", evaluate), {"step_7", "step_9"}},
+      {stage("a", sft(5, "")) + stage("b", sft(4, "at_start: true ")), {"step_5", "step_9"}},
+  };
+  for (const auto& c : cases) {
+    const std::string recipe = WriteFile("best.textproto", "model { config: \"" + quickstart + "/config.json\" tokenizer: \"" + quickstart +
+                                                               "/tokenizer.json\" device: \"cpu\" }\n" + c.stages +
+                                                               "reward { rules { exact {} } }\ncheckpoint { keep_last: 1 keep_best: true }\n");
+    const std::string out = FreshDirectory("best");
+    const Outcome outcome = Grouper({"run", recipe, "--out", out});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    std::vector<std::string> kept;
+    for (const auto& entry : std::filesystem::directory_iterator(out + "/checkpoints")) kept.push_back(entry.path().filename());
+    EXPECT_THAT(kept, UnorderedElementsAreArray(c.kept)) << c.stages << outcome.output;
+  }
 }
 
 TEST(CommandsTest, ARecipeThatScoresNothingNeedsNoRules) {
