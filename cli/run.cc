@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@
 #include "cli/memory_plan.h"
 #include "cli/run_lock.h"
 #include "cli/stop_signal.h"
+#include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/metrics/progress.h"
@@ -79,9 +81,21 @@ class TerminalView {
   std::vector<double> x_, y_;
 };
 
+// A checkpoint is no place for a run, though its files would load.
+absl::Status CheckNoCheckpoint(const std::string& out) {
+  FileSystem& fs = DefaultFileSystem();
+  if (!fs.Exists(JoinPath(out, "MANIFEST"))) return absl::OkStatus();
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::canonical(out, error);
+  const std::string run = path.parent_path().parent_path();
+  const bool known = !error && fs.Exists(JoinPath(run, "recipe.textproto"));
+  return absl::InvalidArgumentError(absl::StrCat("--out ", out, ": is a checkpoint, expected the directory of a run", known ? ": --out " + run : ""));
+}
+
 absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, absl::Time start) {
   const std::string out = arguments.Has("out") ? arguments.Get("out") : "runs/" + recipe.name();
   if (out.empty()) return absl::InvalidArgumentError("--out: empty, expected a directory");
+  RETURN_IF_ERROR(CheckNoCheckpoint(out));
   RunControl control(&StopFlag());
   std::unique_ptr<RunLock> lock;
   if (!arguments.Has("dry-run")) {

@@ -153,6 +153,20 @@ TEST(CommandsTest, AFinishedRunResumesToNothingAndExitsWithZero) {
   EXPECT_EQ(Digests(FinishedRun()), before);
 }
 
+TEST(CommandsTest, ACheckpointIsNoRunDirectory) {
+  const std::string& run = FinishedRun();
+  const std::string checkpoint = run + "/checkpoints/step_16";
+  ASSERT_TRUE(std::filesystem::exists(checkpoint + "/MANIFEST"));
+  for (const char* more : {"--resume", "--dry-run"}) {
+    for (const char* slash : {"", "/"}) {
+      const Outcome outcome = Grouper({"run", TinyRecipe(), more, "--out", checkpoint + slash});
+      EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+      EXPECT_THAT(outcome.output, HasSubstr("is a checkpoint, expected the directory of a run: --out " + std::filesystem::canonical(run).string()));
+    }
+  }
+  EXPECT_FALSE(std::filesystem::exists(checkpoint + "/.lock"));
+}
+
 TEST(CommandsTest, KeepBestKeepsTheBestCheckpointOfThePresentStage) {
   const std::string quickstart = SourcePath("recipes/quickstart");
   const auto stage = [](const std::string& name, const std::string& more) {
