@@ -62,7 +62,7 @@ class Run {
   }
 
   absl::StatusOr<std::string> Check() {
-    RETURN_IF_ERROR(PrepareStages());
+    ASSIGN_OR_RETURN(const bool finished, Examine());
     std::string report;
     for (int i = 0; i < p_.recipe.stages_size(); ++i) {
       const v1::Stage& config = p_.recipe.stages(i);
@@ -73,6 +73,11 @@ class Run {
                       data.has_train() ? (data.epoch_size() > 0 ? absl::StrCat(data.epoch_size(), " training rows") : "generated rows")
                                        : "no training rows",
                       ", ", data.eval_rows().size(), " held-out rows\n");
+    }
+    if (finished) {
+      absl::StrAppend(&report, p_.directory, ": the run has finished already\n");
+    } else if (latest_) {
+      absl::StrAppend(&report, "goes on after step ", saved_.step, " from ", latest_->directory(), "\n");
     }
     return report;
   }

@@ -62,7 +62,8 @@ struct RunParts {
 // damaged checkpoint. The caller makes sure that nobody else runs in RUN.
 absl::Status RunRecipe(RunParts& parts);
 
-// Opens every dataset and encodes every row, without training: what --dry-run checks. Returns a text about the stages.
+// What RunRecipe checks before it writes anything, services apart, with its errors: --dry-run. Returns a text about the stages and what a resumption
+// finds.
 absl::StatusOr<std::string> CheckRun(RunParts& parts);
 
 // The digests of a run directory, finished or not: from run.json, else from its newest checkpoint. NotFound without either.

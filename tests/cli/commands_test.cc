@@ -146,6 +146,52 @@ TEST(CommandsTest, DryRunChecksEverythingPredictsMemoryAndTrainsNothing) {
   EXPECT_EQ(wrong.exit_code, 1) << wrong.output;
 }
 
+TEST(CommandsTest, DryRunRefusesWhatTheRunWouldRefuse) {
+  const std::string& run = FinishedRun();
+  const std::string unfinished = FreshDirectory("dry_unfinished");
+  RunProgram({GrouperBinary(), "run", TinyRecipe(), "--out", unfinished}, 60, {{"GROUPER_FAIL", "trainer.step_end:7:kill"}});
+  const std::string damaged = FreshDirectory("dry_damaged");
+  std::filesystem::copy(unfinished, damaged, std::filesystem::copy_options::recursive);
+  std::filesystem::resize_file(damaged + "/checkpoints/step_6/state.json", 5);
+  const std::string foreign = FreshDirectory("dry_foreign");
+  std::filesystem::create_directories(foreign);
+  std::ofstream(foreign + "/metrics.jsonl") << "precious\n";
+  const struct {
+    std::vector<std::string> arguments;
+    std::string expected;  // nothing: the run would begin
+  } cases[] = {
+      {{"--out", run}, "a run is there already"},
+      {{"--out", run, "--resume", "--set", "seed=8"}, "--resume with a changed recipe"},
+      {{"--out", damaged, "--resume"}, "state.json"},
+      {{"--out", foreign}, "is there, but no recipe.textproto"},
+      {{"--set", "logging.trainer_address=127.0.0.1", "--out", FreshDirectory("x")}, "logging.trainer_address: \"127.0.0.1\", expected HOST:PORT"},
+      {{"--set", "logging.trainer_address=localhost:http", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
+      {{"--set", "logging.trainer_address=127.0.0.1:65536", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
+      {{"--set", "logging.trainer_address=::1:50060", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
+      {{"--set", "logging.trainer_address=0.0.0.0:50060", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
+  };
+  for (const auto& c : cases) {
+    for (const bool dry : {true, false}) {
+      std::vector<std::string> arguments = {"run", TinyRecipe()};
+      arguments.insert(arguments.end(), c.arguments.begin(), c.arguments.end());
+      if (dry) arguments.push_back("--dry-run");
+      const Outcome outcome = Grouper(arguments);
+      EXPECT_EQ(outcome.exit_code, 1) << c.expected << outcome.output;
+      EXPECT_THAT(outcome.output, HasSubstr(c.expected));
+    }
+  }
+  const Outcome goes_on = Grouper({"run", TinyRecipe(), "--out", unfinished, "--resume", "--dry-run"});
+  EXPECT_EQ(goes_on.exit_code, 0) << goes_on.output;
+  EXPECT_THAT(goes_on.output, HasSubstr("goes on after step 6 from " + unfinished));
+  EXPECT_THAT(Grouper({"run", TinyRecipe(), "--out", run, "--resume", "--dry-run"}).output, HasSubstr("has finished already"));
+  const std::string fresh = FreshDirectory("dry_fresh");
+  for (const char* address : {"127.0.0.1:0", "[::1]:0", "localhost:0", "unix:/tmp/grouper_dry"}) {
+    const Outcome fine = Grouper({"run", TinyRecipe(), "--out", fresh, "--dry-run", "--set", std::string("logging.trainer_address=") + address});
+    EXPECT_EQ(fine.exit_code, 0) << fine.output;
+  }
+  EXPECT_FALSE(std::filesystem::exists(fresh));
+}
+
 TEST(CommandsTest, AFinishedRunResumesToNothingAndExitsWithZero) {
   const std::string before = Digests(FinishedRun());
   const Outcome outcome = Grouper({"run", TinyRecipe(), "--out", FinishedRun(), "--resume"});

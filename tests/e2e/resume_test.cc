@@ -199,9 +199,11 @@ TEST(ResumeTest, TwoProcessesNeverWorkInOneFolder) {
   Process first(RunCommand(out, false), {{"GROUPER_FAIL", "trainer.step_end:1+:delay=200"}});
   for (int i = 0; i < 1000 && !DefaultFileSystem().Exists(out + "/metrics.jsonl"); ++i) absl::SleepFor(absl::Milliseconds(10));
   for (bool resume : {false, true}) {
-    const Outcome second = RunProgram(RunCommand(out, resume), 60);
-    EXPECT_EQ(second.exit_code, 1) << second.output;
-    EXPECT_THAT(second.output, HasSubstr(absl::StrCat("another process (pid ", first.pid(), ") is running there")));
+    for (const bool dry : {false, true}) {
+      const Outcome second = RunProgram(RunCommand(out, resume, dry ? std::vector<std::string>{"--dry-run"} : std::vector<std::string>{}), 60);
+      EXPECT_EQ(second.exit_code, 1) << second.output;
+      EXPECT_THAT(second.output, HasSubstr(absl::StrCat("another process (pid ", first.pid(), ") is running there")));
+    }
   }
   EXPECT_EQ(first.Wait(120).exit_code, 0);
   ExpectSame(out, "the first of two");
