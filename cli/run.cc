@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@
 #include "cli/memory_plan.h"
 #include "cli/run_lock.h"
 #include "cli/stop_signal.h"
+#include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/metrics/progress.h"
@@ -79,12 +81,33 @@ class TerminalView {
   std::vector<double> x_, y_;
 };
 
+// A checkpoint is no place for a run, though its files would load.
+absl::Status CheckNoCheckpoint(const std::string& out) {
+  FileSystem& fs = DefaultFileSystem();
+  if (!fs.Exists(JoinPath(out, "MANIFEST"))) return absl::OkStatus();
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::canonical(out, error);
+  const std::string run = path.parent_path().parent_path();
+  const bool known = !error && fs.Exists(JoinPath(run, "recipe.textproto"));
+  return absl::InvalidArgumentError(absl::StrCat("--out ", out, ": is a checkpoint, expected the directory of a run", known ? ": --out " + run : ""));
+}
+
+absl::Status CheckTrainerAddress(const std::string& address) {
+  if (address.empty() || (IsListenAddress(address) && IsLoopback(address))) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("logging.trainer_address: \"", address, "\", expected HOST:PORT of this machine alone, such as "
+                                                 "\"127.0.0.1:50060\" (the service knows no credentials)"));
+}
+
 absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, absl::Time start) {
   const std::string out = arguments.Has("out") ? arguments.Get("out") : "runs/" + recipe.name();
   if (out.empty()) return absl::InvalidArgumentError("--out: empty, expected a directory");
+  RETURN_IF_ERROR(CheckNoCheckpoint(out));
+  RETURN_IF_ERROR(CheckTrainerAddress(recipe.logging().trainer_address()));
   RunControl control(&StopFlag());
   std::unique_ptr<RunLock> lock;
-  if (!arguments.Has("dry-run")) {
+  if (arguments.Has("dry-run")) {
+    RETURN_IF_ERROR(RunLock::Check(out));
+  } else {
     ASSIGN_OR_RETURN(lock, RunLock::Acquire(out));
   }
   MemoryPlan memory;
@@ -157,7 +180,7 @@ const Command kRun = {
         {.name = "out", .placeholder = "DIR", .help = "run directory (default: runs/NAME)", .default_text = ""},
         {.name = "rules-library", .placeholder = "FILE", .help = "shared library for library rules without a path", .default_text = "", .repeated = true},
         {.name = "resume", .placeholder = "", .help = "go on from the newest checkpoint of DIR, to the same bits", .default_text = ""},
-        {.name = "dry-run", .placeholder = "", .help = "load and check everything, predict memory, train nothing", .default_text = ""},
+        {.name = "dry-run", .placeholder = "", .help = "load and check everything, DIR too, predict memory, train and write nothing", .default_text = ""},
     },
     Run,
 };

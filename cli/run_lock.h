@@ -15,6 +15,8 @@ class RunLock {
   // Makes the directory when it is absent. FailedPrecondition, naming the other's process id, when another process holds it. On a file system
   // without locks it warns and holds nothing.
   static absl::StatusOr<std::unique_ptr<RunLock>> Acquire(const std::string& directory);
+  // Whether another process holds it now: the same error. Writes nothing.
+  static absl::Status Check(const std::string& directory);
   ~RunLock();
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;

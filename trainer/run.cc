@@ -28,6 +28,20 @@ bool HasEvaluation(const v1::Stage& stage) {
   return stage.has_evaluate() || stage.eval().every() > 0 || stage.eval().at_start() || stage.eval().at_end();
 }
 
+absl::StatusOr<RunDigests> ReadSummary(FileSystem& fs, const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, fs.ReadFile(path, 1 << 20));
+  ASSIGN_OR_RETURN(const json::Json summary, Annotate(json::Parse(text), path));
+  RunDigests digests;
+  ASSIGN_OR_RETURN(digests.step, Annotate(json::GetInt(summary, "step", 0, int64_t{1} << 62), path));
+  ASSIGN_OR_RETURN(digests.weights, Annotate(json::GetString(summary, "weights_digest"), path));
+  ASSIGN_OR_RETURN(digests.completions, Annotate(json::GetString(summary, "completions_digest"), path));
+  if (json::Has(summary, "inputs_digest")) {
+    ASSIGN_OR_RETURN(digests.inputs, Annotate(json::GetString(summary, "inputs_digest"), path));
+  }
+  digests.finished = true;
+  return digests;
+}
+
 class Run {
  public:
   explicit Run(RunParts& parts)
@@ -37,11 +51,13 @@ class Run {
   }
 
   absl::Status Execute() {
-    ASSIGN_OR_RETURN(const bool finished, Look());
-    if (finished) return absl::OkStatus();
-    RETURN_IF_ERROR(PrepareStages());
-    if (p_.ready) RETURN_IF_ERROR(p_.ready());
-    RETURN_IF_ERROR(CheckDecidingRules());
+    ASSIGN_OR_RETURN(const bool finished, Examine());
+    if (finished) {
+      Say(absl::StrCat(p_.directory, ": the run has finished already"));
+      return absl::OkStatus();
+    }
+    if (p_.ready && StagesLeft()) RETURN_IF_ERROR(p_.ready());
+    if (StagesLeft()) RETURN_IF_ERROR(CheckDecidingRules());
     RETURN_IF_ERROR(Begin());
     for (; state_.stage_index < p_.recipe.stages_size(); ++state_.stage_index, state_.stage = {}) {
       ASSIGN_OR_RETURN(const bool stopped, RunStage(static_cast<int>(state_.stage_index)));
@@ -51,7 +67,7 @@ class Run {
   }
 
   absl::StatusOr<std::string> Check() {
-    RETURN_IF_ERROR(PrepareStages());
+    ASSIGN_OR_RETURN(const bool finished, Examine());
     std::string report;
     for (int i = 0; i < p_.recipe.stages_size(); ++i) {
       const v1::Stage& config = p_.recipe.stages(i);
@@ -62,6 +78,11 @@ class Run {
                       data.has_train() ? (data.epoch_size() > 0 ? absl::StrCat(data.epoch_size(), " training rows") : "generated rows")
                                        : "no training rows",
                       ", ", data.eval_rows().size(), " held-out rows\n");
+    }
+    if (finished) {
+      absl::StrAppend(&report, p_.directory, ": the run has finished already\n");
+    } else if (latest_) {
+      absl::StrAppend(&report, "goes on after step ", saved_.step, " from ", latest_->directory(), "\n");
     }
     return report;
   }
@@ -80,8 +101,21 @@ class Run {
 
   // --- beginning -----------------------------------------------------------------------------------------------------------
 
-  // Whether RUN may be used: by a fresh run when it holds nothing of a run, by --resume when it holds this one. True: that has finished.
-  absl::StatusOr<bool> Look() {
+  // All that can be said before anything is written. True: the run has finished.
+  absl::StatusOr<bool> Examine() {
+    ASSIGN_OR_RETURN(const std::optional<RunDigests> finished, Look());
+    RETURN_IF_ERROR(PrepareStages());
+    if (finished) {
+      if (!finished->inputs.empty()) RETURN_IF_ERROR(CheckInputs(SummaryPath(), finished->inputs));
+      return true;
+    }
+    RETURN_IF_ERROR(FindCheckpoint());
+    return false;
+  }
+
+  // Whether RUN may be used: by a fresh run when it holds nothing of a run, by --resume when it holds this one. Its digests: that has
+  // finished, and its model is there.
+  absl::StatusOr<std::optional<RunDigests>> Look() {
     FileSystem& fs = p_.fs;
     const std::string recipe_path = JoinPath(p_.directory, "recipe.textproto");
     if (!fs.Exists(recipe_path)) {
@@ -90,7 +124,7 @@ class Run {
         const std::string path = JoinPath(p_.directory, name);
         if (fs.Exists(path)) return absl::AlreadyExistsError(absl::StrCat(path, " is there, but no recipe.textproto beside it; choose another --out"));
       }
-      return false;
+      return std::nullopt;
     }
     if (!p_.resume) {
       return absl::AlreadyExistsError(absl::StrCat(p_.directory, ": a run is there already; go on with --resume, or choose another --out"));
@@ -101,9 +135,24 @@ class Run {
     if (!difference.empty()) {
       return absl::FailedPreconditionError(absl::StrCat("--resume with a changed recipe (only placement and speed may change):\n", difference));
     }
-    if (!fs.Exists(JoinPath(p_.directory, "run.json"))) return false;
-    Say(absl::StrCat(p_.directory, ": the run has finished already"));
-    return true;
+    if (!fs.Exists(SummaryPath())) return std::nullopt;
+    const absl::StatusOr<RunDigests> digests = ReadSummary(fs, SummaryPath());
+    not_whole_ = digests.ok() ? CheckModel(digests->weights) : digests.status();
+    if (!not_whole_.ok()) return std::nullopt;
+    return *digests;
+  }
+
+  std::string ModelPath() const { return JoinPath(p_.directory, "model"); }
+  std::string SummaryPath() const { return JoinPath(p_.directory, "run.json"); }
+
+  // OK: RUN/model is whole and has the weights of this digest.
+  absl::Status CheckModel(const std::string& weights_digest) {
+    ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(ModelPath(), {}));
+    ASSIGN_OR_RETURN(const Sha256Digest digest, Annotate(WeightsDigestLike(*p_.loaded.model, *opened.weights, p_.threads), ModelPath()));
+    if (Hex(digest) != weights_digest) {
+      return absl::DataLossError(absl::StrCat(ModelPath(), ": weights_digest ", Hex(digest), ", expected the run's, ", weights_digest));
+    }
+    return absl::OkStatus();
   }
 
   // Opens and checks all stages' data, so that what is wrong in the last stage is said before the first has run.
@@ -153,6 +202,42 @@ class Run {
     return absl::OkStatus();
   }
 
+  absl::Status CheckInputs(const std::string& path, const std::string& digest) const {
+    if (digest == state_.inputs_digest) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat(path, ": made with other data or another tokenizer than the recipe's files hold now; --resume needs "
+                                                      "the same"));
+  }
+
+  // The newest checkpoint of RUN, if any: may this program go on from it with the files as they are now?
+  absl::Status FindCheckpoint() {
+    ASSIGN_OR_RETURN(latest_, FindLatestCheckpoint(p_.fs, CheckpointsOf(p_.directory)));
+    if (!latest_ && !not_whole_.ok()) {
+      return absl::FailedPreconditionError(absl::StrCat(not_whole_.message(), ". The run has finished, but not all of it is there, and ", CheckpointsOf(p_.directory),
+                                                        " has no checkpoint to make it from: remove run.json to train it again from the beginning, or choose "
+                                                        "another --out"));
+    }
+    if (!latest_) return absl::OkStatus();
+    ASSIGN_OR_RETURN(saved_, ReadRunState(*latest_));
+    RETURN_IF_ERROR(CheckInputs(latest_->directory(), saved_.inputs_digest));
+    if (latest_->Has("config.json")) {
+      ASSIGN_OR_RETURN(const std::string config, latest_->ReadFile("config.json"));
+      if (config != ConfigText(*p_.loaded.model, p_.loaded.stop_token_ids)) {
+        return absl::FailedPreconditionError(absl::StrCat(latest_->directory(), "/config.json: another model than ", p_.loaded.source,
+                                                          " is now; --resume needs the same architecture and stop tokens"));
+      }
+    }
+    if (saved_.numerics_id != state_.numerics_id && p_.recipe.exact_on_policy()) {
+      return absl::FailedPreconditionError(absl::StrCat(latest_->directory(), ": made with numerics \"", saved_.numerics_id, "\", this program has \"",
+                                                        state_.numerics_id, "\": the bits would differ (exact_on_policy)"));
+    }
+    if (saved_.stage_index > p_.recipe.stages_size()) {
+      return absl::DataLossError(absl::StrCat(latest_->directory(), "/state.json: stage_index beyond the recipe's stages"));
+    }
+    return absl::OkStatus();
+  }
+
+  bool StagesLeft() const { return saved_.stage_index < p_.recipe.stages_size(); }
+
   // A fresh directory, or the newest checkpoint of an old one.
   absl::Status Begin() {
     FileSystem& fs = p_.fs;
@@ -161,18 +246,22 @@ class Run {
       RETURN_IF_ERROR(fs.CreateDirectories(p_.directory));
       RETURN_IF_ERROR(WriteFileAtomically(fs, recipe_path, RecipeText(p_.recipe)));
     }
-    ASSIGN_OR_RETURN(std::optional<CheckpointReader> latest, FindLatestCheckpoint(fs, CheckpointsOf(p_.directory)));
-    if (latest) {
-      RETURN_IF_ERROR(Restore(*latest));
-      Say(absl::StrCat("resuming after step ", state_.step, " from ", latest->directory()));
+    if (!not_whole_.ok()) {
+      Say(absl::StrCat(not_whole_.message(), "; the run is finished again"));
+      RETURN_IF_ERROR(fs.RemoveFile(SummaryPath()));
+    }
+    if (latest_) {
+      RETURN_IF_ERROR(Restore(*latest_));
+      Say(absl::StrCat("resuming after step ", state_.step, " from ", latest_->directory()));
     } else if (p_.resume) {
+      RETURN_IF_ERROR(WriteFileAtomically(fs, recipe_path, RecipeText(p_.recipe)));  // its files may lie elsewhere now
       Say(absl::StrCat(p_.directory, ": no checkpoint yet, starting at the beginning"));
     }
     ASSIGN_OR_RETURN(metrics_, JsonLinesFile::Open(fs, JoinPath(p_.directory, "metrics.jsonl"), state_.metrics_bytes));
     if (p_.recipe.logging().completions()) {
       ASSIGN_OR_RETURN(completions_, JsonLinesFile::Open(fs, JoinPath(p_.directory, "completions.jsonl"), state_.completions_bytes));
     }
-    if (p_.recipe.logging().tensorboard()) {
+    if (p_.recipe.logging().tensorboard() && StagesLeft()) {
       ASSIGN_OR_RETURN(tensorboard_, OpenTensorBoardSink(fs, JoinPath(p_.directory, "tensorboard"),
                                                          absl::ToDoubleSeconds(p_.clock.Now() - absl::UnixEpoch())));
     }
@@ -180,20 +269,11 @@ class Run {
   }
 
   absl::Status Restore(const CheckpointReader& checkpoint) {
-    const std::string own = state_.numerics_id, inputs = state_.inputs_digest;
-    ASSIGN_OR_RETURN(state_, ReadRunState(checkpoint));
-    if (state_.inputs_digest != inputs) {
-      return absl::FailedPreconditionError(absl::StrCat(checkpoint.directory(), ": made with other data or another tokenizer than the recipe's files hold now; "
-                                                        "--resume needs the same"));
-    }
-    if (state_.numerics_id != own && p_.recipe.exact_on_policy()) {
-      return absl::FailedPreconditionError(absl::StrCat(checkpoint.directory(), ": made with numerics \"", state_.numerics_id, "\", this program has \"", own,
-                                                        "\": the bits would differ (exact_on_policy)"));
-    }
+    const std::string own = state_.numerics_id;
+    state_ = saved_;
     state_.numerics_id = own;
-    if (state_.stage_index > p_.recipe.stages_size()) {
-      return absl::DataLossError(absl::StrCat(checkpoint.directory(), "/state.json: stage_index beyond the recipe's stages"));
-    }
+    // Evaluated without keep_best, or removed by hand.
+    if (!p_.fs.Exists(CheckpointPath(CheckpointsOf(p_.directory), state_.best_step))) ForgetBest();
     RETURN_IF_ERROR(ReadWeights(checkpoint, "model.safetensors", *p_.loaded.model));
     p_.loaded.model->WeightsChanged(stream_);
     publisher_.set_version(state_.weight_version);
@@ -213,8 +293,7 @@ class Run {
       MetricsRow row;
       row.Set("step", state_.step);
       row.Set("stage", std::string("evaluate"));
-      ASSIGN_OR_RETURN(const bool best, EvaluateInto(context, row));
-      static_cast<void>(best);
+      RETURN_IF_ERROR(EvaluateInto(context, row).status());
       RETURN_IF_ERROR(WriteRow(row));
       return false;
     }
@@ -236,13 +315,15 @@ class Run {
       }
       restored_.reset();
     }
+    if (state_.stage.step == 0) ForgetBest();
     if (p_.observer.stage_started) p_.observer.stage_started(config, stage.type(), state_.stage.step, stage.steps());
     if (state_.stage.step == 0 && config.eval().at_start()) {
       MetricsRow row;
       row.Set("step", state_.step);
       row.Set("stage", std::string(stage.type()));
-      ASSIGN_OR_RETURN(const bool best, EvaluateInto(context, row));
-      static_cast<void>(best);
+      ASSIGN_OR_RETURN(const EvaluationResult result, EvaluateInto(context, row));
+      // The run's beginning has no checkpoint, a later stage's is the end of the one before.
+      if (saved_step_ == state_.step) TakeIfBest(result);
       RETURN_IF_ERROR(WriteRow(row));
     }
     // The loop: step, evaluate, write, save.
@@ -274,7 +355,8 @@ class Run {
       }
       bool best = false;
       if ((config.eval().every() > 0 && state_.stage.step % config.eval().every() == 0) || (last && config.eval().at_end())) {
-        ASSIGN_OR_RETURN(best, EvaluateInto(context, row));
+        ASSIGN_OR_RETURN(const EvaluationResult evaluated, EvaluateInto(context, row));
+        best = TakeIfBest(evaluated) && p_.recipe.checkpoint().keep_best();
       }
       RETURN_IF_ERROR(WriteCompletions(result));
       RETURN_IF_ERROR(WriteRow(row));
@@ -306,8 +388,8 @@ class Run {
     return true;
   }
 
-  // Adds eval/* to the row. True: the best accuracy so far, and the recipe keeps the best checkpoint.
-  absl::StatusOr<bool> EvaluateInto(StageContext& context, MetricsRow& row) {
+  // Adds eval/* to the row.
+  absl::StatusOr<EvaluationResult> EvaluateInto(StageContext& context, MetricsRow& row) {
     const v1::Evaluation& config = context.config().eval();
     const absl::Time start = p_.clock.Now();
     ASSIGN_OR_RETURN(const EvaluationResult result, Annotate(Evaluate(context, context.data.eval_rows(), config),
@@ -318,10 +400,20 @@ class Run {
     row.Set("eval/problems", result.problems);
     row.Set("time/eval", absl::ToDoubleSeconds(p_.clock.Now() - start));
     if (p_.observer.evaluated) p_.observer.evaluated(context.config().name(), state_.step, result);
+    return result;
+  }
+
+  void ForgetBest() {
+    state_.best_accuracy = -1;
+    state_.best_step = -1;
+  }
+
+  // Of an evaluation at a step that has a checkpoint, or gets one now if this is true: is it the best of this stage so far?
+  bool TakeIfBest(const EvaluationResult& result) {
     if (result.accuracy <= state_.best_accuracy) return false;
     state_.best_accuracy = result.accuracy;
     state_.best_step = state_.step;
-    return p_.recipe.checkpoint().keep_best();
+    return true;
   }
 
   // --- writing ----------------------------------------------------------------------------------------------------------------
@@ -374,20 +466,32 @@ class Run {
     return PruneCheckpoints(p_.fs, directory, p_.recipe.checkpoint().keep_last(), keep);
   }
 
+  absl::Status WriteModel() {
+    const std::string dtype = p_.loaded.model->dtype() == DType::kBF16 ? "bfloat16" : "float32";
+    return SaveHuggingFace(p_.fs, ModelRows(*p_.loaded.model), *p_.loaded.tokenizer, p_.loaded.stop_token_ids, ModelPath(), dtype);
+  }
+
   absl::Status Finish() {
     RETURN_IF_ERROR(metrics_->Sync());
     if (completions_ != nullptr) RETURN_IF_ERROR(completions_->Sync());
-    const std::string model = JoinPath(p_.directory, "model");
-    if (!p_.fs.Exists(model)) {
-      const std::string dtype = p_.loaded.model->dtype() == DType::kBF16 ? "bfloat16" : "float32";
-      RETURN_IF_ERROR(SaveHuggingFace(p_.fs, ModelRows(*p_.loaded.model), *p_.loaded.tokenizer, p_.loaded.stop_token_ids, model, dtype));
+    const std::string digest = Hex(WeightsDigest(*p_.loaded.model, p_.threads));
+    if (!p_.fs.Exists(ModelPath())) {
+      RETURN_IF_ERROR(WriteModel());
+    } else if (const absl::Status there = CheckModel(digest); !there.ok()) {
+      Say(absl::StrCat(there.message(), "; it is written again"));
+      // Away in one piece, under the name that WriteModel clears.
+      const std::string unfinished = ModelPath() + kUnfinishedModel;
+      RETURN_IF_ERROR(p_.fs.RemoveAll(unfinished));
+      RETURN_IF_ERROR(p_.fs.Rename(ModelPath(), unfinished));
+      RETURN_IF_ERROR(WriteModel());
     }
     json::OrderedJson summary;
     summary["finished"] = true;
     summary["step"] = state_.step;
-    summary["weights_digest"] = Hex(WeightsDigest(*p_.loaded.model, p_.threads));
+    summary["weights_digest"] = digest;
     summary["completions_digest"] = state_.completions_digest;
-    return WriteFileAtomically(p_.fs, JoinPath(p_.directory, "run.json"), summary.dump(1) + "\n");
+    summary["inputs_digest"] = state_.inputs_digest;
+    return WriteFileAtomically(p_.fs, SummaryPath(), summary.dump(1) + "\n");
   }
 
   RunParts& p_;
@@ -396,6 +500,9 @@ class Run {
   std::optional<PromptEncoder> encoder_;
   std::vector<PreparedStage> stages_;
   RunState state_;
+  absl::Status not_whole_;                    // why a run with a run.json has not finished; OK without one
+  std::optional<CheckpointReader> latest_;    // FindCheckpoint's
+  RunState saved_;                            // in it
   std::optional<CheckpointReader> restored_;  // to be taken by the stage that it was saved in
   int64_t saved_step_ = -1;
   const double peak_flops_ = kernels::PeakFlops(stream_, p_.loaded.model->dtype());
@@ -419,20 +526,12 @@ absl::Status RunRecipe(RunParts& parts) {
 absl::StatusOr<std::string> CheckRun(RunParts& parts) { return Run(parts).Check(); }
 
 absl::StatusOr<RunDigests> ReadRunDigests(FileSystem& fs, const std::string& directory) {
-  RunDigests digests;
-  const std::string summary_path = JoinPath(directory, "run.json");
-  if (fs.Exists(summary_path)) {
-    ASSIGN_OR_RETURN(const std::string text, fs.ReadFile(summary_path, 1 << 20));
-    ASSIGN_OR_RETURN(const json::Json summary, Annotate(json::Parse(text), summary_path));
-    ASSIGN_OR_RETURN(digests.step, Annotate(json::GetInt(summary, "step", 0, int64_t{1} << 62), summary_path));
-    ASSIGN_OR_RETURN(digests.weights, Annotate(json::GetString(summary, "weights_digest"), summary_path));
-    ASSIGN_OR_RETURN(digests.completions, Annotate(json::GetString(summary, "completions_digest"), summary_path));
-    digests.finished = true;
-    return digests;
-  }
+  const std::string summary = JoinPath(directory, "run.json");
+  if (fs.Exists(summary)) return ReadSummary(fs, summary);
   ASSIGN_OR_RETURN(const std::optional<CheckpointReader> latest, FindLatestCheckpoint(fs, CheckpointsOf(directory)));
   if (!latest) return absl::NotFoundError(absl::StrCat(directory, ": no finished run and no checkpoint"));
   ASSIGN_OR_RETURN(const RunState state, ReadRunState(*latest));
+  RunDigests digests;
   digests.step = state.step;
   digests.weights = state.weights_digest;
   digests.completions = state.completions_digest;

@@ -8,6 +8,9 @@
 //   checkpoints/step_N/   run_checkpoint.h
 //   model/                at the end: a Hugging Face directory
 //   run.json              at the end: digests and the last step
+//
+// A run has finished when run.json is there and model/ has the weights that it names. Resuming one that lost a part of this makes it again from the
+// last checkpoint; a model/ with other weights is replaced.
 #pragma once
 
 #include <functional>
@@ -54,11 +57,13 @@ struct RunParts {
 };
 
 // Runs to the end, or to a requested stop (OK; a checkpoint was saved). Every stage's data is read and checked before the first stage begins and before
-// RUN is touched. AlreadyExists: RUN has a run and resume is off, or files of a run without its recipe. FailedPrecondition: the recipe, the data or the
-// tokenizer differ from those that RUN was started with. DataLoss: a damaged checkpoint. The caller makes sure that nobody else runs in RUN.
+// RUN is touched. AlreadyExists: RUN has a run and resume is off, or files of a run without its recipe. FailedPrecondition: the recipe, the data, the
+// tokenizer or the model differ from those that RUN was started with, or it has finished and neither its model nor a checkpoint is left. DataLoss: a
+// damaged checkpoint. The caller makes sure that nobody else runs in RUN.
 absl::Status RunRecipe(RunParts& parts);
 
-// Opens every dataset and encodes every row, without training: what --dry-run checks. Returns a text about the stages.
+// What RunRecipe checks before it writes anything, services apart, with its errors: --dry-run. Returns a text about the stages and what a resumption
+// finds.
 absl::StatusOr<std::string> CheckRun(RunParts& parts);
 
 // The digests of a run directory, finished or not: from run.json, else from its newest checkpoint. NotFound without either.
@@ -66,6 +71,7 @@ struct RunDigests {
   int64_t step = 0;
   bool finished = false;
   std::string weights, completions;
+  std::string inputs;  // of a finished run: RunState::inputs_digest; empty in a run.json of an earlier program
 };
 absl::StatusOr<RunDigests> ReadRunDigests(FileSystem& fs, const std::string& directory);
 

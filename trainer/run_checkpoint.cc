@@ -145,6 +145,12 @@ absl::StatusOr<RunState> RunState::FromJson(const std::string& text) {
   return s;
 }
 
+std::string ConfigText(const Model& model, const std::vector<int32_t>& stop_token_ids) {
+  ModelConfig config = model.config();
+  config.eos_token_ids = stop_token_ids;
+  return config.ToHuggingFace(model.dtype() == DType::kBF16 ? "bfloat16" : "float32").dump(2) + "\n";
+}
+
 absl::Status SaveRunCheckpoint(FileSystem& fs, const std::string& directory, const CheckpointContents& contents) {
   ASSIGN_OR_RETURN(const std::unique_ptr<CheckpointWriter> writer, CheckpointWriter::Create(fs, directory, contents.state.step));
   RETURN_IF_ERROR(WriteModel(*writer, "model.safetensors", contents.model));
@@ -155,10 +161,7 @@ absl::Status SaveRunCheckpoint(FileSystem& fs, const std::string& directory, con
   }
   if (contents.reference != nullptr) RETURN_IF_ERROR(WriteModel(*writer, "reference.safetensors", *contents.reference));
   if (contents.loaded != nullptr) {
-    ModelConfig config = contents.model.config();
-    config.eos_token_ids = contents.loaded->stop_token_ids;
-    const std::string dtype = contents.model.dtype() == DType::kBF16 ? "bfloat16" : "float32";
-    RETURN_IF_ERROR(writer->AddFile("config.json", config.ToHuggingFace(dtype).dump(2) + "\n"));
+    RETURN_IF_ERROR(writer->AddFile("config.json", ConfigText(contents.model, contents.loaded->stop_token_ids)));
     RETURN_IF_ERROR(writer->AddFile("tokenizer.json", contents.loaded->tokenizer->ToJson()));
     RETURN_IF_ERROR(writer->AddFile("tokenizer_config.json", contents.loaded->tokenizer->TokenizerConfigJson()));
   }

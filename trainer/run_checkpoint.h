@@ -31,7 +31,7 @@ struct RunState {
   std::string completions_digest;  // 64 hex digits; chained: SHA-256(previous digest, the step's samples)
   std::string weights_digest;      // of the weights saved with this state
   uint64_t metrics_bytes = 0, completions_bytes = 0;  // lengths of the two files
-  double best_accuracy = -1;
+  double best_accuracy = -1;  // of this stage's evaluations at steps with a checkpoint; -1: there is none yet
   int64_t best_step = -1;
   std::string numerics_id;
   std::string inputs_digest;  // of the tokenizer and of every row of the stages' files and held-out sets
@@ -48,6 +48,9 @@ struct CheckpointContents {
   const RunState& state;
   const LoadedModel* loaded = nullptr;  // its tokenizer and stop tokens go beside the weights
 };
+
+// The checkpoint's config.json: another text, another model.
+std::string ConfigText(const Model& model, const std::vector<int32_t>& stop_token_ids);
 
 absl::Status SaveRunCheckpoint(FileSystem& fs, const std::string& directory, const CheckpointContents& contents);
 

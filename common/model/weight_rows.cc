@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <mutex>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 
 namespace grouper {
@@ -30,8 +31,18 @@ absl::Status ModelRows::Read(size_t i, int64_t begin, int64_t end, float* out) c
   return absl::OkStatus();
 }
 
-absl::StatusOr<Sha256Digest> FloatWeightsDigest(const WeightRows& weights, ThreadPool& threads) {
-  const std::vector<LogicalTensor>& tensors = weights.tensors();
+namespace {
+
+bool SameShape(const Tensor& a, const Tensor& b) {
+  if (a.rank() != b.rank()) return false;
+  for (int d = 0; d < a.rank(); ++d) {
+    if (a.dim(d) != b.dim(d)) return false;
+  }
+  return true;
+}
+
+// The values as `tensors`' types, F32 or BF16, which have the weights' names and shapes.
+absl::StatusOr<Sha256Digest> DigestAs(const std::vector<LogicalTensor>& tensors, const WeightRows& weights, ThreadPool& threads) {
   // The largest first, or one would be left for last.
   std::vector<size_t> order(tensors.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -44,6 +55,7 @@ absl::StatusOr<Sha256Digest> FloatWeightsDigest(const WeightRows& weights, Threa
     const LogicalTensor& tensor = tensors[i];
     const int64_t rows = tensor.value.dim(0), columns = ColumnsOf(tensor), step = RowsAtOnce(tensor);
     std::vector<float> values(static_cast<size_t>(std::min(rows, step) * columns));
+    std::vector<bf16> narrow(tensor.value.dtype() == DType::kBF16 ? values.size() : 0);
     Sha256Stream digest;
     for (int64_t row = 0; row < rows; row += step) {
       const int64_t end = std::min(rows, row + step);
@@ -53,12 +65,36 @@ absl::StatusOr<Sha256Digest> FloatWeightsDigest(const WeightRows& weights, Threa
         if (status.ok()) status = read;
         return;
       }
-      digest.Update({reinterpret_cast<const char*>(values.data()), static_cast<size_t>((end - row) * columns) * sizeof(float)});
+      const size_t n = static_cast<size_t>((end - row) * columns);
+      if (narrow.empty()) {
+        digest.Update({reinterpret_cast<const char*>(values.data()), n * sizeof(float)});
+      } else {
+        for (size_t k = 0; k < n; ++k) narrow[k] = bf16(values[k]);
+        digest.Update({reinterpret_cast<const char*>(narrow.data()), n * sizeof(bf16)});
+      }
     }
     digests[i] = digest.Finish();
   });
   RETURN_IF_ERROR(status);
   return WeightsDigestOf(tensors, digests);
+}
+
+}  // namespace
+
+absl::StatusOr<Sha256Digest> FloatWeightsDigest(const WeightRows& weights, ThreadPool& threads) {
+  return DigestAs(weights.tensors(), weights, threads);
+}
+
+absl::StatusOr<Sha256Digest> WeightsDigestLike(const Model& like, const WeightRows& weights, ThreadPool& threads) {
+  const std::vector<LogicalTensor>&tensors = like.tensors(), &others = weights.tensors();
+  for (size_t i = 0; i < std::min(tensors.size(), others.size()); ++i) {
+    if (tensors[i].name != others[i].name || !SameShape(tensors[i].value, others[i].value)) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", others[i].name, " ", others[i].value.ShapeString(), ", expected ", tensors[i].name, " ",
+                                                     tensors[i].value.ShapeString()));
+    }
+  }
+  if (tensors.size() != others.size()) return absl::InvalidArgumentError(absl::StrCat(others.size(), " tensors, expected ", tensors.size()));
+  return DigestAs(tensors, weights, threads);
 }
 
 }  // namespace grouper

@@ -48,5 +48,7 @@ inline constexpr char kUnfinishedModel[] = ".grouper-unfinished";
 
 // WeightsDigest (model.h) of the float32 model that these weights make.
 absl::StatusOr<Sha256Digest> FloatWeightsDigest(const WeightRows& weights, ThreadPool& threads);
+// WeightsDigest of `like`, a float32 or bfloat16 model, if it had these weights. InvalidArgument naming the tensor when theirs are other tensors.
+absl::StatusOr<Sha256Digest> WeightsDigestLike(const Model& like, const WeightRows& weights, ThreadPool& threads);
 
 }  // namespace grouper

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <set>
 
@@ -24,8 +25,16 @@ std::string CurrentFolder() {
   return getcwd(buffer.data(), buffer.size()) == nullptr ? "." : std::string(buffer.c_str());
 }
 
+// One spelling a file: "/a/./b/../c" is "/a/c". Where b is a symbolic link that would be another file, and the path stays as it is.
+std::string ShortestSpelling(const std::string& path) {
+  const std::filesystem::path given(path), normal = given.lexically_normal();
+  std::error_code error;
+  const bool same = std::filesystem::weakly_canonical(given, error) == std::filesystem::weakly_canonical(normal, error);
+  return same && !error ? normal.string() : path;
+}
+
 void MakeAbsolute(std::string* path, const std::string& base) {
-  if (!path->empty()) *path = JoinPath(base, *path);
+  if (!path->empty()) *path = ShortestSpelling(JoinPath(base, *path));
 }
 
 template <typename F>
@@ -57,6 +66,23 @@ void ForEachPath(v1::Recipe& recipe, F&& visit) {
   };
   if (recipe.rollout().has_tls()) credentials(recipe.mutable_rollout()->mutable_tls());
   if (recipe.reward().has_tls()) credentials(recipe.mutable_reward()->mutable_tls());
+}
+
+// Gives `recipe` the paths of `old_recipe` where both have one and a checkpoint knows what lay there: the rows, the tokenizer, the model. A file that
+// is read anew and known to nobody (a checker, a library) stays under its own name.
+void KeepGuardedPaths(const v1::Recipe& old_recipe, v1::Recipe* recipe) {
+  const auto keep = [](const std::string& old_path, std::string* path) {
+    if (!old_path.empty() && !path->empty()) *path = old_path;
+  };
+  keep(old_recipe.model().path(), recipe->mutable_model()->mutable_path());
+  keep(old_recipe.model().config(), recipe->mutable_model()->mutable_config());
+  keep(old_recipe.model().tokenizer(), recipe->mutable_model()->mutable_tokenizer());
+  for (int i = 0; i < std::min(old_recipe.stages_size(), recipe->stages_size()); ++i) {
+    if (!old_recipe.stages(i).has_data() || !recipe->stages(i).has_data()) continue;
+    v1::Data* data = recipe->mutable_stages(i)->mutable_data();
+    keep(old_recipe.stages(i).data().train(), data->mutable_train());
+    keep(old_recipe.stages(i).data().eval(), data->mutable_eval());
+  }
 }
 
 void FillSampling(v1::Sampling* sampling, double temperature) {
@@ -339,8 +365,11 @@ v1::Recipe ResultFields(const v1::Recipe& recipe) {
 }
 
 std::string RecipeDifference(const v1::Recipe& old_recipe, const v1::Recipe& new_recipe) {
-  const std::vector<std::string> a = absl::StrSplit(RecipeText(ResultFields(old_recipe)), '\n');
-  const std::vector<std::string> b = absl::StrSplit(RecipeText(ResultFields(new_recipe)), '\n');
+  const v1::Recipe old_results = ResultFields(old_recipe);
+  v1::Recipe new_results = ResultFields(new_recipe);
+  KeepGuardedPaths(old_results, &new_results);
+  const std::vector<std::string> a = absl::StrSplit(RecipeText(old_results), '\n');
+  const std::vector<std::string> b = absl::StrSplit(RecipeText(new_results), '\n');
   // Longest common subsequence of lines; recipes are short.
   std::vector<std::vector<int>> common(a.size() + 1, std::vector<int>(b.size() + 1, 0));
   for (size_t i = a.size(); i-- > 0;) {

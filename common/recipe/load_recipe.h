@@ -15,7 +15,7 @@
 namespace grouper {
 
 // Reads a recipe, applies overrides ("stages[rl].steps=5"), makes the paths in it absolute (those of the file relative to the file's folder,
-// those of overrides relative to the current folder), fills in defaults that do not depend on the model, and checks every field's range.
+// those of overrides relative to the current folder; one file has one spelling, links are kept), fills in defaults that do not depend on the model, and checks every field's range.
 // `locations` (may be null) is for errors that are found later: TextLocations::Locate.
 absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& path, const std::vector<std::string>& overrides, TextLocations* locations = nullptr);
 
@@ -35,7 +35,8 @@ std::string RecipeText(const v1::Recipe& recipe);
 // The recipe without the fields that may differ on resume (threads, placement, timeouts, logging, micro-batch sizes).
 v1::Recipe ResultFields(const v1::Recipe& recipe);
 
-// Lines that differ, as "-old" and "+new", for a refused resume.
+// Lines that differ, as "-old" and "+new", for a refused resume. Where data, model and tokenizer lie is no difference: a checkpoint knows what they
+// were (trainer/run_checkpoint.h).
 std::string RecipeDifference(const v1::Recipe& old_recipe, const v1::Recipe& new_recipe);
 
 absl::Status CheckRecipe(const v1::Recipe& recipe);

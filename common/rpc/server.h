@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/impl/service_type.h"
 #include "proto/recipe.pb.h"
@@ -14,6 +15,11 @@
 namespace grouper {
 
 inline constexpr int kMaxMessageBytes = 64 << 20;  // explicit on both sides
+
+// "127.0.0.1:50051", "[::1]:0", "dns:///host:1", "unix:/tmp/s": with a host and a port in 0..65535, or a path.
+bool IsListenAddress(absl::string_view text);
+// Of this machine alone, so that it needs no credentials.
+bool IsLoopback(absl::string_view address);
 
 class RpcServer {
  public:

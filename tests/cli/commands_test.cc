@@ -16,6 +16,7 @@ using ::testing::AllOf;
 using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::UnorderedElementsAreArray;
 
 Outcome Grouper(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), GrouperBinary());
@@ -149,11 +150,102 @@ TEST(CommandsTest, DryRunChecksEverythingPredictsMemoryAndTrainsNothing) {
   EXPECT_EQ(wrong.exit_code, 1) << wrong.output;
 }
 
+TEST(CommandsTest, DryRunRefusesWhatTheRunWouldRefuse) {
+  const std::string& run = FinishedRun();
+  const std::string unfinished = FreshDirectory("dry_unfinished");
+  RunProgram({GrouperBinary(), "run", TinyRecipe(), "--out", unfinished}, 60, {{"GROUPER_FAIL", "trainer.step_end:7:kill"}});
+  const std::string damaged = FreshDirectory("dry_damaged");
+  std::filesystem::copy(unfinished, damaged, std::filesystem::copy_options::recursive);
+  std::filesystem::resize_file(damaged + "/checkpoints/step_6/state.json", 5);
+  const std::string foreign = FreshDirectory("dry_foreign");
+  std::filesystem::create_directories(foreign);
+  std::ofstream(foreign + "/metrics.jsonl") << "precious\n";
+  const struct {
+    std::vector<std::string> arguments;
+    std::string expected;  // nothing: the run would begin
+  } cases[] = {
+      {{"--out", run}, "a run is there already"},
+      {{"--out", run, "--resume", "--set", "seed=8"}, "--resume with a changed recipe"},
+      {{"--out", damaged, "--resume"}, "state.json"},
+      {{"--out", foreign}, "is there, but no recipe.textproto"},
+      {{"--set", "logging.trainer_address=127.0.0.1", "--out", FreshDirectory("x")}, "logging.trainer_address: \"127.0.0.1\", expected HOST:PORT"},
+      {{"--set", "logging.trainer_address=localhost:http", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
+      {{"--set", "logging.trainer_address=127.0.0.1:65536", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
+      {{"--set", "logging.trainer_address=::1:50060", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
+      {{"--set", "logging.trainer_address=0.0.0.0:50060", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
+  };
+  for (const auto& c : cases) {
+    for (const bool dry : {true, false}) {
+      std::vector<std::string> arguments = {"run", TinyRecipe()};
+      arguments.insert(arguments.end(), c.arguments.begin(), c.arguments.end());
+      if (dry) arguments.push_back("--dry-run");
+      const Outcome outcome = Grouper(arguments);
+      EXPECT_EQ(outcome.exit_code, 1) << c.expected << outcome.output;
+      EXPECT_THAT(outcome.output, HasSubstr(c.expected));
+    }
+  }
+  const Outcome goes_on = Grouper({"run", TinyRecipe(), "--out", unfinished, "--resume", "--dry-run"});
+  EXPECT_EQ(goes_on.exit_code, 0) << goes_on.output;
+  EXPECT_THAT(goes_on.output, HasSubstr("goes on after step 6 from " + unfinished));
+  EXPECT_THAT(Grouper({"run", TinyRecipe(), "--out", run, "--resume", "--dry-run"}).output, HasSubstr("has finished already"));
+  const std::string fresh = FreshDirectory("dry_fresh");
+  for (const char* address : {"127.0.0.1:0", "[::1]:0", "localhost:0", "unix:/tmp/grouper_dry"}) {
+    const Outcome fine = Grouper({"run", TinyRecipe(), "--out", fresh, "--dry-run", "--set", std::string("logging.trainer_address=") + address});
+    EXPECT_EQ(fine.exit_code, 0) << fine.output;
+  }
+  EXPECT_FALSE(std::filesystem::exists(fresh));
+}
+
 TEST(CommandsTest, AFinishedRunResumesToNothingAndExitsWithZero) {
   const std::string before = Digests(FinishedRun());
   const Outcome outcome = Grouper({"run", TinyRecipe(), "--out", FinishedRun(), "--resume"});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(Digests(FinishedRun()), before);
+}
+
+TEST(CommandsTest, ACheckpointIsNoRunDirectory) {
+  const std::string& run = FinishedRun();
+  const std::string checkpoint = run + "/checkpoints/step_16";
+  ASSERT_TRUE(std::filesystem::exists(checkpoint + "/MANIFEST"));
+  for (const char* more : {"--resume", "--dry-run"}) {
+    for (const char* slash : {"", "/"}) {
+      const Outcome outcome = Grouper({"run", TinyRecipe(), more, "--out", checkpoint + slash});
+      EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+      EXPECT_THAT(outcome.output, HasSubstr("is a checkpoint, expected the directory of a run: --out " + std::filesystem::canonical(run).string()));
+    }
+  }
+  EXPECT_FALSE(std::filesystem::exists(checkpoint + "/.lock"));
+}
+
+TEST(CommandsTest, KeepBestKeepsTheBestCheckpointOfThePresentStage) {
+  const std::string quickstart = SourcePath("recipes/quickstart");
+  const auto stage = [](const std::string& name, const std::string& more) {
+    return "stages { name: \"" + name + "\" data { generator { addition { digits: 2 } eval_problems: 4 } } " + more + "}\n";
+  };
+  const auto sft = [](int steps, const std::string& more) {
+    return "steps: " + std::to_string(steps) + " optimizer { lr: 1e-6 } sft { batch_size: 2 } eval { every: 2 " + more + "sampling { max_new_tokens: 4 } }";
+  };
+  const std::string evaluate = "evaluate {} eval { sampling { max_new_tokens: 4 } }";
+  // Nothing is ever right: the first evaluation that counts stays the best.
+  const struct {
+    std::string stages;
+    std::vector<std::string> kept;
+  } cases[] = {
+      {stage("e", evaluate) + stage("a", sft(5, "at_start: true ")), {"step_2", "step_5"}},
+      {stage("a", sft(5, "")) + stage("e", evaluate) + stage("b", sft(4, "")) + stage("f", evaluate), {"step_7", "step_9"}},
+      {stage("a", sft(5, "")) + stage("b", sft(4, "at_start: true ")), {"step_5", "step_9"}},
+  };
+  for (const auto& c : cases) {
+    const std::string recipe = WriteFile("best.textproto", "model { config: \"" + quickstart + "/config.json\" tokenizer: \"" + quickstart +
+                                                               "/tokenizer.json\" device: \"cpu\" }\n" + c.stages +
+                                                               "reward { rules { exact {} } }\ncheckpoint { keep_last: 1 keep_best: true }\n");
+    const std::string out = FreshDirectory("best");
+    const Outcome outcome = Grouper({"run", recipe, "--out", out});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    std::vector<std::string> kept;
+    for (const auto& entry : std::filesystem::directory_iterator(out + "/checkpoints")) kept.push_back(entry.path().filename());
+    EXPECT_THAT(kept, UnorderedElementsAreArray(c.kept)) << c.stages << outcome.output;
+  }
 }
 
 TEST(CommandsTest, ARecipeThatScoresNothingNeedsNoRules) {

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <random>
 #include <sstream>
 
@@ -198,9 +199,11 @@ TEST(ResumeTest, TwoProcessesNeverWorkInOneFolder) {
   Process first(RunCommand(out, false), {{"GROUPER_FAIL", "trainer.step_end:1+:delay=200"}});
   for (int i = 0; i < 1000 && !DefaultFileSystem().Exists(out + "/metrics.jsonl"); ++i) absl::SleepFor(absl::Milliseconds(10));
   for (bool resume : {false, true}) {
-    const Outcome second = RunProgram(RunCommand(out, resume), 60);
-    EXPECT_EQ(second.exit_code, 1) << second.output;
-    EXPECT_THAT(second.output, HasSubstr(absl::StrCat("another process (pid ", first.pid(), ") is running there")));
+    for (const bool dry : {false, true}) {
+      const Outcome second = RunProgram(RunCommand(out, resume, dry ? std::vector<std::string>{"--dry-run"} : std::vector<std::string>{}), 60);
+      EXPECT_EQ(second.exit_code, 1) << second.output;
+      EXPECT_THAT(second.output, HasSubstr(absl::StrCat("another process (pid ", first.pid(), ") is running there")));
+    }
   }
   EXPECT_EQ(first.Wait(120).exit_code, 0);
   ExpectSame(out, "the first of two");
@@ -220,26 +223,141 @@ TEST(ResumeTest, FilesThatAreNotThisRunsAreLeftAlone) {
   }
 }
 
+// A project of its own: a recipe with files beside it, and a run of three steps that is killed after two.
+struct Project {
+  std::string folder = FreshDirectory("project");
+
+  Project() {
+    std::filesystem::create_directories(folder);
+    for (const char* file : {"config.json", "tokenizer.json"}) {
+      std::filesystem::copy_file(SourcePath(std::string("recipes/quickstart/") + file), folder + "/" + file);
+    }
+    WriteRows("2");
+    std::ofstream(folder + "/r.textproto") << R"(
+        model { config: "config.json" tokenizer: "tokenizer.json" device: "cpu" }
+        stages { name: "s" steps: 3 data { train: "rows.jsonl" } optimizer { lr: 1e-3 } grpo { prompts_per_step: 1 group_size: 8 sampling { max_new_tokens: 4 } } }
+        reward { rules { name: "right" exact {} } rules { name: "digit" regex { pattern: "[0-4]" } } }
+        checkpoint { every: 1 })";
+  }
+  void WriteRows(const std::string& answer) const { std::ofstream(folder + "/rows.jsonl") << "{\"prompt\": \"1+1=\", \"answer\": \"" << answer << "\"}\n"; }
+  Outcome Run(const std::string& recipe, const std::vector<std::string>& more = {}, const std::map<std::string, std::string>& environment = {}) const {
+    std::vector<std::string> argv = {GrouperBinary(), "run", recipe, "--out", folder + "/run"};
+    argv.insert(argv.end(), more.begin(), more.end());
+    return RunProgram(argv, 60, environment);
+  }
+  void RunAndKill() const {
+    ASSERT_EQ(Run(folder + "/r.textproto", {}, {{"GROUPER_FAIL", "trainer.step_end:2:kill"}}).exit_code, 128 + SIGKILL);
+  }
+};
+
 TEST(ResumeTest, DataThatChangedInTheMeantimeIsRefused) {
-  const std::string data = FreshDirectory("rows") + ".jsonl", out = FreshDirectory("changed_data"), recipe = FreshDirectory("recipe") + ".textproto";
-  std::ofstream(data) << "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n";
-  std::ofstream(recipe) << "model { config: \"" << SourcePath("recipes/quickstart/config.json") << "\" tokenizer: \""
-                        << SourcePath("recipes/quickstart/tokenizer.json") << "\" }\nstages { name: \"s\" steps: 3 data { train: \"" << data
-                        << "\" } optimizer { lr: 1e-3 } grpo { prompts_per_step: 1 group_size: 2 sampling { max_new_tokens: 4 } } }\n"
-                        << "reward { rules { name: \"right\" exact {} } }\ncheckpoint { every: 1 }\n";
-  const std::vector<std::string> command = {GrouperBinary(), "run", recipe, "--out", out};
-  std::vector<std::string> resume = command;
-  resume.push_back("--resume");
-  ASSERT_EQ(RunProgram(command, 60, {{"GROUPER_FAIL", "trainer.step_end:2:kill"}}).exit_code, 128 + SIGKILL);
-  std::ofstream(data) << "{\"prompt\": \"1+1=\", \"answer\": \"3\"}\n";
-  const Outcome changed = RunProgram(resume, 60);
+  const Project project;
+  project.RunAndKill();
+  const std::string recipe = project.folder + "/r.textproto";
+  project.WriteRows("3");
+  const Outcome changed = project.Run(recipe, {"--resume"});
   EXPECT_EQ(changed.exit_code, 1) << changed.output;
   EXPECT_THAT(changed.output, HasSubstr("other data"));
-  std::ofstream(data) << "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n";
-  const Outcome same = RunProgram(resume, 60);
+  project.WriteRows("2");
+  const Outcome same = project.Run(recipe, {"--resume"});
   EXPECT_EQ(same.exit_code, 0) << same.output;
-  std::filesystem::remove(data);
-  std::filesystem::remove(recipe);
+}
+
+std::string Contents(const std::string& path) { return DefaultFileSystem().ReadFile(path, 1 << 28).value_or("absent: " + path); }
+
+TEST(ResumeTest, AFinishedRunThatLostAPartIsFinishedAgain) {
+  const Project project;
+  const std::string recipe = project.folder + "/r.textproto", out = project.folder + "/run", weights = out + "/model/model.safetensors";
+  ASSERT_EQ(project.Run(recipe).exit_code, 0);
+  const std::string bytes = Contents(weights), summary = Contents(out + "/run.json");
+  std::string others = bytes;
+  others[others.size() - 2] ^= 1;
+  const struct {
+    std::string what;
+    std::function<void()> damage;
+    std::string said;
+  } cases[] = {
+      {"nothing", [] {}, "the run has finished already"},
+      {"no model", [&] { std::filesystem::remove_all(out + "/model"); }, "/run/model"},
+      {"no weights", [&] { std::filesystem::remove(weights); }, "model.safetensors"},
+      {"no tokenizer", [&] { std::filesystem::remove(out + "/model/tokenizer.json"); }, "tokenizer.json"},
+      {"other weights", [&] { std::ofstream(weights, std::ios::binary) << others; }, "weights_digest"},
+      {"empty summary", [&] { std::ofstream(out + "/run.json") << ""; }, "run.json"},
+      {"empty object", [&] { std::ofstream(out + "/run.json") << "{}"; }, "missing key"},
+      {"no summary and other weights",
+       [&] {
+         std::filesystem::remove(out + "/run.json");
+         std::ofstream(weights, std::ios::binary) << others;
+       },
+       "it is written again"},
+  };
+  for (const auto& c : cases) {
+    c.damage();
+    const Outcome outcome = project.Run(recipe, {"--resume"});
+    EXPECT_EQ(outcome.exit_code, 0) << c.what << "\n" << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr(c.said)) << c.what;
+    EXPECT_TRUE(Contents(weights) == bytes) << c.what;
+    EXPECT_EQ(Contents(out + "/run.json"), summary) << c.what;
+    EXPECT_TRUE(std::filesystem::exists(out + "/model/tokenizer.json")) << c.what;
+    EXPECT_FALSE(std::filesystem::exists(out + "/model.grouper-unfinished")) << c.what;
+  }
+  project.WriteRows("3");
+  EXPECT_THAT(project.Run(recipe, {"--resume"}).output, HasSubstr("run.json: made with other data"));
+}
+
+TEST(ResumeTest, WithoutModelAndCheckpointsAFinishedRunIsNotTrainedAgainUnasked) {
+  const Project project;
+  const std::string recipe = project.folder + "/r.textproto", out = project.folder + "/run";
+  ASSERT_EQ(project.Run(recipe).exit_code, 0);
+  std::filesystem::remove_all(out + "/checkpoints");
+  EXPECT_EQ(project.Run(recipe, {"--resume"}).exit_code, 0);  // model and summary are enough
+  const std::string metrics = Contents(out + "/metrics.jsonl"), old_weights = Contents(out + "/model/model.safetensors");
+  std::filesystem::rename(out + "/model", out + "/taken");
+  const Outcome refused = project.Run(recipe, {"--resume"});
+  EXPECT_EQ(refused.exit_code, 1) << refused.output;
+  EXPECT_THAT(refused.output, HasSubstr("remove run.json to train it again from the beginning"));
+  EXPECT_EQ(Contents(out + "/metrics.jsonl"), metrics);
+  // Asked, and with other rows: the old model is not taken for the new one's.
+  std::filesystem::rename(out + "/taken", out + "/model");
+  std::filesystem::remove(out + "/run.json");
+  std::ofstream(project.folder + "/rows.jsonl") << "{\"prompt\": \"7+2=\", \"answer\": \"9\"}\n";
+  const Outcome again = project.Run(recipe, {"--resume"});
+  ASSERT_EQ(again.exit_code, 0) << again.output;
+  const std::string digests = Digests(out), model = RunProgram({GrouperBinary(), "inspect", out + "/model"}, 60).output;
+  EXPECT_THAT(model, HasSubstr("weights_digest: " + digests.substr(0, 64)));
+  EXPECT_FALSE(Contents(out + "/model/model.safetensors") == old_weights);
+}
+
+TEST(ResumeTest, ARecipeByAnotherPathIsTheSameRecipe) {
+  const Project project;
+  project.RunAndKill();
+  const Outcome outcome = project.Run(project.folder + "/../" + Basename(project.folder) + "/./r.textproto", {"--resume"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+}
+
+TEST(ResumeTest, AMovedProjectGoesOnWithTheSameFilesAndIsRefusedWithOthers) {
+  const Project undisturbed;
+  ASSERT_EQ(undisturbed.Run(undisturbed.folder + "/r.textproto").exit_code, 0);
+  Project project;
+  project.RunAndKill();
+  const std::string moved = FreshDirectory("moved");
+  std::filesystem::rename(project.folder, moved);
+  project.folder = moved;
+  std::filesystem::rename(moved + "/rows.jsonl", moved + "/renamed.jsonl");
+  const std::string recipe = moved + "/r.textproto", renamed = "stages[s].data.train=" + moved + "/renamed.jsonl";
+  // The same architecture but for one number that no tensor's shape shows.
+  auto config = DefaultFileSystem().ReadFile(moved + "/config.json", 1 << 20);
+  ASSERT_TRUE(config.ok()) << config.status();
+  auto other = json::ParseOrdered(*config);
+  ASSERT_TRUE(other.ok()) << other.status();
+  (*other)["rms_norm_eps"] = 0.125;
+  std::ofstream(moved + "/other.json") << other->dump();
+  const Outcome refused = project.Run(recipe, {"--resume", "--set", renamed, "--set", "model.config=" + moved + "/other.json"});
+  EXPECT_EQ(refused.exit_code, 1) << refused.output;
+  EXPECT_THAT(refused.output, HasSubstr("config.json: another model than "));
+  const Outcome outcome = project.Run(recipe, {"--resume", "--set", renamed});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(Digests(moved + "/run"), Digests(undisturbed.folder + "/run"));
 }
 
 }  // namespace

@@ -117,6 +117,20 @@ TEST_F(Weights, RowsInFilesAndInAModelHaveOneDigest) {
   EXPECT_EQ(*FloatWeightsDigest(ModelRows(*from), threads_), *digest);
 }
 
+TEST_F(Weights, RowsHaveTheDigestOfTheModelTheyWouldMake) {
+  const std::unique_ptr<Model> from = Create();
+  from->InitRandom(stream_, 3);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const std::unique_ptr<Model> model = Create("deepseek_v3", dtype);
+    ASSERT_TRUE(Load(StoredOf(*from), *model).ok());
+    const absl::StatusOr<Sha256Digest> digest = WeightsDigestLike(*model, ModelRows(*from), threads_);
+    ASSERT_TRUE(digest.ok()) << digest.status();
+    EXPECT_EQ(*digest, WeightsDigest(*model, threads_));
+  }
+  const std::unique_ptr<Model> other = Create("llama");
+  EXPECT_THAT(std::string(WeightsDigestLike(*other, ModelRows(*from), threads_).status().message()), HasSubstr(", expected "));
+}
+
 TEST_F(Weights, InitialOnesHaveTheDocumentedSpread) {
   auto model = Create();
   model->InitRandom(stream_, 1);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 
 #include "common/base/file.h"
@@ -25,7 +26,7 @@ reward { rules { name: "format" format {} } }
 )";
 
 std::string Write(const std::string& text) {
-  const std::string directory = ::testing::TempDir() + "/recipe_test_" + std::to_string(getpid());
+  const std::string directory = JoinPath(::testing::TempDir(), "recipe_test_" + std::to_string(getpid()));
   EXPECT_TRUE(DefaultFileSystem().CreateDirectories(directory).ok());
   const std::string path = directory + "/r.textproto";
   std::ofstream(path) << text;
@@ -51,6 +52,31 @@ TEST(LoadRecipeTest, OverridesWinAndTheirPathsAreRelativeToTheCurrentFolder) {
   ASSERT_NE(getcwd(here, sizeof here), nullptr);
   EXPECT_EQ(recipe->model().config(), std::string(here) + "/other.json");
   EXPECT_EQ(recipe->stages(0).steps(), 9);
+}
+
+TEST(LoadRecipeTest, AFileHasOneSpellingButForALinkBeforeDots) {
+  const std::string path = Write(kGood), folder = Dirname(path);
+  for (const std::string& spelling : {folder + "/./r.textproto", folder + "/../" + Basename(folder) + "//r.textproto"}) {
+    auto recipe = LoadRecipe(spelling, {});
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    EXPECT_EQ(recipe->model().config(), folder + "/config.json");
+  }
+  std::filesystem::create_directories(folder + "/elsewhere/below");
+  std::filesystem::remove(folder + "/link");
+  std::filesystem::create_directory_symlink(folder + "/elsewhere/below", folder + "/link");
+  const struct {
+    std::string given, expected;
+  } cases[] = {
+      {"/link/config.json", "/link/config.json"},
+      {"/link/../config.json", "/link/../config.json"},  // elsewhere/config.json
+      {"/elsewhere/../link/./config.json", "/link/config.json"},
+      {"/absent/../config.json", "/config.json"},
+  };
+  for (const auto& c : cases) {
+    auto recipe = LoadRecipe(path, {"model.config=" + folder + c.given});
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    EXPECT_EQ(recipe->model().config(), folder + c.expected);
+  }
 }
 
 TEST(LoadRecipeTest, ErrorsNameLineAndColumn) {
@@ -154,6 +180,23 @@ TEST(RecipeDifferenceTest, SpeedFieldsMayDifferAndResultFieldsShow) {
   EXPECT_THAT(difference, HasSubstr("+seed: 5\n"));
   EXPECT_THAT(difference, HasSubstr("-    lr: 0.001\n"));
   EXPECT_THAT(difference, HasSubstr("+    lr: 0.5\n"));
+}
+
+TEST(RecipeDifferenceTest, WhatACheckpointKnowsMayLieElsewhereAndAProgramMayNot) {
+  const std::vector<std::string> files = {"model.config=a/config.json", "model.tokenizer=a/tokenizer.json", "stages[rl].data.train=a/rows.jsonl",
+                                          "stages[rl].data.eval=a/held.jsonl", "reward.rules[0].code.checker=a/checker.py"};
+  const auto load = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = files;
+    all.insert(all.end(), more.begin(), more.end());
+    auto recipe = LoadRecipe(Write(kGood), all);
+    EXPECT_TRUE(recipe.ok()) << recipe.status();
+    return *recipe;
+  };
+  EXPECT_EQ(RecipeDifference(load({}), load({"model.config=b/c.json", "model.tokenizer=b/t.json", "stages[rl].data.train=b/r.jsonl",
+                                             "stages[rl].data.eval=b/h.jsonl"})),
+            "");
+  EXPECT_THAT(RecipeDifference(load({}), load({"stages[rl].data.eval="})), HasSubstr("a/held.jsonl"));
+  EXPECT_THAT(RecipeDifference(load({}), load({"reward.rules[0].code.checker=b/checker.py"})), HasSubstr("b/checker.py"));
 }
 
 TEST(RecipesTest, EveryRecipeInTheTreeLoads) {
