@@ -90,12 +90,12 @@ uint32_t CountWords(absl::string_view text) {
 }
 
 struct Case {
-  json::Json id;
+  std::string id;  // as JSON
   v1::ScoreGroup group;
 };
 
 absl::StatusOr<Case> ParseCase(const std::string& line, uint64_t number) {
-  ASSIGN_OR_RETURN(const json::Json row, json::Parse(line));
+  ASSIGN_OR_RETURN(const json::Json row, json::ParseRow(line));
   if (!row.is_object()) return absl::InvalidArgumentError("expected a JSON object");
   const json::Json* completion = nullptr;
   for (const char* name : {"completion", "response", "prediction"}) {
@@ -104,7 +104,8 @@ absl::StatusOr<Case> ParseCase(const std::string& line, uint64_t number) {
   if (completion == nullptr) return absl::InvalidArgumentError("no \"completion\" (or \"response\", \"prediction\")");
   if (!completion->is_string()) return absl::InvalidArgumentError("\"completion\" is not a string");
   Case result;
-  result.id = json::Has(row, "id") ? row["id"] : json::Json(number);
+  const bool counts = !json::Has(row, "id");
+  result.id = counts ? absl::StrCat(number) : row["id"].is_number() ? json::NumberText(row, "id") : json::Dump(row["id"]);
   result.group.set_row_json(line);
   v1::ScoreCompletion* added = result.group.add_completions();
   added->set_text(completion->get_ref<const std::string&>());
@@ -131,7 +132,7 @@ const char* StatusName(v1::RuleStatus status) {
   }
 }
 
-std::string OutputLine(const json::Json& id, const v1::CompletionScore& score, const std::vector<std::string>& names,
+std::string OutputLine(const std::string& id, const v1::CompletionScore& score, const std::vector<std::string>& names,
                        ScoreSummary& summary) {
   json::OrderedJson rules = json::OrderedJson::object();
   for (int i = 0; i < score.rules_size(); ++i) {
@@ -154,10 +155,9 @@ std::string OutputLine(const json::Json& id, const v1::CompletionScore& score, c
   summary.rewarded += score.has_reward();
   summary.reward_sum += score.reward();
   json::OrderedJson line;
-  line["id"] = id;
   line["reward"] = score.has_reward() ? json::OrderedJson(score.reward()) : json::OrderedJson();
   line["rules"] = std::move(rules);
-  return json::Dump(line);
+  return absl::StrCat("{\"id\":", id, ",", json::Dump(line).substr(1));
 }
 
 }  // namespace
@@ -203,7 +203,7 @@ absl::StatusOr<ScoreSummary> ScoreFile(const Scorer& scorer, const std::string& 
   absl::Status malformed;
   for (bool more = true; more && malformed.ok();) {
     v1::ScoreRequest request;
-    std::vector<json::Json> ids;
+    std::vector<std::string> ids;
     size_t bytes = 0;
     std::string line;
     while (ids.size() < kBatchLines && bytes < kBatchBytes) {
@@ -233,7 +233,7 @@ absl::StatusOr<ScoreSummary> ScoreFile(const Scorer& scorer, const std::string& 
     for (size_t i = 0; i < ids.size(); ++i) {
       const v1::CompletionScore& score = response.groups(static_cast<int>(i)).completions(0);
       if (score.has_reward() && !std::isfinite(score.reward())) {
-        return absl::InternalError(absl::StrCat("the reward service's reward of id ", json::Dump(ids[i]), " is ", score.reward()));
+        return absl::InternalError(absl::StrCat("the reward service's reward of id ", ids[i], " is ", score.reward()));
       }
       RETURN_IF_ERROR(output->Append(absl::StrCat(OutputLine(ids[i], score, summary.rule_names, summary), "\n")));
     }

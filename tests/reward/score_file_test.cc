@@ -37,6 +37,19 @@ class ScoreFileTest : public testing::Test {
   }
 };
 
+TEST_F(ScoreFileTest, AnIdComesBackAsItIs) {
+  ASSERT_TRUE(Score("rules { exact { extraction { places: 'whole' } } }",
+                    "{\"id\": 12345678901234567890123, \"completion\": \"4\", \"answer\": \"4\"}\n"
+                    "{\"id\": [1.5, \"\\u00e9\"], \"completion\": \"4\", \"answer\": \"4\"}\n"
+                    "{\"id\": null, \"completion\": \"4\", \"answer\": \"4\"}\n")
+                  .ok());
+  const std::vector<std::string> lines = Lines(Path("out.jsonl"));
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_TRUE(absl::StartsWith(lines[0], R"({"id":12345678901234567890123,"reward":1.0,)")) << lines[0];
+  EXPECT_TRUE(absl::StartsWith(lines[1], "{\"id\":[1.5,\"\xc3\xa9\"],\"reward\":1.0,")) << lines[1];
+  EXPECT_TRUE(absl::StartsWith(lines[2], R"({"id":3,"reward":1.0,)")) << lines[2];
+}
+
 TEST_F(ScoreFileTest, WritesOneLineACase) {
   const auto summary = Score("rules { exact { extraction { places: 'whole' } } }",
                              "{\"id\": \"a\", \"completion\": \"4\", \"answer\": \"4\"}\n\n"
