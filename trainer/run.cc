@@ -273,6 +273,7 @@ class Run {
     const v1::Stage& config = p_.recipe.stages(index);
     PreparedStage& prepared = stages_[static_cast<size_t>(index)];
     StageContext& context = *prepared.context;
+    context.steps_before = state_.step - state_.stage.step;
     if (config.has_evaluate()) {
       MetricsRow row;
       row.Set("step", state_.step);
