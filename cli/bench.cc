@@ -134,6 +134,8 @@ double TrainStep(TrainingPass& pass, const std::vector<TrainSequence>& sequences
 
 absl::Status BenchTrain(LoadedModel& loaded, ThreadPool& threads, const Shape& shape) {
   Model& model = *loaded.model;
+  const int64_t context = model.config().max_position_embeddings;
+  if (shape.length > context) return absl::InvalidArgumentError(absl::StrCat("--length: ", shape.length, ", expected 2..", context));
   Stream stream(threads, model.device());
   PhiloxStream random(MakePhiloxKey(1, "bench"));
   std::vector<TrainSequence> sequences(static_cast<size_t>(shape.batch));

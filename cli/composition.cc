@@ -9,11 +9,19 @@
 #include "absl/time/time.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/recipe/load_recipe.h"
 #include "common/tensor/cuda.h"
 #include "reward/reward_service.h"
 #include "rollout/rollout_service.h"
 
 namespace grouper::cli {
+namespace {
+
+// Scoring in this process takes as long as its rules do, each of which has a limit of its own for a completion; this is only the backstop that
+// every call has.
+constexpr absl::Duration kOwnScoringBackstop = absl::Hours(24);
+
+}  // namespace
 
 absl::StatusOr<LoadedModel> LoadRecipeModel(const v1::Recipe& recipe, ThreadPool& threads, WeightUse use) {
   const v1::ModelSource& source = recipe.model();
@@ -87,8 +95,9 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
     parts->remote_rewards_.emplace_back(recipe.reward().address(), reward_channel);
   }
   RewardClient::Options reward_options;
-  reward_options.timeout = absl::Seconds(recipe.reward().timeout_seconds());
+  reward_options.timeout = own_reward ? kOwnScoringBackstop : absl::Seconds(recipe.reward().timeout_seconds());
   reward_options.stop_requested = parts->stop_requested_;
+  for (const v1::Rule& rule : recipe.reward().rules()) reward_options.recipe_rules.emplace_back(RuleName(rule), rule.has_weight() ? rule.weight() : 1);
   parts->reward_client_ = RewardClient::Create(own_reward ? "in-process reward service" : recipe.reward().address(),
                                                std::move(reward_channel), reward_options);
   return parts;

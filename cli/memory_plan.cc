@@ -20,6 +20,8 @@ namespace {
 
 // Rows of JSON take several times their text; every stage that reads a file holds it.
 constexpr int64_t kRowFactor = 4;
+// What KvPool keeps of each page, used or not: a reference count and a place in the list of free pages.
+constexpr int64_t kPageTableBytes = 2 * sizeof(int32_t);
 // The CUDA context grows while kernels are loaded; cudaMalloc rounds.
 constexpr int64_t kDeviceMargin = int64_t{256} << 20;
 // What the host has of kernels, loaded when they first run, and of recorded graphs: 45 to 60 MB after the first steps of three recipes on an H100.
@@ -141,9 +143,9 @@ class Planner {
         add_pass(size);
       }
     }
-    // A device gives a pool's pages at once, the host when they are written.
-    const int64_t pages = OnCuda() ? PoolPages() : std::min(filled, PoolPages());
-    parts.push_back({"key-value cache", (pages + (OnCuda() ? 1 : 0)) * page, "rollout.cache_pages, rollout.max_sequences, model.max_context"});
+    // A device gives a pool's pages at once, the host when they are written; the table of all pages is written at once.
+    const int64_t bytes = OnCuda() ? (PoolPages() + 1) * page : std::min(filled, PoolPages()) * page + PoolPages() * kPageTableBytes;
+    parts.push_back({"key-value cache", bytes, "rollout.cache_pages, rollout.max_sequences, model.max_context"});
     parts.push_back({"a pass of the engine", arena + scratch, "rollout.max_batch_tokens, rollout.max_sequences"});
   }
 

@@ -5,6 +5,7 @@
 
 #include "cli/commands.h"
 #include "cli/output_option.h"
+#include "common/base/address.h"
 #include "common/base/status.h"
 #include "common/base/thread_pool.h"
 #include "common/rpc/server.h"
@@ -21,6 +22,7 @@ absl::Status Run(const Arguments& arguments) {
   const v1::Reward& config = file.reward;
   ScoreSummary summary;
   if (!config.address().empty()) {  // somebody else's service
+    RETURN_IF_ERROR(file.Locate(Annotate(CheckPeerAddress(config.address()), "reward.address")));
     ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, OpenChannel(config.address(), config.tls()));
     RewardClient::Options options;
     if (config.timeout_seconds() > 0) options.timeout = absl::Seconds(config.timeout_seconds());
@@ -52,7 +54,8 @@ const Command kScore = {
     "",
     "score completions in a file by reward rules, offline",
     "RULES is the text of a recipe's `reward` block. An input line has `completion` (or `response`, `prediction`), `answer` (or `gold`) where a\n"
-    "rule needs one, and any other column. An output line has `id`, `reward` and `rules`. See recipes/rules/ for ready blocks.",
+    "rule needs one, and any other column. `num_tokens` is what the length rules (overlong, cosine_length, group_length) count: a line without it counts\n"
+    "its words, which are fewer than the tokens that a run counts. An output line has `id`, `reward` and `rules`. See recipes/rules/ for ready blocks.",
     {
         {.name = "rules", .placeholder = "RULES", .help = "rules as protobuf text", .default_text = "", .required = true},
         {.name = "input", .placeholder = "FILE", .help = "cases as JSON lines", .default_text = "", .required = true},

@@ -3,6 +3,7 @@
 #include "cli/commands.h"
 #include "cli/composition.h"
 #include "cli/stop_signal.h"
+#include "common/base/address.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/recipe/load_recipe.h"
@@ -46,6 +47,7 @@ absl::Status Serve(const Arguments& arguments, const v1::Recipe& recipe) {
 }
 
 absl::Status Run(const Arguments& arguments) {
+  RETURN_IF_ERROR(Annotate(CheckListenAddress(arguments.Get("listen")), "--listen"));
   TextLocations locations;
   ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(arguments.Get("recipe"), arguments.GetAll("set"), &locations));
   return locations.Locate(recipe, Serve(arguments, recipe));

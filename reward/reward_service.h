@@ -1,7 +1,8 @@
 // RewardService over a RuleSet: the same object serves in process and over TCP.
 //
 // At most `max_waiting` requests are scored or wait to be; one more is refused at once with RESOURCE_EXHAUSTED, and the
-// client retries. The rules compute on `pool`; rules that wait (processes) use threads of their own.
+// client retries. The rules compute on `pool`; rules that wait (processes) use threads of their own. A request that was
+// cancelled, or whose deadline has passed, is scored no further than the completions that were begun.
 #pragma once
 
 #include <memory>

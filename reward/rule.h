@@ -87,8 +87,11 @@ class RuleSet {
   RuleSet& operator=(const RuleSet&) = delete;
 
   // Every completion gets an answer. InvalidArgument only for a malformed request (row_json is not an object), naming
-  // the group. `pool` may be null: one thread. The result does not depend on the number of threads.
-  absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request, ThreadPool* pool) const;
+  // the group. `pool` may be null: one thread. The result does not depend on the number of threads. `cancelled` (may be
+  // empty) is asked on any thread before each completion; once it says true it must go on to, and Score ends with
+  // Cancelled when the completions that were begun are scored.
+  absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request, ThreadPool* pool,
+                                          const std::function<bool()>& cancelled = {}) const;
 
   const std::vector<std::string>& rule_names() const { return names_; }
   const std::vector<double>& weights() const { return weights_; }
@@ -102,7 +105,8 @@ class RuleSet {
   struct Entry;
   RuleSet();
   void ScoreRule(size_t rule, absl::Span<const RuleInput> inputs, absl::Span<const size_t> group_begin,
-                 std::vector<std::vector<RuleResult>>& results, ThreadPool* pool) const;
+                 std::vector<std::vector<RuleResult>>& results, ThreadPool* pool,
+                 const std::function<bool()>& cancelled) const;
 
   std::vector<Entry> entries_;
   std::vector<std::string> names_;

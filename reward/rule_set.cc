@@ -215,7 +215,8 @@ absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& confi
 }
 
 void RuleSet::ScoreRule(size_t index, absl::Span<const RuleInput> inputs, absl::Span<const size_t> group_begin,
-                        std::vector<std::vector<RuleResult>>& results, ThreadPool* pool) const {
+                        std::vector<std::vector<RuleResult>>& results, ThreadPool* pool,
+                        const std::function<bool()>& cancelled) const {
   const Entry& entry = entries_[index];
   const Rule& rule = *entry.rule;
 
@@ -265,7 +266,10 @@ void RuleSet::ScoreRule(size_t index, absl::Span<const RuleInput> inputs, absl::
   };
 
   const size_t count = rule.sees_group() ? group_begin.size() - 1 : inputs.size();
-  const auto run = [&](size_t i) { rule.sees_group() ? score_group(i) : score_completion(i); };
+  const auto run = [&](size_t i) {
+    if (cancelled && cancelled()) return;
+    rule.sees_group() ? score_group(i) : score_completion(i);
+  };
   if (rule.blocking_calls() > 0) {
     // Waiting costs no core: threads of its own, so that the pool computes on.
     std::atomic<size_t> next{0};
@@ -283,7 +287,8 @@ void RuleSet::ScoreRule(size_t index, absl::Span<const RuleInput> inputs, absl::
   }
 }
 
-absl::StatusOr<v1::ScoreResponse> RuleSet::Score(const v1::ScoreRequest& request, ThreadPool* pool) const {
+absl::StatusOr<v1::ScoreResponse> RuleSet::Score(const v1::ScoreRequest& request, ThreadPool* pool,
+                                                 const std::function<bool()>& cancelled) const {
   std::vector<json::Json> rows(static_cast<size_t>(request.groups_size()));
   std::vector<RuleInput> inputs;
   std::vector<size_t> group_begin = {0};
@@ -292,7 +297,7 @@ absl::StatusOr<v1::ScoreResponse> RuleSet::Score(const v1::ScoreRequest& request
     json::Json& row = rows[static_cast<size_t>(g)];
     row = json::Json::object();
     if (!group.row_json().empty()) {
-      ASSIGN_OR_RETURN(row, Annotate(json::Parse(group.row_json()), absl::StrCat("groups[", g, "].row_json")));
+      ASSIGN_OR_RETURN(row, Annotate(json::ParseRow(group.row_json()), absl::StrCat("groups[", g, "].row_json")));
       if (!row.is_object())
         return absl::InvalidArgumentError(absl::StrCat("groups[", g, "].row_json: expected a JSON object"));
     }
@@ -311,7 +316,10 @@ absl::StatusOr<v1::ScoreResponse> RuleSet::Score(const v1::ScoreRequest& request
     group_begin.push_back(inputs.size());
   }
   std::vector<std::vector<RuleResult>> results(inputs.size(), std::vector<RuleResult>(entries_.size()));
-  for (size_t rule = 0; rule < entries_.size(); ++rule) ScoreRule(rule, inputs, group_begin, results, pool);
+  for (size_t rule = 0; rule < entries_.size(); ++rule) {
+    ScoreRule(rule, inputs, group_begin, results, pool, cancelled);
+    if (cancelled && cancelled()) return absl::CancelledError("whoever asked for these scores has gone");
+  }
 
   v1::ScoreResponse response;
   response.set_request_id(request.request_id());

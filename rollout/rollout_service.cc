@@ -70,6 +70,7 @@ class RolloutServiceOverEngine : public v1::RolloutService::WithCallbackMethod_G
     status->set_total_pages(static_cast<uint32_t>(stats_.total_pages));
     status->set_sampled_tokens(stats_.sampled_tokens);
     status->set_preemptions(stats_.preemptions);
+    status->set_engine_steps(stats_.steps);
     status->set_max_context(static_cast<uint32_t>(engine_->max_context()));
     return grpc::Status::OK;
   }

@@ -104,6 +104,26 @@ TEST(RulesTest, DangerousCallsAreAbsent) {
   }
 }
 
+TEST(RulesTest, EveryFailpointIsInTheListAndInTheManual) {
+  const std::regex hit("failpoint::Hit(Nan)?\\(([^)]*)\\)"), quoted("\"([a-z_]+\\.[a-z_]+)\"");
+  std::set<std::string> places, list;
+  for (const Source& source : Sources()) {
+    const bool is_list = source.path == "common/base/failpoint.cc";
+    for (auto it = std::sregex_iterator(source.text.begin(), source.text.end(), is_list ? quoted : hit); it != std::sregex_iterator(); ++it) {
+      const std::string text = is_list ? it->str() : (*it)[2].str();
+      for (auto name = std::sregex_iterator(text.begin(), text.end(), quoted); name != std::sregex_iterator(); ++name) {
+        (is_list ? list : places).insert((*name)[1]);
+      }
+    }
+  }
+  EXPECT_GT(places.size(), 30u);
+  EXPECT_EQ(places, list);
+  std::ifstream in(fs::path(GROUPER_SOURCE_DIR) / "docs/reliability.md");
+  std::ostringstream manual;
+  manual << in.rdbuf();
+  for (const std::string& name : list) EXPECT_TRUE(absl::StrContains(manual.str(), "`" + name + "`")) << name;
+}
+
 TEST(RulesTest, FilesStayReadable) {
   for (const Source& source : Sources()) {
     if (absl::EndsWith(source.path, ".inc")) continue;

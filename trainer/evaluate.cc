@@ -20,6 +20,11 @@ size_t CountTaken(const std::vector<DataRow>& rows, const v1::Evaluation& config
   return config.max_problems() > 0 ? std::min<size_t>(rows.size(), static_cast<size_t>(config.max_problems())) : rows.size();
 }
 
+// Whether a score of 1 is possible and means right: not of what only shapes a reward.
+bool CanSayRight(const v1::Rule& rule) {
+  return !rule.has_overlong() && !rule.has_repetition() && !rule.has_group_length() && !rule.has_cosine_length();
+}
+
 }  // namespace
 
 Interval WilsonInterval(double right, int64_t n) {
@@ -38,12 +43,13 @@ absl::StatusOr<std::string> DecidingRule(const v1::Reward& reward, const std::st
     double best_weight = 0;
     for (const v1::Rule& rule : reward.rules()) {
       const double weight = rule.has_weight() ? rule.weight() : 1;
-      if (best != nullptr && weight < best_weight) continue;
+      if (!CanSayRight(rule) || (best != nullptr && weight < best_weight)) continue;
       best = &rule;
       best_weight = weight;
     }
     if (best != nullptr) return RuleName(*best);
     if (remote) return name;
+    if (!reward.rules().empty()) return absl::InvalidArgumentError("reward.rules: only shaping rules, which never score 1; expected one that says what is right");
     return absl::InvalidArgumentError("reward.rules: none, expected one that says what is right");
   }
   const auto& rules = reward.rules();
@@ -140,6 +146,13 @@ absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vect
       if (votes[answer].first > votes[*winner].first) winner = &answer;
     }
     majority += votes[*winner].second;
+  }
+  if (result.problems == 0 && !result.groups.groups.empty()) {
+    std::vector<const ScoredGroup*> groups;
+    for (const ScoredGroup& group : result.groups.groups) groups.push_back(&group);
+    const std::string why = NoRewards(groups, result.groups.rule_names);
+    return absl::FailedPreconditionError(absl::StrCat("no held-out problem could be scored by rule ", result.groups.rule_names[static_cast<size_t>(result.rule)],
+                                                      why.empty() ? "" : "; ", why));
   }
   if (result.problems > 0) {
     result.interval = WilsonInterval(accuracy, result.problems);

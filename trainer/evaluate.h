@@ -37,7 +37,7 @@ struct EvaluationResult {
 absl::StatusOr<std::string> DecidingRule(const v1::Reward& reward, const std::string& name);
 
 // Index of the rule of that name among those that scored; for an empty name the one with the greatest weight (the last of equals).
-// FailedPrecondition when the service has no such rule, naming both. REQUIRES: at least one rule, as many weights as names.
+// FailedPrecondition when the service has no such rule, naming both. REQUIRES, for an empty name: at least one rule, as many weights as names.
 absl::StatusOr<int> FindDecidingRule(const v1::Reward& reward, const std::string& name, const std::vector<std::string>& rule_names,
                                      const std::vector<double>& rule_weights);
 

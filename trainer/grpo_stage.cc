@@ -104,7 +104,7 @@ class GrpoStage : public Stage {
     const absl::Time start = c_.clock.Now();
     StageState next = state;
     Timings time;
-    ASSIGN_OR_RETURN(ScoredGroups batch, Collect(next, time));
+    ASSIGN_OR_RETURN(Batch batch, Collect(next, time));
     std::vector<std::vector<std::optional<double>>> rewards;
     for (const ScoredGroup& group : batch.groups) rewards.push_back(group.rewards());
     const std::vector<std::vector<double>> advantages = Advantages(rewards, ParseAdvantageStd(g_.advantage_std()));
@@ -112,7 +112,8 @@ class GrpoStage : public Stage {
 
     UpdateSums sums;
     std::string not_finite = batch.not_finite.empty() ? NotFiniteAdvantage(batch, advantages) : batch.not_finite;
-    const bool trains = not_finite.empty();
+    const std::string no_rewards = not_finite.empty() ? NoRewards(batch.all(), batch.rule_names) : "";
+    const bool trains = not_finite.empty() && no_rewards.empty();
     const absl::Time train_start = c_.clock.Now();
     const size_t groups = batch.groups.size(), updates = trains ? std::min<size_t>(groups, static_cast<size_t>(g_.updates_per_batch())) : 0;
     for (size_t u = 0; u < updates; ++u) {
@@ -120,10 +121,10 @@ class GrpoStage : public Stage {
       ASSIGN_OR_RETURN(const std::string what, Update(part, u == 0, state.step, optimizer, sums));
       if (not_finite.empty() && !what.empty()) not_finite = updates > 1 ? absl::StrCat(what, ", in update ", u + 1, " of ", updates) : what;
     }
-    RETURN_IF_ERROR(CountSkipped(c_, not_finite, next, result.metrics));
+    RETURN_IF_ERROR(CountSkipped(c_, not_finite.empty() ? no_rewards : absl::StrCat("not finite: ", not_finite), next, result.metrics));
     const absl::Time end = c_.clock.Now();
     ReportUpdates(sums, trains, updates, state.step, result.metrics);
-    if (trains || !batch.groups.empty()) ReportSamples(batch, rewards, advantages, state.step, result);
+    if (trains || !batch.groups.empty() || !batch.dropped.empty()) ReportSamples(batch, rewards, advantages, state.step, result);
     result.tokens = sums.trained_tokens;
     result.metrics.Set("time/step", absl::ToDoubleSeconds(end - start));
     result.metrics.Set("time/rollout", absl::ToDoubleSeconds(time.rollout));
@@ -146,6 +147,17 @@ class GrpoStage : public Stage {
   }
 
  private:
+  // What a step has sampled: `groups` are trained on, `dropped` ones had nothing to teach (dynamic sampling) or were too many.
+  struct Batch : ScoredGroups {
+    std::vector<ScoredGroup> dropped;
+    std::vector<const ScoredGroup*> all() const {
+      std::vector<const ScoredGroup*> both;
+      for (const ScoredGroup& group : groups) both.push_back(&group);
+      for (const ScoredGroup& group : dropped) both.push_back(&group);
+      return both;
+    }
+  };
+
   struct Timings {
     absl::Duration rollout, reward, sync;
   };
@@ -172,8 +184,8 @@ class GrpoStage : public Stage {
 
   // A batch of scored groups; with dynamic sampling only groups that can teach something, as far as the allowed batches go. It ends where something
   // was not finite.
-  absl::StatusOr<ScoredGroups> Collect(StageState& state, Timings& time) {
-    ScoredGroups all;
+  absl::StatusOr<Batch> Collect(StageState& state, Timings& time) {
+    Batch all;
     const int wanted = g_.prompts_per_step(), most = std::max(1, g_.dynamic_sampling_max_batches());
     sampled_tokens_ = 0;
     for (int round = 0; round < most && static_cast<int>(all.groups.size()) < wanted; ++round) {
@@ -193,7 +205,7 @@ class GrpoStage : public Stage {
           for (bool flag : sample.sampled()) sampled_tokens_ += flag;
         }
         const bool keep = g_.dynamic_sampling_max_batches() == 0 || HasSignal(group.rewards());
-        if (keep && static_cast<int>(all.groups.size()) < wanted) all.groups.push_back(std::move(group));
+        (keep && static_cast<int>(all.groups.size()) < wanted ? all.groups : all.dropped).push_back(std::move(group));
       }
       if (!all.not_finite.empty()) break;
     }
@@ -335,16 +347,19 @@ class GrpoStage : public Stage {
     m.Set("lr", LearningRate(c_.config().optimizer(), step, steps_));
     if (!trains) return;
     m.Set("grad_norm", sums.grad_norm / steps);
-    m.Set("policy/entropy", sums.entropy / tokens);
-    m.Set("policy/kl", sums.loss.kl / tokens);
-    m.Set("policy/clip_low", static_cast<double>(sums.loss.clipped_low) / tokens);
-    m.Set("policy/clip_high", static_cast<double>(sums.loss.clipped_high) / tokens);
+    if (sums.loss.tokens > 0) {
+      m.Set("policy/entropy", sums.entropy / tokens);
+      m.Set("policy/kl", sums.loss.kl / tokens);
+      m.Set("policy/clip_low", static_cast<double>(sums.loss.clipped_low) / tokens);
+      m.Set("policy/clip_high", static_cast<double>(sums.loss.clipped_high) / tokens);
+    }
     m.Set("sampling/logprob_diff_max", sums.diff_max);
     m.Set("sampling/logprob_diff_mean", sums.diff_tokens > 0 ? sums.diff_sum / static_cast<double>(sums.diff_tokens) : 0.0);
     if (const double most = MaxExpertLoad(sums.expert_load); most > 0) m.Set("moe/max_load", most);
   }
 
-  void ReportSamples(const ScoredGroups& batch, const std::vector<std::vector<std::optional<double>>>& rewards,
+  // Metrics are over all that was sampled, records of what was trained on.
+  void ReportSamples(const Batch& batch, const std::vector<std::vector<std::optional<double>>>& rewards,
                      const std::vector<std::vector<double>>& advantages, int64_t step, StepResult& result) {
     MetricsRow& m = result.metrics;
     std::vector<double> scored;
@@ -353,13 +368,15 @@ class GrpoStage : public Stage {
     std::vector<int64_t> rule_count(batch.rule_names.size(), 0), rule_missing(batch.rule_names.size(), 0);
     std::vector<int64_t> rule_errors(batch.rule_names.size(), 0), rule_timeouts(batch.rule_names.size(), 0);
     int64_t errors = 0, timeouts = 0;
-    for (size_t g = 0; g < batch.groups.size(); ++g) {
-      const ScoredGroup& group = batch.groups[g];
-      equal += !HasSignal(rewards[g]);
+    const std::vector<const ScoredGroup*> all = batch.all();
+    for (const ScoredGroup* sampled : all) {
+      const ScoredGroup& group = *sampled;
+      const std::vector<std::optional<double>> of_group = group.rewards();
+      equal += !HasSignal(of_group);
       for (size_t i = 0; i < group.samples.size(); ++i) {
         ++samples;
-        if (rewards[g][i]) {
-          scored.push_back(*rewards[g][i]);
+        if (of_group[i]) {
+          scored.push_back(*of_group[i]);
         } else {
           ++without;
         }
@@ -384,11 +401,13 @@ class GrpoStage : public Stage {
     for (double r : scored) mean += r / static_cast<double>(scored.size());
     for (double r : scored) variance += (r - mean) * (r - mean) / static_cast<double>(std::max<size_t>(1, scored.size() - 1));
     const double n = static_cast<double>(std::max<int64_t>(1, samples));
-    m.Set("reward/mean", mean);
-    m.Set("reward/std", std::sqrt(variance));
-    m.Set("reward/frac_zero_std", static_cast<double>(equal) / static_cast<double>(std::max<size_t>(1, batch.groups.size())));
+    if (!scored.empty()) {
+      m.Set("reward/mean", mean);
+      m.Set("reward/std", std::sqrt(variance));
+    }
+    m.Set("reward/frac_zero_std", static_cast<double>(equal) / static_cast<double>(std::max<size_t>(1, all.size())));
     for (size_t r = 0; r < batch.rule_names.size(); ++r) {
-      m.Set("rewards/" + batch.rule_names[r] + "/mean", rule_count[r] > 0 ? rule_sum[r] / static_cast<double>(rule_count[r]) : 0.0);
+      if (rule_count[r] > 0) m.Set("rewards/" + batch.rule_names[r] + "/mean", rule_sum[r] / static_cast<double>(rule_count[r]));
       m.Set("rewards/" + batch.rule_names[r] + "/not_applicable", static_cast<double>(rule_missing[r]) / n);
     }
     m.Set("completions/mean_length", static_cast<double>(length_sum) / n);

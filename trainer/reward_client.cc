@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/rpc/context.h"
@@ -18,7 +19,10 @@ namespace grouper {
 namespace {
 
 constexpr size_t kMessageBytes = kMaxMessageBytes / 4;  // leaves room for the answer's reasons
+constexpr absl::Duration kStatusTimeout = absl::Seconds(5);
 constexpr absl::Duration kPrintEvery = absl::Seconds(10);
+constexpr absl::Duration kPrintScoringEvery = absl::Minutes(1);
+constexpr absl::Duration kLookEvery = absl::Milliseconds(100);  // whether a stop was asked for
 
 bool Passes(absl::StatusCode code) {
   return code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kResourceExhausted ||
@@ -57,6 +61,13 @@ class RetryingRewardClient : public RewardClient {
     return all;
   }
 
+  std::vector<std::string> RuleNames() override {
+    v1::RewardStatus answer;
+    const auto context = MakeClientContext(kStatusTimeout);
+    if (!stub_->GetStatus(context.get(), {}, &answer).ok()) return {};
+    return {answer.rule_names().begin(), answer.rule_names().end()};
+  }
+
   int64_t retries() const override { return retries_; }
 
  private:
@@ -66,14 +77,13 @@ class RetryingRewardClient : public RewardClient {
     absl::Duration pause = absl::Milliseconds(50);
     while (true) {
       v1::ScoreResponse response;
-      const auto context = MakeClientContext(options_.timeout);
-      const absl::Status status = FromGrpc(stub_->Score(context.get(), request, &response));
+      const absl::Status status = Try(request, &response);
       if (status.ok()) return response;
       const absl::Duration waited = clock_.Now() - start;
       const std::string what = absl::StrCat("reward service ", name_, ": Score of request ", request.request_id(), ": ", status.message(),
                                             " (after ", absl::FormatDuration(absl::Trunc(waited, absl::Milliseconds(1))), ")");
       if (!Passes(status.code()) || waited >= options_.give_up) return absl::Status(status.code(), what);
-      if (options_.stop_requested && options_.stop_requested()) return absl::CancelledError(absl::StrCat(what, "; not waited for any longer, a stop was asked for"));
+      if (StopRequested()) return absl::CancelledError(absl::StrCat(what, "; not waited for any longer, a stop was asked for"));
       if (clock_.Now() >= next_print) {
         LOG(WARNING) << what << "; still trying";
         next_print += kPrintEvery;
@@ -83,6 +93,34 @@ class RetryingRewardClient : public RewardClient {
       pause = std::min(pause * 2, absl::Seconds(2));
     }
   }
+
+  absl::Status Try(const v1::ScoreRequest& request, v1::ScoreResponse* response) {
+    const auto context = MakeClientContext(options_.timeout);
+    grpc::CompletionQueue queue;
+    grpc::Status status;
+    const auto call = stub_->AsyncScore(context.get(), request, &queue);
+    call->Finish(response, &status, nullptr);
+    const absl::Time start = clock_.Now();
+    absl::Time next_print = start + kPrintScoringEvery, stop_seen = absl::InfiniteFuture();
+    void* tag;
+    bool ok;
+    while (queue.AsyncNext(&tag, &ok, absl::ToChronoTime(absl::Now() + kLookEvery)) == grpc::CompletionQueue::TIMEOUT) {
+      const absl::Time now = clock_.Now();
+      if (now >= next_print) {
+        LOG(WARNING) << "reward service " << name_ << ": Score of request " << request.request_id() << " takes "
+                     << absl::FormatDuration(absl::Trunc(now - start, absl::Seconds(1))) << " so far";
+        next_print += kPrintScoringEvery;
+      }
+      if (StopRequested()) stop_seen = std::min(stop_seen, now);
+      if (now - stop_seen >= options_.patience_at_stop) context->TryCancel();
+    }
+    queue.Shutdown();
+    while (queue.Next(&tag, &ok)) {
+    }
+    return FromGrpc(status);
+  }
+
+  bool StopRequested() const { return options_.stop_requested && options_.stop_requested(); }
 
   // A service of somebody else's may answer anything.
   absl::Status CheckAnswer(const v1::ScoreRequest& request, const v1::ScoreResponse& response) const {
@@ -98,10 +136,24 @@ class RetryingRewardClient : public RewardClient {
     return absl::InternalError(absl::StrCat("reward service ", name_, ": the answer's shape is not the request's (groups, completions, rules)"));
   }
 
+  void CompareWithRecipe(const v1::ScoreResponse& response) const {
+    std::vector<std::pair<std::string, double>> rules;
+    for (int r = 0; r < response.rule_names_size(); ++r) rules.emplace_back(response.rule_names(r), response.weights(r));
+    if (options_.recipe_rules.empty() || rules == options_.recipe_rules) return;
+    const auto text = [](const std::vector<std::pair<std::string, double>>& list) {
+      return absl::StrJoin(list, ", ", [](std::string* out, const auto& rule) { absl::StrAppend(out, rule.first, " x ", rule.second); });
+    };
+    LOG(WARNING) << "reward service " << name_ << " scores by " << text(rules) << "; the recipe's reward.rules, which are not used, say "
+                 << text(options_.recipe_rules);
+  }
+
   // Whoever reads rule i of a score finds its name at place i, whichever answer the score came with.
   absl::Status CheckRules(const v1::ScoreResponse& response) {
     const std::vector<std::string> names(response.rule_names().begin(), response.rule_names().end());
-    if (!rule_names_) rule_names_ = names;
+    if (!rule_names_) {
+      rule_names_ = names;
+      CompareWithRecipe(response);
+    }
     if (names == *rule_names_) return absl::OkStatus();
     return absl::FailedPreconditionError(absl::StrCat("reward service ", name_, ": it scores by the rules \"", absl::StrJoin(names, "\", \""),
                                                       "\" now, and scored by \"", absl::StrJoin(*rule_names_, "\", \""),

@@ -1,8 +1,9 @@
 // RewardClient: scores groups through a RewardService, in process or remote, with retries.
 //
 // UNAVAILABLE, RESOURCE_EXHAUSTED and a passed deadline are retried with back-off; while the service is away its name is printed every 10 s and
-// the trainer waits up to `give_up`, then the call fails naming the address. A stop ends the wait: Cancelled. Scores are pure functions of the request, so a retry gives the
-// same bits.
+// the trainer waits up to `give_up`, then the call fails naming the address. A stop ends the wait: Cancelled, at once while the service is away,
+// after `patience_at_stop` while it scores. A request that is given up is cancelled, so that its service stops scoring it. Scores are pure
+// functions of the request, so a retry gives the same bits.
 //
 // All answers of a client are by the same rules, whose names are in the same order: when those of a later answer are not those of the first (a
 // service that was started again with other rules, two of them behind one address), Score fails with FailedPrecondition and names both.
@@ -14,6 +15,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -26,9 +29,12 @@ namespace grouper {
 class RewardClient {
  public:
   struct Options {
-    absl::Duration timeout = absl::Seconds(60);    // one request
+    absl::Duration timeout = absl::Seconds(60);    // one request; its completions are up to a whole batch
     absl::Duration give_up = absl::Minutes(10);    // of trying
+    absl::Duration patience_at_stop = absl::Seconds(20);  // with a request under way
     std::function<bool()> stop_requested;          // may be empty
+    // The recipe's own rules with their weights; a service that scores by others (which is its right) is warned of once. Empty: not compared
+    std::vector<std::pair<std::string, double>> recipe_rules;
   };
   static std::unique_ptr<RewardClient> Create(std::string name, std::shared_ptr<grpc::Channel> channel, const Options& options,
                                               Clock& clock = RealClock());
@@ -36,6 +42,9 @@ class RewardClient {
 
   // Splits the request by groups into messages below the size limit, keeps order.
   virtual absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request) = 0;
+
+  // The names of the service's rules by its GetStatus, asked once. Empty where it does not say: a service of somebody else's need not.
+  virtual std::vector<std::string> RuleNames() = 0;
 
   virtual int64_t retries() const = 0;
 };

@@ -12,13 +12,16 @@
 #include "common/base/status.h"
 #include "common/rpc/context.h"
 #include "common/rpc/status.h"
+#include "trainer/progress_watch.h"
 #include "trainer/worker_connection.h"
 
 namespace grouper {
 namespace {
 
 constexpr absl::Duration kRetryPause = absl::Milliseconds(300);
-// When a stop was asked for: silence for which a worker is given up.
+// How often a silent worker is asked whether it works, in the time after which it is given up.
+constexpr int kLooksPerTimeout = 8;
+// When a stop was asked for: time without a sample after which a worker is given up, at work or not.
 constexpr absl::Duration kSilenceAtStop = absl::Seconds(20);
 // A stream lives as long as it makes progress; this is only the backstop that every call has.
 constexpr absl::Duration kStreamDeadline = absl::Hours(24);
@@ -200,6 +203,7 @@ class PooledRolloutClient : public RolloutClient {
       threads.emplace_back([this, &job, slot = slot.get()] { Serve(job, *slot); });
     }
     // This thread hands out finished samples and watches for silence.
+    ProgressWatch progress(slots_.size());
     while (true) {
       std::vector<v1::Sample> fresh;
       bool done;
@@ -213,7 +217,7 @@ class PooledRolloutClient : public RolloutClient {
         for (const v1::Sample& sample : fresh) on_sample(sample);
       }
       if (done) break;
-      Watch(job);
+      Watch(job, progress);
     }
     {
       // Whoever still reads a stream must not wait for it.
@@ -237,9 +241,10 @@ class PooledRolloutClient : public RolloutClient {
   struct Slot {
     explicit Slot(Worker worker) : connection(std::move(worker)) {}
     WorkerConnection connection;
-    // Guarded by the client's mutex_: the open stream and when it last moved.
+    // Guarded by the client's mutex_: the open stream, when it last moved, when the worker was last seen to work and asked whether it does.
     grpc::ClientContext* stream_context = nullptr;
     absl::Time last_activity;
+    absl::Time last_progress = absl::InfinitePast(), last_look = absl::InfinitePast();
     bool has_work = false;
     bool timed_out = false;
     bool receives_weights = false;
@@ -262,16 +267,26 @@ class PooledRolloutClient : public RolloutClient {
     ++faults_.weight_updates_refused;
   }
 
-  // Cancels streams that are silent for too long, and fails the job when nobody has been alive for too long.
-  void Watch(Job& job) {
+  // Cancels the streams of workers that are silent for too long and do not move, and fails the job when nobody has been alive for too long.
+  void Watch(Job& job, ProgressWatch& progress) {
+    const std::vector<size_t> moved = progress.Moved();
     const absl::Time now = clock_.Now();
     absl::Status dead;
     {
       absl::MutexLock lock(&mutex_);
-      for (const std::unique_ptr<Slot>& slot : slots_) {
-        if (slot->stream_context == nullptr || !slot->has_work || slot->timed_out || now - slot->last_activity < options_.timeout) continue;
-        LOG(WARNING) << "rollout worker " << slot->connection.name() << ": Generate: silent for "
-                     << absl::FormatDuration(now - slot->last_activity) << ", its work goes to others";
+      for (size_t i : moved) slots_[i]->last_progress = now;
+      for (size_t i = 0; i < slots_.size(); ++i) {
+        Slot* const slot = slots_[i].get();
+        if (slot->stream_context == nullptr || !slot->has_work || slot->timed_out) continue;
+        const absl::Duration silence = now - std::max(slot->last_activity, slot->last_progress);
+        if (silence < options_.timeout) {
+          if (now - std::max(slot->last_activity, slot->last_look) < options_.timeout / kLooksPerTimeout) continue;
+          slot->last_look = now;
+          progress.Ask(i, slot->connection.stub(), options_.timeout / 2);
+          continue;
+        }
+        LOG(WARNING) << "rollout worker " << slot->connection.name() << ": Generate: no sample for " << absl::FormatDuration(now - slot->last_activity)
+                     << " and no sign of work for " << absl::FormatDuration(silence) << ", its work goes to others";
         slot->timed_out = true;
         ++faults_.timeouts;
         slot->stream_context->TryCancel();

@@ -2,7 +2,9 @@
 // worker had, and keeps every worker's weights current.
 //
 // A sample is the same bits whichever worker makes it, so losing a worker costs time only. A worker is given up when its stream breaks,
-// when it sends nothing for `timeout` while it has work, or when its status shows another process_id; its unfinished samples go to the
+// when it has work and for `timeout` neither sends a sample nor is seen to work, or when its status shows another process_id. A silent worker is
+// asked for its status eight times in `timeout` (progress_watch.h): as long as its count of engine steps rises it may take as long as its completions
+// do. The unfinished samples of one that is given up go to the
 // others with attempt + 1, late answers (older attempt, wrong weight version, already received) are dropped and counted. Given-up workers are
 // tried again; one that answers again is brought to the current weights before it gets work. When no worker is left for 30 s the call fails
 // and names the addresses.
@@ -34,7 +36,7 @@ class RolloutClient {
     bool in_process = false;  // shares the trainer's weight store: updates carry version and digest only
   };
   struct Options {
-    absl::Duration timeout = absl::Seconds(120);     // silence of a worker that has work
+    absl::Duration timeout = absl::Seconds(120);     // of a worker that has work, without a sample and without an engine step
     absl::Duration no_worker_timeout = absl::Seconds(30);
     bool exact_on_policy = true;
     // May be empty. When true, workers that are away or silent are not waited for any longer: Cancelled.

@@ -24,6 +24,10 @@ namespace {
 
 std::string CheckpointsOf(const std::string& run) { return JoinPath(run, "checkpoints"); }
 
+bool HasEvaluation(const v1::Stage& stage) {
+  return stage.has_evaluate() || stage.eval().every() > 0 || stage.eval().at_start() || stage.eval().at_end();
+}
+
 absl::StatusOr<RunDigests> ReadSummary(FileSystem& fs, const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, fs.ReadFile(path, 1 << 20));
   ASSIGN_OR_RETURN(const json::Json summary, Annotate(json::Parse(text), path));
@@ -53,6 +57,7 @@ class Run {
       return absl::OkStatus();
     }
     if (p_.ready && StagesLeft()) RETURN_IF_ERROR(p_.ready());
+    if (StagesLeft()) RETURN_IF_ERROR(CheckDecidingRules());
     RETURN_IF_ERROR(Begin());
     for (; state_.stage_index < p_.recipe.stages_size(); ++state_.stage_index, state_.stage = {}) {
       ASSIGN_OR_RETURN(const bool stopped, RunStage(static_cast<int>(state_.stage_index)));
@@ -179,9 +184,20 @@ class Run {
     } else if (config.has_grpo()) {
       ASSIGN_OR_RETURN(stage.steps, CheckGrpoData(*stage.context, p_.check_row));
     }
-    const v1::Evaluation& eval = config.eval();
-    if (config.has_evaluate() || eval.every() > 0 || eval.at_start() || eval.at_end()) {
-      RETURN_IF_ERROR(CheckEvaluation(*stage.context, stage.data->eval_rows(), eval, p_.check_row));
+    if (HasEvaluation(config)) RETURN_IF_ERROR(CheckEvaluation(*stage.context, stage.data->eval_rows(), config.eval(), p_.check_row));
+    return absl::OkStatus();
+  }
+
+  // Whether a remote reward service has the rules that decide the evaluations, as far as it says.
+  absl::Status CheckDecidingRules() {
+    const v1::Reward& reward = p_.recipe.reward();
+    if (reward.address().empty()) return absl::OkStatus();
+    const std::vector<std::string> names = p_.reward.RuleNames();
+    for (const v1::Stage& stage : p_.recipe.stages()) {
+      if (names.empty() || !HasEvaluation(stage)) continue;
+      const std::string where = absl::StrCat("stages[", stage.name(), "]");
+      ASSIGN_OR_RETURN(const std::string deciding, Annotate(DecidingRule(reward, stage.eval().rule()), where));
+      if (!deciding.empty()) RETURN_IF_ERROR(Annotate(FindDecidingRule(reward, deciding, names, {}).status(), where));
     }
     return absl::OkStatus();
   }

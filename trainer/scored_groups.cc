@@ -103,6 +103,33 @@ std::vector<std::optional<double>> ScoredGroup::rewards() const {
   return rewards;
 }
 
+std::string NoRewards(const std::vector<const ScoredGroup*>& groups, const std::vector<std::string>& rule_names) {
+  size_t completions = 0, first_rule = 0, failures = 0;
+  std::string first;
+  for (const ScoredGroup* scored : groups) {
+    const ScoredGroup& group = *scored;
+    for (size_t i = 0; i < group.scores.size(); ++i) {
+      ++completions;
+      const v1::CompletionScore& score = group.scores[i];
+      if (score.has_reward()) return "";
+      for (int r = 0; r < score.rules_size(); ++r) {
+        const v1::RuleResult& rule = score.rules(r);
+        const bool failed = rule.status() == v1::RULE_STATUS_ERROR || rule.status() == v1::RULE_STATUS_TIMEOUT;
+        if (!failed || (!first.empty() && static_cast<size_t>(r) != first_rule)) continue;
+        if (first.empty()) {
+          first_rule = static_cast<size_t>(r);
+          first = absl::StrCat("group ", group.serial, " sample ", i, " (", group.row.source, "): ",
+                               rule.reason().empty() ? "no reason given" : rule.reason());
+        }
+        ++failures;
+      }
+    }
+  }
+  if (first.empty()) return "";
+  return absl::StrCat("no completion has a reward: rule ", rule_names[first_rule], " failed on ", failures, " of ", completions,
+                      ", the first: ", first);
+}
+
 std::string CompletionText(const PromptEncoder::Prompt& prompt, const v1::Sample& sample, const Tokenizer& tokenizer) {
   std::vector<int32_t> ids;
   for (int t = 0; t < sample.token_ids_size(); ++t) {

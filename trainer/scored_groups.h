@@ -37,6 +37,9 @@ struct PromptRequest {
   uint64_t serial = 0;
 };
 
+// Where rules failed on completions and none has a reward: which rule, on how many, and the first one's reason, in words. Else empty.
+std::string NoRewards(const std::vector<const ScoredGroup*>& groups, const std::vector<std::string>& rule_names);
+
 // Publishes the weights when they changed, samples `group_size` completions for each prompt, and scores them. `noise_stage` keys the sampling
 // noise (SampleId.stage). retry_failed: completions whose reward failed are scored again, up to 3 times.
 absl::StatusOr<ScoredGroups> SampleAndScore(StageContext& context, std::vector<PromptRequest> prompts, int group_size,

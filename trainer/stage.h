@@ -101,9 +101,9 @@ class Stage {
 inline constexpr int64_t kMostSkipped = 10000;
 absl::Status SkipTooLong(const v1::Stage& stage, const DataRow& row, const char* what, int64_t tokens, int64_t most, int64_t* skipped);
 
-// Counts a step of which something was not finite (`not_finite`: what, in words; empty: nothing was) and which therefore changed no weight, says
-// so in a line, and ends the run when there were more than optimizer.max_skipped_steps in a row.
-absl::Status CountSkipped(const StageContext& context, const std::string& not_finite, StageState& state, MetricsRow& metrics);
+// Counts a step that changed no weight because something was not finite, or rules failed on all completions (`why`, in words; empty: neither),
+// says so in a line, and ends the run when there were more than optimizer.max_skipped_steps in a row.
+absl::Status CountSkipped(const StageContext& context, const std::string& why, StageState& state, MetricsRow& metrics);
 
 // Largest load over the mean, worst layer; 0 without experts.
 double MaxExpertLoad(const std::vector<std::vector<int64_t>>& load);

@@ -3,8 +3,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <string>
@@ -13,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
@@ -20,6 +23,44 @@
 
 namespace grouper::failpoint {
 namespace {
+
+// Every place that the program has.
+constexpr absl::string_view kNames[] = {
+    "checkpoint.after_prune",
+    "checkpoint.after_rename",
+    "checkpoint.before_manifest",
+    "checkpoint.before_prune",
+    "checkpoint.before_rename",
+    "checkpoint.begin",
+    "checkpoint.file_written",
+    "client.generate_sent",
+    "client.sample_received",
+    "client.weights_sent",
+    "reward.total",
+    "rollout.before_swap",
+    "rollout.decode",
+    "rollout.first_token",
+    "rollout.generate_received",
+    "rollout.logits",
+    "rollout.prefill",
+    "rollout.sample_finished",
+    "rollout.weights_chunk",
+    "rollout.weights_swapped",
+    "trainer.advantage",
+    "trainer.backward",
+    "trainer.completions_line",
+    "trainer.generate_sent",
+    "trainer.gradient",
+    "trainer.group_finished",
+    "trainer.logits",
+    "trainer.loss",
+    "trainer.metrics_line",
+    "trainer.optimizer",
+    "trainer.prompt_taken",
+    "trainer.score_received",
+    "trainer.step_end",
+    "trainer.weights_pushed",
+};
 
 enum class Action { kKill, kStop, kError, kDelay, kNan };
 
@@ -103,7 +144,18 @@ absl::Status Arm(absl::string_view spec) {
 
 absl::Status InitFromEnvironment() {
   const char* spec = std::getenv("GROUPER_FAIL");
-  return spec == nullptr ? absl::OkStatus() : Annotate(Arm(spec), "GROUPER_FAIL");
+  if (spec == nullptr) return absl::OkStatus();
+  RETURN_IF_ERROR(Annotate(Arm(spec), "GROUPER_FAIL"));
+  std::lock_guard<std::mutex> lock(mutex);
+  for (const auto& [name, point] : points) {
+    if (std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames)) continue;
+    const std::string part = name.substr(0, name.find('.')) + ".";
+    std::vector<absl::string_view> near;
+    std::copy_if(std::begin(kNames), std::end(kNames), std::back_inserter(near), [&](absl::string_view n) { return absl::StartsWith(n, part); });
+    if (near.empty()) near.assign(std::begin(kNames), std::end(kNames));
+    return absl::InvalidArgumentError(absl::StrCat("GROUPER_FAIL: no failpoint \"", name, "\", expected one of: ", absl::StrJoin(near, ", ")));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Hit(absl::string_view name) {

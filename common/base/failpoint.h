@@ -6,8 +6,8 @@
 //
 // Grammar: NAME:COUNT:ACTION[=ARG], separated by commas. COUNT is the ordinal of the hit that fires (1 = first), or N+
 // for "from the N-th on". Actions: kill (SIGKILL), stop (SIGSTOP), error (the place returns Unavailable "injected
-// failure at NAME"), delay=MILLISECONDS, nan (the place poisons its value). An unknown action or a malformed entry is
-// an error at start. docs/reliability.md lists the names.
+// failure at NAME"), delay=MILLISECONDS, nan (the place poisons its value). An unknown name or action or a malformed
+// entry is an error at start. docs/reliability.md lists the names, failpoint.cc has them too (layering_test compares).
 #pragma once
 
 #include "absl/status/status.h"
@@ -15,10 +15,10 @@
 
 namespace grouper::failpoint {
 
-// Reads GROUPER_FAIL. Call once in main.
+// Reads GROUPER_FAIL. A name that no place has is an error that lists those of its part ("rollout."). Call once in main.
 absl::Status InitFromEnvironment();
 
-// For tests in this process. Replaces what was armed; "" disarms. Counts start again.
+// For tests in this process. Replaces what was armed; "" disarms. Counts start again. Takes any name.
 absl::Status Arm(absl::string_view spec);
 
 // Marks a place. OK unless `error` fires here.

@@ -14,6 +14,9 @@ namespace {
 struct Validator : nlohmann::json_sax<Json> {
   std::string error;
   std::vector<std::unordered_set<std::string>> keys;  // one per open object; arrays have an unused entry
+  bool keeps_numbers = false;                         // of the outermost object, see ParseRow
+  std::string column;                                 // its newest key
+  std::vector<std::pair<std::string, std::string>> numbers;
 
   bool Fail(std::string message) {
     if (error.empty()) error = std::move(message);
@@ -29,7 +32,9 @@ struct Validator : nlohmann::json_sax<Json> {
   bool number_integer(number_integer_t) override { return true; }
   bool number_unsigned(number_unsigned_t) override { return true; }
   bool number_float(number_float_t value, const string_t& text) override {
-    return std::isfinite(value) || Fail(absl::StrCat("number out of range: ", text));
+    if (!std::isfinite(value)) return Fail(absl::StrCat("number out of range: ", text));
+    if (keeps_numbers && keys.size() == 1 && Json(value).dump() != text) numbers.emplace_back(column, text);
+    return true;
   }
   bool string(string_t&) override { return true; }
   bool binary(binary_t&) override { return true; }
@@ -44,6 +49,7 @@ struct Validator : nlohmann::json_sax<Json> {
     return true;
   }
   bool key(string_t& key) override {
+    if (keeps_numbers && keys.size() == 1) column = key;
     return keys.back().insert(key).second || Fail(absl::StrCat("duplicate key \"", key, "\""));
   }
   bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& e) override {
@@ -93,19 +99,27 @@ absl::Status CheckSizes(absl::string_view text) {
 
 namespace {
 
+// Where an object keeps the text of its number `column`. Sorts behind every key of a JSON text.
+std::string NumberKey(const std::string& column) { return absl::StrCat("\xff", column); }
+bool IsNumberKey(const std::string& key) { return !key.empty() && key[0] == '\xff'; }
+
 template <typename J>
-absl::StatusOr<J> ParseAs(absl::string_view text) {
+absl::StatusOr<J> ParseAs(absl::string_view text, bool keeps_numbers = false) {
   RETURN_IF_ERROR(CheckSizes(text));
   // nlohmann's lexer takes a NUL for the end of the text, whatever follows.
   if (const size_t nul = text.find('\0'); nul != absl::string_view::npos) {
     return absl::InvalidArgumentError(absl::StrCat("not JSON at byte ", nul + 1, ": a NUL"));
   }
   Validator validator;
+  validator.keeps_numbers = keeps_numbers;
   if (!Json::sax_parse(text.begin(), text.end(), &validator)) {
     return absl::InvalidArgumentError(validator.error.empty() ? "not JSON" : validator.error);
   }
   J value = J::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (value.is_discarded()) return absl::InvalidArgumentError("not JSON");
+  if (value.is_object()) {
+    for (auto& [column, number] : validator.numbers) value[NumberKey(column)] = std::move(number);
+  }
   return value;
 }
 
@@ -128,6 +142,23 @@ absl::Status WrongType(const std::string& key, absl::string_view expected, const
 
 absl::StatusOr<Json> Parse(absl::string_view text) { return ParseAs<Json>(text); }
 absl::StatusOr<OrderedJson> ParseOrdered(absl::string_view text) { return ParseAs<OrderedJson>(text); }
+absl::StatusOr<Json> ParseRow(absl::string_view text) { return ParseAs<Json>(text, /*keeps_numbers=*/true); }
+
+std::string NumberText(const Json& row, const std::string& column) {
+  const auto text = row.find(NumberKey(column));
+  return text == row.end() ? row.at(column).dump() : text->get<std::string>();
+}
+
+void CopyColumn(Json& row, const std::string& from, const std::string& to) {
+  if (from == to) return;
+  Json value = row.at(from);  // a copy: inserting may move the members
+  row[to] = std::move(value);
+  row.erase(NumberKey(to));
+  const auto text = row.find(NumberKey(from));
+  if (text == row.end()) return;
+  Json kept = *text;
+  row[NumberKey(to)] = std::move(kept);
+}
 
 absl::StatusOr<int64_t> GetInt(const Json& object, const std::string& key, int64_t min, int64_t max) {
   const std::string expected = absl::StrCat("an integer in ", min, "..", max);
@@ -165,7 +196,16 @@ bool Has(const Json& object, const std::string& key) {
   return it != object.end() && !it->is_null();
 }
 
-std::string Dump(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string Dump(const Json& value) {
+  const auto dump = [](const Json& part) { return part.dump(-1, ' ', false, Json::error_handler_t::replace); };
+  if (!value.is_object() || value.empty() || !IsNumberKey(value.rbegin().key())) return dump(value);
+  std::string out = "{";
+  for (auto column = value.begin(); column != value.end() && !IsNumberKey(column.key()); ++column) {
+    absl::StrAppend(&out, out.size() == 1 ? "" : ",", dump(column.key()), ":",
+                    column->is_number() ? NumberText(value, column.key()) : dump(*column));
+  }
+  return out + "}";
+}
 std::string Dump(const OrderedJson& value) { return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
 
 }  // namespace grouper::json

@@ -29,6 +29,15 @@ absl::Status CheckSizes(absl::string_view text);
 absl::StatusOr<Json> Parse(absl::string_view text);
 absl::StatusOr<OrderedJson> ParseOrdered(absl::string_view text);
 
+// A row of data: as Parse, but an object's own numbers keep their text where a double does not give it back: 12345678901234567890123, 0.10,
+// 0.1000000000000000055511. (Those inside of a column's value do not.) The texts travel with the object, under keys that no JSON can have because
+// they are not UTF-8; Dump writes them, NumberText reads one, CopyColumn takes one along.
+absl::StatusOr<Json> ParseRow(absl::string_view text);
+// The number `row[column]` as its text has it. REQUIRES: it is a number.
+std::string NumberText(const Json& row, const std::string& column);
+// row[to] = row[from], with the text of a number. REQUIRES: row[from] is there.
+void CopyColumn(Json& row, const std::string& from, const std::string& to);
+
 // Typed access to `object[key]`. Missing key or another type is InvalidArgument naming the key and what was expected.
 // Integers must be JSON integers in range: 1.0, "1" and 1e30 are errors.
 absl::StatusOr<int64_t> GetInt(const Json& object, const std::string& key, int64_t min, int64_t max);

@@ -94,7 +94,7 @@ absl::StatusOr<std::vector<DataRow>> ReadJsonLines(const std::string& path, int6
     if (line.size() > kMaxLine) {
       return absl::InvalidArgumentError(absl::StrCat(row.source, ": line of ", line.size(), " bytes, expected at most ", kMaxLine));
     }
-    ASSIGN_OR_RETURN(row.columns, Annotate(json::Parse(line), row.source));
+    ASSIGN_OR_RETURN(row.columns, Annotate(json::ParseRow(line), row.source));
     if (!row.columns.is_object()) {
       return absl::InvalidArgumentError(absl::StrCat(row.source, ": expected a JSON object, got ", row.columns.type_name()));
     }

@@ -12,7 +12,7 @@ void TakeAlias(Json& columns, const char* name, std::initializer_list<const char
   if (json::Has(columns, name)) return;
   for (const char* alias : aliases) {
     if (json::Has(columns, alias)) {
-      columns[name] = columns[alias];
+      json::CopyColumn(columns, alias, name);
       return;
     }
   }
@@ -69,8 +69,7 @@ absl::Status CanonicaliseRow(const std::map<std::string, std::string>& fields, D
       if (!columns.contains(column)) {
         return absl::InvalidArgumentError(absl::StrCat("missing column \"", column, "\" (the recipe's data.fields map \"", name, "\" to it)"));
       }
-      Json value = columns[column];  // a copy: inserting may move the members
-      columns[name] = std::move(value);
+      json::CopyColumn(columns, column, name);
     }
     // TRL and verl give the prompt as a list of turns.
     for (const char* name : {"prompt", "question"}) {

@@ -43,6 +43,7 @@ KvPool::KvPool(const ModelConfig& config, DType dtype, int32_t num_pages, Device
       references_(static_cast<size_t>(num_pages), 0) {
   CHECK_GT(num_pages, 0);
   const size_t bytes = page_bytes_ * static_cast<size_t>(num_pages) * static_cast<size_t>(num_layers_);
+  free_.reserve(static_cast<size_t>(num_pages));
   for (int32_t page = 0; page < num_pages; ++page) free_.push_back(page);  // ascending: a min-heap
   if (!owned_) return;
   if (device.is_cuda()) {

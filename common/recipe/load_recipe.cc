@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "common/base/address.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/tensor/cuda.h"
@@ -284,6 +285,13 @@ absl::Status CheckRecipe(const v1::Recipe& recipe) {
   check.Range("checkpoint.every", recipe.checkpoint().every(), 0, kMany);
   check.Range("checkpoint.keep_last", recipe.checkpoint().keep_last(), 1, 1 << 20);
   RETURN_IF_ERROR(check.status());
+  for (int i = 0; i < recipe.rollout().addresses_size(); ++i) {
+    RETURN_IF_ERROR(Annotate(CheckPeerAddress(recipe.rollout().addresses(i)), absl::StrCat("rollout.addresses[", i, "]")));
+  }
+  if (!recipe.reward().address().empty()) RETURN_IF_ERROR(Annotate(CheckPeerAddress(recipe.reward().address()), "reward.address"));
+  if (!recipe.logging().trainer_address().empty()) {
+    RETURN_IF_ERROR(Annotate(CheckListenAddress(recipe.logging().trainer_address()), "logging.trainer_address"));
+  }
 
   std::set<std::string> names;
   for (int i = 0; i < recipe.stages_size(); ++i) {

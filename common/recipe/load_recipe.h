@@ -19,7 +19,8 @@ namespace grouper {
 // `locations` (may be null) is for errors that are found later: TextLocations::Locate.
 absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& path, const std::vector<std::string>& overrides, TextLocations* locations = nullptr);
 
-// Reads one message from a text file; unknown fields are errors with line and column, depth is limited to 100.
+// Reads one message from a text file; unknown fields and strings that are not UTF-8 are errors with line and column, depth is limited to 100.
+// A byte order mark at the beginning is skipped.
 absl::Status ParseTextProtoFile(const std::string& path, google::protobuf::Message* message, TextLocations* locations = nullptr);
 absl::Status ParseTextProto(const std::string& text, const std::string& source, google::protobuf::Message* message, TextLocations* locations = nullptr);
 

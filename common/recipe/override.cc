@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -10,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "common/base/status.h"
 #include "common/recipe/load_recipe.h"
+#include "common/text/utf8.h"
 #include "google/protobuf/descriptor.h"
 
 namespace grouper {
@@ -180,6 +182,10 @@ absl::Status Apply(const std::vector<PathStep>& path, const std::string& value, 
 }  // namespace
 
 absl::Status ApplyOverride(const std::string& override_text, Message* message) {
+  if (const size_t valid = text::ValidPrefix(override_text); valid < override_text.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--set ", absl::CHexEscape(override_text), ": byte ", valid + 1, " is not UTF-8, expected UTF-8"));
+  }
   const std::string context = absl::StrCat("--set ", override_text);
   const size_t equals = override_text.find('=');
   if (equals == std::string::npos) return absl::InvalidArgumentError(absl::StrCat(context, ": expected FIELD=VALUE"));

@@ -1,5 +1,6 @@
 #include "common/recipe/text_locations.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -74,7 +75,11 @@ std::string TextLocations::Find(const Message& message, absl::string_view path, 
   if (depth != nullptr) *depth = static_cast<int>(steps.size());
   for (auto text = overrides_.rbegin(); text != overrides_.rend(); ++text) {
     const std::vector<PathStep> set = Resolve(message, absl::string_view(*text).substr(0, text->find('=')), &rest);
-    if (!steps.empty() && set == steps) return absl::StrCat("--set ", *text);
+    // A --set of a list gave all its items.
+    const bool item = !steps.empty() && set.size() == steps.size() && set.back().second < 0 && !steps.back().first->is_map();
+    if (!steps.empty() && (set == steps || (item && std::equal(set.begin(), set.end() - 1, steps.begin()) && set.back().first == steps.back().first))) {
+      return absl::StrCat("--set ", *text);
+    }
   }
   std::string place = source_;
   const TextFormat::ParseInfoTree* tree = tree_.get();

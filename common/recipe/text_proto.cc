@@ -1,9 +1,11 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/recipe/load_recipe.h"
+#include "common/text/utf8.h"
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
 
@@ -35,18 +37,42 @@ class FirstError : public google::protobuf::io::ErrorCollector {
   std::string error_;
 };
 
+// Protobuf takes any bytes for a string here, and fails when the message is sent.
+absl::Status CheckUtf8(const google::protobuf::Message& message, const std::string& prefix) {
+  using google::protobuf::FieldDescriptor;
+  const google::protobuf::Reflection* reflection = message.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  reflection->ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    const int count = field->is_repeated() ? reflection->FieldSize(message, field) : 1;
+    for (int i = 0; i < count; ++i) {
+      const std::string path = absl::StrCat(prefix, field->name(), field->is_repeated() ? absl::StrCat("[", i, "]") : "");
+      if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+        RETURN_IF_ERROR(CheckUtf8(field->is_repeated() ? reflection->GetRepeatedMessage(message, field, i) : reflection->GetMessage(message, field),
+                                  path + "."));
+      } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+        const std::string text = field->is_repeated() ? reflection->GetRepeatedString(message, field, i) : reflection->GetString(message, field);
+        const size_t valid = text::ValidPrefix(text);
+        if (valid < text.size()) return absl::InvalidArgumentError(absl::StrCat(path, ": byte ", valid + 1, " of the text is not UTF-8, expected UTF-8"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-absl::Status ParseTextProto(const std::string& text, const std::string& source, google::protobuf::Message* message, TextLocations* locations) {
+absl::Status ParseTextProto(const std::string& bytes, const std::string& source, google::protobuf::Message* message, TextLocations* locations) {
+  const std::string text(absl::StripPrefix(bytes, "\xef\xbb\xbf"));
   google::protobuf::TextFormat::Parser parser;
   FirstError error(source, text, message->GetDescriptor());
   parser.RecordErrorsTo(&error);
   parser.SetRecursionLimit(kMaxDepth);
-  if (locations != nullptr) {
-    locations->SetSource(source);
-    parser.WriteLocationsTo(locations->tree());
-  }
-  if (parser.ParseFromString(text, message) && error.error().empty()) return absl::OkStatus();
+  TextLocations own;
+  if (locations == nullptr) locations = &own;
+  locations->SetSource(source);
+  parser.WriteLocationsTo(locations->tree());
+  if (parser.ParseFromString(text, message) && error.error().empty()) return locations->Locate(*message, CheckUtf8(*message, ""), /*least_depth=*/0);
   return absl::InvalidArgumentError(error.error().empty() ? absl::StrCat(source, ": not a protobuf text file of ", message->GetTypeName())
                                                           : error.error());
 }

@@ -16,14 +16,12 @@ namespace grouper {
 
 inline constexpr int kMaxMessageBytes = 64 << 20;  // explicit on both sides
 
-// "127.0.0.1:50051", "[::1]:0", "dns:///host:1", "unix:/tmp/s": with a host and a port in 0..65535, or a path.
-bool IsListenAddress(absl::string_view text);
-// Of this machine alone, so that it needs no credentials.
+// Whether the address is of this machine alone, so that it needs no credentials.
 bool IsLoopback(absl::string_view address);
 
 class RpcServer {
  public:
-  // listen: HOST:PORT (port 0: any free one), or "" for in-process only. A port in use is an error that says so. An address that is not
+  // listen: HOST:PORT (base/address.h; port 0: any free one), or "" for in-process only. A port in use is an error that says so. An address that is not
   // loopback needs TLS credentials or `insecure: true`. Services must outlive the server.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const std::string& listen, const v1::Credentials& tls,
                                                           const std::vector<grpc::Service*>& services);
@@ -35,7 +33,7 @@ class RpcServer {
   virtual void Shutdown(double grace_seconds) = 0;
 };
 
-// Connects lazily; target is anything gRPC resolves ("dns:///rollout:50051", "unix:/tmp/s"). Keep-alive pings notice a dead peer.
+// Connects lazily; target is HOST:PORT or what else base/address.h has ("dns:///rollout:50051", "unix:/tmp/s"). Keep-alive pings notice a dead peer.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& target, const v1::Credentials& tls);
 
 }  // namespace grouper

@@ -31,7 +31,7 @@ std::string FindHost() {
 absl::StatusOr<v1::ProcessRule> Load(const v1::LibraryRule& config, const std::string& path) {
   struct stat info;
   if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode))
-    return absl::NotFoundError(absl::StrCat("path: ", path, " is not a file"));
+    return absl::NotFoundError(absl::StrCat(path, " is not a file"));
   v1::ProcessRule process;
   process.add_command(FindHost());
   process.add_command(path.find('/') == std::string::npos ? absl::StrCat("./", path) : path);  // dlopen searches elsewhere for a bare name
@@ -41,7 +41,7 @@ absl::StatusOr<v1::ProcessRule> Load(const v1::LibraryRule& config, const std::s
   ChildProcess::Options options;
   options.command.assign(process.command().begin(), process.command().end());
   ASSIGN_OR_RETURN(const std::unique_ptr<ChildProcess> child, ChildProcess::Start(options));
-  RETURN_IF_ERROR(Annotate(child->Ask(R"({"id":0})", absl::Seconds(30)).status(), absl::StrCat("path: ", path)));
+  RETURN_IF_ERROR(Annotate(child->Ask(R"({"id":0})", absl::Seconds(30)).status(), path));
   return process;
 }
 
@@ -50,7 +50,7 @@ absl::StatusOr<v1::ProcessRule> Load(const v1::LibraryRule& config, const std::s
 RuleOr CreateLibraryRule(const v1::LibraryRule& config, absl::Duration timeout, const std::string& base_dir,
                          const std::vector<std::string>& libraries) {
   if (!config.path().empty()) {
-    ASSIGN_OR_RETURN(const v1::ProcessRule process, Load(config, JoinPath(base_dir, config.path())));
+    ASSIGN_OR_RETURN(const v1::ProcessRule process, Annotate(Load(config, JoinPath(base_dir, config.path())), "path"));
     return CreateProcessRule(process, timeout, "");
   }
   if (libraries.empty()) return absl::InvalidArgumentError("path: required where no --rules-library is given");
@@ -60,7 +60,7 @@ RuleOr CreateLibraryRule(const v1::LibraryRule& config, absl::Duration timeout, 
     if (process.ok()) return CreateProcessRule(*process, timeout, "");
     absl::StrAppend(&complaints, complaints.empty() ? "" : "; ", process.status().message());
   }
-  return absl::NotFoundError(absl::StrCat("no --rules-library has this rule: ", complaints));
+  return absl::NotFoundError(absl::StrCat("path: none is given, and no --rules-library has this rule: ", complaints));
 }
 
 }  // namespace grouper

@@ -51,7 +51,7 @@ class ProcessRule : public Rule {
     request["completion"] = Utf8(input.text);
     request["num_tokens"] = input.num_tokens;
     request["truncated"] = input.truncated;
-    absl::StatusOr<Json> answer = Ask(std::move(request));
+    absl::StatusOr<Json> answer = Ask(std::move(request), *input.row);
     if (!answer.ok()) return Failure(answer.status());
     if (!answer->contains("score")) return RuleResult::Error("the program's answer has no \"score\"");
     return Result((*answer)["score"], Text(*answer, "reason"), Text(*answer, "extracted"));
@@ -66,7 +66,7 @@ class ProcessRule : public Rule {
       request["num_tokens"].push_back(input.num_tokens);
       request["truncated"].push_back(input.truncated);
     }
-    absl::StatusOr<Json> answer = Ask(std::move(request));
+    absl::StatusOr<Json> answer = Ask(std::move(request), *group[0].row);
     RuleResult failure;
     if (!answer.ok()) {
       failure = Failure(answer.status());
@@ -111,15 +111,15 @@ class ProcessRule : public Rule {
   static Json Common(const RuleInput& input) {
     Json request = Json::object();
     request["prompt"] = Utf8(input.prompt);
-    request["row"] = *input.row;
     request["max_new_tokens"] = input.max_new_tokens;
     return request;
   }
 
-  absl::StatusOr<Json> Ask(Json request) const {
+  absl::StatusOr<Json> Ask(Json request, const Json& row) const {
     const uint64_t id = next_id_.fetch_add(1) + 1;
     request["id"] = id;
-    const std::string line = json::Dump(request);
+    // The row apart, so that its numbers keep their text.
+    const std::string line = absl::StrCat("{\"row\":", json::Dump(row), ",", json::Dump(request).substr(1));
     bool fresh = false;
     ASSIGN_OR_RETURN(std::unique_ptr<ChildProcess> child, Acquire(&fresh));
     absl::StatusOr<Json> answer = AskChild(*child, line, id);

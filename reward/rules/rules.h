@@ -41,7 +41,7 @@ RuleOr CreateLibraryRule(const v1::LibraryRule& config, absl::Duration timeout, 
 // FailedPrecondition where no sandbox can be made (reward/code/sandbox.h).
 RuleOr CreateCodeRule(const v1::CodeRule& config, const std::string& base_dir);
 
-// A column as text: a string as it is, a number or boolean as JSON writes it. `answer` is found under its aliases
+// A column as text: a string as it is, a number as the row's text has it, a boolean as JSON writes it. `answer` is found under its aliases
 // label, gold, solution too. Missing, null, array or object: InvalidArgument naming the column.
 absl::StatusOr<std::string> ColumnText(const json::Json& row, const std::string& column);
 

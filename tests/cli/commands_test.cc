@@ -13,6 +13,7 @@ namespace grouper::testing {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::UnorderedElementsAreArray;
@@ -124,7 +125,10 @@ TEST(CommandsTest, WrongValuesExitWithOneAndNameTheOption) {
       {{"inspect", "/nonexistent"}, "/nonexistent"},
       {{"serve", "nothing", "--recipe", TinyRecipe(), "--listen", "127.0.0.1:0"}, "nothing"},
       {{"serve", "reward", "--recipe", "/nonexistent", "--listen", "127.0.0.1:0"}, "/nonexistent"},
+      {{"serve", "reward", "--recipe", TinyRecipe(), "--listen", "127.0.0.1"}, "--listen: \"127.0.0.1\", expected HOST:PORT with a port of 0..65535"},
+      {{"serve", "reward", "--recipe", TinyRecipe(), "--listen", "127.0.0.1:foo"}, "--listen: \"127.0.0.1:foo\", expected HOST:PORT"},
       {{"bench", "nothing"}, "nothing"},
+      {{"bench", "train", "--model", run + "/model", "--length", "100000", "--batch", "1"}, "--length: 100000, expected 2.."},
       {{"run", "/nonexistent.textproto"}, "/nonexistent.textproto"},
       {{"run", TinyRecipe(), "--set", "nonsense", "--out", FreshDirectory("x")}, "nonsense"},
   };
@@ -168,7 +172,7 @@ TEST(CommandsTest, DryRunRefusesWhatTheRunWouldRefuse) {
       {{"--set", "logging.trainer_address=localhost:http", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
       {{"--set", "logging.trainer_address=127.0.0.1:65536", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
       {{"--set", "logging.trainer_address=::1:50060", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
-      {{"--set", "logging.trainer_address=0.0.0.0:50060", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
+      {{"--set", "logging.trainer_address=0.0.0.0:50060", "--out", FreshDirectory("x")}, "expected an address of this machine alone"},
   };
   for (const auto& c : cases) {
     for (const bool dry : {true, false}) {
@@ -478,6 +482,25 @@ TEST(CommandsTest, ScoreWritesALineACaseAndNamesABadLine) {
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.output, HasSubstr("bad.jsonl:2"));
   std::filesystem::remove(output);
+}
+
+TEST(CommandsTest, ScoreNamesAnAddressThatIsNone) {
+  const std::string rules = WriteFile("remote.textproto", "address: \"127.0.0.1:99999\"\n");
+  const std::string rows = WriteFile("remote.jsonl", "{\"completion\": \"7\", \"answer\": \"7\"}\n");
+  const Outcome outcome = Grouper({"score", "--rules", rules, "--input", rows, "--output", FreshDirectory("none")});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.output, HasSubstr(rules + ":1:1: address: \"127.0.0.1:99999\", expected HOST:PORT"));
+}
+
+TEST(CommandsTest, TheTableOfAHugePoolOfPagesIsCounted) {
+  const Outcome huge = Grouper({"run", TinyRecipe(), "--out", FreshDirectory("x"), "--dry-run", "--set", "model.device=cpu", "--set", "rollout.cache_pages=10000000"});
+  EXPECT_THAT(huge.output, ContainsRegex("key-value cache +8[0-9]\\.[0-9] MB"));
+}
+
+TEST(CommandsTest, AListThatASetGaveIsBlamedOnTheSet) {
+  const Outcome places = Grouper({"run", TinyRecipe(), "--out", FreshDirectory("x"), "--dry-run", "--set", "reward.rules[correct].exact.extraction.places=boxd"});
+  EXPECT_EQ(places.exit_code, 1);
+  EXPECT_THAT(places.output, HasSubstr("--set reward.rules[correct].exact.extraction.places=boxd: reward.rules[2].exact.extraction.places[0]: \"boxd\", expected one of"));
 }
 
 TEST(CommandsTest, ABadValueAmongRulesIsNamedWithItsPlace) {

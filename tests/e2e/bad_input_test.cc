@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/testing/process.h"
+#include "tests/testing/service.h"
 
 namespace grouper::testing {
 namespace {
@@ -31,6 +32,14 @@ Outcome RunTiny(std::vector<std::string> sets, const std::map<std::string, std::
     argv.push_back(set);
   }
   return RunProgram(argv, 60, environment);
+}
+
+TEST(BadInputTest, AnEvaluationByARuleThatTheRewardServiceLacksIsSaidBeforeTheFirstStep) {
+  Service reward("reward", 0);
+  const Outcome outcome = RunTiny({"reward.address=" + reward.address(), "stages[rl].eval.rule=theirs"});
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+  EXPECT_THAT(outcome.output, ::testing::AllOf(HasSubstr("stages[rl]"), HasSubstr("\"theirs\""), HasSubstr(reward.address()),
+                                               HasSubstr("\"low_pair\", \"plus\", \"correct\""), ::testing::Not(HasSubstr("step"))));
 }
 
 TEST(BadInputTest, EveryMistakeIsNamedAndEndsWithOne) {

@@ -170,6 +170,13 @@ TEST(ExactnessTest, ServicesThatOutliveAKilledTrainerServeItsResumption) {
   }
 }
 
+TEST(ExactnessTest, ScoringInTheTrainersProcessMayTakeLongerThanARemoteRequest) {
+  const std::string out = FreshDirectory("slow_rules");
+  const Outcome outcome = RunProgram(RunCommand(out, {"reward.timeout_seconds=0.1"}), kRunSeconds, {{"GROUPER_FAIL", "reward.total:1+:delay=300"}});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(Digests(out), Reference());
+}
+
 TEST(ExactnessTest, AStopEndsTheWaitForAServiceThatIsAwayAndLosesNothing) {
   for (const std::string kind : {"reward", "rollout"}) {
     Service victim(kind, 0);

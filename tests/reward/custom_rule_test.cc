@@ -7,8 +7,10 @@
 #include <fstream>
 
 #include "absl/strings/match.h"
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/reward/rule_world.h"
+#include "tests/reward/served_rules.h"
 
 namespace grouper {
 namespace {
@@ -47,6 +49,12 @@ TEST_F(CustomRule, ScoresReasonsAndColumns) {
   EXPECT_EQ(world.last().reason(), "sum");
 }
 
+TEST_F(CustomRule, NumbersOfTheRowArriveAsTheyStandThere) {
+  RuleWorld world = World("    print(json.dumps({'id': q['id'], 'score': 1, 'reason': str(q['row']['x'])}))\n");
+  EXPECT_EQ(world.Score("abc", R"({"x": 12345678901234567890123})"), "1");
+  EXPECT_EQ(world.last().reason(), "12345678901234567890123");
+}
+
 TEST_F(CustomRule, NullIsNotApplicableAndErrorIsError) {
   RuleWorld world = World(
       "    print(json.dumps({'id': q['id'], 'score': None} if c == 'none' else {'id': q['id'], 'error': 'bad "
@@ -54,6 +62,29 @@ TEST_F(CustomRule, NullIsNotApplicableAndErrorIsError) {
   EXPECT_EQ(world.Score("none"), "not_applicable");
   EXPECT_EQ(world.Score("x"), "error");
   EXPECT_TRUE(absl::StrContains(world.last().reason(), "bad input"));
+}
+
+// What a client no longer waits for must not keep its next try waiting.
+TEST_F(CustomRule, ARequestWhoseDeadlineHasPassedIsScoredNoFurther) {
+  const std::string log = directory_ + "/log";
+  RuleWorld world = World(absl::StrCat("    time.sleep(0.1)\n    open('", log, "', 'a').write('x')\n",
+                                       "    print(json.dumps({'id': q['id'], 'score': 1}))\n"));
+  const auto scored = [&] {
+    std::ifstream in(log);
+    return std::string(std::istreambuf_iterator<char>(in), {}).size();
+  };
+  ServedRules service(&world.rules());
+  v1::ScoreRequest request;
+  for (int i = 0; i < 60; ++i) request.add_groups()->add_completions()->set_text("a");
+  v1::ScoreResponse response;
+  EXPECT_EQ(service.Score(request, &response, absl::Seconds(1)).error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  absl::SleepFor(absl::Milliseconds(500));
+  const size_t begun = scored();
+  EXPECT_LT(begun, 20u);
+  absl::SleepFor(absl::Milliseconds(500));
+  EXPECT_EQ(scored(), begun);
+  request.mutable_groups()->DeleteSubrange(1, 59);
+  EXPECT_TRUE(service.Score(request, &response, absl::Seconds(10)).ok()) << "the next one finds it free";
 }
 
 TEST_F(CustomRule, AnyBytesReachIt) {

@@ -57,6 +57,8 @@ TEST(LibraryRule, AnEmptyPathMeansTheLibraryOfTheCommandLine) {
   EXPECT_EQ(response->groups(0).completions(0).reward(), 3);
   rule->set_function("nothing");
   EXPECT_TRUE(absl::StrContains(RuleSet::Create(config, ".", {GROUPER_HOSTILE_PLUGIN}).status().message(), "no --rules-library has this rule"));
+  EXPECT_EQ(RuleSet::Create(config, ".", {"/no/such.so"}).status().message(),
+            "reward.rules[0].library.path: none is given, and no --rules-library has this rule: /no/such.so is not a file");
 }
 
 TEST(LibraryRule, WhatDoesNotLoadIsRefusedAtOnce) {

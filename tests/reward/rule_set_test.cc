@@ -1,7 +1,7 @@
 #include "absl/strings/match.h"
 #include "gtest/gtest.h"
-#include "reward/reward_service.h"
 #include "tests/reward/rule_world.h"
+#include "tests/reward/served_rules.h"
 
 namespace grouper {
 namespace {
@@ -148,16 +148,27 @@ TEST(RuleSet, ReasonsAndExtractedTextAreUtf8AndBounded) {
             "caf\xEF\xBF\xBD");
 }
 
+TEST(RuleSet, ScoringEndsWhenItIsCancelled) {
+  RuleWorld world("rules { format {} } rules { exact {} }");
+  v1::ScoreRequest request;
+  for (int i = 0; i < 10; ++i) request.add_groups()->add_completions()->set_text("a");
+  for (const int after : {0, 1, 5, 10, 15}) {
+    int asked = 0;
+    const auto scores = world.rules().Score(request, nullptr, [&] { return asked++ >= after; });
+    EXPECT_TRUE(absl::IsCancelled(scores.status())) << scores.status();
+  }
+  EXPECT_TRUE(world.rules().Score(request, nullptr, [] { return false; }).ok());
+}
+
 TEST(RewardService, ScoresAndCounts) {
   RuleWorld world("rules { format {} }");
-  const auto service = CreateRewardService(&world.rules(), nullptr);
+  ServedRules service(&world.rules());
   v1::ScoreRequest request;
   request.add_groups()->add_completions()->set_text("<think>a</think><answer>b</answer>");
   v1::ScoreResponse response;
-  ASSERT_TRUE(service->Score(nullptr, &request, &response).ok());
+  ASSERT_TRUE(service.Score(request, &response).ok());
   EXPECT_EQ(response.groups(0).completions(0).reward(), 1);
-  v1::RewardStatus status;
-  ASSERT_TRUE(service->GetStatus(nullptr, nullptr, &status).ok());
+  const v1::RewardStatus status = service.GetStatus();
   EXPECT_EQ(status.scored_completions(), 1u);
   EXPECT_EQ(status.rules_digest(), world.rules().digest());
   EXPECT_FALSE(status.process_id().empty());
@@ -165,21 +176,19 @@ TEST(RewardService, ScoresAndCounts) {
 
 TEST(RewardService, MalformedRequestIsInvalidArgument) {
   RuleWorld world("rules { format {} }");
-  const auto service = CreateRewardService(&world.rules(), nullptr);
   v1::ScoreRequest request;
   request.add_groups()->set_row_json("not json");
   v1::ScoreResponse response;
-  EXPECT_EQ(service->Score(nullptr, &request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ServedRules(&world.rules()).Score(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST(RewardService, RefusesWhatExceedsTheQueue) {
   RuleWorld world("rules { format {} }");
   RewardServiceOptions options;
   options.max_waiting = 0;
-  const auto service = CreateRewardService(&world.rules(), nullptr, options);
   v1::ScoreRequest request;
   v1::ScoreResponse response;
-  EXPECT_EQ(service->Score(nullptr, &request, &response).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(ServedRules(&world.rules(), options).Score(request, &response).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
 }  // namespace

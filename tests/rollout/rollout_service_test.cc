@@ -6,6 +6,7 @@
 #include "common/rpc/server.h"
 #include "common/rpc/status.h"
 #include "gmock/gmock.h"
+#include "proto/reward.grpc.pb.h"
 #include "tests/rollout/rollout_world.h"
 
 namespace grouper {
@@ -246,6 +247,31 @@ TEST_P(RolloutServiceTest, AFullQueueSaysSo) {
   EXPECT_TRUE(status.ok()) << status;
 }
 
+TEST_P(RolloutServiceTest, TheCountOfEngineStepsRisesWithTheWorkAndOnlyThen) {
+  ASSERT_TRUE(Send(GoodUpdate(2)).ok());
+  EXPECT_EQ(GetStatus().engine_steps(), 0u);
+  ASSERT_TRUE(failpoint::Arm("rollout.decode:1+:delay=5").ok());
+  const auto context = MakeClientContext(absl::Seconds(30));
+  const auto stream = stub_->Generate(context.get());
+  stream->Write(MakeGroup(1, 5, 1, 250));
+  for (uint64_t last = 0, rises = 0; rises < 5;) {
+    const uint64_t steps = GetStatus().engine_steps();
+    rises += steps > last;
+    last = steps;
+    ASSERT_LT(steps, 250u) << "seen while the completion grows";
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  context->TryCancel();
+  v1::GenerateResponse response;
+  while (stream->Read(&response)) {
+  }
+  stream->Finish();
+  while (GetStatus().running_sequences() > 0) absl::SleepFor(absl::Milliseconds(5));
+  const uint64_t steps = GetStatus().engine_steps();
+  absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_EQ(GetStatus().engine_steps(), steps);
+}
+
 TEST_P(RolloutServiceTest, CancellingDropsTheWork) {
   ASSERT_TRUE(Send(GoodUpdate(2)).ok());
   ASSERT_TRUE(failpoint::Arm("rollout.decode:1+:delay=5").ok());
@@ -298,6 +324,26 @@ TEST(RpcServerTest, APortInUseIsAnErrorThatSaysSo) {
   const auto other = *MakeRolloutService(*model, nullptr, threads, {});
   const auto second = RpcServer::Start(address, {}, {other.get()});
   EXPECT_THAT(std::string(second.status().message()), testing::AllOf(HasSubstr(address), HasSubstr("port is in use")));
+}
+
+TEST(RpcServerTest, AnAddressWithoutAPortIsRefusedOnBothSides) {
+  EXPECT_THAT(std::string(RpcServer::Start("127.0.0.1", {}, {}).status().message()), HasSubstr("listen address: \"127.0.0.1\", expected HOST:PORT"));
+  EXPECT_THAT(std::string(OpenChannel("127.0.0.1:99999", {}).status().message()), HasSubstr("address: \"127.0.0.1:99999\", expected HOST:PORT"));
+}
+
+TEST(RpcServerTest, AnotherServiceAtTheAddressIsAnErrorThatSaysSo) {
+  ThreadPool threads(1);
+  Stream stream(threads);
+  const std::unique_ptr<Model> model = TinyModel("llama", DType::kF32, stream);
+  const auto service = *MakeRolloutService(*model, nullptr, threads, {});
+  const auto server = *RpcServer::Start("127.0.0.1:0", {}, {service.get()});
+  const auto rewards = v1::RewardService::NewStub(*OpenChannel(absl::StrCat("127.0.0.1:", server->port()), {}));
+  v1::ScoreResponse response;
+  const absl::Status status = FromGrpc(rewards->Score(MakeClientContext(absl::Seconds(10)).get(), {}, &response));
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr("UNIMPLEMENTED without a message: another service answers at this address"), HasSubstr("reward.address")));
+  EXPECT_EQ(FromGrpc(grpc::Status(grpc::StatusCode::INTERNAL, "")).message(), "INTERNAL without a message");
+  EXPECT_EQ(FromGrpc(grpc::Status(grpc::StatusCode::INTERNAL, "why")).message(), "why");
 }
 
 TEST(RpcServerTest, BeyondLoopbackTlsOrInsecureIsAsked) {

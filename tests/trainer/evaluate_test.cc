@@ -65,6 +65,33 @@ TEST(EvaluateTest, WhatCouldNotBeScoredLeavesTheStatistics) {
   EXPECT_DOUBLE_EQ(r.accuracy, 0.5) << "one right of the two that were scored";
 }
 
+TEST(EvaluateTest, NothingScoredIsAnErrorAndNoAccuracy) {
+  StageWorld world([](uint64_t, uint32_t) { return Scripted{}; });
+  const auto result = Evaluate(*world.context, world.data->eval_rows(), Config(1, 2));
+  EXPECT_THAT(std::string(result.status().message()),
+              HasSubstr("no held-out problem could be scored by rule correct; no completion has a reward: rule correct failed on 2 of 2"));
+}
+
+TEST(EvaluateTest, WithoutANameTheRuleOfMostWeightThatCanSayRightDecides) {
+  v1::Reward reward;
+  const auto add = [&](const std::string& name, double weight) {
+    v1::Rule* rule = reward.add_rules();
+    rule->set_name(name);
+    rule->set_weight(weight);
+    return rule;
+  };
+  add("correct", 1)->mutable_exact();
+  add("overlong", 1)->mutable_overlong();
+  add("repeats", 2)->mutable_repetition();
+  EXPECT_EQ(*DecidingRule(reward, ""), "correct");
+  add("numeric", 1)->mutable_numeric();
+  EXPECT_EQ(*DecidingRule(reward, ""), "numeric") << "the last of equals";
+  EXPECT_EQ(*DecidingRule(reward, "repeats"), "repeats") << "who names it, means it";
+  v1::Reward shaping;
+  shaping.add_rules()->mutable_overlong();
+  EXPECT_THAT(std::string(DecidingRule(shaping, "").status().message()), HasSubstr("never score 1"));
+}
+
 TEST(EvaluateTest, ScoresBelowOneAreNotRight) {
   EXPECT_EQ(Evaluated([](uint64_t, uint32_t) { return Scripted{.reward = 0.999}; }, 1, 2).accuracy, 0);
   EXPECT_EQ(Evaluated([](uint64_t, uint32_t) { return Scripted{.reward = 1.5}; }, 1, 2).accuracy, 1);

@@ -8,6 +8,7 @@
 namespace grouper {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -55,7 +56,7 @@ TEST(GrpoStageTest, DynamicSamplingDropsEqualGroupsAndAsksForMore) {
   // Batches 0 1 | 2 3: groups 0 and 3 are kept.
   EXPECT_THAT(world.rollout->serials, ElementsAre(0, 1, 2, 3));
   EXPECT_EQ(world.state.data_position, 4);
-  EXPECT_EQ(world.Metric("reward/frac_zero_std"), 0);
+  EXPECT_EQ(world.Metric("reward/frac_zero_std"), 0.5) << "of all four";
   EXPECT_EQ(world.result.completions.size(), 8u);
 }
 
@@ -64,6 +65,7 @@ TEST(GrpoStageTest, DynamicSamplingGoesOnWithWhatThereIsAfterTheLastBatch) {
   ASSERT_TRUE(world.Step().ok());
   EXPECT_THAT(world.rollout->serials, ElementsAre(0, 1));
   EXPECT_EQ(world.result.completions.size(), 4u) << "group 0 alone";
+  EXPECT_EQ(world.Metric("reward/frac_zero_std"), 0.5) << "of all that was sampled";
 }
 
 TEST(GrpoStageTest, WhenNoGroupIsLeftNothingIsTrainedAndTheStepCounts) {
@@ -74,6 +76,26 @@ TEST(GrpoStageTest, WhenNoGroupIsLeftNothingIsTrainedAndTheStepCounts) {
   EXPECT_EQ(world.optimizer->steps_applied(), 0);
   EXPECT_EQ(world.state.step, 1);
   EXPECT_EQ(world.state.group_serial, 4u);
+  EXPECT_EQ(world.Metric("reward/frac_zero_std"), 1);
+  EXPECT_GT(world.Metric("completions/mean_length"), 0) << "four groups were sampled";
+  EXPECT_EQ(world.Metric("policy/entropy"), -1) << "nothing was computed: left out";
+  EXPECT_EQ(world.Metric("fault/skipped_steps"), 0);
+}
+
+TEST(GrpoStageTest, WhereRulesFailOnAllCompletionsTheStepIsSkippedAndSoonTheRunEnds) {
+  for (const char* batches : {"0", "2"}) {
+    StageWorld world([](uint64_t, uint32_t) { return Scripted{}; }, {absl::StrCat("stages[rl].grpo.dynamic_sampling_max_batches=", batches)});
+    const std::string before = world.WeightBits();
+    for (int step = 0; step < 2; ++step) {
+      ASSERT_TRUE(world.Step().ok());
+      EXPECT_EQ(world.Metric("fault/skipped_steps"), 1);
+      EXPECT_EQ(world.Metric("fault/samples_without_reward"), *batches == '0' ? 8 : 16);
+      EXPECT_EQ(world.Metric("fault/reward_errors"), *batches == '0' ? 8 : 16);
+      EXPECT_EQ(world.Metric("reward/mean"), -1) << "a failed reward is never a 0";
+    }
+    EXPECT_THAT(std::string(world.Step().message()), AllOf(HasSubstr("no completion has a reward: rule correct failed on"), HasSubstr("no reason given")));
+    EXPECT_EQ(world.WeightBits(), before);
+  }
 }
 
 TEST(GrpoStageTest, WithoutDynamicSamplingEqualGroupsStayAndAreCounted) {

@@ -1,10 +1,12 @@
 #include "trainer/reward_client.h"
 
+#include <atomic>
 #include <cmath>
 #include <functional>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/rpc/server.h"
 #include "gmock/gmock.h"
 #include "proto/reward.grpc.pb.h"
@@ -18,9 +20,11 @@ using testing::HasSubstr;
 class DoubleRewards : public v1::RewardService::Service {
  public:
   std::function<grpc::Status(int call, v1::ScoreResponse&)> before = [](int, v1::ScoreResponse&) { return grpc::Status::OK; };
+  std::function<void(grpc::ServerContext&)> during = [](grpc::ServerContext&) {};
   int calls = 0;
 
-  grpc::Status Score(grpc::ServerContext*, const v1::ScoreRequest* request, v1::ScoreResponse* response) override {
+  grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request, v1::ScoreResponse* response) override {
+    during(*context);
     response->set_request_id(request->request_id());
     response->add_rule_names("length");
     response->add_weights(1);
@@ -105,6 +109,30 @@ TEST_F(RewardClientTest, AStopEndsTheWait) {
   EXPECT_EQ(service_.calls, 3);
 }
 
+TEST_F(RewardClientTest, AStopGivesARequestUnderWaySomeTimeAndThenCancelsIt) {
+  std::atomic<bool> stop = false, heard = false;
+  RewardClient::Options options;
+  options.stop_requested = [&] { return stop.load(); };
+  service_.during = [&](grpc::ServerContext&) {
+    stop = true;
+    absl::SleepFor(absl::Milliseconds(400));
+  };
+  ExpectGood(RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_)->Score(request_));
+
+  stop = false;
+  service_.during = [&](grpc::ServerContext& context) {
+    stop = true;
+    for (int i = 0; i < 1000 && !context.IsCancelled(); ++i) absl::SleepFor(absl::Milliseconds(10));
+    heard = context.IsCancelled();
+  };
+  options.patience_at_stop = absl::ZeroDuration();
+  const absl::Status status = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_)->Score(request_).status();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr("rewards:1"), HasSubstr("a stop was asked for")));
+  for (int i = 0; i < 1000 && !heard; ++i) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_TRUE(heard);
+}
+
 TEST_F(RewardClientTest, AnErrorOfTheRequestIsNotRetried) {
   service_.before = [](int, v1::ScoreResponse&) { return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "row_json"); };
   EXPECT_EQ(client_->Score(request_).status().code(), absl::StatusCode::kInvalidArgument);
@@ -153,6 +181,23 @@ TEST_F(RewardClientTest, OtherRulesThanTheFirstAnswersAreAnErrorThatNamesBoth) {
   }
   service_.before = [](int, v1::ScoreResponse&) { return grpc::Status::OK; };
   ExpectGood(client_->Score(request_));
+}
+
+TEST_F(RewardClientTest, OtherRulesOrWeightsThanTheRecipesAreSaidOnce) {
+  const std::pair<std::vector<std::pair<std::string, double>>, bool> cases[] = {
+      {{}, false}, {{{"length", 1}}, false}, {{{"length", 0.5}}, true}, {{{"format", 0.1}, {"correct", 0.9}}, true}};
+  for (const auto& [rules, differ] : cases) {
+    RewardClient::Options options;
+    options.recipe_rules = rules;
+    const auto client = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_);
+    testing::internal::CaptureStderr();
+    ExpectGood(client->Score(request_));
+    const std::string log = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(log.find("rewards:1 scores by length x 1; the recipe's") != std::string::npos, differ) << log;
+    testing::internal::CaptureStderr();
+    ExpectGood(client->Score(request_));
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  }
 }
 
 TEST_F(RewardClientTest, OtherRulesInALaterPartOfOneRequestAreAnErrorToo) {

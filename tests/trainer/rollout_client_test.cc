@@ -4,6 +4,7 @@
 #include <atomic>
 #include <thread>
 
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "common/base/failpoint.h"
 #include "common/rpc/server.h"
@@ -42,7 +43,9 @@ class DoubleWorker : public v1::RolloutService::Service {
  public:
   using Stream = grpc::ServerReaderWriter<v1::GenerateResponse, v1::GenerateRequest>;
   using Answer = std::function<grpc::Status(grpc::ServerContext&, Stream&)>;
-  explicit DoubleWorker(Answer answer) : answer_(std::move(answer)), server_(*RpcServer::Start("127.0.0.1:0", {}, {this})) {}
+  // status: before GetStatus is answered.
+  explicit DoubleWorker(Answer answer, std::function<void(grpc::ServerContext&, v1::RolloutStatus&)> status = {})
+      : answer_(std::move(answer)), status_(std::move(status)), server_(*RpcServer::Start("127.0.0.1:0", {}, {this})) {}
   ~DoubleWorker() override { server_->Shutdown(0); }
   RolloutClient::Worker worker() const {
     const std::string address = absl::StrCat("127.0.0.1:", server_->port());
@@ -64,13 +67,15 @@ class DoubleWorker : public v1::RolloutService::Service {
     }
     return grpc::Status::OK;
   }
-  grpc::Status GetStatus(grpc::ServerContext*, const v1::RolloutStatusRequest*, v1::RolloutStatus* status) override {
+  grpc::Status GetStatus(grpc::ServerContext* context, const v1::RolloutStatusRequest*, v1::RolloutStatus* status) override {
     status->set_process_id("double");
+    if (status_) status_(*context, *status);
     return grpc::Status::OK;
   }
 
  private:
   const Answer answer_;
+  const std::function<void(grpc::ServerContext&, v1::RolloutStatus&)> status_;
   std::atomic<int> streams_ = 0;
   std::unique_ptr<RpcServer> server_;
 };
@@ -184,6 +189,66 @@ TEST_F(RolloutClientTest, ASilentWorkerLosesItsWork) {
   ExpectGood(*client);
   EXPECT_LT(absl::Now() - start, absl::Seconds(4));
   EXPECT_GE(client->faults().timeouts, 1);
+}
+
+TEST_F(RolloutClientTest, AWorkerWhoseCompletionsTakeLongerThanTheTimeoutIsWaitedFor) {
+  groups_ = {MakeGroup(0, 9, 4, 40)};
+  expected_ = BitsOf(RunAll(*MakeEngine(*model_, threads_), groups_));
+  RealWorker remote;
+  RolloutServiceOptions shared;
+  shared.shared_weights = true;
+  const auto service = *MakeRolloutService(*model_, TinyTokenizer(), threads_, shared);
+  const auto server = *RpcServer::Start("", {}, {service.get()});
+  for (const RolloutClient::Worker& worker : {remote.worker(), RolloutClient::Worker{"in process", server->InProcessChannel(), true}}) {
+    const auto client = Connect({worker});
+    // 2.4 s without a sample, at a time-out of 1 s; not for ever, if it were made again and again.
+    ASSERT_TRUE(failpoint::Arm("rollout.decode:1+:delay=60").ok());
+    absl::Notification done;
+    std::thread fast([&] {
+      done.WaitForNotificationWithTimeout(absl::Seconds(10));
+      EXPECT_TRUE(failpoint::Arm("").ok());
+    });
+    const absl::Time start = absl::Now();
+    ExpectGood(*client);
+    EXPECT_GT(absl::Now() - start, absl::Seconds(2));
+    done.Notify();
+    EXPECT_EQ(client->faults().timeouts, 0) << worker.name;
+    EXPECT_EQ(client->faults().retried_samples, 0) << worker.name;
+    fast.join();
+  }
+  server->Shutdown(1);
+}
+
+TEST_F(RolloutClientTest, AWorkerWhoseEngineHangsLosesItsWorkThoughItsStatusIsAnswered) {
+  RealWorker a, b;
+  const auto client = Connect({a.worker(), b.worker()});
+  ASSERT_TRUE(failpoint::Arm("rollout.decode:20:delay=5000").ok());  // one of them
+  const absl::Time start = absl::Now();
+  ExpectGood(*client);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(4));
+  EXPECT_GE(client->faults().timeouts, 1);
+}
+
+TEST_F(RolloutClientTest, AWorkerWhoseStatusDoesNotComeIsNotWaitedForEither) {
+  const DoubleWorker::Answer silent = [](grpc::ServerContext& context, DoubleWorker::Stream&) {
+    while (!context.IsCancelled()) absl::SleepFor(absl::Milliseconds(10));
+    return grpc::Status::CANCELLED;
+  };
+  std::atomic<bool> mute = false;
+  std::atomic<uint64_t> asked = 0;
+  DoubleWorker hangs(silent, [&](grpc::ServerContext& context, v1::RolloutStatus& status) {
+    status.set_engine_steps(++asked);  // would be progress
+    while (mute && !context.IsCancelled()) absl::SleepFor(absl::Milliseconds(10));
+  });
+  RealWorker b;
+  const auto client = Connect({hangs.worker(), b.worker()});
+  mute = true;
+  const absl::Time start = absl::Now();
+  absl::Time last_sample;
+  ExpectGood(*client, [&](int) { last_sample = absl::Now(); });
+  EXPECT_LT(last_sample - start, absl::Seconds(4));
+  EXPECT_GE(client->faults().timeouts, 1);
+  EXPECT_GE(asked, 2u);
 }
 
 TEST_F(RolloutClientTest, ForgedAndDoubledAnswersAreDropped) {

@@ -98,6 +98,7 @@ class ScriptedReward : public RewardClient {
     }
     return response;
   }
+  std::vector<std::string> RuleNames() override { return rule_names; }
   int64_t retries() const override { return 0; }
 
   int calls = 0;

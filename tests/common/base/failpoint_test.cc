@@ -12,7 +12,9 @@
 namespace grouper::failpoint {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class Failpoint : public ::testing::Test {
  protected:
@@ -123,9 +125,15 @@ TEST_F(Failpoint, RefusesWhatItDoesNotUnderstandAndKeepsWhatWasArmed) {
 }
 
 TEST_F(Failpoint, TheEnvironmentArms) {
-  ASSERT_EQ(setenv("GROUPER_FAIL", "env:1:error", 1), 0);
+  ASSERT_EQ(setenv("GROUPER_FAIL", "rollout.decode:1:error", 1), 0);
   EXPECT_TRUE(InitFromEnvironment().ok());
-  EXPECT_EQ(Hits("env", 2), "E.");
+  EXPECT_EQ(Hits("rollout.decode", 2), "E.");
+  ASSERT_EQ(setenv("GROUPER_FAIL", "rollout.decode:1:error,rollout.prefil:1:kill", 1), 0);
+  EXPECT_THAT(std::string(InitFromEnvironment().message()),
+              AllOf(HasSubstr("GROUPER_FAIL: no failpoint \"rollout.prefil\", expected one of: rollout.before_swap, "), HasSubstr("rollout.prefill"),
+                    Not(HasSubstr("trainer."))));
+  ASSERT_EQ(setenv("GROUPER_FAIL", "nosuch:1:kill", 1), 0);
+  EXPECT_THAT(std::string(InitFromEnvironment().message()), AllOf(HasSubstr("trainer.step_end"), HasSubstr("rollout.decode")));
   ASSERT_EQ(setenv("GROUPER_FAIL", "env", 1), 0);
   EXPECT_THAT(std::string(InitFromEnvironment().message()), HasSubstr("GROUPER_FAIL: failpoint \"env\""));
   ASSERT_EQ(unsetenv("GROUPER_FAIL"), 0);

@@ -61,6 +61,33 @@ TEST(Json, OrderedKeepsTheOrderOfTheText) {
   EXPECT_EQ(Dump(*Parse(R"({"b":1,"a":2})")), R"({"a":2,"b":1})");
 }
 
+TEST(Json, ARowsNumbersKeepTheirText) {
+  const std::string text =
+      R"({"a":12345678901234567890123,"b":0.1000000000000000055511,"c":1.50,"d":0.1,"e":[1.50],"f":{"a":2.50},"g":-7,"h":1E5,"\"":2.0e0})";
+  Json row = *ParseRow(text);
+  EXPECT_EQ(row.type(), Json::value_t::object);
+  EXPECT_EQ(NumberText(row, "a"), "12345678901234567890123");
+  EXPECT_EQ(NumberText(row, "b"), "0.1000000000000000055511");
+  EXPECT_EQ(NumberText(row, "c"), "1.50");
+  EXPECT_EQ(NumberText(row, "d"), "0.1");
+  EXPECT_EQ(NumberText(row, "g"), "-7");
+  EXPECT_EQ(NumberText(row, "h"), "1E5");
+  EXPECT_EQ(*GetNumber(row, "c"), 1.5);
+  EXPECT_EQ(
+      Dump(row),
+      R"({"\"":2.0e0,"a":12345678901234567890123,"b":0.1000000000000000055511,"c":1.50,"d":0.1,"e":[1.5],"f":{"a":2.5},"g":-7,"h":1E5})");
+  EXPECT_EQ(Dump(*ParseRow(Dump(row))), Dump(row));
+  CopyColumn(row, "a", "z");
+  EXPECT_EQ(NumberText(row, "z"), "12345678901234567890123");
+  CopyColumn(row, "g", "z");  // and the text of what was there is gone
+  EXPECT_EQ(NumberText(row, "z"), "-7");
+  CopyColumn(row, "a", "a");
+  EXPECT_EQ(NumberText(row, "a"), "12345678901234567890123");
+  EXPECT_EQ(Dump(*ParseRow("{}")), "{}");
+  EXPECT_EQ(Dump(*ParseRow("[1.50]")), "[1.5]");
+  EXPECT_EQ(Dump(*Parse(R"({"c":1.50})")), R"({"c":1.5})");
+}
+
 TEST(Json, TypedAccessNamesTheKeyAndWhatWasExpected) {
   const Json object = *Parse(R"({"i":7,"big":18446744073709551615,"f":1.0,"s":"x","b":true,"n":null})");
   EXPECT_EQ(*GetInt(object, "i", 0, 7), 7);

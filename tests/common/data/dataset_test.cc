@@ -77,6 +77,17 @@ TEST_F(DatasetTest, FieldsMapOurNamesToTheFilesColumns) {
   EXPECT_EQ((*data)->TrainRow(0).columns["answer"], "4");
 }
 
+// So that a gold compares as what it is.
+TEST_F(DatasetTest, NumbersReachTheRulesAsTheFileHasThem) {
+  v1::Data config;
+  config.set_train(File("{\"prompt\": \"p\", \"label\": 12345678901234567890123, \"q\": 0.10}\n"));
+  (*config.mutable_fields())["x"] = "q";
+  auto data = Dataset::Open(config, 1, 0, "");
+  ASSERT_TRUE(data.ok()) << data.status();
+  EXPECT_EQ(json::Dump((*data)->TrainRow(0).columns),
+            R"({"answer":12345678901234567890123,"label":12345678901234567890123,"prompt":"p","q":0.10,"x":0.10})");
+}
+
 TEST_F(DatasetTest, BadRowsAreNamedByLine) {
   const struct {
     const char* text;

@@ -100,6 +100,22 @@ TEST(LoadRecipeTest, ErrorsNameLineAndColumn) {
   }
 }
 
+TEST(LoadRecipeTest, StringsAreUtf8AndAByteOrderMarkIsSkipped) {
+  const struct {
+    const char* text;
+    const char* expected;
+  } cases[] = {
+      {"name: \"a\"\nprompt { text: \"ab\xe9\" }", "r.textproto:2:10: prompt.text: byte 3 of the text is not UTF-8, expected UTF-8"},
+      {"prompt { text: \"\\351\" }", "r.textproto:1:10: prompt.text: byte 1"},
+      {"reward {\n rules { name: \"r\" }\n rules { name: \"\xc3\" } }", "r.textproto:3:10: reward.rules[1].name: byte 1"},
+      {"stages { grpo { sampling { stop_strings: \"a\" stop_strings: \"\xff\" } } }", "r.textproto:1:46: stages[0].grpo.sampling.stop_strings[1]: byte 1"},
+      {"stages { data { fields { key: \"a\" value: \"\xff\" } } }", "r.textproto:1:10: stages[0].data.fields[0].value: byte 1"},
+      {"\xef\xbb\xbfseed: x", "r.textproto:1:7: seed: "},
+  };
+  for (const auto& c : cases) EXPECT_THAT(LoadRecipe(Write(c.text), {}).status().message(), HasSubstr(c.expected)) << c.text;
+  EXPECT_TRUE(LoadRecipe(Write(std::string("\xef\xbb\xbf") + kGood), {}).ok());
+}
+
 TEST(LoadRecipeTest, DeepNestingIsAnErrorNotACrash) {
   std::string text;
   for (int i = 0; i < 20000; ++i) text += "stages { data { generator {";
@@ -139,6 +155,9 @@ TEST(LoadRecipeTest, RangesAreCheckedByFieldPath) {
       {"threads=-1", "threads"},
       {"stages[rl].data.too_long=cut", "too_long"},
       {"stages[rl].evaluate.x=1", "no field"},
+      {"rollout.addresses=node:1,127.0.0.1", "rollout.addresses[1]: \"127.0.0.1\", expected HOST:PORT with a port of 1..65535"},
+      {"reward.address=127.0.0.1:99999", "reward.address: \"127.0.0.1:99999\", expected HOST:PORT"},
+      {"logging.trainer_address=127.0.0.1:", "logging.trainer_address: \"127.0.0.1:\", expected HOST:PORT with a port of 0..65535"},
   };
   for (const auto& c : cases) {
     const auto recipe = LoadRecipe(Write(kGood), {c.override_text});

@@ -47,6 +47,13 @@ TEST(OverrideTest, SetsFieldsOfEveryKind) {
   }
 }
 
+TEST(OverrideTest, TextIsUtf8) {
+  v1::Recipe recipe = Base();
+  EXPECT_EQ(ApplyOverride("stages[rl].grpo.sampling.stop_strings=\xe9", &recipe).message(),
+            "--set stages[rl].grpo.sampling.stop_strings=\\xe9: byte 39 is not UTF-8, expected UTF-8");
+  EXPECT_TRUE(ApplyOverride("stages[rl].grpo.sampling.stop_strings=\xc3\xa9", &recipe).ok());
+}
+
 TEST(OverrideTest, EmptyValueClearsARepeatedField) {
   v1::Recipe recipe = Base();
   ASSERT_TRUE(ApplyOverride("rollout.addresses=localhost:1", &recipe).ok());

@@ -58,6 +58,9 @@ TEST_F(TextLocationsTest, AnOverrideIsTheOriginOfWhatItSet) {
   locations_.AddOverride("stages[1].optimizer.lr=-1");
   EXPECT_EQ(locations_.Find(recipe_, "stages[rl].optimizer.lr"), "--set stages[1].optimizer.lr=-1");
   EXPECT_EQ(locations_.Find(recipe_, "stages[rl].optimizer"), "f:5:3");
+  locations_.AddOverride("stages[rl].grpo.sampling.stop_strings=a,b");
+  EXPECT_EQ(locations_.Find(recipe_, "stages[1].grpo.sampling.stop_strings[1]"), "--set stages[rl].grpo.sampling.stop_strings=a,b");
+  EXPECT_EQ(locations_.Find(recipe_, "stages[1].grpo.sampling"), "f:6:10");
 }
 
 TEST_F(TextLocationsTest, ErrorsThatBeginWithAPathGetItsPlace) {
