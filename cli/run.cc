@@ -93,8 +93,8 @@ absl::Status CheckNoCheckpoint(const std::string& out) {
 }
 
 absl::Status CheckTrainerAddress(const std::string& address) {
-  if (address.empty() || (IsListenAddress(address) && IsLoopback(address))) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("logging.trainer_address: \"", address, "\", expected HOST:PORT of this machine alone, such as "
+  if (address.empty() || IsLoopback(address)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("logging.trainer_address: \"", address, "\", expected an address of this machine alone, such as "
                                                  "\"127.0.0.1:50060\" (the service knows no credentials)"));
 }
 

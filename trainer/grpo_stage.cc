@@ -121,7 +121,7 @@ class GrpoStage : public Stage {
       ASSIGN_OR_RETURN(const std::string what, Update(part, u == 0, state.step, optimizer, sums));
       if (not_finite.empty() && !what.empty()) not_finite = updates > 1 ? absl::StrCat(what, ", in update ", u + 1, " of ", updates) : what;
     }
-    RETURN_IF_ERROR(CountSkipped(c_.config(), not_finite.empty() ? no_rewards : absl::StrCat("not finite: ", not_finite), next, result.metrics));
+    RETURN_IF_ERROR(CountSkipped(c_, not_finite.empty() ? no_rewards : absl::StrCat("not finite: ", not_finite), next, result.metrics));
     const absl::Time end = c_.clock.Now();
     ReportUpdates(sums, trains, updates, state.step, result.metrics);
     if (trains || !batch.groups.empty() || !batch.dropped.empty()) ReportSamples(batch, rewards, advantages, state.step, result);
@@ -335,7 +335,7 @@ class GrpoStage : public Stage {
       if (!(diff == 0) && !std::isnan(logprobs[i]) && c_.recipe.exact_on_policy() && mismatch.ok()) {
         mismatch = absl::InternalError(absl::StrFormat(
             "exact_on_policy: stage %s step %d, group %d sample %d, token %d of the completion: the sampler's log-probability is %.9g, the trainer's %.9g",
-            c_.config().name(), step, t.serial, t.sample->id().sample_index(), i, t.rollout_logprobs[i], logprobs[i]));
+            c_.config().name(), c_.RunStep(step), t.serial, t.sample->id().sample_index(), i, t.rollout_logprobs[i], logprobs[i]));
       }
     }
   }

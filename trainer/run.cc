@@ -289,6 +289,9 @@ class Run {
     const v1::Stage& config = p_.recipe.stages(index);
     PreparedStage& prepared = stages_[static_cast<size_t>(index)];
     StageContext& context = *prepared.context;
+    context.steps_before = state_.step - state_.stage.step;
+    p_.control.SetStatus(StatusIn(config));
+    metrics_at_beginning_ = metrics_->size();
     if (config.has_evaluate()) {
       MetricsRow row;
       row.Set("step", state_.step);
@@ -328,7 +331,7 @@ class Run {
     }
     // The loop: step, evaluate, write, save.
     while (state_.stage.step < stage.steps()) {
-      p_.control.WaitWhilePaused();
+      while (p_.control.WaitWhilePaused()) RETURN_IF_ERROR(Save(&optimizer, stage.reference()));
       StepResult result;
       if (const absl::Status stepped = stage.Step(state_.stage, optimizer, result); !stepped.ok()) {
         if (!absl::IsCancelled(stepped) || !p_.control.StopRequested()) return stepped;
@@ -361,13 +364,13 @@ class Run {
       RETURN_IF_ERROR(WriteCompletions(result));
       RETURN_IF_ERROR(WriteRow(row));
       if (p_.observer.step_done) p_.observer.step_done(state_.stage.step, stage.steps(), row);
-      Publish(config, row);
+      p_.control.StepDone(StatusIn(config), row.ToJson());
       RETURN_IF_ERROR(failpoint::Hit("trainer.step_end"));
       const bool stop = p_.control.StopRequested();
       const int64_t every = p_.recipe.checkpoint().every();
       const bool due = every > 0 && state_.stage.step % every == 0;
       if (last) break;  // saved below, as the next stage's beginning
-      if (due || stop || best || p_.control.TakeCheckpointRequest()) RETURN_IF_ERROR(Save(&optimizer, stage.reference()));
+      if (due || stop || best || p_.control.CheckpointWanted()) RETURN_IF_ERROR(Save(&optimizer, stage.reference()));
       if (stop) return Stopped();
     }
     if (p_.observer.stage_ended) p_.observer.stage_ended(config);
@@ -375,6 +378,7 @@ class Run {
     RunState here = state_;
     ++state_.stage_index;
     state_.stage = {};
+    metrics_at_beginning_ = metrics_->size();
     const absl::Status saved = Save(nullptr, nullptr);
     state_.stage_index = here.stage_index;
     state_.stage = here.stage;
@@ -439,24 +443,28 @@ class Run {
     return failpoint::Hit("trainer.metrics_line");
   }
 
-  void Publish(const v1::Stage& stage, const MetricsRow& row) {
+  v1::TrainerStatus StatusIn(const v1::Stage& stage) const {
     v1::TrainerStatus status;
     status.set_run(p_.recipe.name());
     status.set_stage(stage.name());
     status.set_step(static_cast<uint64_t>(state_.step));
+    for (const PreparedStage& prepared : stages_) status.set_total_steps(status.total_steps() + static_cast<uint64_t>(prepared.steps));
     status.set_weight_version(publisher_.version());
-    p_.control.StepDone(status, row.ToJson());
+    return status;
   }
 
   absl::Status Save(const OptimizerState* optimizer, const Model* reference) {
-    if (saved_step_ == state_.step) return absl::OkStatus();
+    const std::string directory = CheckpointsOf(p_.directory);
+    if (saved_step_ == state_.step) {
+      p_.control.CheckpointSaved(CheckpointPath(directory, state_.step));
+      return absl::OkStatus();
+    }
     RETURN_IF_ERROR(metrics_->Sync());
     if (completions_ != nullptr) RETURN_IF_ERROR(completions_->Sync());
-    state_.metrics_bytes = metrics_->size();
+    state_.metrics_bytes = state_.stage.step == 0 ? metrics_at_beginning_ : metrics_->size();
     if (completions_ != nullptr) state_.completions_bytes = completions_->size();
     state_.weight_version = publisher_.version();
     state_.weights_digest = Hex(WeightsDigest(*p_.loaded.model, p_.threads));
-    const std::string directory = CheckpointsOf(p_.directory);
     const absl::Status saved = SaveRunCheckpoint(p_.fs, directory, {*p_.loaded.model, optimizer, reference, p_.recipe, state_, &p_.loaded});
     if (!saved.ok()) return Annotate(saved, absl::StrCat("checkpoint of step ", state_.step, " (earlier ones are untouched)"));
     saved_step_ = state_.step;
@@ -505,6 +513,7 @@ class Run {
   RunState saved_;                            // in it
   std::optional<CheckpointReader> restored_;  // to be taken by the stage that it was saved in
   int64_t saved_step_ = -1;
+  uint64_t metrics_at_beginning_ = 0;  // of the stage: resuming there evaluates it again
   const double peak_flops_ = kernels::PeakFlops(stream_, p_.loaded.model->dtype());
   std::unique_ptr<JsonLinesFile> metrics_, completions_;
   std::unique_ptr<MetricsSink> tensorboard_;

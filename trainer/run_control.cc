@@ -49,32 +49,39 @@ bool RunControl::Rows(uint64_t* from, absl::Duration timeout, std::deque<std::st
   return !rows->empty() || !ended_;
 }
 
-void RunControl::WaitWhilePaused() {
+bool RunControl::WaitWhilePaused() {
   absl::MutexLock lock(&mutex_);
-  auto going = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !paused_; };
+  auto going = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !paused_ || checkpoint_wanted_; };
   while (!mutex_.AwaitWithTimeout(absl::Condition(&going), absl::Milliseconds(200))) {
-    if (StopRequested()) return;
+    if (StopRequested()) return false;
   }
+  return paused_ && checkpoint_wanted_;
 }
 
-bool RunControl::TakeCheckpointRequest() {
+bool RunControl::CheckpointWanted() {
   absl::MutexLock lock(&mutex_);
-  return std::exchange(checkpoint_wanted_, false);
+  return checkpoint_wanted_;
 }
 
 void RunControl::CheckpointSaved(const std::string& path) {
   absl::MutexLock lock(&mutex_);
   status_.set_last_checkpoint(path);
+  checkpoint_wanted_ = false;
   ++checkpoints_;
 }
 
-void RunControl::StepDone(const v1::TrainerStatus& status, const std::string& metrics_row) {
+void RunControl::SetStatus(const v1::TrainerStatus& status) {
   absl::MutexLock lock(&mutex_);
   const std::string checkpoint = status_.last_checkpoint();
   const bool paused = status_.paused();
   status_ = status;
   status_.set_last_checkpoint(checkpoint);
   status_.set_paused(paused);
+}
+
+void RunControl::StepDone(const v1::TrainerStatus& status, const std::string& metrics_row) {
+  SetStatus(status);
+  absl::MutexLock lock(&mutex_);
   rows_.push_back(metrics_row);
   if (rows_.size() > kKeptRows) {
     rows_.pop_front();

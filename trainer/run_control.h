@@ -22,7 +22,7 @@ class RunControl {
   void Pause();
   void Resume();
   v1::TrainerStatus Status();
-  // Asks for a checkpoint after the current step and waits for its path; empty when the run ended or the time is over.
+  // Asks for a checkpoint after the current step, or at once while the run is paused, and waits for its path; empty when the run ended or the time is over.
   std::string CheckpointNow(absl::Duration timeout);
   // The metrics rows numbered `from` and later, waiting for the first up to `timeout`; *from is moved behind them. False when the run has ended and
   // no row is left. Old rows are dropped (kKeptRows): a slow reader misses some.
@@ -31,9 +31,12 @@ class RunControl {
 
   // --- for the loop ---
   bool StopRequested() const;
-  void WaitWhilePaused();  // returns at once when a stop is requested
-  bool TakeCheckpointRequest();
-  void CheckpointSaved(const std::string& path);
+  // True: still paused, and a checkpoint is wanted. False: go on; at once when a stop is requested.
+  bool WaitWhilePaused();
+  bool CheckpointWanted();
+  void CheckpointSaved(const std::string& path);  // what was wanted until now is done
+  // Of `status`, paused and last_checkpoint do not count: they are kept here.
+  void SetStatus(const v1::TrainerStatus& status);
   void StepDone(const v1::TrainerStatus& status, const std::string& metrics_row);
   void Ended();
 

@@ -92,7 +92,7 @@ class SftStage : public Stage {
       outcome = optimizer.Step(c_.stream, config.optimizer(), lr, gradients_);
       not_finite = outcome.not_finite;
     }
-    RETURN_IF_ERROR(CountSkipped(config, not_finite.empty() ? "" : absl::StrCat("not finite: ", not_finite), next, result.metrics));
+    RETURN_IF_ERROR(CountSkipped(c_, not_finite.empty() ? "" : absl::StrCat("not finite: ", not_finite), next, result.metrics));
     if (outcome.applied) {
       UpdateExpertBiases(*c_.loaded.model, load, config.sft().expert_bias_rate());
       c_.loaded.model->WeightsChanged(c_.stream);

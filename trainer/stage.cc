@@ -28,15 +28,15 @@ absl::Status SkipTooLong(const v1::Stage& stage, const DataRow& row, const char*
                                                  " tokens, expected at most ", most, " (model.max_context)"));
 }
 
-absl::Status CountSkipped(const v1::Stage& config, const std::string& why, StageState& state, MetricsRow& metrics) {
+absl::Status CountSkipped(const StageContext& context, const std::string& why, StageState& state, MetricsRow& metrics) {
   metrics.Set("fault/skipped_steps", why.empty() ? 0 : 1);
   if (why.empty()) {
     state.skipped_in_row = 0;
     return absl::OkStatus();
   }
   ++state.skipped_in_row;
-  const std::string what = absl::StrCat("stage ", config.name(), " step ", state.step, ": ", why);
-  const int64_t most = config.optimizer().max_skipped_steps();
+  const std::string what = absl::StrCat("stage ", context.config().name(), " step ", context.RunStep(state.step), ": ", why);
+  const int64_t most = context.config().optimizer().max_skipped_steps();
   if (state.skipped_in_row > most) {
     return absl::InternalError(absl::StrCat(what, "; so ended ", state.skipped_in_row, " steps in a row (optimizer.max_skipped_steps: ", most, ")"));
   }

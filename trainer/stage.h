@@ -62,7 +62,10 @@ struct StageContext {
   std::function<void(int64_t sampled_tokens)> on_tokens;
 
   TurnMemory* memory = nullptr;  // TrainingPass::Options::memory
+  int64_t steps_before = 0;      // of the run, in the stages before this one
 
+  // The number that the step after `done` steps of this stage has in metrics.jsonl and in messages.
+  int64_t RunStep(int64_t done) const { return steps_before + done + 1; }
   const v1::Stage& config() const { return recipe.stages(index); }
   TrainingPass::Options pass_options() const {
     TrainingPass::Options options;
@@ -100,7 +103,7 @@ absl::Status SkipTooLong(const v1::Stage& stage, const DataRow& row, const char*
 
 // Counts a step that changed no weight because something was not finite, or rules failed on all completions (`why`, in words; empty: neither),
 // says so in a line, and ends the run when there were more than optimizer.max_skipped_steps in a row.
-absl::Status CountSkipped(const v1::Stage& config, const std::string& why, StageState& state, MetricsRow& metrics);
+absl::Status CountSkipped(const StageContext& context, const std::string& why, StageState& state, MetricsRow& metrics);
 
 // Largest load over the mean, worst layer; 0 without experts.
 double MaxExpertLoad(const std::vector<std::vector<int64_t>>& load);

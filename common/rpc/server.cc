@@ -3,7 +3,6 @@
 #include <chrono>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/address.h"
 #include "common/base/file.h"
@@ -65,31 +64,12 @@ class Server : public RpcServer {
   bool down_ = false;
 };
 
-absl::string_view WithoutScheme(absl::string_view address) {
-  for (absl::string_view prefix : {"dns:///", "ipv4:", "ipv6:"}) {
-    if (absl::StartsWith(address, prefix)) address.remove_prefix(prefix.size());
-  }
-  return address;
-}
-
 }  // namespace
 
-bool IsListenAddress(absl::string_view text) {
-  for (absl::string_view prefix : {"unix:", "unix-abstract:"}) {
-    if (absl::StartsWith(text, prefix)) return text.size() > prefix.size();
-  }
-  text = WithoutScheme(text);
-  const size_t colon = text.rfind(':');
-  if (colon == text.npos || colon == 0) return false;
-  const absl::string_view host = text.substr(0, colon), digits = text.substr(colon + 1);
-  const bool bracketed = absl::StartsWith(host, "[") && absl::EndsWith(host, "]");
-  if (!bracketed && host.find_first_of(": \t") != host.npos) return false;
-  int port;
-  return digits.find_first_not_of("0123456789") == digits.npos && absl::SimpleAtoi(digits, &port) && port <= 65535;
-}
-
 bool IsLoopback(absl::string_view target) {
-  target = WithoutScheme(target);
+  for (absl::string_view prefix : {"dns:///", "ipv4:", "ipv6:"}) {
+    if (absl::StartsWith(target, prefix)) target.remove_prefix(prefix.size());
+  }
   // "127." alone would take the host name 127.example.org too.
   const absl::string_view host = target.substr(0, target.rfind(':'));
   const bool ipv4_loopback = absl::StartsWith(host, "127.") && host.find_first_not_of("0123456789.") == host.npos;

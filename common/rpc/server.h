@@ -16,9 +16,7 @@ namespace grouper {
 
 inline constexpr int kMaxMessageBytes = 64 << 20;  // explicit on both sides
 
-// "127.0.0.1:50051", "[::1]:0", "dns:///host:1", "unix:/tmp/s": with a host and a port in 0..65535, or a path.
-bool IsListenAddress(absl::string_view text);
-// Of this machine alone, so that it needs no credentials.
+// Whether the address is of this machine alone, so that it needs no credentials.
 bool IsLoopback(absl::string_view address);
 
 class RpcServer {

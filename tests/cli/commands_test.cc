@@ -172,7 +172,7 @@ TEST(CommandsTest, DryRunRefusesWhatTheRunWouldRefuse) {
       {{"--set", "logging.trainer_address=localhost:http", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
       {{"--set", "logging.trainer_address=127.0.0.1:65536", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
       {{"--set", "logging.trainer_address=::1:50060", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
-      {{"--set", "logging.trainer_address=0.0.0.0:50060", "--out", FreshDirectory("x")}, "expected HOST:PORT"},
+      {{"--set", "logging.trainer_address=0.0.0.0:50060", "--out", FreshDirectory("x")}, "expected an address of this machine alone"},
   };
   for (const auto& c : cases) {
     for (const bool dry : {true, false}) {

@@ -75,14 +75,14 @@ TEST(NotFiniteTest, AStepIsSkippedTheSameWayWhateverItWas) {
     int64_t step;
     const char* said;
   } cases[] = {
-      {"trainer.logits:3:nan", 3, "stage sft step 2: not finite: the logits: addition:"},
-      {"trainer.loss:3:nan", 3, "stage sft step 2: not finite: the loss; skipped"},
-      {"trainer.gradient:3:nan", 3, "stage sft step 2: not finite: the gradient of lm_head.weight; skipped"},
-      {"rollout.logits:5:nan", 9, "stage rl step 0: not finite: the logits of 1 of 16 completions, the first: group "},
-      {"reward.total:1:nan", 9, "stage rl step 0: not finite: the rewards of 1 of 16 completions, the first: group 0 sample 0 (addition:0), "},
-      {"trainer.logits:9:nan", 9, "stage rl step 0: not finite: the trainer's logits: group "},
-      {"trainer.loss:9:nan", 9, "stage rl step 0: not finite: the loss; skipped"},
-      {"trainer.gradient:9:nan", 9, "stage rl step 0: not finite: the gradient of lm_head.weight; skipped"},
+      {"trainer.logits:3:nan", 3, "stage sft step 3: not finite: the logits: addition:"},
+      {"trainer.loss:3:nan", 3, "stage sft step 3: not finite: the loss; skipped"},
+      {"trainer.gradient:3:nan", 3, "stage sft step 3: not finite: the gradient of lm_head.weight; skipped"},
+      {"rollout.logits:5:nan", 9, "stage rl step 9: not finite: the logits of 1 of 16 completions, the first: group "},
+      {"reward.total:1:nan", 9, "stage rl step 9: not finite: the rewards of 1 of 16 completions, the first: group 0 sample 0 (addition:0), "},
+      {"trainer.logits:9:nan", 9, "stage rl step 9: not finite: the trainer's logits: group "},
+      {"trainer.loss:9:nan", 9, "stage rl step 9: not finite: the loss; skipped"},
+      {"trainer.gradient:9:nan", 9, "stage rl step 9: not finite: the gradient of lm_head.weight; skipped"},
   };
   std::map<int64_t, std::string> weights;  // of the first case that skipped this step
   for (const auto& c : cases) {
@@ -100,11 +100,11 @@ TEST(NotFiniteTest, AStepIsSkippedTheSameWayWhateverItWas) {
 
 TEST(NotFiniteTest, ThreeInARowEndTheRunAndSayWhatItWas) {
   const std::pair<const char*, const char*> cases[] = {
-      {"trainer.logits:2+:nan", "stage sft step 3: not finite: the logits: addition:"},
-      {"trainer.loss:2+:nan", "stage sft step 3: not finite: the loss"},
-      {"trainer.gradient:2+:nan", "stage sft step 3: not finite: the gradient of"},
-      {"rollout.logits:1+:nan", "stage rl step 2: not finite: the logits of 16 of 16 completions"},
-      {"reward.total:1+:nan", "stage rl step 2: not finite: the rewards of 1 of 16 completions"},
+      {"trainer.logits:2+:nan", "stage sft step 4: not finite: the logits: addition:"},
+      {"trainer.loss:2+:nan", "stage sft step 4: not finite: the loss"},
+      {"trainer.gradient:2+:nan", "stage sft step 4: not finite: the gradient of"},
+      {"rollout.logits:1+:nan", "stage rl step 11: not finite: the logits of 16 of 16 completions"},
+      {"reward.total:1+:nan", "stage rl step 11: not finite: the rewards of 1 of 16 completions"},
   };
   for (const auto& [where, said] : cases) {
     const std::string out = FreshDirectory("three");
@@ -208,7 +208,7 @@ TEST(NotFiniteTest, AModelWhoseLogitsOverflowIsNamedByEvalAndGenerateAndTrainsNo
     const Outcome outcome = RunProgram(RunCommand(out, {"model.config=", "model.path=" + model}), 120);
     EXPECT_EQ(outcome.exit_code, good ? 0 : 1) << outcome.output;
     if (good) continue;
-    EXPECT_THAT(outcome.output, AllOf(HasSubstr("stage sft step 2: not finite: the logits: addition:"), HasSubstr("so ended 3 steps in a row")));
+    EXPECT_THAT(outcome.output, AllOf(HasSubstr("stage sft step 3: not finite: the logits: addition:"), HasSubstr("so ended 3 steps in a row")));
   }
   std::filesystem::remove(data);
   std::filesystem::remove(rules);

@@ -15,13 +15,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/base/file.h"
 
 namespace grouper::testing {
 namespace {
 
 std::string ScratchRoot() {
   struct Root {
-    std::string path = ::testing::TempDir() + "/grouper_e2e_" + std::to_string(getpid());
+    std::string path = JoinPath(::testing::TempDir(), "grouper_e2e_" + std::to_string(getpid()));
     Root() { std::filesystem::create_directories(path); }
     ~Root() {
       std::error_code ignored;

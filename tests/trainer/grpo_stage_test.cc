@@ -150,7 +150,7 @@ TEST(GrpoStageTest, ASingleCompletionAGroupTeachesNothing) {
 TEST(GrpoStageTest, WithExactOnPolicyASamplersOtherLogprobEndsTheRunAndIsNamed) {
   StageWorld world(Alternating, {"exact_on_policy=true"});
   const absl::Status status = world.Step();
-  EXPECT_THAT(std::string(status.message()), HasSubstr("exact_on_policy: stage rl step 0, group 0 sample 0, token 0"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("exact_on_policy: stage rl step 1, group 0 sample 0, token 0"));
   EXPECT_EQ(world.state.step, 0) << "a failed step leaves the state";
 }
 
@@ -183,7 +183,7 @@ class NotFiniteTest : public testing::Test {
     const std::string log = testing::internal::GetCapturedStderr();
     ASSERT_TRUE(status.ok()) << status;
     EXPECT_EQ(world.TrainingBits(), before) << reason;
-    EXPECT_THAT(log, HasSubstr("stage rl step 0: not finite: " + reason));
+    EXPECT_THAT(log, HasSubstr("stage rl step 1: not finite: " + reason));
     EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 1) << log;
     EXPECT_EQ(world.Metric("fault/skipped_steps"), 1) << reason;
     EXPECT_EQ(world.state.skipped_in_row, 1);
@@ -281,7 +281,7 @@ TEST_F(NotFiniteTest, ThreeStepsInARowEndTheRunWhateverWasNotFinite) {
   ASSERT_TRUE(failpoint::Arm("trainer.loss:1:nan").ok());
   const absl::Status third = world.Step();
   EXPECT_EQ(third.code(), absl::StatusCode::kInternal);
-  EXPECT_THAT(std::string(third.message()), HasSubstr("stage rl step 2: not finite: the loss; so ended 3 steps in a row"));
+  EXPECT_THAT(std::string(third.message()), HasSubstr("stage rl step 3: not finite: the loss; so ended 3 steps in a row"));
   EXPECT_EQ(world.TrainingBits(), before);
   EXPECT_EQ(world.state.step, 2) << "a failed step leaves the state";
   // With one finite step between them they are not in a row.
