@@ -97,7 +97,7 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
   RewardClient::Options reward_options;
   reward_options.timeout = own_reward ? kOwnScoringBackstop : absl::Seconds(recipe.reward().timeout_seconds());
   reward_options.stop_requested = parts->stop_requested_;
-  for (const v1::Rule& rule : recipe.reward().rules()) reward_options.recipe_rules.emplace_back(RuleName(rule), rule.has_weight() ? rule.weight() : 1);
+  for (const v1::Rule& rule : recipe.reward().rules()) reward_options.recipe_rules.emplace_back(RuleName(rule), RuleWeight(rule));
   parts->reward_client_ = RewardClient::Create(own_reward ? "in-process reward service" : recipe.reward().address(),
                                                std::move(reward_channel), reward_options);
   return parts;

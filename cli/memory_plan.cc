@@ -124,22 +124,20 @@ class Planner {
       arena = std::max(arena, Held(bytes.arena));
       scratch = std::max(scratch, Held(bytes.scratch));
     };
-    PassSize size;
     if (OnCuda()) {
       EngineOptions options;
       options.max_batch_tokens = rollout.max_batch_tokens();
       options.max_sequences = rollout.max_sequences();
-      size = Engine::LargestPass(config_, options);
-      add_pass(size);
+      add_pass(Engine::LargestPass(config_, options));
     }
     for (int i = 0; i <= index; ++i) {
       for (const Sampling& s : SamplingsOf(i)) {
         filled = std::max(filled, FilledPages(s));
-        if (!OnCuda()) {
-          size.sequences = size.rows = size.logit_rows = std::min<int64_t>(rollout.max_sequences(), s.groups * s.samples);
-          size.tokens = std::min<int64_t>(rollout.max_batch_tokens(), s.groups * s.prompt + size.sequences);
-        }
-        size.longest = OnCuda() ? std::max(size.longest, s.longest) : s.longest;
+        if (OnCuda()) continue;
+        PassSize size;
+        size.sequences = size.rows = size.logit_rows = std::min<int64_t>(rollout.max_sequences(), s.groups * s.samples);
+        size.tokens = std::min<int64_t>(rollout.max_batch_tokens(), s.groups * s.prompt + size.sequences);
+        size.longest = s.longest;
         add_pass(size);
       }
     }

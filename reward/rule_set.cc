@@ -172,7 +172,7 @@ absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& confi
     if (std::find(set->names_.begin(), set->names_.end(), name) != set->names_.end()) {
       return error(absl::StrCat("name: \"", name, "\" is there twice"));
     }
-    const double weight = rule.has_weight() ? rule.weight() : 1;
+    const double weight = RuleWeight(rule);
     if (!std::isfinite(weight)) return error("weight: expected a finite number");
     if (!(rule.timeout_seconds() >= 0) || rule.timeout_seconds() > 86400)
       return error("timeout_seconds: expected 0 to 86400");

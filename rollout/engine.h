@@ -50,8 +50,7 @@ class Engine {
   ~Engine();
   // Bytes of the cache that Create makes for these options.
   static size_t CacheBytes(const Model& model, const EngineOptions& options);
-  // The pass for which an engine on a device takes memory when it is made. Contexts beyond 2048 tokens (several splits of attention) may need
-  // more.
+  // The pass for which an engine on a device takes memory when it is made: with the longest contexts.
   static PassSize LargestPass(const ModelConfig& config, const EngineOptions& options);
 
   // Called on the engine's thread when a sample is finished, in no promised order.

@@ -42,7 +42,7 @@ absl::StatusOr<std::string> DecidingRule(const v1::Reward& reward, const std::st
     const v1::Rule* best = nullptr;
     double best_weight = 0;
     for (const v1::Rule& rule : reward.rules()) {
-      const double weight = rule.has_weight() ? rule.weight() : 1;
+      const double weight = RuleWeight(rule);
       if (!CanSayRight(rule) || (best != nullptr && weight < best_weight)) continue;
       best = &rule;
       best_weight = weight;

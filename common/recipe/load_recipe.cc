@@ -406,4 +406,6 @@ std::string RuleKind(const v1::Rule& rule) {
 
 std::string RuleName(const v1::Rule& rule) { return rule.name().empty() ? RuleKind(rule) : rule.name(); }
 
+double RuleWeight(const v1::Rule& rule) { return rule.has_weight() ? rule.weight() : 1; }
+
 }  // namespace grouper

@@ -44,8 +44,9 @@ absl::Status CheckRecipe(const v1::Recipe& recipe);
 // Index of a stage by name; -1 when there is none.
 int FindStage(const v1::Recipe& recipe, const std::string& name);
 
-// A rule's kind as the recipe spells it ("format"), empty when it has none; and its name: its own or else its kind.
+// A rule's kind as the recipe spells it ("format"), empty when it has none; its name: its own or else its kind; its weight: its own or else 1.
 std::string RuleKind(const v1::Rule& rule);
 std::string RuleName(const v1::Rule& rule);
+double RuleWeight(const v1::Rule& rule);
 
 }  // namespace grouper
