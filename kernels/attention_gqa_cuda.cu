@@ -135,6 +135,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
           ZeroTokens(keys + Shape::kKeyBytes, Shape::kValue / 64, valid, threadIdx.x, kWarpgroups * 128);
           FenceAsyncShared();
           NamedBarrier(kTailBarrier, kWarpgroups * 128);
+          __syncwarp();  // for racecheck, which does not see that the barrier lies between these writes and the arrival that releases the stage
         }
         if (page * kPageTokens > last) {
           finish();

@@ -34,8 +34,8 @@ GemmArguments ArgumentsOf(const GemmProblem& p) {
   args.c_stride = p.y_stride;
   args.c_batch_stride = p.y_batch_stride;
   args.accumulate = p.accumulate;
-  // Units of the widest store: 16 bytes; 4 when transposed, 8 for float.
-  const int64_t unit = std::is_same_v<Out, float> || kTokensOnN ? 2 : 8;
+  // Units of the widest store: 16 bytes; 4 when transposed.
+  const int64_t unit = kTokensOnN ? 2 : 16 / sizeof(Out);
   args.vector_store = reinterpret_cast<uintptr_t>(p.y) % (unit * sizeof(Out)) == 0 && p.y_stride % unit == 0 &&
                       p.y_batch_stride % unit == 0 && p.w.rows % unit == 0;
   args.bias = static_cast<const __nv_bfloat16*>(p.bias);

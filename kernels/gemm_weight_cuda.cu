@@ -1,11 +1,15 @@
-// Gradients of weights, dW += dy^T x in float or bf16, an expert's or a layer's: the sum runs over tokens, so both operands are read MN-major.
+// Gradients of weights, dW += dy^T x (or =) in float or bf16, an expert's or a layer's: the sum runs over tokens, so both operands are read
+// MN-major.
 //
 // With few tokens an expert (512, say) such a product moves as many bytes of sums as it multiplies: 8 m n bytes of float read and written
 // against 2 m n k operations. So tiles take turns: each of a block's two warpgroups has tiles of its own, 128 rows of them in registers, and while
-// one multiplies the other stores its last sums and reads its next ones, which the copy engine has brought, 64 rows at a time. Tiles follow one
-// another in one ring of stages; a warpgroup starts on it when the other has seen all of its own tile's stages full (a barrier's parity does not
-// tell which of two rounds is over). Two blocks, one below the other in dW, may form a cluster: each fetches half of what both read of x. An
-// element's sum has the same order as everywhere (gemm_wgmma.cuh).
+// one multiplies the other stores its last sums and reads its next ones, which the copy engine has brought. Tiles follow one another in one ring
+// of stages; a warpgroup starts on it when the other has seen all of its own tile's stages full (a barrier's parity does not tell which of two
+// rounds is over). Two blocks, one below the other in dW, may form a cluster: each fetches half of what both read of x.
+//
+// An expert's tokens seldom end with a stage's 64. A warp of its own zeroes what lies between its last token and the next 16 of k before the
+// warpgroups are told that the stage is full; beyond them nothing is multiplied. An element's sum has the same order as everywhere
+// (gemm_wgmma.cuh).
 #include <atomic>
 
 #include "kernels/gemm_launch.cuh"
@@ -13,66 +17,88 @@
 namespace grouper::kernels::cuda {
 namespace {
 
+// n / divisor by a multiplication, for 0 <= n < 2^31 (Granlund and Montgomery, "Division by Invariant Integers using Multiplication", 1994): what
+// a warpgroup computes between its products should take less time than the other's product.
+class Divisor {
+ public:
+  Divisor() = default;
+  explicit Divisor(int divisor) : divisor_(divisor) {
+    if (divisor == 1) return;
+    int log = 0;
+    while (int64_t{1} << log < divisor) ++log;
+    multiplier_ = static_cast<uint32_t>(((uint64_t{1} << (31 + log)) + static_cast<uint64_t>(divisor) - 1) / static_cast<uint64_t>(divisor));
+    shift_ = log - 1;
+  }
+  __device__ int Quotient(int n) const {
+    return divisor_ == 1 ? n : static_cast<int>(__umulhi(static_cast<uint32_t>(n), multiplier_) >> shift_);
+  }
+  __device__ int value() const { return divisor_; }
+
+ private:
+  int divisor_ = 1;
+  uint32_t multiplier_ = 0;
+  int shift_ = 0;
+};
+
 struct WeightArguments {
   GemmArguments gemm;
+  // Tiles run as those of all products do (TileOrder): of a matrix, of 16 rows of them, and the rows of what is left.
+  int rows, total;
+  Divisor matrix, sixteen, last;
   CUtensorMap sums;     // boxes of 128 bytes times 64 rows of C
   bool sums_by_engine;  // the copy engine can read C
 };
 
-template <int kBlockN_, int kCluster_, typename Out_>
+template <int kBlockN_, int kCluster_, typename Out_, bool kAccumulate_>
 struct WeightTile {
   using Out = Out_;
+  static constexpr bool kAccumulate = kAccumulate_;
   static constexpr int kBlockM = 128, kBlockN = kBlockN_, kCluster = kCluster_;
   static constexpr int kTileM = kCluster * kBlockM, kTileN = kBlockN;  // the cluster's
   static constexpr int kThreads = 384;
-  static constexpr int kBytesA = kBlockM * 128, kBytesB = kBlockN * 128, kSumBytes = 64 * kBlockN * sizeof(Out);
+  static constexpr int kBytesA = kBlockM * 128, kBytesB = kBlockN * 128;
+  // Sums come 64 rows at a time; both halves of a tile's ahead where five stages are left.
+  static constexpr int kHalfBytes = 64 * kBlockN * sizeof(Out);
+  static constexpr int kPlaces = 2 * kHalfBytes + 5 * (kBytesA + kBytesB) <= 225 * 1024 ? 2 : 1;
+  static constexpr int kSumBytes = kAccumulate ? kPlaces * kHalfBytes : 0;
   static constexpr int kStages = (227 * 1024 - 2048 - kSumBytes) / (kBytesA + kBytesB);
   static constexpr int kPart = 64 / kCluster;  // of a stage's 64 tokens of x, what a block fetches
-  static constexpr int kBarriers = 2 * kStages + 5;
+  static constexpr int kBarriers = 3 * kStages + 8;
   static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + kSumBytes + 8 * kBarriers;
-  static_assert(kSharedBytes <= 227 * 1024);
+  static_assert(kStages >= 3 && kStages <= 32 && kSharedBytes <= 227 * 1024);
 };
-
-// Zeroes rows [valid, 64) of MN-major boxes.
-__device__ __forceinline__ void ZeroTail(char* boxes, int count, int valid, int thread, int threads) {
-  for (int i = thread; i < count * (64 - valid) * 8; i += threads) {
-    const int box = i / ((64 - valid) * 8), rest = i % ((64 - valid) * 8);
-    *reinterpret_cast<uint4*>(boxes + box * 8192 + valid * 128 + rest * 16) = make_uint4(0, 0, 0, 0);
-  }
-}
 
 template <typename Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_constant__ WeightArguments arguments) {
   const GemmArguments& args = arguments.gemm;
   GROUPER_DYNAMIC_SHARED(char, shared_raw);
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
-  char* const sums = shared + Tile::kStages * (Tile::kBytesA + Tile::kBytesB);  // that the next tile continues from, 64 rows at a time
+  char* const sums = shared + Tile::kStages * (Tile::kBytesA + Tile::kBytesB);
   uint64_t* full = reinterpret_cast<uint64_t*>(sums + Tile::kSumBytes);
   uint64_t* empty = full + Tile::kStages;
-  uint64_t* over = empty + Tile::kStages;  // a warpgroup's turn
-  uint64_t *sums_full = over + 2, *sums_empty = over + 4;  // full: a warpgroup's
+  uint64_t* arrived = empty + Tile::kStages;  // a stage whose end is yet to be zeroed
+  uint64_t* over = arrived + Tile::kStages;   // a warpgroup's turn
+  uint64_t *sums_full = over + 2, *sums_empty = sums_full + 4;  // full: by place and warpgroup; empty: by place
   const auto stage_a = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB); };
   const auto stage_b = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB) + Tile::kBytesA; };
   if (threadIdx.x == 0) {
     for (int s = 0; s < Tile::kStages; ++s) {
       BarrierInit(&full[s], 1);
       BarrierInit(&empty[s], 4 * Tile::kCluster);
+      BarrierInit(&arrived[s], 1);
     }
-    for (int w = 0; w < 2; ++w) {
-      BarrierInit(&over[w], 4);
-      BarrierInit(&sums_full[w], 1);
-    }
-    BarrierInit(sums_empty, 4);
+    for (int w = 0; w < 2; ++w) BarrierInit(&over[w], 4);
+    for (int i = 0; i < 4; ++i) BarrierInit(&sums_full[i], 1);
+    for (int place = 0; place < 2; ++place) BarrierInit(&sums_empty[place], 4);
     BarrierInitFence();
     PrefetchMap(&args.a);
     PrefetchMap(&args.b);
     if (arguments.sums_by_engine) PrefetchMap(&arguments.sums);
   }
   ClusterBarrier();
-  TileSchedule<Tile, Grouping::kReduction, false> schedule(args, nullptr);
   const int rank = Tile::kCluster == 1 ? 0 : static_cast<int>(RankInCluster());
   const int first = blockIdx.x / Tile::kCluster, stride = gridDim.x / Tile::kCluster;
-  const int warpgroup = threadIdx.x / 128;
+  const int warpgroup = threadIdx.x / 128, lane = threadIdx.x % 32;
   int stage = 0;
   uint32_t phase = 0;
   const auto advance = [&](int steps) {
@@ -80,53 +106,87 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
     phase ^= stage / Tile::kStages & 1;
     stage %= Tile::kStages;
   };
-  const bool sums_by_engine = args.accumulate && arguments.sums_by_engine;
+  const bool sums_by_engine = Tile::kAccumulate && arguments.sums_by_engine;
   const auto locate = [&](int index) {
-    TileSpot spot = schedule.Locate(index);
-    spot.m0 += rank * Tile::kBlockM;
+    TileSpot spot;
+    spot.m_end = args.m;
+    spot.n_end = args.n;
+    spot.batch_c = arguments.matrix.Quotient(index);
+    int rest = index - spot.batch_c * arguments.matrix.value();
+    const int group = arguments.sixteen.Quotient(rest), rows = min(16, arguments.rows - 16 * group);
+    rest -= group * arguments.sixteen.value();
+    const int column = rows == 16 ? rest / 16 : arguments.last.Quotient(rest);
+    spot.m0 = (16 * group + rest - column * rows) * Tile::kTileM + rank * Tile::kBlockM;
+    spot.n0 = column * Tile::kTileN;
+    spot.k_begin = args.offsets != nullptr ? args.offsets[spot.batch_c] : spot.batch_c * args.chunk;
+    spot.k_end = args.offsets != nullptr ? args.offsets[spot.batch_c + 1] : min(args.k, (spot.batch_c + 1) * args.chunk);
     return spot;
   };
 
   if (warpgroup == 2) {
     GiveRegisters<40>();
-    if (threadIdx.x == 256) {
-      for (int index = first; index < schedule.total(); index += stride) {
+    const int warp = threadIdx.x % 128 / 32;
+    if (warp == 0 && lane == 0) {
+      for (int index = first; index < arguments.total; index += stride) {
         const TileSpot spot = locate(index);
         for (int k = spot.k_begin; k < spot.k_end; k += 64) {
           BarrierWait(&empty[stage], phase ^ 1);
-          BarrierExpect(&full[stage], Tile::kBytesA + Tile::kBytesB);
+          uint64_t* const barrier = spot.k_end - k < 64 ? &arrived[stage] : &full[stage];
+          BarrierExpect(barrier, Tile::kBytesA + Tile::kBytesB);
           for (int i = 0; i < Tile::kBlockM / 64; ++i)
-            CopyBox(stage_a(stage) + i * 8192, &args.a, spot.m0 + i * 64, k, 0, &full[stage]);
+            CopyBox(stage_a(stage) + i * 8192, &args.a, spot.m0 + i * 64, k, 0, barrier);
           for (int i = 0; i < Tile::kBlockN / 64; ++i) {
             if constexpr (Tile::kCluster == 1) {
-              CopyBox(stage_b(stage) + i * 8192, &args.b, spot.n0 + i * 64, k, 0, &full[stage]);
+              CopyBox(stage_b(stage) + i * 8192, &args.b, spot.n0 + i * 64, k, 0, barrier);
             } else {
               const int part = rank * Tile::kPart;
-              CopyBoxToCluster(stage_b(stage) + i * 8192 + part * 128, &args.b, spot.n0 + i * 64, k + part, 0, &full[stage],
+              CopyBoxToCluster(stage_b(stage) + i * 8192 + part * 128, &args.b, spot.n0 + i * 64, k + part, 0, barrier,
                                (1 << Tile::kCluster) - 1);
             }
           }
           advance(1);
         }
       }
-    } else if (threadIdx.x == 288 && sums_by_engine) {
+    } else if (warp == 1 && lane == 0 && sums_by_engine) {
       constexpr int kColumns = 128 / sizeof(typename Tile::Out);
-      uint32_t round = 0;
-      for (int index = first, turn = 0; index < schedule.total(); index += stride, turn ^= 1) {
+      uint32_t halves = 0;
+      for (int index = first, turn = 0; index < arguments.total; index += stride, turn ^= 1) {
         const TileSpot spot = locate(index);
         if (spot.k_begin >= spot.k_end) continue;
-        for (int half = 0; half < 2; ++half) {
-          BarrierWait(sums_empty, round++ & 1 ^ 1);
-          BarrierExpect(&sums_full[turn], Tile::kSumBytes);
+        for (int half = 0; half < 2; ++half, ++halves) {
+          const int place = half % Tile::kPlaces;
+          uint64_t* const barrier = &sums_full[2 * place + turn];
+          BarrierWait(&sums_empty[place], halves / Tile::kPlaces & 1 ^ 1);
+          BarrierExpect(barrier, Tile::kHalfBytes);
           for (int i = 0; i < Tile::kBlockN / kColumns; ++i)
-            CopyBox(sums + i * 8192, &arguments.sums, spot.n0 + i * kColumns, spot.m0 + 64 * half, spot.batch_c, &sums_full[turn]);
+            CopyBox(sums + place * Tile::kHalfBytes + i * 8192, &arguments.sums, spot.n0 + i * kColumns, spot.m0 + 64 * half, spot.batch_c, barrier);
         }
+      }
+    } else if (warp == 2) {
+      uint32_t parities = 0;  // a stage's next round of `arrived`
+      for (int index = first; index < arguments.total; index += stride) {
+        const TileSpot spot = locate(index);
+        const int tokens = max(spot.k_end - spot.k_begin, 0), valid = tokens % 64;
+        advance(tokens / 64);
+        if (valid == 0) continue;
+        BarrierWait(&arrived[stage], parities >> stage & 1);
+        parities ^= 1u << stage;
+        // Rows [valid, the next 16 of k) of all boxes, which follow one another; up to the end where there is no other stage (see `whole`).
+        const int rows = tokens < 64 ? 64 - valid : (16 - valid % 16) % 16;
+        for (int i = lane; i < (Tile::kBlockM + Tile::kBlockN) / 64 * rows * 8; i += 32) {
+          const int row = i / 8;
+          *reinterpret_cast<uint4*>(stage_a(stage) + row / rows * 8192 + (valid + row % rows) * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
+        }
+        FenceAsyncShared();
+        __syncwarp();
+        if (lane == 0) BarrierArrive(&full[stage]);
+        advance(1);
       }
     }
   } else {
     TakeRegisters<232>();
     using Acc = Fragment<Tile::kBlockN, false, typename Tile::Out>;
-    const int thread = threadIdx.x % 128, lane = threadIdx.x % 32;
+    const int thread = threadIdx.x % 128;
     // Tells all that write to it that a stage has been read.
     const auto release = [&](int s) {
       if constexpr (Tile::kCluster == 1) {
@@ -137,66 +197,79 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
     };
     float upper[Acc::kCount], lower[Acc::kCount];  // rows 0 to 63 and 64 to 127
     int turn = 0;
-    uint32_t round = 0;  // of this warpgroup's sums
-    for (int index = first; index < schedule.total(); index += stride, ++turn) {
+    uint32_t halves = 0;  // of sums that this warpgroup has taken
+    for (int index = first; index < arguments.total; index += stride, ++turn) {
       const TileSpot spot = locate(index);
-      const int steps = (max(spot.k_end - spot.k_begin, 0) + 63) / 64;
+      const int tokens = max(spot.k_end - spot.k_begin, 0), steps = (tokens + 63) / 64, whole = max(tokens / 64, 1);
       if (turn % 2 != warpgroup) {
         advance(steps);
         continue;
       }
-      const bool unchanged = args.accumulate && steps == 0;
-      if (sums_by_engine && !unchanged) {
-        const auto take = [&](float (&acc)[Acc::kCount]) {
-          BarrierWait(&sums_full[warpgroup], round++ & 1);
-          Acc::LoadShared(acc, sums, thread);
+      const bool unchanged = Tile::kAccumulate && tokens == 0;
+      if constexpr (!Tile::kAccumulate) {
+#pragma unroll
+        for (int i = 0; i < Acc::kCount; ++i) upper[i] = lower[i] = 0;
+      } else if (sums_by_engine && !unchanged) {
+        const auto take = [&](float (&acc)[Acc::kCount], int half) {
+          const int place = half % Tile::kPlaces;
+          BarrierWait(&sums_full[2 * place + warpgroup], halves++ / Tile::kPlaces & 1);
+          Acc::LoadShared(acc, sums + place * Tile::kHalfBytes, thread);
           // An arrival does not wait for loads in flight, and the copy engine would overwrite what they are to read.
           FenceAsyncShared();
           __syncwarp();
-          if (lane == 0) BarrierArrive(sums_empty);
+          if (lane == 0) BarrierArrive(&sums_empty[place]);
         };
-        take(upper);
-        take(lower);
+        take(upper, 0);
+        take(lower, 1);
       } else if (!unchanged) {
         Acc::Start(upper, args, spot, spot.m0, thread);
         Acc::Start(lower, args, spot, spot.m0 + 64, thread);
       }
       if (turn > 0) BarrierWait(&over[1 - warpgroup], (turn - 1) / 2 & 1);
-      // One step of 64 of k, left in flight; returns its stage.
-      const auto step = [&](int k) {
-        BarrierWait(&full[stage], phase);
-        if (spot.k_end - k < 64) {  // the rest are the next expert's tokens
-          ZeroTail(stage_a(stage), Tile::kBlockM / 64 + Tile::kBlockN / 64, spot.k_end - k, thread, 128);
-          FenceAsyncShared();
-          NamedBarrier(1 + warpgroup, 128);
-        }
-        const uint64_t desc_a = DescriptorMnMajor(stage_a(stage), 8192), desc_b = DescriptorMnMajor(stage_b(stage), 8192);
-        WgmmaFence();
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          WgmmaBF16<Tile::kBlockN>::template Mma<1, 1>(upper, Advance(desc_a, i * 2048), Advance(desc_b, i * 2048));
-          WgmmaBF16<Tile::kBlockN>::template Mma<1, 1>(lower, Advance(desc_a, 8192 + i * 2048), Advance(desc_b, i * 2048));
-        }
-        WgmmaCommit();
-        const int used = stage;
-        advance(1);
-        return used;
-      };
-      if (steps > 0) {
+      if (tokens > 0) {
         WgmmaTouch(upper);
         WgmmaTouch(lower);
-        int previous = step(spot.k_begin);
-        for (int k = spot.k_begin + 64; k < spot.k_end; k += 64) {
-          const int current = step(k);
+        // 16 of a stage's k.
+        const auto multiply = [&](uint64_t desc_a, uint64_t desc_b, int i) {
+          WgmmaBF16<Tile::kBlockN>::template Mma<1, 1>(upper, Advance(desc_a, i * 2048), Advance(desc_b, i * 2048));
+          WgmmaBF16<Tile::kBlockN>::template Mma<1, 1>(lower, Advance(desc_a, 8192 + i * 2048), Advance(desc_b, i * 2048));
+        };
+        // All of a stage, left in flight; returns it.
+        const auto step = [&] {
+          BarrierWait(&full[stage], phase);
+          const uint64_t desc_a = DescriptorMnMajor(stage_a(stage), 8192), desc_b = DescriptorMnMajor(stage_b(stage), 8192);
+          WgmmaFence();
+#pragma unroll
+          for (int i = 0; i < 4; ++i) multiply(desc_a, desc_b, i);
+          WgmmaCommit();
+          const int used = stage;
+          advance(1);
+          return used;
+        };
+        int previous = step(), last = -1;
+        for (int i = 1; i < whole; ++i) {
+          const int current = step();
           WgmmaWait<1>();
           release(previous);
           previous = current;
+        }
+        if (whole < steps) {
+          BarrierWait(&full[stage], phase);
+          const uint64_t desc_a = DescriptorMnMajor(stage_a(stage), 8192), desc_b = DescriptorMnMajor(stage_b(stage), 8192);
+          for (int i = 0; i * 16 < tokens % 64; ++i) {
+            WgmmaFence();
+            multiply(desc_a, desc_b, i);
+            WgmmaCommit();
+          }
+          last = stage;
+          advance(1);
         }
         if (lane == 0) BarrierArrive(&over[warpgroup]);
         WgmmaWait<0>();
         WgmmaTouch(upper);
         WgmmaTouch(lower);
         release(previous);
+        if (last >= 0) release(last);
       } else {
         __syncwarp();  // a lane that has not yet seen the other's turn end would miss it when two more have ended
         if (lane == 0) BarrierArrive(&over[warpgroup]);
@@ -216,8 +289,15 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   WeightArguments args = {};
   args.gemm = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
   args.gemm.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
+  args.rows = (args.gemm.m + Tile::kTileM - 1) / Tile::kTileM;
+  const int columns = (args.gemm.n + Tile::kTileN - 1) / Tile::kTileN;
+  args.total = args.rows * columns * args.gemm.groups;
+  args.matrix = Divisor(args.rows * columns);
+  args.sixteen = Divisor(16 * columns);
+  args.last = Divisor(args.rows % 16 == 0 ? 16 : args.rows % 16);
   constexpr int64_t kElements = 16 / sizeof(Out);
-  args.sums_by_engine = reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % kElements == 0 && p.y_batch_stride % kElements == 0;
+  args.sums_by_engine = Tile::kAccumulate && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % kElements == 0 &&
+                        p.y_batch_stride % kElements == 0;
   if (args.sums_by_engine)
     args.sums = MakeTensorMap(p.y, p.w.rows, p.x.rows, p.batch, p.y_stride, p.y_batch_stride, 64, std::is_same_v<Out, float>);
   static uint64_t allowed = 0;
@@ -235,16 +315,16 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   LaunchClusters(stream, Tile::kCluster, blocks, Tile::kThreads, Tile::kSharedBytes, WeightKernel<Tile>, args);
 }
 
-template <int kTileN, typename Out>
-void LaunchWidth(Stream& stream, bool pairs, const GemmProblem& p) {
-  pairs ? LaunchWeight<WeightTile<kTileN, 2, Out>>(stream, p) : LaunchWeight<WeightTile<kTileN, 1, Out>>(stream, p);
+template <int kTileN, int kCluster, typename Out>
+void LaunchCluster(Stream& stream, const GemmProblem& p) {
+  p.accumulate ? LaunchWeight<WeightTile<kTileN, kCluster, Out, true>>(stream, p) : LaunchWeight<WeightTile<kTileN, kCluster, Out, false>>(stream, p);
 }
 
 template <typename Out>
 void LaunchSums(Stream& stream, const GemmVariant& v, const GemmProblem& p) {
-  if (v.tile_n == 128) return LaunchWidth<128, Out>(stream, v.pairs, p);
+  if (v.tile_n == 128) return v.pairs ? LaunchCluster<128, 2, Out>(stream, p) : LaunchCluster<128, 1, Out>(stream, p);
   CHECK_EQ(v.tile_n, 192);
-  LaunchWidth<192, Out>(stream, v.pairs, p);
+  v.pairs ? LaunchCluster<192, 2, Out>(stream, p) : LaunchCluster<192, 1, Out>(stream, p);
 }
 
 }  // namespace

@@ -163,9 +163,14 @@ struct Fragment {
   // Whether all of it lies in C: then no address depends on where it ends.
   static __device__ __forceinline__ bool Whole(const TileSpot& spot, int m0) { return m0 + 64 <= spot.m_end && spot.n0 + kTileN <= spot.n_end; }
 
-  // Elements move kUnit at a time, 8 bytes of float or 16 of bf16.
-  static constexpr int kUnit = std::is_same_v<Out, float> ? 2 : 8;
-  using Unit = std::conditional_t<std::is_same_v<Out, float>, float2, uint4>;
+  // Elements move kUnit at a time, 16 bytes; the four threads that share a row exchange what they hold of one another's units.
+  static constexpr int kUnit = 16 / sizeof(Out);
+  using Unit = std::conditional_t<std::is_same_v<Out, float>, float4, uint4>;
+  // The column of this thread's first unit, in units; the next one's is four further. Of 16 floats a thread computes two in the first eight and two
+  // in the last: even threads' units lie in the first.
+  static __device__ __forceinline__ int FirstUnit(int thread) {
+    return std::is_same_v<Out, float> ? thread % 4 / 2 + 2 * (thread % 2) : thread % 4;
+  }
 
   // get(row, column): the unit of C there, counted from the fragment's first element. All are asked for before the first is used.
   template <typename Get>
@@ -174,15 +179,21 @@ struct Fragment {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
-      for (int j = 0; j < kTileN / 4 / kUnit; ++j) units[h][j] = get(Row(thread) + 8 * h, kUnit * (thread % 4 + 4 * j));
+      for (int j = 0; j < kTileN / 4 / kUnit; ++j) units[h][j] = get(Row(thread) + 8 * h, kUnit * (FirstUnit(thread) + 4 * j));
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
       for (int j = 0; j < kTileN / 4 / kUnit; ++j) {
         if constexpr (std::is_same_v<Out, float>) {
-          acc[4 * j + 2 * h] = units[h][j].x;
-          acc[4 * j + 2 * h + 1] = units[h][j].y;
+          const bool odd = thread % 2 == 1;
+          const float4 u = units[h][j];
+          const float x = __shfl_xor_sync(0xffffffff, odd ? u.x : u.z, 1), y = __shfl_xor_sync(0xffffffff, odd ? u.y : u.w, 1);
+          float *const first = &acc[8 * j + 2 * h], *const last = first + 4;
+          first[0] = odd ? x : u.x;
+          first[1] = odd ? y : u.y;
+          last[0] = odd ? u.z : x;
+          last[1] = odd ? u.w : y;
         } else {
           uint32_t r[4] = {units[h][j].x, units[h][j].y, units[h][j].z, units[h][j].w};
           TransposeQuad(r, thread);
@@ -203,7 +214,7 @@ struct Fragment {
       const int m = m0 + row, n = spot.n0 + column;
       const Unit* const from =
           reinterpret_cast<const Unit*>(c + (kWhole ? m : min(m, spot.m_end - 1)) * stride + (kWhole ? n : min(n, spot.n_end - kUnit)));
-      return kUnit == 2 ? __ldcs(from) : *from;
+      return std::is_same_v<Out, float> ? __ldcs(from) : *from;
     });
   }
   // From a copy of it in shared memory, boxes of 128 bytes times 64 rows, 128-byte swizzled.
@@ -217,13 +228,16 @@ struct Fragment {
   static __device__ __forceinline__ void StoreUnits(const float (&acc)[kCount], Out* c, int64_t stride, const TileSpot& spot, int m0, int thread) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + kUnit * (thread % 4);
+      const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + kUnit * FirstUnit(thread);
       Out* const row = c + m * stride + n;
 #pragma unroll
       for (int j = 0; j < kTileN / 4 / kUnit; ++j) {
         const bool inside = kWhole || (m < spot.m_end && n + 4 * kUnit * j < spot.n_end);
         if constexpr (std::is_same_v<Out, float>) {
-          if (inside) __stcs(reinterpret_cast<float2*>(row + 8 * j), make_float2(acc[4 * j + 2 * h], acc[4 * j + 2 * h + 1]));
+          const bool odd = thread % 2 == 1;
+          const float *const first = &acc[8 * j + 2 * h], *const last = first + 4;
+          const float x = __shfl_xor_sync(0xffffffff, odd ? first[0] : last[0], 1), y = __shfl_xor_sync(0xffffffff, odd ? first[1] : last[1], 1);
+          if (inside) __stcs(reinterpret_cast<float4*>(row + 16 * j), odd ? make_float4(x, y, last[0], last[1]) : make_float4(first[0], first[1], x, y));
         } else {
           uint32_t r[4];
 #pragma unroll

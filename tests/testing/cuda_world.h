@@ -6,6 +6,8 @@
 //   EXPECT_TRUE(Same(world.Get(y), expected));
 #pragma once
 
+#include <cstdlib>
+
 #include "common/tensor/cuda.h"
 #include "tests/testing/op_harness.h"
 
@@ -20,6 +22,10 @@ inline constexpr bool kEmulated = true;
 #else
 inline constexpr bool kEmulated = false;
 #endif
+
+// Whether compute-sanitizer looks on (GROUPER_FEW_CASES=1), hundreds of times slower: then long tests do with fewer repetitions and sizes, but
+// every kernel still runs.
+inline bool FewCases() { return std::getenv("GROUPER_FEW_CASES") != nullptr; }
 
 class CudaWorld {
  private:
