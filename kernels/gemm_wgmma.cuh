@@ -172,58 +172,61 @@ struct Fragment {
     return std::is_same_v<Out, float> ? thread % 4 / 2 + 2 * (thread % 2) : thread % 4;
   }
 
-  // get(row, column): the unit of C there, counted from the fragment's first element. All are asked for before the first is used.
-  template <typename Get>
-  static __device__ __forceinline__ void Gather(float (&acc)[kCount], int thread, Get get) {
-    Unit units[2][kTileN / 4 / kUnit];
+  // Unit j of this thread's row h into its elements.
+  static __device__ __forceinline__ void Spread(float (&acc)[kCount], int h, int j, Unit unit, int thread) {
+    if constexpr (std::is_same_v<Out, float>) {
+      const bool odd = thread % 2 == 1;
+      const float x = __shfl_xor_sync(0xffffffff, odd ? unit.x : unit.z, 1), y = __shfl_xor_sync(0xffffffff, odd ? unit.y : unit.w, 1);
+      acc[8 * j + 2 * h] = odd ? x : unit.x;
+      acc[8 * j + 2 * h + 1] = odd ? y : unit.y;
+      acc[8 * j + 4 + 2 * h] = odd ? unit.z : x;
+      acc[8 * j + 4 + 2 * h + 1] = odd ? unit.w : y;
+    } else {
+      uint32_t r[4] = {unit.x, unit.y, unit.z, unit.w};
+      TransposeQuad(r, thread);
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-#pragma unroll
-      for (int j = 0; j < kTileN / 4 / kUnit; ++j) units[h][j] = get(Row(thread) + 8 * h, kUnit * (FirstUnit(thread) + 4 * j));
+      for (int i = 0; i < 4; ++i) {
+        const float2 two = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&r[i]));
+        acc[16 * j + 4 * i + 2 * h] = two.x;
+        acc[16 * j + 4 * i + 2 * h + 1] = two.y;
+      }
     }
+  }
+
+  // From C itself. Outside it some of its elements come, which are not stored.
+  template <bool kWhole>
+  static __device__ __forceinline__ void Load(float (&acc)[kCount], const Out* c, int64_t stride, const TileSpot& spot, int m0, int thread) {
+    Unit units[2][kTileN / 4 / kUnit];  // all are asked for before the first is used
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
       for (int j = 0; j < kTileN / 4 / kUnit; ++j) {
-        if constexpr (std::is_same_v<Out, float>) {
-          const bool odd = thread % 2 == 1;
-          const float4 u = units[h][j];
-          const float x = __shfl_xor_sync(0xffffffff, odd ? u.x : u.z, 1), y = __shfl_xor_sync(0xffffffff, odd ? u.y : u.w, 1);
-          float *const first = &acc[8 * j + 2 * h], *const last = first + 4;
-          first[0] = odd ? x : u.x;
-          first[1] = odd ? y : u.y;
-          last[0] = odd ? u.z : x;
-          last[1] = odd ? u.w : y;
-        } else {
-          uint32_t r[4] = {units[h][j].x, units[h][j].y, units[h][j].z, units[h][j].w};
-          TransposeQuad(r, thread);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const float2 two = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&r[i]));
-            acc[16 * j + 4 * i + 2 * h] = two.x;
-            acc[16 * j + 4 * i + 2 * h + 1] = two.y;
-          }
-        }
+        const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + kUnit * (FirstUnit(thread) + 4 * j);
+        const Unit* const from =
+            reinterpret_cast<const Unit*>(c + (kWhole ? m : min(m, spot.m_end - 1)) * stride + (kWhole ? n : min(n, spot.n_end - kUnit)));
+        units[h][j] = std::is_same_v<Out, float> ? __ldcs(from) : *from;
       }
     }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int j = 0; j < kTileN / 4 / kUnit; ++j) Spread(acc, h, j, units[h][j], thread);
+    }
   }
-  // From C itself. Outside it some of its elements come, which are not stored.
-  template <bool kWhole>
-  static __device__ __forceinline__ void Load(float (&acc)[kCount], const Out* c, int64_t stride, const TileSpot& spot, int m0, int thread) {
-    Gather(acc, thread, [&](int row, int column) {
-      const int m = m0 + row, n = spot.n0 + column;
-      const Unit* const from =
-          reinterpret_cast<const Unit*>(c + (kWhole ? m : min(m, spot.m_end - 1)) * stride + (kWhole ? n : min(n, spot.n_end - kUnit)));
-      return std::is_same_v<Out, float> ? __ldcs(from) : *from;
-    });
-  }
+
   // From a copy of it in shared memory, boxes of 128 bytes times 64 rows, 128-byte swizzled.
   static __device__ __forceinline__ void LoadShared(float (&acc)[kCount], const char* boxes, int thread) {
     constexpr int kColumns = 128 / sizeof(Out);
-    Gather(acc, thread, [&](int row, int column) {
-      return *reinterpret_cast<const Unit*>(boxes + column / kColumns * 8192 + SwizzledOffset(row, column % kColumns * sizeof(Out)));
-    });
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int j = 0; j < kTileN / 4 / kUnit; ++j) {
+        const int row = Row(thread) + 8 * h, column = kUnit * (FirstUnit(thread) + 4 * j);
+        Spread(acc, h, j, *reinterpret_cast<const Unit*>(boxes + column / kColumns * 8192 + SwizzledOffset(row, column % kColumns * sizeof(Out))), thread);
+      }
+    }
   }
+
   template <bool kWhole>
   static __device__ __forceinline__ void StoreUnits(const float (&acc)[kCount], Out* c, int64_t stride, const TileSpot& spot, int m0, int thread) {
 #pragma unroll
@@ -235,9 +238,10 @@ struct Fragment {
         const bool inside = kWhole || (m < spot.m_end && n + 4 * kUnit * j < spot.n_end);
         if constexpr (std::is_same_v<Out, float>) {
           const bool odd = thread % 2 == 1;
-          const float *const first = &acc[8 * j + 2 * h], *const last = first + 4;
-          const float x = __shfl_xor_sync(0xffffffff, odd ? first[0] : last[0], 1), y = __shfl_xor_sync(0xffffffff, odd ? first[1] : last[1], 1);
-          if (inside) __stcs(reinterpret_cast<float4*>(row + 16 * j), odd ? make_float4(x, y, last[0], last[1]) : make_float4(first[0], first[1], x, y));
+          const float a0 = acc[8 * j + 2 * h], a1 = acc[8 * j + 2 * h + 1], b0 = acc[8 * j + 4 + 2 * h], b1 = acc[8 * j + 4 + 2 * h + 1];
+          const float x = __shfl_xor_sync(0xffffffff, odd ? a0 : b0, 1), y = __shfl_xor_sync(0xffffffff, odd ? a1 : b1, 1);
+          const float4 unit = make_float4(odd ? x : a0, odd ? y : a1, odd ? b0 : x, odd ? b1 : y);
+          if (inside) __stcs(reinterpret_cast<float4*>(row + 16 * j), unit);
         } else {
           uint32_t r[4];
 #pragma unroll
