@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
   if (threadIdx.x == 0) {
     for (int s = 0; s < Shape::kStages; ++s) {
       BarrierInit(&full[s], 1);
-      BarrierInit(&empty[s], kWarpgroups * 4);
+      BarrierInit(&empty[s], kWarpgroups * 128);
     }
     BarrierInitFence();
   }
@@ -95,12 +95,18 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
   int stage = 0;
   uint32_t phase = 0;
   // A page's values are multiplied while the next one's scores become weights (kAhead): `before` is the stage of the page whose weights
-  // are made but not used, < 0: none.
+  // are made but not used, < 0: none; `ended`: that page was a sequence's last.
   uint32_t weights[4][4] = {};
   int before = -1;
+  bool ended = false;
   const bool any_rows = kWarpgroups > 1 || thread / 32 * 16 < rows;  // of this warp: in decode most have none
-  const auto release = [&](int which) {
-    if (lane == 0) BarrierArrive(&empty[which]);
+  // Lane 0 arrives for its warp; where lanes have written to the page each for itself, since racecheck knows no other order.
+  const auto release = [&](int which, bool each) {
+    if (each) {
+      BarrierArrive(&empty[which]);
+    } else if (lane == 0) {
+      BarrierArrive(&empty[which], 32);
+    }
   };
   const auto start_values = [&] {
     const uint64_t desc_v = DescriptorMnMajor(stages + before * Shape::kPageBytes + Shape::kKeyBytes, 8192);
@@ -116,7 +122,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
     start_values();
     WgmmaWait<0>();
     WgmmaTouch(acc);
-    release(before);
+    release(before, ended);
     before = -1;
   };
   const bool several = kWarpgroups > 1 && !item.apart && item.page_end > split_pages;
@@ -135,11 +141,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
           ZeroTokens(keys + Shape::kKeyBytes, Shape::kValue / 64, valid, threadIdx.x, kWarpgroups * 128);
           FenceAsyncShared();
           NamedBarrier(kTailBarrier, kWarpgroups * 128);
-          __syncwarp();  // for racecheck, which does not see that the barrier lies between these writes and the arrival that releases the stage
         }
         if (page * kPageTokens > last) {
           finish();
-          release(stage);
+          release(stage, valid < kPageTokens);
         } else {
           const int position[2] = {own[0].In(run, page), own[1].In(run, page)};
           float s[32], decay[2];
@@ -158,11 +163,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
             if (any_rows) SoftmaxStep(s, state, position, column, args.scale_log2, decay);
             WgmmaWait<0>();
             WgmmaTouch(acc);
-            release(before);
+            release(before, ended);
             if (any_rows) MultiplyRows(acc, decay);
           }
           if (any_rows) PackWeights(s, weights);
           before = stage;
+          ended = valid < kPageTokens;
           if (!Shape::kAhead) finish();
         }
         if (++stage == Shape::kStages) stage = 0, phase ^= 1;

@@ -26,6 +26,10 @@ __device__ __forceinline__ void BarrierInitFence() {
 __device__ __forceinline__ void BarrierArrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
 }
+// So many arrivals at once.
+__device__ __forceinline__ void BarrierArrive(uint64_t* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals) : "memory");
+}
 // At the same barrier of another block of the cluster.
 __device__ __forceinline__ void BarrierArriveAt(uint64_t* barrier, uint32_t block) {
   asm volatile(

@@ -17,6 +17,9 @@ inline uint32_t SharedAddress(const void* p) { return emulator::SharedAddress(p)
 inline void BarrierInit(uint64_t* barrier, uint32_t arrivals) { emulator::BarrierInit(barrier, arrivals); }
 inline void BarrierInitFence() {}
 inline void BarrierArrive(uint64_t* barrier) { emulator::BarrierArrive(barrier); }
+inline void BarrierArrive(uint64_t* barrier, uint32_t arrivals) {
+  for (uint32_t i = 0; i < arrivals; ++i) emulator::BarrierArrive(barrier);
+}
 inline void BarrierArriveAt(uint64_t* barrier, uint32_t block) { emulator::BarrierArriveAt(barrier, block); }
 inline void BarrierExpect(uint64_t* barrier, uint32_t bytes) { emulator::BarrierExpect(barrier, bytes); }
 inline void BarrierWait(uint64_t* barrier, uint32_t parity) { emulator::BarrierWait(barrier, parity); }
