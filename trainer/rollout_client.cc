@@ -38,7 +38,7 @@ bool Passes(const absl::Status& status) {
          status.code() == absl::StatusCode::kAborted || status.code() == absl::StatusCode::kDeadlineExceeded ||
          status.code() == absl::StatusCode::kResourceExhausted;
 }
-// A worker that fails in another way this often in one Generate gets no more of its work.
+// A worker that fails in another way, or hangs without a sample in between, this often in one Generate gets no more of its work.
 constexpr int kMaxOwnFailures = 3;
 
 // One Generate call: which samples are open, who has them, what came.
@@ -247,6 +247,7 @@ class PooledRolloutClient : public RolloutClient {
     absl::Time last_progress = absl::InfinitePast(), last_look = absl::InfinitePast();
     bool has_work = false;
     bool timed_out = false;
+    bool sent_samples = false;  // since it was last given up as silent
     bool receives_weights = false;
   };
 
@@ -312,7 +313,7 @@ class PooledRolloutClient : public RolloutClient {
 
   // One worker's thread during a Generate call: streams while there is work, reconnects after a loss.
   void Serve(Job& job, Slot& slot) {
-    int own_failures = 0;
+    int own_failures = 0, hangs = 0;
     while (true) {
       {
         absl::MutexLock lock(&job.mutex);
@@ -323,7 +324,13 @@ class PooledRolloutClient : public RolloutClient {
       }
       absl::Status status;
       if (!slot.connection.Has(weights_)) status = Refresh(slot);
-      if (status.ok()) status = Stream(job, slot);
+      bool hung = false;
+      if (status.ok()) {
+        status = Stream(job, slot);
+        absl::MutexLock lock(&mutex_);
+        hung = !status.ok() && slot.timed_out;
+        if (std::exchange(slot.sent_samples, false)) hangs = 0;
+      }
       if (status.ok()) continue;
       absl::MutexLock job_lock(&job.mutex);
       if (job.Done()) return;
@@ -336,7 +343,11 @@ class PooledRolloutClient : public RolloutClient {
         absl::MutexLock lock(&mutex_);
         last_error_ = Annotate(status, slot.connection.name());
       }
-      if (!Passes(status) && ++own_failures == kMaxOwnFailures) {
+      if (hung && ++hangs == kMaxOwnFailures) {
+        status = absl::DeadlineExceededError(absl::StrCat("hangs: has work and for ", absl::FormatDuration(options_.timeout),
+                                                          " neither sent a sample nor made a step, ", kMaxOwnFailures, " times in a row"));
+      }
+      if (hangs == kMaxOwnFailures || (!Passes(status) && ++own_failures == kMaxOwnFailures)) {
         if (job.WorkerGivesUp(slots_.size())) job.Fail(Annotate(status, absl::StrCat("rollout worker ", slot.connection.name())));
         return;
       }
@@ -419,10 +430,11 @@ class PooledRolloutClient : public RolloutClient {
       for (const Job::Task& task : held) {
         if (task.request.group_serial() == response.sample().id().group_serial()) accepted |= job.Accept(task, response.sample());
       }
+      absl::MutexLock own(&mutex_);
       if (accepted) {
         --held_samples;
+        slot.sent_samples = true;
       } else {
-        absl::MutexLock own(&mutex_);
         ++faults_.late_answers;
       }
     }

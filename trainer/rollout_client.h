@@ -6,8 +6,8 @@
 // asked for its status eight times in `timeout` (progress_watch.h): as long as its count of engine steps rises it may take as long as its completions
 // do. The unfinished samples of one that is given up go to the
 // others with attempt + 1, late answers (older attempt, wrong weight version, already received) are dropped and counted. Given-up workers are
-// tried again; one that answers again is brought to the current weights before it gets work. When no worker is left for 30 s the call fails
-// and names the addresses.
+// tried again; one that answers again is brought to the current weights before it gets work. When no worker is left for 30 s, or all have hung
+// three times in a row without a sample in between, the call fails and names the addresses.
 #pragma once
 
 #include <functional>

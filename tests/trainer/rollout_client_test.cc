@@ -229,6 +229,34 @@ TEST_F(RolloutClientTest, AWorkerWhoseEngineHangsLosesItsWorkThoughItsStatusIsAn
   EXPECT_GE(client->faults().timeouts, 1);
 }
 
+TEST_F(RolloutClientTest, WhereAllWorkersHangTheCallEndsAndSaysSo) {
+  std::atomic<int> times = 0;
+  DoubleWorker silent([&](grpc::ServerContext& context, DoubleWorker::Stream&) {
+    ++times;
+    while (!context.IsCancelled()) absl::SleepFor(absl::Milliseconds(10));
+    return grpc::Status::CANCELLED;
+  });
+  const auto client = Connect({silent.worker()});
+  const absl::Time start = absl::Now();
+  const auto result = client->Generate(groups_, {});
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(result.status().message()), testing::AllOf(HasSubstr(silent.worker().name), HasSubstr("hangs"), HasSubstr("3 times in a row")));
+  EXPECT_EQ(times, 3);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(8));
+}
+
+TEST_F(RolloutClientTest, AWorkerThatHangsNowAndThenButSendsSamplesKeepsItsWork) {
+  // Each hang comes some steps after the shortest group that is left has ended; the others begin again.
+  groups_.clear();
+  for (uint64_t i = 0; i < 5; ++i) groups_.push_back(MakeGroup(i, 5, 4, 10 + 15 * static_cast<int64_t>(i)));
+  expected_ = BitsOf(RunAll(*MakeEngine(*model_, threads_), groups_));
+  RealWorker a;
+  const auto client = Connect({a.worker()});
+  ASSERT_TRUE(failpoint::Arm("rollout.decode:18:delay=1500,rollout.decode:51:delay=1500,rollout.decode:99:delay=1500,rollout.decode:162:delay=1500").ok());
+  ExpectGood(*client);
+  EXPECT_GT(client->faults().timeouts, 3);
+}
+
 TEST_F(RolloutClientTest, AWorkerWhoseStatusDoesNotComeIsNotWaitedForEither) {
   const DoubleWorker::Answer silent = [](grpc::ServerContext& context, DoubleWorker::Stream&) {
     while (!context.IsCancelled()) absl::SleepFor(absl::Milliseconds(10));
