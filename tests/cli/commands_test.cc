@@ -497,6 +497,11 @@ TEST(CommandsTest, TheTableOfAHugePoolOfPagesIsCounted) {
   EXPECT_THAT(huge.output, ContainsRegex("key-value cache +8[0-9]\\.[0-9] MB"));
 }
 
+TEST(CommandsTest, SamplesOfALargeEvaluationAreCounted) {
+  const Outcome many = Grouper({"run", TinyRecipe(), "--out", FreshDirectory("x"), "--dry-run", "--set", "stages[rl].eval.samples=50000", "--set", "stages[rl].eval.sampling.temperature=1"});
+  EXPECT_THAT(many.output, ContainsRegex("samples and their scores +[0-9]{3,}\\.[0-9] MB   stages\\[rl\\]\\.eval\\.samples"));
+}
+
 TEST(CommandsTest, AListThatASetGaveIsBlamedOnTheSet) {
   const Outcome places = Grouper({"run", TinyRecipe(), "--out", FreshDirectory("x"), "--dry-run", "--set", "reward.rules[correct].exact.extraction.places=boxd"});
   EXPECT_EQ(places.exit_code, 1);
