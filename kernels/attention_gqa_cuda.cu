@@ -144,6 +144,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
         }
         if (page * kPageTokens > last) {
           finish();
+          __syncwarp();  // nothing else keeps a lane here until it has seen this round of the page
           release(stage, valid < kPageTokens);
         } else {
           const int position[2] = {own[0].In(run, page), own[1].In(run, page)};

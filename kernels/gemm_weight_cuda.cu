@@ -8,8 +8,8 @@
 // rounds is over). Two blocks, one below the other in dW, may form a cluster: each fetches half of what both read of x.
 //
 // An expert's tokens seldom end with a stage's 64. A warp of its own zeroes what lies between its last token and the next 16 of k before the
-// warpgroups are told that the stage is full; beyond them nothing is multiplied. An element's sum has the same order as everywhere
-// (gemm_wgmma.cuh).
+// warpgroups are told that the stage is full; beyond them nothing is multiplied. (The first stage is multiplied whole, even with
+// fewer tokens: a product that may or may not happen there would be serialised.) An element's sum has the same order as everywhere (gemm_wgmma.cuh).
 #include <atomic>
 
 #include "kernels/gemm_launch.cuh"

@@ -22,8 +22,8 @@ namespace grouper::kernels::cuda {
 enum class Grouping {
   kNone,
   kRows,       // tokens [offsets[e], offsets[e+1]) belong to expert e: weights and tiles by expert
-  kReduction,  // the sum over k runs over tokens [offsets[e], offsets[e+1]), one C per expert (gemm_weight_cuda.cu); without
-               // offsets over pieces of `chunk` tokens, a multiple of 64
+  kReduction,  // the sum over k runs over tokens [offsets[e], offsets[e+1]), one C per expert; without offsets over pieces of
+               // `chunk` tokens, a multiple of 64. Only by gemm_weight_cuda.cu, which finds its tiles itself
 };
 
 inline constexpr int kMaxGroups = 1024;
@@ -74,6 +74,8 @@ struct TileOrder {
 
 template <typename Tile, Grouping kGrouping, bool kTokensOnN>
 class TileSchedule {
+  static_assert(kGrouping != Grouping::kReduction);
+
  public:
   // prefix: groups + 1 ints in shared memory, filled by FillPrefix.
   __device__ TileSchedule(const GemmArguments& args, const int* prefix) : args_(args), prefix_(prefix) {
@@ -82,7 +84,7 @@ class TileSchedule {
     if constexpr (kGrouping == Grouping::kRows) {
       total_ = prefix[args.groups];
     } else {
-      total_ = tiles_m_ * tiles_n_ * (kGrouping == Grouping::kReduction ? args.groups : args.batch);
+      total_ = tiles_m_ * tiles_n_ * args.batch;
     }
   }
 
@@ -131,11 +133,7 @@ class TileSchedule {
       const int per = tiles_m_ * tiles_n_, batch = index / per;
       order.Locate(index - batch * per, &token, &other);
       spot.batch_c = batch;
-      spot.batch_a = spot.batch_b = kGrouping == Grouping::kReduction ? 0 : batch;
-      if constexpr (kGrouping == Grouping::kReduction) {
-        spot.k_begin = args_.offsets != nullptr ? args_.offsets[batch] : batch * args_.chunk;
-        spot.k_end = args_.offsets != nullptr ? args_.offsets[batch + 1] : min(args_.k, (batch + 1) * args_.chunk);
-      }
+      spot.batch_a = spot.batch_b = batch;
     }
     spot.m0 = kTokensOnN ? other * Tile::kTileM : first_token + token * Tile::kTileM;
     spot.n0 = kTokensOnN ? first_token + token * Tile::kTileN : other * Tile::kTileN;

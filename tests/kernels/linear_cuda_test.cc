@@ -144,6 +144,41 @@ TEST(LinearCudaTest, WeightGradientsFromNothingAreSumsOntoZeros) {
   }
 }
 
+// Where an expert's tokens end within a stage's 64, within 16 of k or on either, and the next row is another's, of NaN.
+TEST(LinearCudaTest, WeightGradientsEndWithTheirExperts) {
+  GROUPER_NEEDS_CUDA();
+  const std::vector<int64_t> lengths = {1, 15, 16, 17, 63, 64, 65, 79, 80, 81, 112, 127, 128, 129};
+  std::vector<int32_t> offsets = {0};
+  for (const int64_t length : lengths) offsets.push_back(offsets.back() + static_cast<int32_t>(length));
+  const auto experts = static_cast<int64_t>(lengths.size());
+  // Sums that the copy engine reads and that are written 16 bytes at a time; that it reads, in rows whose last unit is cut; neither.
+  for (const auto& [n, k, pitch] : {std::array<int64_t, 3>{150, 96, 96}, {70, 202, 208}, {40, 41, 41}}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const bool accumulate : {false, true}) {
+        SCOPED_TRACE(std::to_string(n) + " x " + std::to_string(k) + " " + std::string(Name(dtype)) + (accumulate ? " +=" : " ="));
+        CudaWorld world;
+        auto& m = world.memory;
+        const Tensor dy = m.Random(DType::kBF16, {offsets.back(), n}, "dy"), x = m.Random(DType::kBF16, {offsets.back(), k}, "x");
+        const Tensor start = m.Random(dtype, {experts, n, pitch}, "dw");
+        for (int64_t e = 0; e < experts; ++e) {
+          const int64_t begin = offsets[static_cast<size_t>(e)], end = offsets[static_cast<size_t>(e) + 1];
+          const Tensor alone = world.Put(start), among = world.Put(start);
+          GroupedLinearBackwardWeight(world.gpu, world.Put(dy.Rows(begin, end)), world.Put(x.Rows(begin, end)), {0, static_cast<int32_t>(end - begin)}, {},
+                                      alone.Rows(e, e + 1).Columns(0, k), accumulate);
+          const Tensor foreign_dy = m.Clone(dy), foreign_x = m.Clone(x);
+          for (int64_t r = 0; r < offsets.back(); ++r) {
+            if (r >= begin && r < end) continue;
+            for (int64_t i = 0; i < n; ++i) testing::Set(foreign_dy, r * n + i, NAN);
+            for (int64_t i = 0; i < k; ++i) testing::Set(foreign_x, r * k + i, NAN);
+          }
+          GroupedLinearBackwardWeight(world.gpu, world.Put(foreign_dy), world.Put(foreign_x), offsets, {}, among.Columns(0, k), accumulate);
+          EXPECT_TRUE(Same(world.Get(among[e]), world.Get(alone[e]))) << lengths[static_cast<size_t>(e)] << " tokens";
+        }
+      }
+    }
+  }
+}
+
 TEST(LinearCudaTest, GroupsEqualTheirExpertsAlone) {
   GROUPER_NEEDS_CUDA();
   std::mt19937 random(5);
