@@ -311,7 +311,7 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
     CHECK_GT(slots, 0) << "no multiprocessor takes " << Tile::kSharedBytes << " bytes of shared memory";
     all_slots[device] = slots;
   }
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(TilesOf<Tile>(args.gemm), slots) * Tile::kCluster);
+  const auto blocks = static_cast<unsigned>(std::min(args.total, slots) * Tile::kCluster);
   LaunchClusters(stream, Tile::kCluster, blocks, Tile::kThreads, Tile::kSharedBytes, WeightKernel<Tile>, args);
 }
 

@@ -247,7 +247,7 @@ class PooledRolloutClient : public RolloutClient {
     absl::Time last_progress = absl::InfinitePast(), last_look = absl::InfinitePast();
     bool has_work = false;
     bool timed_out = false;
-    bool sent_samples = false;  // since it was last given up as silent
+    bool sent_samples = false;  // on the last stream
     bool receives_weights = false;
   };
 

@@ -306,8 +306,7 @@ TEST(AttentionCudaTest, GradientsRepeatAndDoNotDependOnOtherSequences) {
   }
 }
 
-// q, k and v are parts of one projection, as the model has them.
-// Their results' rows are counted where the host knows the sequences: a long prompt from its beginning on has none.
+// Rows of splits' results are counted where the host knows the sequences: a long prompt from its beginning on has none.
 TEST(AttentionCudaTest, OnlySplitsSideBySideTakeMemory) {
   GROUPER_NEEDS_CUDA();
   CudaWorld world;
@@ -324,6 +323,7 @@ TEST(AttentionCudaTest, OnlySplitsSideBySideTakeMemory) {
   world.gpu.Synchronize();
 }
 
+// q, k and v are parts of one projection, as the model has them.
 TEST(AttentionCudaTest, RopeWriteKvIsRopeTwiceAndWriteKv) {
   GROUPER_NEEDS_CUDA();
   const struct {
