@@ -45,8 +45,9 @@ struct WeightArguments {
   // Tiles run as those of all products do (TileOrder): of a matrix, of 16 rows of them, and the rows of what is left.
   int rows, total;
   Divisor matrix, sixteen, last;
-  CUtensorMap sums;     // boxes of 128 bytes times 64 rows of C
-  bool sums_by_engine;  // the copy engine can read C
+  CUtensorMap brief_a, brief_b;  // boxes of 64 bf16 times 32 tokens
+  CUtensorMap sums;              // boxes of 128 bytes times 64 rows of C
+  bool sums_by_engine;           // the copy engine can read C
 };
 
 template <int kBlockN_, int kCluster_, typename Out_, bool kAccumulate_>
@@ -62,7 +63,6 @@ struct WeightTile {
   static constexpr int kPlaces = 2 * kHalfBytes + 5 * (kBytesA + kBytesB) <= 225 * 1024 ? 2 : 1;
   static constexpr int kSumBytes = kAccumulate ? kPlaces * kHalfBytes : 0;
   static constexpr int kStages = (227 * 1024 - 2048 - kSumBytes) / (kBytesA + kBytesB);
-  static constexpr int kPart = 64 / kCluster;  // of a stage's 64 tokens of x, what a block fetches
   static constexpr int kBarriers = 3 * kStages + 8;
   static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + kSumBytes + 8 * kBarriers;
   static_assert(kStages >= 3 && kStages <= 32 && kSharedBytes <= 227 * 1024);
@@ -107,6 +107,13 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
     stage %= Tile::kStages;
   };
   const bool sums_by_engine = Tile::kAccumulate && arguments.sums_by_engine;
+  // A tile's tokens; none after the last tile.
+  const auto tokens_of = [&](int index) {
+    if (index >= arguments.total) return 0;
+    const int expert = arguments.matrix.Quotient(index);
+    const int tokens = args.offsets != nullptr ? args.offsets[expert + 1] - args.offsets[expert] : min(args.chunk, args.k - expert * args.chunk);
+    return max(tokens, 0);
+  };
   const auto locate = [&](int index) {
     TileSpot spot;
     spot.m_end = args.m;
@@ -130,18 +137,21 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
       for (int index = first; index < arguments.total; index += stride) {
         const TileSpot spot = locate(index);
         for (int k = spot.k_begin; k < spot.k_end; k += 64) {
+          // What is left of an expert may fit into half a stage.
+          const int left = spot.k_end - k;
+          const bool brief = left <= 32;
           BarrierWait(&empty[stage], phase ^ 1);
-          uint64_t* const barrier = spot.k_end - k < 64 ? &arrived[stage] : &full[stage];
-          BarrierExpect(barrier, Tile::kBytesA + Tile::kBytesB);
+          uint64_t* const barrier = left < 64 ? &arrived[stage] : &full[stage];
+          BarrierExpect(barrier, (Tile::kBytesA + Tile::kBytesB) >> brief);
           for (int i = 0; i < Tile::kBlockM / 64; ++i)
-            CopyBox(stage_a(stage) + i * 8192, &args.a, spot.m0 + i * 64, k, 0, barrier);
+            CopyBox(stage_a(stage) + i * 8192, brief ? &arguments.brief_a : &args.a, spot.m0 + i * 64, k, 0, barrier);
           for (int i = 0; i < Tile::kBlockN / 64; ++i) {
+            char* const to = stage_b(stage) + i * 8192;
+            const CUtensorMap* const map = brief ? &arguments.brief_b : &args.b;
             if constexpr (Tile::kCluster == 1) {
-              CopyBox(stage_b(stage) + i * 8192, &args.b, spot.n0 + i * 64, k, 0, barrier);
-            } else {
-              const int part = rank * Tile::kPart;
-              CopyBoxToCluster(stage_b(stage) + i * 8192 + part * 128, &args.b, spot.n0 + i * 64, k + part, 0, barrier,
-                               (1 << Tile::kCluster) - 1);
+              CopyBox(to, map, spot.n0 + i * 64, k, 0, barrier);
+            } else if ((i + k / 64) % Tile::kCluster == rank) {
+              CopyBoxToCluster(to, map, spot.n0 + i * 64, k, 0, barrier, (1 << Tile::kCluster) - 1);
             }
           }
           advance(1);
@@ -196,15 +206,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
       }
     };
     float upper[Acc::kCount], lower[Acc::kCount];  // rows 0 to 63 and 64 to 127
-    int turn = 0;
     uint32_t halves = 0;  // of sums that this warpgroup has taken
-    for (int index = first; index < arguments.total; index += stride, ++turn) {
+    const uint32_t nothing = args.k >> 31;  // 0, which the compiler does not know
+    const auto steps_of = [](int tokens) { return (tokens + 63) / 64; };
+    int tokens = tokens_of(first + warpgroup * stride);
+    if (warpgroup == 1) advance(steps_of(tokens_of(first)));
+    for (int turn = warpgroup, index = first + warpgroup * stride; index < arguments.total; turn += 2, index += 2 * stride) {
       const TileSpot spot = locate(index);
-      const int tokens = max(spot.k_end - spot.k_begin, 0), steps = (tokens + 63) / 64, whole = max(tokens / 64, 1);
-      if (turn % 2 != warpgroup) {
-        advance(steps);
-        continue;
-      }
+      const int steps = steps_of(tokens), whole = max(tokens / 64, 1);
       const bool unchanged = Tile::kAccumulate && tokens == 0;
       if constexpr (!Tile::kAccumulate) {
 #pragma unroll
@@ -213,11 +222,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
         const auto take = [&](float (&acc)[Acc::kCount], int half) {
           const int place = half % Tile::kPlaces;
           BarrierWait(&sums_full[2 * place + warpgroup], halves++ / Tile::kPlaces & 1);
-          Acc::LoadShared(acc, sums + place * Tile::kHalfBytes, thread);
-          // An arrival does not wait for loads in flight, and the copy engine would overwrite what they are to read.
-          FenceAsyncShared();
+          const uint32_t loaded = Acc::LoadShared(acc, sums + place * Tile::kHalfBytes, thread);
+          // An arrival does not wait for loads in flight, and the copy engine would overwrite what they are to read; so its address depends on all of
+          // them. (A fence would also wait for the stores of the tile before.)
           __syncwarp();
-          if (lane == 0) BarrierArrive(&sums_empty[place]);
+          if (lane == 0) BarrierArrive(&sums_empty[place] + (loaded & nothing));
         };
         take(upper, 0);
         take(lower, 1);
@@ -225,6 +234,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
         Acc::Start(upper, args, spot, spot.m0, thread);
         Acc::Start(lower, args, spot, spot.m0 + 64, thread);
       }
+      // Asked for now, used after the products.
+      const int others = tokens_of(index + stride), next = tokens_of(index + 2 * stride);
       if (turn > 0) BarrierWait(&over[1 - warpgroup], (turn - 1) / 2 & 1);
       if (tokens > 0) {
         WgmmaTouch(upper);
@@ -274,9 +285,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
         __syncwarp();  // a lane that has not yet seen the other's turn end would miss it when two more have ended
         if (lane == 0) BarrierArrive(&over[warpgroup]);
       }
-      if (unchanged) continue;
-      Acc::Store(upper, args, spot, spot.m0, thread);
-      Acc::Store(lower, args, spot, spot.m0 + 64, thread);
+      if (!unchanged) {
+        Acc::Store(upper, args, spot, spot.m0, thread);
+        Acc::Store(lower, args, spot, spot.m0 + 64, thread);
+      }
+      advance(steps_of(others));
+      tokens = next;
     }
   }
   __syncwarp();
@@ -288,7 +302,8 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   using Out = typename Tile::Out;
   WeightArguments args = {};
   args.gemm = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
-  args.gemm.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
+  args.brief_a = MakeTensorMap(p.x.data, p.x.rows, p.k, 1, p.x.k_stride, 0, 32);
+  args.brief_b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, 32);
   args.rows = (args.gemm.m + Tile::kTileM - 1) / Tile::kTileM;
   const int columns = (args.gemm.n + Tile::kTileN - 1) / Tile::kTileN;
   args.total = args.rows * columns * args.gemm.groups;
