@@ -17,34 +17,9 @@
 namespace grouper::kernels::cuda {
 namespace {
 
-// n / divisor by a multiplication, for 0 <= n < 2^31 (Granlund and Montgomery, "Division by Invariant Integers using Multiplication", 1994): what
-// a warpgroup computes between its products should take less time than the other's product.
-class Divisor {
- public:
-  Divisor() = default;
-  explicit Divisor(int divisor) : divisor_(divisor) {
-    if (divisor == 1) return;
-    int log = 0;
-    while (int64_t{1} << log < divisor) ++log;
-    multiplier_ = static_cast<uint32_t>(((uint64_t{1} << (31 + log)) + static_cast<uint64_t>(divisor) - 1) / static_cast<uint64_t>(divisor));
-    shift_ = log - 1;
-  }
-  __device__ int Quotient(int n) const {
-    return divisor_ == 1 ? n : static_cast<int>(__umulhi(static_cast<uint32_t>(n), multiplier_) >> shift_);
-  }
-  __device__ int value() const { return divisor_; }
-
- private:
-  int divisor_ = 1;
-  uint32_t multiplier_ = 0;
-  int shift_ = 0;
-};
-
 struct WeightArguments {
   GemmArguments gemm;
-  // Tiles run as those of all products do (TileOrder): of a matrix, of 16 rows of them, and the rows of what is left.
-  int rows, total;
-  Divisor matrix, sixteen, last;
+  int total;  // tiles
   CUtensorMap brief_a, brief_b;  // boxes of 64 bf16 times 32 tokens
   CUtensorMap sums;              // boxes of 128 bytes times 64 rows of C
   bool sums_by_engine;           // the copy engine can read C
@@ -110,7 +85,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
   // A tile's tokens; none after the last tile.
   const auto tokens_of = [&](int index) {
     if (index >= arguments.total) return 0;
-    const int expert = arguments.matrix.Quotient(index);
+    const int expert = args.order.all.Quotient(index);
     const int tokens = args.offsets != nullptr ? args.offsets[expert + 1] - args.offsets[expert] : min(args.chunk, args.k - expert * args.chunk);
     return max(tokens, 0);
   };
@@ -118,11 +93,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
     TileSpot spot;
     spot.m_end = args.m;
     spot.n_end = args.n;
-    spot.batch_c = arguments.matrix.Quotient(index);
-    int rest = index - spot.batch_c * arguments.matrix.value();
-    const int group = arguments.sixteen.Quotient(rest), rows = min(16, arguments.rows - 16 * group);
-    rest -= group * arguments.sixteen.value();
-    const int column = rows == 16 ? rest / 16 : arguments.last.Quotient(rest);
+    spot.batch_c = args.order.all.Quotient(index);
+    int rest = index - spot.batch_c * args.order.all.value();
+    const int group = args.order.group.Quotient(rest), rows = min(16, args.order.tokens - 16 * group);
+    rest -= group * args.order.group.value();
+    const int column = rows == 16 ? rest / 16 : args.order.last_group.Quotient(rest);
     spot.m0 = (16 * group + rest - column * rows) * Tile::kTileM + rank * Tile::kBlockM;
     spot.n0 = column * Tile::kTileN;
     spot.k_begin = args.offsets != nullptr ? args.offsets[spot.batch_c] : spot.batch_c * args.chunk;
@@ -304,12 +279,7 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   args.gemm = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
   args.brief_a = MakeTensorMap(p.x.data, p.x.rows, p.k, 1, p.x.k_stride, 0, 32);
   args.brief_b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, 32);
-  args.rows = (args.gemm.m + Tile::kTileM - 1) / Tile::kTileM;
-  const int columns = (args.gemm.n + Tile::kTileN - 1) / Tile::kTileN;
-  args.total = args.rows * columns * args.gemm.groups;
-  args.matrix = Divisor(args.rows * columns);
-  args.sixteen = Divisor(16 * columns);
-  args.last = Divisor(args.rows % 16 == 0 ? 16 : args.rows % 16);
+  args.total = args.gemm.order.all.value() * args.gemm.groups;
   constexpr int64_t kElements = 16 / sizeof(Out);
   args.sums_by_engine = Tile::kAccumulate && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % kElements == 0 &&
                         p.y_batch_stride % kElements == 0;

@@ -28,12 +28,43 @@ enum class Grouping {
 
 inline constexpr int kMaxGroups = 1024;
 
+// n / divisor by a multiplication, for 0 <= n < 2^31 (Granlund and Montgomery, "Division by Invariant Integers using Multiplication", 1994): a
+// division takes a warp as long as a step of a product.
+class Divisor {
+ public:
+  Divisor() = default;
+  explicit Divisor(int divisor) : divisor_(divisor) {
+    if (divisor == 1) return;
+    int log = 0;
+    while (int64_t{1} << log < divisor) ++log;
+    multiplier_ = static_cast<uint32_t>(((uint64_t{1} << (31 + log)) + static_cast<uint64_t>(divisor) - 1) / static_cast<uint64_t>(divisor));
+    shift_ = log - 1;
+  }
+  __device__ int Quotient(int n) const {
+    return divisor_ == 1 ? n : static_cast<int>(__umulhi(static_cast<uint32_t>(n), multiplier_) >> shift_);
+  }
+  __host__ __device__ int value() const { return divisor_; }
+
+ private:
+  int divisor_ = 1;
+  uint32_t multiplier_ = 0;
+  int shift_ = 0;
+};
+
+// The order of a matrix's tiles: 16 tiles of tokens (of M unless they are on N), all tiles of the other side, so that what runs together shares
+// rows and columns in L2.
+struct TileOrder {
+  int tokens, others;              // counts
+  Divisor all, group, last_group;  // tiles of the matrix; of 16 tiles of tokens and all others; tiles of tokens in the last such group
+};
+
 struct GemmArguments {
   CUtensorMap a, b;  // boxes of 64 bf16 times 64 rows (MN-major) or times the tile's rows (K-major)
   int m, n, k, batch;
   void* c;  // element (m, n) at m * c_stride + n; transposed: n * c_stride + m
   int64_t c_stride, c_batch_stride;
   bool accumulate, vector_store;  // vector_store: c and its strides allow 16-byte accesses
+  TileOrder order;                // without its tokens where those of each expert are counted on the device
   const __nv_bfloat16* bias;      // of the weights' rows; may be null
   const int32_t* offsets;         // [groups + 1], on the device
   int groups, chunk;
@@ -60,18 +91,7 @@ struct TileSpot {
   int m0, n0, m_end, n_end, batch_a, batch_b, batch_c, k_begin, k_end;
 };
 
-// The order of tiles: 16 tiles of tokens (of M unless they are on N), all tiles of the other side, so that what runs
-// together shares rows and columns in L2.
-struct TileOrder {
-  int tokens, others;  // counts
-  __device__ void Locate(int index, int* token, int* other) const {
-    const int group = index / (16 * others), rest = index - group * 16 * others;
-    const int size = min(16, tokens - group * 16);
-    *token = group * 16 + rest % size;
-    *other = rest / size;
-  }
-};
-
+// All tiles of a product, one after another.
 template <typename Tile, Grouping kGrouping, bool kTokensOnN>
 class TileSchedule {
   static_assert(kGrouping != Grouping::kReduction);
@@ -79,12 +99,10 @@ class TileSchedule {
  public:
   // prefix: groups + 1 ints in shared memory, filled by FillPrefix.
   __device__ TileSchedule(const GemmArguments& args, const int* prefix) : args_(args), prefix_(prefix) {
-    tiles_m_ = (args.m + Tile::kTileM - 1) / Tile::kTileM;
-    tiles_n_ = (args.n + Tile::kTileN - 1) / Tile::kTileN;
     if constexpr (kGrouping == Grouping::kRows) {
       total_ = prefix[args.groups];
     } else {
-      total_ = tiles_m_ * tiles_n_ * args.batch;
+      total_ = args.order.all.value() * args.batch;
     }
   }
 
@@ -92,12 +110,10 @@ class TileSchedule {
   static __device__ void FillPrefix(const GemmArguments& args, int* prefix) {
     const int lane = threadIdx.x % 32;
     const int tile = kTokensOnN ? Tile::kTileN : Tile::kTileM;
-    const int others =
-        kTokensOnN ? (args.m + Tile::kTileM - 1) / Tile::kTileM : (args.n + Tile::kTileN - 1) / Tile::kTileN;
     int before = 0;
     for (int first = 0; first < args.groups; first += 32) {
       const int e = first + lane;
-      int sum = e < args.groups ? (args.offsets[e + 1] - args.offsets[e] + tile - 1) / tile * others : 0;
+      int sum = e < args.groups ? (args.offsets[e + 1] - args.offsets[e] + tile - 1) / tile * args.order.others : 0;
       for (int step = 1; step < 32; step *= 2) {
         const int other = __shfl_up_sync(0xffffffff, sum, step);
         if (lane >= step) sum += other;
@@ -117,24 +133,35 @@ class TileSchedule {
     spot.k_end = args_.k;
     spot.m_end = args_.m;
     spot.n_end = args_.n;
-    TileOrder order = {kTokensOnN ? tiles_n_ : tiles_m_, kTokensOnN ? tiles_m_ : tiles_n_};
-    int token, other, first_token = 0;
+    const TileOrder& order = args_.order;
+    int tokens = order.tokens, rest = index, first_token = 0;
     if constexpr (kGrouping == Grouping::kRows) {
       while (index >= prefix_[group_ + 1]) ++group_;
       first_token = args_.offsets[group_];
       const int end = args_.offsets[group_ + 1];
-      order.tokens = (prefix_[group_ + 1] - prefix_[group_]) / order.others;
+      constexpr int kTile = kTokensOnN ? Tile::kTileN : Tile::kTileM;
+      tokens = (end - first_token + kTile - 1) / kTile;
       (kTokensOnN ? spot.n_end : spot.m_end) = end;
-      order.Locate(index - prefix_[group_], &token, &other);
+      rest -= prefix_[group_];
       spot.batch_a = kTokensOnN ? group_ : 0;
       spot.batch_b = kTokensOnN ? 0 : group_;
       spot.batch_c = 0;
     } else {
-      const int per = tiles_m_ * tiles_n_, batch = index / per;
-      order.Locate(index - batch * per, &token, &other);
-      spot.batch_c = batch;
-      spot.batch_a = spot.batch_b = batch;
+      const int batch = order.all.Quotient(index);
+      rest -= batch * order.all.value();
+      spot.batch_c = spot.batch_a = spot.batch_b = batch;
     }
+    const int group = order.group.Quotient(rest), size = min(16, tokens - group * 16);
+    rest -= group * order.group.value();
+    int other;
+    if (size == 16) {
+      other = rest / 16;
+    } else if constexpr (kGrouping == Grouping::kRows) {
+      other = rest / size;
+    } else {
+      other = order.last_group.Quotient(rest);
+    }
+    const int token = group * 16 + rest - other * size;
     spot.m0 = kTokensOnN ? other * Tile::kTileM : first_token + token * Tile::kTileM;
     spot.n0 = kTokensOnN ? first_token + token * Tile::kTileN : other * Tile::kTileN;
     return spot;
@@ -143,7 +170,7 @@ class TileSchedule {
  private:
   const GemmArguments& args_;
   const int* prefix_;
-  int tiles_m_, tiles_n_, total_, group_ = 0;
+  int total_, group_ = 0;
 };
 
 __device__ __forceinline__ float ToFloat(float x) { return x; }
