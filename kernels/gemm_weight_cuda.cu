@@ -19,10 +19,9 @@ namespace {
 
 struct WeightArguments {
   GemmArguments gemm;
-  int total;  // tiles
-  CUtensorMap brief_a, brief_b;  // boxes of 64 bf16 times 32 tokens
-  CUtensorMap sums;              // boxes of 128 bytes times 64 rows of C
-  bool sums_by_engine;           // the copy engine can read C
+  int total;            // tiles
+  CUtensorMap sums;     // boxes of 128 bytes times 64 rows of C
+  bool sums_by_engine;  // the copy engine can read C
 };
 
 template <int kBlockN_, int kCluster_, typename Out_, bool kAccumulate_>
@@ -38,6 +37,7 @@ struct WeightTile {
   static constexpr int kPlaces = 2 * kHalfBytes + 5 * (kBytesA + kBytesB) <= 225 * 1024 ? 2 : 1;
   static constexpr int kSumBytes = kAccumulate ? kPlaces * kHalfBytes : 0;
   static constexpr int kStages = (227 * 1024 - 2048 - kSumBytes) / (kBytesA + kBytesB);
+  static constexpr int kPart = 64 / kCluster;  // of a stage's 64 tokens of x, what a block fetches
   static constexpr int kBarriers = 3 * kStages + 8;
   static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + kSumBytes + 8 * kBarriers;
   static_assert(kStages >= 3 && kStages <= 32 && kSharedBytes <= 227 * 1024);
@@ -82,13 +82,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
     stage %= Tile::kStages;
   };
   const bool sums_by_engine = Tile::kAccumulate && arguments.sums_by_engine;
-  // A tile's tokens; none after the last tile.
-  const auto tokens_of = [&](int index) {
-    if (index >= arguments.total) return 0;
-    const int expert = args.order.all.Quotient(index);
-    const int tokens = args.offsets != nullptr ? args.offsets[expert + 1] - args.offsets[expert] : min(args.chunk, args.k - expert * args.chunk);
-    return max(tokens, 0);
-  };
   const auto locate = [&](int index) {
     TileSpot spot;
     spot.m_end = args.m;
@@ -112,21 +105,18 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
       for (int index = first; index < arguments.total; index += stride) {
         const TileSpot spot = locate(index);
         for (int k = spot.k_begin; k < spot.k_end; k += 64) {
-          // What is left of an expert may fit into half a stage.
-          const int left = spot.k_end - k;
-          const bool brief = left <= 32;
           BarrierWait(&empty[stage], phase ^ 1);
-          uint64_t* const barrier = left < 64 ? &arrived[stage] : &full[stage];
-          BarrierExpect(barrier, (Tile::kBytesA + Tile::kBytesB) >> brief);
+          uint64_t* const barrier = spot.k_end - k < 64 ? &arrived[stage] : &full[stage];
+          BarrierExpect(barrier, Tile::kBytesA + Tile::kBytesB);
           for (int i = 0; i < Tile::kBlockM / 64; ++i)
-            CopyBox(stage_a(stage) + i * 8192, brief ? &arguments.brief_a : &args.a, spot.m0 + i * 64, k, 0, barrier);
+            CopyBox(stage_a(stage) + i * 8192, &args.a, spot.m0 + i * 64, k, 0, barrier);
           for (int i = 0; i < Tile::kBlockN / 64; ++i) {
-            char* const to = stage_b(stage) + i * 8192;
-            const CUtensorMap* const map = brief ? &arguments.brief_b : &args.b;
             if constexpr (Tile::kCluster == 1) {
-              CopyBox(to, map, spot.n0 + i * 64, k, 0, barrier);
-            } else if ((i + k / 64) % Tile::kCluster == rank) {
-              CopyBoxToCluster(to, map, spot.n0 + i * 64, k, 0, barrier, (1 << Tile::kCluster) - 1);
+              CopyBox(stage_b(stage) + i * 8192, &args.b, spot.n0 + i * 64, k, 0, barrier);
+            } else {
+              const int part = rank * Tile::kPart;
+              CopyBoxToCluster(stage_b(stage) + i * 8192 + part * 128, &args.b, spot.n0 + i * 64, k + part, 0, barrier,
+                               (1 << Tile::kCluster) - 1);
             }
           }
           advance(1);
@@ -181,14 +171,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
       }
     };
     float upper[Acc::kCount], lower[Acc::kCount];  // rows 0 to 63 and 64 to 127
+    int turn = 0;
     uint32_t halves = 0;  // of sums that this warpgroup has taken
-    const uint32_t nothing = args.k >> 31;  // 0, which the compiler does not know
-    const auto steps_of = [](int tokens) { return (tokens + 63) / 64; };
-    int tokens = tokens_of(first + warpgroup * stride);
-    if (warpgroup == 1) advance(steps_of(tokens_of(first)));
-    for (int turn = warpgroup, index = first + warpgroup * stride; index < arguments.total; turn += 2, index += 2 * stride) {
+    for (int index = first; index < arguments.total; index += stride, ++turn) {
       const TileSpot spot = locate(index);
-      const int steps = steps_of(tokens), whole = max(tokens / 64, 1);
+      const int tokens = max(spot.k_end - spot.k_begin, 0), steps = (tokens + 63) / 64, whole = max(tokens / 64, 1);
+      if (turn % 2 != warpgroup) {
+        advance(steps);
+        continue;
+      }
       const bool unchanged = Tile::kAccumulate && tokens == 0;
       if constexpr (!Tile::kAccumulate) {
 #pragma unroll
@@ -197,11 +188,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
         const auto take = [&](float (&acc)[Acc::kCount], int half) {
           const int place = half % Tile::kPlaces;
           BarrierWait(&sums_full[2 * place + warpgroup], halves++ / Tile::kPlaces & 1);
-          const uint32_t loaded = Acc::LoadShared(acc, sums + place * Tile::kHalfBytes, thread);
-          // An arrival does not wait for loads in flight, and the copy engine would overwrite what they are to read; so its address depends on all of
-          // them. (A fence would also wait for the stores of the tile before.)
+          Acc::LoadShared(acc, sums + place * Tile::kHalfBytes, thread);
+          // An arrival does not wait for loads in flight, and the copy engine would overwrite what they are to read.
+          FenceAsyncShared();
           __syncwarp();
-          if (lane == 0) BarrierArrive(&sums_empty[place] + (loaded & nothing));
+          if (lane == 0) BarrierArrive(&sums_empty[place]);
         };
         take(upper, 0);
         take(lower, 1);
@@ -209,8 +200,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
         Acc::Start(upper, args, spot, spot.m0, thread);
         Acc::Start(lower, args, spot, spot.m0 + 64, thread);
       }
-      // Asked for now, used after the products.
-      const int others = tokens_of(index + stride), next = tokens_of(index + 2 * stride);
       if (turn > 0) BarrierWait(&over[1 - warpgroup], (turn - 1) / 2 & 1);
       if (tokens > 0) {
         WgmmaTouch(upper);
@@ -260,12 +249,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
         __syncwarp();  // a lane that has not yet seen the other's turn end would miss it when two more have ended
         if (lane == 0) BarrierArrive(&over[warpgroup]);
       }
-      if (!unchanged) {
-        Acc::Store(upper, args, spot, spot.m0, thread);
-        Acc::Store(lower, args, spot, spot.m0 + 64, thread);
-      }
-      advance(steps_of(others));
-      tokens = next;
+      if (unchanged) continue;
+      Acc::Store(upper, args, spot, spot.m0, thread);
+      Acc::Store(lower, args, spot, spot.m0 + 64, thread);
     }
   }
   __syncwarp();
@@ -277,8 +263,7 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   using Out = typename Tile::Out;
   WeightArguments args = {};
   args.gemm = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
-  args.brief_a = MakeTensorMap(p.x.data, p.x.rows, p.k, 1, p.x.k_stride, 0, 32);
-  args.brief_b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, 32);
+  args.gemm.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
   args.total = args.gemm.order.all.value() * args.gemm.groups;
   constexpr int64_t kElements = 16 / sizeof(Out);
   args.sums_by_engine = Tile::kAccumulate && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % kElements == 0 &&

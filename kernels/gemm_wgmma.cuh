@@ -239,25 +239,17 @@ struct Fragment {
     }
   }
 
-  // From a copy of it in shared memory, boxes of 128 bytes times 64 rows, 128-byte swizzled. Returns a value that depends on every load.
-  static __device__ __forceinline__ uint32_t LoadShared(float (&acc)[kCount], const char* boxes, int thread) {
+  // From a copy of it in shared memory, boxes of 128 bytes times 64 rows, 128-byte swizzled.
+  static __device__ __forceinline__ void LoadShared(float (&acc)[kCount], const char* boxes, int thread) {
     constexpr int kColumns = 128 / sizeof(Out);
-    uint32_t loaded = 0;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
       for (int j = 0; j < kTileN / 4 / kUnit; ++j) {
         const int row = Row(thread) + 8 * h, column = kUnit * (FirstUnit(thread) + 4 * j);
-        const Unit unit = *reinterpret_cast<const Unit*>(boxes + column / kColumns * 8192 + SwizzledOffset(row, column % kColumns * sizeof(Out)));
-        if constexpr (std::is_same_v<Out, float>) {
-          loaded ^= __float_as_uint(unit.x);
-        } else {
-          loaded ^= unit.x;
-        }
-        Spread(acc, h, j, unit, thread);
+        Spread(acc, h, j, *reinterpret_cast<const Unit*>(boxes + column / kColumns * 8192 + SwizzledOffset(row, column % kColumns * sizeof(Out))), thread);
       }
     }
-    return loaded;
   }
 
   template <bool kWhole>
