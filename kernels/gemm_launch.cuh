@@ -41,7 +41,7 @@ GemmArguments ArgumentsOf(const GemmProblem& p) {
   const int tiles_m = (args.m + Tile::kTileM - 1) / Tile::kTileM, tiles_n = (args.n + Tile::kTileN - 1) / Tile::kTileN;
   args.order.tokens = kTokensOnN ? tiles_n : tiles_m;
   args.order.others = kTokensOnN ? tiles_m : tiles_n;
-  args.order.all = Divisor(tiles_m * tiles_n);
+  if constexpr (kGrouping != Grouping::kRows) args.order.all = Divisor(tiles_m * tiles_n);
   args.order.group = Divisor(16 * args.order.others);
   args.order.last_group = Divisor(args.order.tokens % 16 == 0 ? 16 : args.order.tokens % 16);
   args.bias = static_cast<const __nv_bfloat16*>(p.bias);

@@ -64,7 +64,7 @@ struct GemmArguments {
   void* c;  // element (m, n) at m * c_stride + n; transposed: n * c_stride + m
   int64_t c_stride, c_batch_stride;
   bool accumulate, vector_store;  // vector_store: c and its strides allow 16-byte accesses
-  TileOrder order;                // without its tokens where those of each expert are counted on the device
+  TileOrder order;                // with experts' rows only `others` and `group`: the device counts the tokens
   const __nv_bfloat16* bias;      // of the weights' rows; may be null
   const int32_t* offsets;         // [groups + 1], on the device
   int groups, chunk;
