@@ -39,11 +39,8 @@ GemmArguments ArgumentsOf(const GemmProblem& p) {
   args.vector_store = reinterpret_cast<uintptr_t>(p.y) % (unit * sizeof(Out)) == 0 && p.y_stride % unit == 0 &&
                       p.y_batch_stride % unit == 0 && p.w.rows % unit == 0;
   const int tiles_m = (args.m + Tile::kTileM - 1) / Tile::kTileM, tiles_n = (args.n + Tile::kTileN - 1) / Tile::kTileN;
-  args.order.tokens = kTokensOnN ? tiles_n : tiles_m;
-  args.order.others = kTokensOnN ? tiles_m : tiles_n;
-  if constexpr (kGrouping != Grouping::kRows) args.order.all = Divisor(tiles_m * tiles_n);
-  args.order.group = Divisor(16 * args.order.others);
-  args.order.last_group = Divisor(args.order.tokens % 16 == 0 ? 16 : args.order.tokens % 16);
+  const int tokens = kTokensOnN ? tiles_n : tiles_m, others = kTokensOnN ? tiles_m : tiles_n;
+  args.order = kGrouping == Grouping::kRows ? TileOrder::WithoutTokens(others) : TileOrder(tokens, others);
   args.bias = static_cast<const __nv_bfloat16*>(p.bias);
   args.offsets = p.offsets;
   args.chunk = static_cast<int>(p.chunk);
@@ -61,18 +58,13 @@ void LaunchPersistent(Stream& stream, Kernel* kernel, const GemmArguments& args,
   LaunchKernel(stream, static_cast<unsigned>(std::min(tiles, slots)), Tile::kThreads, Tile::kSharedBytes, kernel, args);
 }
 
-template <typename Tile>
-int64_t TilesOf(const GemmArguments& args) {
-  return (args.m + Tile::kTileM - 1) / Tile::kTileM * int64_t{(args.n + Tile::kTileN - 1) / Tile::kTileN} * args.batch;
-}
-
 template <typename Tile, bool kMnX, bool kMnW, Grouping kGrouping, bool kTokensOnN, typename Out, bool kGated = false>
 void LaunchTile(Stream& stream, const GemmProblem& p) {
   const GemmArguments args = ArgumentsOf<Tile, kMnX, kMnW, kGrouping, kTokensOnN, Out, kGated>(p);
   constexpr bool kMnA = kTokensOnN ? kMnW : kMnX, kMnB = kTokensOnN ? kMnX : kMnW;
   static uint64_t allowed = 0;
   // With tokens by expert only the device knows how many tiles there are.
-  const int64_t tiles = kGrouping == Grouping::kRows ? std::numeric_limits<int64_t>::max() : TilesOf<Tile>(args);
+  const int64_t tiles = kGrouping == Grouping::kRows ? std::numeric_limits<int64_t>::max() : int64_t{args.order.matrix_tiles()} * args.batch;
   LaunchPersistent<Tile>(stream, GemmKernel<Tile, kMnA, kMnB, kGrouping, kTokensOnN, Out, kGated>, args, tiles, allowed);
 }
 

@@ -86,12 +86,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
     TileSpot spot;
     spot.m_end = args.m;
     spot.n_end = args.n;
-    spot.batch_c = args.order.all.Quotient(index);
-    int rest = index - spot.batch_c * args.order.all.value();
-    const int group = args.order.group.Quotient(rest), rows = min(16, args.order.tokens - 16 * group);
-    rest -= group * args.order.group.value();
-    const int column = rows == 16 ? rest / 16 : args.order.last_group.Quotient(rest);
-    spot.m0 = (16 * group + rest - column * rows) * Tile::kTileM + rank * Tile::kBlockM;
+    int row, column;
+    args.order.Locate(index, &spot.batch_c, &row, &column);
+    spot.m0 = row * Tile::kTileM + rank * Tile::kBlockM;
     spot.n0 = column * Tile::kTileN;
     spot.k_begin = args.offsets != nullptr ? args.offsets[spot.batch_c] : spot.batch_c * args.chunk;
     spot.k_end = args.offsets != nullptr ? args.offsets[spot.batch_c + 1] : min(args.k, (spot.batch_c + 1) * args.chunk);
@@ -264,7 +261,7 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   WeightArguments args = {};
   args.gemm = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
   args.gemm.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
-  args.total = args.gemm.order.all.value() * args.gemm.groups;
+  args.total = args.gemm.order.matrix_tiles() * args.gemm.groups;
   constexpr int64_t kElements = 16 / sizeof(Out);
   args.sums_by_engine = Tile::kAccumulate && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % kElements == 0 &&
                         p.y_batch_stride % kElements == 0;

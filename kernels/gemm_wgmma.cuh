@@ -15,6 +15,7 @@
 #include "kernels/fragments.cuh"
 #include "kernels/hopper.cuh"
 #include "kernels/math.cuh"
+#include "kernels/tile_order.cuh"
 #include "kernels/wgmma.cuh"
 
 namespace grouper::kernels::cuda {
@@ -23,40 +24,10 @@ enum class Grouping {
   kNone,
   kRows,       // tokens [offsets[e], offsets[e+1]) belong to expert e: weights and tiles by expert
   kReduction,  // the sum over k runs over tokens [offsets[e], offsets[e+1]), one C per expert; without offsets over pieces of
-               // `chunk` tokens, a multiple of 64. Only by gemm_weight_cuda.cu, which finds its tiles itself
+               // `chunk` tokens, a multiple of 64. Only by gemm_weight_cuda.cu
 };
 
 inline constexpr int kMaxGroups = 1024;
-
-// n / divisor by a multiplication, for 0 <= n < 2^31 (Granlund and Montgomery, "Division by Invariant Integers using Multiplication", 1994): a
-// division takes a warp as long as a step of a product.
-class Divisor {
- public:
-  Divisor() = default;
-  explicit Divisor(int divisor) : divisor_(divisor) {
-    if (divisor == 1) return;
-    int log = 0;
-    while (int64_t{1} << log < divisor) ++log;
-    multiplier_ = static_cast<uint32_t>(((uint64_t{1} << (31 + log)) + static_cast<uint64_t>(divisor) - 1) / static_cast<uint64_t>(divisor));
-    shift_ = log - 1;
-  }
-  __device__ int Quotient(int n) const {
-    return divisor_ == 1 ? n : static_cast<int>(__umulhi(static_cast<uint32_t>(n), multiplier_) >> shift_);
-  }
-  __host__ __device__ int value() const { return divisor_; }
-
- private:
-  int divisor_ = 1;
-  uint32_t multiplier_ = 0;
-  int shift_ = 0;
-};
-
-// The order of a matrix's tiles: 16 tiles of tokens (of M unless they are on N), all tiles of the other side, so that what runs together shares
-// rows and columns in L2.
-struct TileOrder {
-  int tokens, others;              // counts
-  Divisor all, group, last_group;  // tiles of the matrix; of 16 tiles of tokens and all others; tiles of tokens in the last such group
-};
 
 struct GemmArguments {
   CUtensorMap a, b;  // boxes of 64 bf16 times 64 rows (MN-major) or times the tile's rows (K-major)
@@ -64,7 +35,7 @@ struct GemmArguments {
   void* c;  // element (m, n) at m * c_stride + n; transposed: n * c_stride + m
   int64_t c_stride, c_batch_stride;
   bool accumulate, vector_store;  // vector_store: c and its strides allow 16-byte accesses
-  TileOrder order;                // with experts' rows only `others` and `group`: the device counts the tokens
+  TileOrder order;                // with experts' rows without tokens
   const __nv_bfloat16* bias;      // of the weights' rows; may be null
   const int32_t* offsets;         // [groups + 1], on the device
   int groups, chunk;
@@ -95,6 +66,7 @@ struct TileSpot {
 template <typename Tile, Grouping kGrouping, bool kTokensOnN>
 class TileSchedule {
   static_assert(kGrouping != Grouping::kReduction);
+  static constexpr int kTokens = kTokensOnN ? Tile::kTileN : Tile::kTileM;  // a tile's
 
  public:
   // prefix: groups + 1 ints in shared memory, filled by FillPrefix.
@@ -102,18 +74,17 @@ class TileSchedule {
     if constexpr (kGrouping == Grouping::kRows) {
       total_ = prefix[args.groups];
     } else {
-      total_ = args.order.all.value() * args.batch;
+      total_ = args.order.matrix_tiles() * args.batch;
     }
   }
 
   // One warp. prefix[e]: tiles of the experts before e.
   static __device__ void FillPrefix(const GemmArguments& args, int* prefix) {
     const int lane = threadIdx.x % 32;
-    const int tile = kTokensOnN ? Tile::kTileN : Tile::kTileM;
     int before = 0;
     for (int first = 0; first < args.groups; first += 32) {
       const int e = first + lane;
-      int sum = e < args.groups ? (args.offsets[e + 1] - args.offsets[e] + tile - 1) / tile * args.order.others : 0;
+      int sum = e < args.groups ? (args.offsets[e + 1] - args.offsets[e] + kTokens - 1) / kTokens * args.order.others() : 0;
       for (int step = 1; step < 32; step *= 2) {
         const int other = __shfl_up_sync(0xffffffff, sum, step);
         if (lane >= step) sum += other;
@@ -133,35 +104,21 @@ class TileSchedule {
     spot.k_end = args_.k;
     spot.m_end = args_.m;
     spot.n_end = args_.n;
-    const TileOrder& order = args_.order;
-    int tokens = order.tokens, rest = index, first_token = 0;
+    int token, other, first_token = 0;
     if constexpr (kGrouping == Grouping::kRows) {
       while (index >= prefix_[group_ + 1]) ++group_;
       first_token = args_.offsets[group_];
       const int end = args_.offsets[group_ + 1];
-      constexpr int kTile = kTokensOnN ? Tile::kTileN : Tile::kTileM;
-      tokens = (end - first_token + kTile - 1) / kTile;
       (kTokensOnN ? spot.n_end : spot.m_end) = end;
-      rest -= prefix_[group_];
+      args_.order.LocateAmong((end - first_token + kTokens - 1) / kTokens, index - prefix_[group_], &token, &other);
       spot.batch_a = kTokensOnN ? group_ : 0;
       spot.batch_b = kTokensOnN ? 0 : group_;
       spot.batch_c = 0;
     } else {
-      const int batch = order.all.Quotient(index);
-      rest -= batch * order.all.value();
+      int batch;
+      args_.order.Locate(index, &batch, &token, &other);
       spot.batch_c = spot.batch_a = spot.batch_b = batch;
     }
-    const int group = order.group.Quotient(rest), size = min(16, tokens - group * 16);
-    rest -= group * order.group.value();
-    int other;
-    if (size == 16) {
-      other = rest / 16;
-    } else if constexpr (kGrouping == Grouping::kRows) {
-      other = rest / size;
-    } else {
-      other = order.last_group.Quotient(rest);
-    }
-    const int token = group * 16 + rest - other * size;
     spot.m0 = kTokensOnN ? other * Tile::kTileM : first_token + token * Tile::kTileM;
     spot.n0 = kTokensOnN ? first_token + token * Tile::kTileN : other * Tile::kTileN;
     return spot;
