@@ -3,7 +3,8 @@
 //
 // With few tokens an expert (512, say) such a product moves as many bytes of sums as it multiplies: 8 m n bytes of float read and written
 // against 2 m n k operations. So tiles take turns: each of a block's two warpgroups has tiles of its own, 128 rows of them in registers, and while
-// one multiplies the other stores its last sums and reads its next ones, which the copy engine has brought. Tiles follow one another in one ring
+// one multiplies the other stores its last sums and reads its next ones. The copy engine brings those, in boxes of 8 KB, and takes bf16 sums
+// away, in boxes of 2 KB that belong to a warp; a tile's upper half is read before the last one's lower half is stored. Tiles follow one another in one ring
 // of stages; a warpgroup starts on it when the other has seen all of its own tile's stages full (a barrier's parity does not tell which of two
 // rounds is over). Two blocks, one below the other in dW, may form a cluster: each fetches half of what both read of x.
 //
@@ -19,9 +20,9 @@ namespace {
 
 struct WeightArguments {
   GemmArguments gemm;
-  int total;            // tiles
-  CUtensorMap sums;     // boxes of 128 bytes times 64 rows of C
-  bool sums_by_engine;  // the copy engine can read C
+  int total;                 // tiles
+  CUtensorMap sums, stores;  // of C: boxes of 128 bytes times 64 rows to read, times 16 to store
+  bool sums_by_engine;       // the copy engine can read and write C
 };
 
 template <int kBlockN_, int kCluster_, typename Out_, bool kAccumulate_>
@@ -32,15 +33,49 @@ struct WeightTile {
   static constexpr int kTileM = kCluster * kBlockM, kTileN = kBlockN;  // the cluster's
   static constexpr int kThreads = 384;
   static constexpr int kBytesA = kBlockM * 128, kBytesB = kBlockN * 128;
-  // Sums come 64 rows at a time; both halves of a tile's ahead where five stages are left.
-  static constexpr int kHalfBytes = 64 * kBlockN * sizeof(Out);
-  static constexpr int kPlaces = 2 * kHalfBytes + 5 * (kBytesA + kBytesB) <= 225 * 1024 ? 2 : 1;
-  static constexpr int kSumBytes = kAccumulate ? kPlaces * kHalfBytes : 0;
-  static constexpr int kStages = (227 * 1024 - 2048 - kSumBytes) / (kBytesA + kBytesB);
+  static constexpr bool kNarrow = std::is_same_v<Out, __nv_bfloat16>;
+  // Shared memory: for each multiplying warp a box to store from (bf16); places for boxes of sums, at least so many as kLeastPlaces; stages; and
+  // more places in what is left.
+  static constexpr int kStoreBytes = kNarrow ? 2048 : 0, kPlaceBytes = 8192, kLeastPlaces = kNarrow ? 2 : 6;
+  static constexpr int kFree = 227 * 1024 - 2048 - 8 * kStoreBytes;
+  static constexpr int kHalfBoxes = kBlockN * sizeof(Out) / 128;  // of sums, in 64 rows of the tile
+  static constexpr int kStages = (kFree - (kAccumulate ? kLeastPlaces * kPlaceBytes : 0)) / (kBytesA + kBytesB);
+  static constexpr int kLeft = (kFree - kStages * (kBytesA + kBytesB)) / kPlaceBytes;
+  static constexpr int kPlaces = !kAccumulate ? 0 : kLeft < 2 * kHalfBoxes ? kLeft : 2 * kHalfBoxes;
   static constexpr int kPart = 64 / kCluster;  // of a stage's 64 tokens of x, what a block fetches
-  static constexpr int kBarriers = 3 * kStages + 8;
-  static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + kSumBytes + 8 * kBarriers;
+  static constexpr int kBarriers = 3 * kStages + 2 + 3 * kPlaces;
+  static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + kPlaces * kPlaceBytes + 8 * kStoreBytes + 8 * kBarriers;
   static_assert(kStages >= 3 && kStages <= 32 && kSharedBytes <= 227 * 1024);
+};
+
+// What one warpgroup takes of the sums that the copy engine brings. Both warpgroups' boxes go through the same places in turn.
+template <typename Tile>
+struct SumsReader {
+  char* sums;
+  uint64_t *full, *empty;
+  int warpgroup, thread;
+  int place = 0;         // of the next box
+  uint32_t parities = 0;  // of each place's next round for this warpgroup
+
+  // The next 64 rows.
+  template <typename Acc>
+  __device__ __forceinline__ void Take(float (&acc)[Acc::kCount]) {
+#pragma unroll
+    for (int box = 0; box < Tile::kHalfBoxes; ++box) {
+      BarrierWait(&full[2 * place + warpgroup], parities >> place & 1);
+      parities ^= 1u << place;
+      Acc::LoadBox(acc, box, sums + place * Tile::kPlaceBytes, thread);
+      // An arrival does not wait for loads in flight, and the copy engine would overwrite what they are to read.
+      FenceAsyncShared();
+      __syncwarp();
+      if (thread % 32 == 0) BarrierArrive(&empty[place]);
+      if (++place == Tile::kPlaces) place = 0;
+    }
+  }
+  // A tile of the other warpgroup's.
+  __device__ void Skip() {
+    if constexpr (Tile::kPlaces > 0) place = (place + 2 * Tile::kHalfBoxes) % Tile::kPlaces;
+  }
 };
 
 template <typename Tile>
@@ -49,11 +84,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
   GROUPER_DYNAMIC_SHARED(char, shared_raw);
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
   char* const sums = shared + Tile::kStages * (Tile::kBytesA + Tile::kBytesB);
-  uint64_t* full = reinterpret_cast<uint64_t*>(sums + Tile::kSumBytes);
+  char* const stores = sums + Tile::kPlaces * Tile::kPlaceBytes;
+  uint64_t* full = reinterpret_cast<uint64_t*>(stores + 8 * Tile::kStoreBytes);
   uint64_t* empty = full + Tile::kStages;
   uint64_t* arrived = empty + Tile::kStages;  // a stage whose end is yet to be zeroed
   uint64_t* over = arrived + Tile::kStages;   // a warpgroup's turn
-  uint64_t *sums_full = over + 2, *sums_empty = sums_full + 4;  // full: by place and warpgroup; empty: by place
+  uint64_t *sums_full = over + 2, *sums_empty = sums_full + 2 * Tile::kPlaces;  // full: by place and warpgroup; empty: by place
   const auto stage_a = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB); };
   const auto stage_b = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB) + Tile::kBytesA; };
   if (threadIdx.x == 0) {
@@ -63,12 +99,13 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
       BarrierInit(&arrived[s], 1);
     }
     for (int w = 0; w < 2; ++w) BarrierInit(&over[w], 4);
-    for (int i = 0; i < 4; ++i) BarrierInit(&sums_full[i], 1);
-    for (int place = 0; place < 2; ++place) BarrierInit(&sums_empty[place], 4);
+    for (int i = 0; i < 2 * Tile::kPlaces; ++i) BarrierInit(&sums_full[i], 1);
+    for (int place = 0; place < Tile::kPlaces; ++place) BarrierInit(&sums_empty[place], 4);
     BarrierInitFence();
     PrefetchMap(&args.a);
     PrefetchMap(&args.b);
-    if (arguments.sums_by_engine) PrefetchMap(&arguments.sums);
+    if (arguments.sums_by_engine && Tile::kAccumulate) PrefetchMap(&arguments.sums);
+    if (arguments.sums_by_engine && Tile::kNarrow) PrefetchMap(&arguments.stores);
   }
   ClusterBarrier();
   const int rank = Tile::kCluster == 1 ? 0 : static_cast<int>(RankInCluster());
@@ -81,7 +118,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
     phase ^= stage / Tile::kStages & 1;
     stage %= Tile::kStages;
   };
-  const bool sums_by_engine = Tile::kAccumulate && arguments.sums_by_engine;
   const auto locate = [&](int index) {
     TileSpot spot;
     spot.m_end = args.m;
@@ -119,19 +155,23 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
           advance(1);
         }
       }
-    } else if (warp == 1 && lane == 0 && sums_by_engine) {
-      constexpr int kColumns = 128 / sizeof(typename Tile::Out);
-      uint32_t halves = 0;
+    } else if (Tile::kAccumulate && warp == 1 && lane == 0 && arguments.sums_by_engine) {
+      int place = 0;
+      uint32_t round = 0;
       for (int index = first, turn = 0; index < arguments.total; index += stride, turn ^= 1) {
         const TileSpot spot = locate(index);
         if (spot.k_begin >= spot.k_end) continue;
-        for (int half = 0; half < 2; ++half, ++halves) {
-          const int place = half % Tile::kPlaces;
+        for (int i = 0; i < 2 * Tile::kHalfBoxes; ++i) {
+          const int half = i / Tile::kHalfBoxes, box = i % Tile::kHalfBoxes;
           uint64_t* const barrier = &sums_full[2 * place + turn];
-          BarrierWait(&sums_empty[place], halves / Tile::kPlaces & 1 ^ 1);
-          BarrierExpect(barrier, Tile::kHalfBytes);
-          for (int i = 0; i < Tile::kBlockN / kColumns; ++i)
-            CopyBox(sums + place * Tile::kHalfBytes + i * 8192, &arguments.sums, spot.n0 + i * kColumns, spot.m0 + 64 * half, spot.batch_c, barrier);
+          BarrierWait(&sums_empty[place], round ^ 1);
+          BarrierExpect(barrier, Tile::kPlaceBytes);
+          CopyBox(sums + place * Tile::kPlaceBytes, &arguments.sums, spot.n0 + box * (128 / static_cast<int>(sizeof(typename Tile::Out))),
+                  spot.m0 + 64 * half, spot.batch_c, barrier);
+          if (++place == Tile::kPlaces) {
+            place = 0;
+            round ^= 1;
+          }
         }
       }
     } else if (warp == 2) {
@@ -168,13 +208,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
       }
     };
     float upper[Acc::kCount], lower[Acc::kCount];  // rows 0 to 63 and 64 to 127
+    SumsReader<Tile> reader = {sums, sums_full, sums_empty, warpgroup, thread};
+    const bool sums_by_engine = Tile::kAccumulate && arguments.sums_by_engine;
+    bool upper_is_there = false;
     int turn = 0;
-    uint32_t halves = 0;  // of sums that this warpgroup has taken
     for (int index = first; index < arguments.total; index += stride, ++turn) {
       const TileSpot spot = locate(index);
       const int tokens = max(spot.k_end - spot.k_begin, 0), steps = (tokens + 63) / 64, whole = max(tokens / 64, 1);
       if (turn % 2 != warpgroup) {
         advance(steps);
+        if (sums_by_engine && tokens > 0 && !upper_is_there) reader.Skip();
         continue;
       }
       const bool unchanged = Tile::kAccumulate && tokens == 0;
@@ -182,17 +225,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
 #pragma unroll
         for (int i = 0; i < Acc::kCount; ++i) upper[i] = lower[i] = 0;
       } else if (sums_by_engine && !unchanged) {
-        const auto take = [&](float (&acc)[Acc::kCount], int half) {
-          const int place = half % Tile::kPlaces;
-          BarrierWait(&sums_full[2 * place + warpgroup], halves++ / Tile::kPlaces & 1);
-          Acc::LoadShared(acc, sums + place * Tile::kHalfBytes, thread);
-          // An arrival does not wait for loads in flight, and the copy engine would overwrite what they are to read.
-          FenceAsyncShared();
-          __syncwarp();
-          if (lane == 0) BarrierArrive(&sums_empty[place]);
-        };
-        take(upper, 0);
-        take(lower, 1);
+        if (!upper_is_there) reader.template Take<Acc>(upper);
+        upper_is_there = false;
+        reader.template Take<Acc>(lower);
       } else if (!unchanged) {
         Acc::Start(upper, args, spot, spot.m0, thread);
         Acc::Start(lower, args, spot, spot.m0 + 64, thread);
@@ -247,10 +282,43 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
         if (lane == 0) BarrierArrive(&over[warpgroup]);
       }
       if (unchanged) continue;
-      Acc::Store(upper, args, spot, spot.m0, thread);
-      Acc::Store(lower, args, spot, spot.m0 + 64, thread);
+      const auto store = [&](const float(&acc)[Acc::kCount], int m0) {
+        if constexpr (Tile::kNarrow) {
+          if (arguments.sums_by_engine) {
+            char* const own = stores + threadIdx.x / 32 * Tile::kStoreBytes;
+#pragma unroll
+            for (int box = 0; box < Tile::kHalfBoxes; ++box) {
+              if (lane == 0) StoreBoxWaitRead();
+              __syncwarp();
+              Acc::StoreWarpBox(acc, box, own, thread);
+              FenceAsyncShared();
+              __syncwarp();
+              if (lane == 0) {
+                StoreBox(own, &arguments.stores, spot.n0 + 64 * box, m0 + thread / 32 * 16, spot.batch_c);
+                StoreBoxCommit();
+              }
+            }
+            return;
+          }
+        }
+        Acc::Store(acc, args, spot, m0, thread);
+      };
+      store(upper, spot.m0);
+      // Of this warpgroup's next tile, so that its lower half can come while this one's is stored. (Float is stored too slowly to gain by it.)
+      if constexpr (Tile::kAccumulate && Tile::kNarrow) {
+        if (sums_by_engine && index + 2 * stride < arguments.total) {
+          const TileSpot between = locate(index + stride), next = locate(index + 2 * stride);
+          if (next.k_end > next.k_begin) {
+            if (between.k_end > between.k_begin) reader.Skip();
+            reader.template Take<Acc>(upper);
+            upper_is_there = true;
+          }
+        }
+      }
+      store(lower, spot.m0 + 64);
     }
   }
+  if (Tile::kNarrow && warpgroup < 2 && lane == 0) StoreBoxWaitRead();  // the block's memory goes with it
   __syncwarp();
   if constexpr (Tile::kCluster > 1) ClusterBarrier();  // none leaves while another still writes to its memory
 }
@@ -263,10 +331,12 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   args.gemm.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
   args.total = args.gemm.order.matrix_tiles() * args.gemm.groups;
   constexpr int64_t kElements = 16 / sizeof(Out);
-  args.sums_by_engine = Tile::kAccumulate && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % kElements == 0 &&
-                        p.y_batch_stride % kElements == 0;
-  if (args.sums_by_engine)
-    args.sums = MakeTensorMap(p.y, p.w.rows, p.x.rows, p.batch, p.y_stride, p.y_batch_stride, 64, std::is_same_v<Out, float>);
+  args.sums_by_engine = reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % kElements == 0 && p.y_batch_stride % kElements == 0;
+  if (args.sums_by_engine) {
+    const auto map = [&](int rows) { return MakeTensorMap(p.y, p.w.rows, p.x.rows, p.batch, p.y_stride, p.y_batch_stride, rows, !Tile::kNarrow); };
+    args.sums = map(64);
+    args.stores = map(16);
+  }
   static uint64_t allowed = 0;
   AllowSharedMemory(WeightKernel<Tile>, Tile::kSharedBytes, allowed);
   static std::atomic<int> all_slots[64];

@@ -196,17 +196,49 @@ struct Fragment {
     }
   }
 
-  // From a copy of it in shared memory, boxes of 128 bytes times 64 rows, 128-byte swizzled.
-  static __device__ __forceinline__ void LoadShared(float (&acc)[kCount], const char* boxes, int thread) {
-    constexpr int kColumns = 128 / sizeof(Out);
+  // Boxes: 128 bytes of columns times rows of 128 bytes in shared memory, 128-byte swizzled.
+  static constexpr int kBoxColumns = 128 / sizeof(Out);
+
+  // Columns [box * kBoxColumns, ...) from a box of 64 rows.
+  static __device__ __forceinline__ void LoadBox(float (&acc)[kCount], int box, const char* from, int thread) {
+    if constexpr (std::is_same_v<Out, float>) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+      for (int h = 0; h < 2; ++h) {
 #pragma unroll
-      for (int j = 0; j < kTileN / 4 / kUnit; ++j) {
-        const int row = Row(thread) + 8 * h, column = kUnit * (FirstUnit(thread) + 4 * j);
-        Spread(acc, h, j, *reinterpret_cast<const Unit*>(boxes + column / kColumns * 8192 + SwizzledOffset(row, column % kColumns * sizeof(Out))), thread);
+        for (int j = 0; j < 2; ++j) {
+          const Unit unit = *reinterpret_cast<const Unit*>(from + SwizzledOffset(Row(thread) + 8 * h, 16 * (FirstUnit(thread) + 4 * j)));
+          Spread(acc, h, 2 * box + j, unit, thread);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        uint32_t r[4];
+        LoadMatrices(r, from + MatrixOffset(thread / 32 * 16, j, thread));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float2 two = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&r[i]));
+          acc[32 * box + 8 * j + 2 * i] = two.x;
+          acc[32 * box + 8 * j + 2 * i + 1] = two.y;
+        }
       }
     }
+  }
+
+  // A warp's 16 rows of them to a box of 16 rows; bf16.
+  static __device__ __forceinline__ void StoreWarpBox(const float (&acc)[kCount], int box, char* to, int thread) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float* const a = acc + 32 * box + 8 * j;
+      const uint32_t r[4] = {PackBF16(a[0], a[1]), PackBF16(a[2], a[3]), PackBF16(a[4], a[5]), PackBF16(a[6], a[7])};
+      StoreMatrices(r, to + MatrixOffset(0, j, thread));
+    }
+  }
+
+  // 16 columns of 16 rows are four matrices: of the first eight columns the upper and the lower, then of the last. Where this thread's row of
+  // them begins in a box, for columns [16 j, 16 j + 16).
+  static __device__ __forceinline__ uint32_t MatrixOffset(int first_row, int j, int thread) {
+    return SwizzledOffset(first_row + thread % 16, 32 * j + thread % 32 / 16 * 16);
   }
 
   template <bool kWhole>

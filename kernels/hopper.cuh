@@ -96,6 +96,16 @@ __device__ __forceinline__ void CopyGatedBox(void* to, const CUtensorMap* map, i
       "l"(map), "r"(inner), "r"(0), "r"(pair), "r"(batch), "r"(SharedAddress(barrier))
       : "memory");
 }
+// The other way: a box from shared memory to where it lies in the tensor; what lies outside stays as it is. A thread's boxes between two
+// commits are a group.
+__device__ __forceinline__ void StoreBox(const void* from, const CUtensorMap* map, int inner, int outer, int batch) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(map), "r"(inner), "r"(outer), "r"(batch),
+               "r"(SharedAddress(from))
+               : "memory");
+}
+__device__ __forceinline__ void StoreBoxCommit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until this thread's groups have been read from shared memory.
+__device__ __forceinline__ void StoreBoxWaitRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
@@ -194,6 +204,19 @@ __device__ __forceinline__ uint32_t Transpose8x8(uint32_t r) {
   uint32_t t;
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(t) : "r"(r));
   return t;
+}
+
+// Four 8 x 8 matrices of 16 bits between shared memory and a warp: row r of matrix i is the 16 bytes at the `row` that lane 8 i + r gives, and r[i]
+// has this thread's two neighbours of it: row lane / 4, columns 2 (lane % 4) and the next.
+__device__ __forceinline__ void LoadMatrices(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(SharedAddress(row))
+               : "memory");
+}
+__device__ __forceinline__ void StoreMatrices(const uint32_t (&r)[4], void* row) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(SharedAddress(row)), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
 }
 
 __device__ __forceinline__ int Multiprocessor() {

@@ -60,6 +60,12 @@ struct Thread {
   };
   std::vector<Copy> open_copies;
   std::deque<std::vector<Copy>> copies;  // groups; empty when done at once
+  struct BoxStore {
+    const char* from;
+    TensorMap map;
+    int at[TensorMap::kMaxRank];
+  };
+  std::vector<BoxStore> open_stores, stores;  // committed: read from shared memory at the latest when that is waited for
 };
 
 using Waiting = std::vector<Thread*>;
@@ -186,6 +192,7 @@ void Leave(Thread& thread) {
   --block.live;
   --warp.live;
   CHECK(thread.open_copies.empty()) << "copies that were never committed";
+  CHECK(thread.open_stores.empty() && thread.stores.empty()) << "shared memory that ended before the boxes stored from it";
   if (warp.live > 0 && static_cast<int>(warp.meeting.size()) == warp.live) Wake(warp.meeting);
   if (block.live > 0 && static_cast<int>(block.all.size()) == block.live) Wake(block.all);
   if (machine.live > 0 && static_cast<int>(machine.cluster.size()) == machine.live) Wake(machine.cluster);
@@ -269,6 +276,36 @@ void Send(EngineCopy copy) {
   Release(copy.data.data());
   machine.engine.push_back(std::move(copy));
   if (machine.Chance(3)) Finish(machine.engine.size() - 1);
+}
+
+TensorMap MapAt(const CUtensorMap* map) {
+  TensorMap m;
+  std::memcpy(&m, map, sizeof m);
+  return m;
+}
+
+size_t Elements(const TensorMap& m) {
+  size_t elements = 1;
+  for (int d = 0; d < m.rank; ++d) elements *= m.box[d];
+  return elements;
+}
+
+// f(number in the box, its place in memory) for each element of the box at these coordinates that lies inside the tensor.
+template <typename F>
+void ForEachInside(const TensorMap& m, const int* coordinates, F f) {
+  int at[TensorMap::kMaxRank] = {};
+  const size_t elements = Elements(m);
+  for (size_t i = 0; i < elements; ++i) {
+    char* element = m.data;
+    bool inside = true;
+    for (int d = 0; d < m.rank; ++d) {
+      const int64_t place = int64_t{coordinates[d]} + at[d];
+      inside &= place >= 0 && place < static_cast<int64_t>(m.sizes[d]);
+      element += place * static_cast<int64_t>(d == 0 ? m.element_bytes : m.strides[d - 1]);
+    }
+    if (inside) f(i, element);
+    for (int d = 0; d < m.rank && ++at[d] == m.box[d]; ++d) at[d] = 0;
+  }
 }
 
 void Do(const Thread::Copy& copy) {
@@ -514,31 +551,41 @@ void CopyBulk(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
 }
 
 void CopyBox(void* to, const CUtensorMap* map, const int* coordinates, uint64_t* barrier, uint32_t blocks) {
-  TensorMap m;
-  std::memcpy(&m, map, sizeof m);
+  const TensorMap m = MapAt(map);
   const Block& own = OwnBlock();
   CHECK_EQ(AddressIn(own, to, 0) % 128, 0u) << "a box that is not at a multiple of 128 bytes";
-  size_t elements = 1;
-  for (int d = 0; d < m.rank; ++d) elements *= m.box[d];
-  std::vector<char> data(elements * m.element_bytes);
-  int at[TensorMap::kMaxRank] = {};
-  for (size_t i = 0; i < elements; ++i) {
-    const char* source = m.data;
-    bool inside = true;
-    for (int d = 0; d < m.rank; ++d) {
-      const int64_t place = int64_t{coordinates[d]} + at[d];
-      inside &= place >= 0 && place < static_cast<int64_t>(m.sizes[d]);
-      source += place * static_cast<int64_t>(d == 0 ? m.element_bytes : m.strides[d - 1]);
-    }
-    if (inside) std::memcpy(&data[i * m.element_bytes], source, m.element_bytes);
-    for (int d = 0; d < m.rank && ++at[d] == m.box[d]; ++d) at[d] = 0;
-  }
+  std::vector<char> data(Elements(m) * m.element_bytes);
+  ForEachInside(m, coordinates, [&](size_t i, const char* element) { std::memcpy(&data[i * m.element_bytes], element, m.element_bytes); });
   if (blocks == 0) return Send({std::move(data), static_cast<char*>(to), true, barrier, static_cast<int>(own.rank)});
   CHECK_EQ(blocks >> machine.shape.cluster, 0u) << "a block of another cluster";
   for (unsigned b = 0; b < machine.shape.cluster; ++b) {
     if ((blocks >> b & 1) == 0) continue;
     Send({data, static_cast<char*>(InBlock(to, b)), true, static_cast<uint64_t*>(InBlock(barrier, b)), static_cast<int>(b)});
   }
+}
+
+void StoreBox(const void* from, const CUtensorMap* map, const int* coordinates) {
+  Thread::BoxStore store = {static_cast<const char*>(from), MapAt(map), {}};
+  std::copy_n(coordinates, store.map.rank, store.at);
+  CHECK_EQ(AddressIn(OwnBlock(), from, Elements(store.map) * store.map.element_bytes) % 128, 0u) << "a box that is not at a multiple of 128 bytes";
+  Self().open_stores.push_back(store);
+}
+void StoreBoxCommit() {
+  Thread& self = Self();
+  self.stores.insert(self.stores.end(), self.open_stores.begin(), self.open_stores.end());
+  self.open_stores.clear();
+  if (machine.Chance(2)) StoreBoxWaitRead();
+}
+void StoreBoxWaitRead() {
+  for (const Thread::BoxStore& store : Self().stores) {
+    const Block& own = OwnBlock();
+    const uint32_t from = AddressIn(own, store.from, 0);
+    ForEachInside(store.map, store.at, [&](size_t i, char* element) {
+      const auto offset = static_cast<uint32_t>(i * store.map.element_bytes);
+      std::memcpy(element, InShared(own, Swizzled(from + offset), store.map.element_bytes), store.map.element_bytes);
+    });
+  }
+  Self().stores.clear();
 }
 
 void CopyAsync(void* to, const void* from, bool present) {

@@ -73,6 +73,11 @@ void CopyBulk(void* to, const void* from, uint32_t bytes, uint64_t* barrier);
 // A box of a tensor map at these coordinates, to this place of every block of the cluster that `blocks` has a bit for (0: this one).
 void CopyBox(void* to, const CUtensorMap* map, const int* coordinates, uint64_t* barrier, uint32_t blocks);
 
+// A box from here to where it lies in the tensor, in a group that ends with the commit.
+void StoreBox(const void* from, const CUtensorMap* map, const int* coordinates);
+void StoreBoxCommit();
+void StoreBoxWaitRead();
+
 void CopyAsync(void* to, const void* from, bool present);  // 16 bytes, or zeros
 void CopyAsyncCommit();
 void CopyAsyncWait(int pending);

@@ -56,7 +56,7 @@ CUresult EncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank
                      const cuuint32_t* box, const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
                      CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
   TensorMap m = {};
-  m.data = static_cast<const char*>(data);
+  m.data = static_cast<char*>(const_cast<void*>(data));
   m.rank = static_cast<uint8_t>(rank);
   m.element_bytes = type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 ? 4 : 2;
   // What the driver asks of tensor maps (CUDA Driver API, cuTensorMapEncodeTiled).

@@ -9,7 +9,7 @@ namespace grouper::emulator {
 
 struct TensorMap {
   static constexpr int kMaxRank = 5;
-  const char* data;
+  char* data;
   uint64_t sizes[kMaxRank];
   uint64_t strides[kMaxRank - 1];  // bytes, of dimensions 1 on
   uint16_t box[kMaxRank];

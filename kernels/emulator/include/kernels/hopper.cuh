@@ -37,6 +37,12 @@ inline void CopyGatedBox(void* to, const CUtensorMap* map, int inner, int pair, 
   const int at[5] = {inner, 0, 0, pair, batch};
   emulator::CopyBox(to, map, at, barrier, 0);
 }
+inline void StoreBox(const void* from, const CUtensorMap* map, int inner, int outer, int batch) {
+  const int at[3] = {inner, outer, batch};
+  emulator::StoreBox(from, map, at);
+}
+inline void StoreBoxCommit() { emulator::StoreBoxCommit(); }
+inline void StoreBoxWaitRead() { emulator::StoreBoxWaitRead(); }
 inline void PrefetchMap(const CUtensorMap*) {}
 inline void FenceAsyncShared() {}
 
@@ -93,6 +99,20 @@ inline uint32_t Transpose8x8(uint32_t r) {
     result |= (from >> (row % 2 * 16) & 0xffff) << (16 * e);
   }
   return result;
+}
+
+// Where this thread's two neighbours of matrix i are, of the rows that all lanes have given.
+inline char* InMatrix(const uint64_t* rows, int i) {
+  const int lane = emulator::Lane();
+  return reinterpret_cast<char*>(rows[8 * i + lane / 4]) + lane % 4 * 4;
+}
+inline void LoadMatrices(uint32_t (&r)[4], const void* row) {
+  const uint64_t* const rows = emulator::Exchange(reinterpret_cast<uint64_t>(row));
+  for (int i = 0; i < 4; ++i) std::memcpy(&r[i], InMatrix(rows, i), 4);
+}
+inline void StoreMatrices(const uint32_t (&r)[4], void* row) {
+  const uint64_t* const rows = emulator::Exchange(reinterpret_cast<uint64_t>(row));
+  for (int i = 0; i < 4; ++i) std::memcpy(InMatrix(rows, i), &r[i], 4);
 }
 
 inline int Multiprocessor() { return emulator::Multiprocessor(); }
