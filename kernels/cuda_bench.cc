@@ -230,8 +230,10 @@ absl::Status GroupedLines(CudaBench& bench, int64_t experts, int64_t rows, int64
   std::vector<int32_t> offsets(static_cast<size_t>(experts) + 1);
   for (int64_t r = 0; r < rows; ++r) ++offsets[random() % static_cast<uint32_t>(experts) + 1];
   std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  // On the device, where a router leaves them.
+  const Tensor device_offsets(bench.Put(offsets), DType::kI32, {experts + 1}, kDevice);
   const Tensor w = bench.Random({experts, n, k}), x = bench.Random({rows, k}), y = bench.New(DType::kBF16, {rows, n});
-  GroupedLinear(bench.stream(), x, offsets, {}, w, nullptr, y);
+  GroupedLinear(bench.stream(), x, device_offsets, {}, w, nullptr, y);
   for (int64_t i = 0; i < 32; ++i) {
     const int64_t row = i * 7919 % rows, column = i * 104729 % n;
     const int64_t expert = std::upper_bound(offsets.begin(), offsets.end(), row) - offsets.begin() - 1;
@@ -241,16 +243,16 @@ absl::Status GroupedLines(CudaBench& bench, int64_t experts, int64_t rows, int64
   const double flops = 2.0 * static_cast<double>(rows * n * k),
                bytes = 2.0 * static_cast<double>(experts * n * k + rows * (n + k));
   bench.Line(name, training ? flops : 0, training ? 0 : bytes,
-             [&](int) { GroupedLinear(bench.stream(), x, offsets, {}, w, nullptr, y); });
+             [&](int) { GroupedLinear(bench.stream(), x, device_offsets, {}, w, nullptr, y); });
   if (training) {
     const Tensor dx = bench.New(DType::kBF16, {rows, k}), dw = bench.Zero(DType::kF32, {experts, n, k});
     bench.Line("cuda grouped dx " + shape, flops, 0,
-               [&](int) { GroupedLinearBackwardInput(bench.stream(), y, offsets, w, dx); });
+               [&](int) { GroupedLinearBackwardInput(bench.stream(), y, device_offsets, w, dx); });
     const Tensor dy = bench.Random({rows, n}), narrow = bench.Zero(DType::kBF16, {experts, n, k});
     // A step's first micro-batch writes the gradients (=), the others add to them.
     for (const bool accumulate : {true, false}) {
       const std::string what = accumulate ? "" : "= ";
-      GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, dw, accumulate);
+      GroupedLinearBackwardWeight(bench.stream(), dy, x, device_offsets, {}, dw, accumulate);
       for (int64_t i = 0; i < 16; ++i) {
         const int64_t expert = i * 31 % experts, row = i * 7919 % n, column = i * 104729 % k, begin = offsets[static_cast<size_t>(expert)];
         const Sum want = Dot(bench, begin * n + row, n, begin * k + column, k, offsets[static_cast<size_t>(expert) + 1] - begin);
@@ -258,9 +260,9 @@ absl::Status GroupedLines(CudaBench& bench, int64_t experts, int64_t rows, int64
       }
       const double sums = (accumulate ? 2.0 : 1.0) * static_cast<double>(experts * n * k);
       bench.Line("cuda grouped dw " + what + shape, flops, 4 * sums,
-                 [&](int) { GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, dw, accumulate); });
+                 [&](int) { GroupedLinearBackwardWeight(bench.stream(), dy, x, device_offsets, {}, dw, accumulate); });
       bench.Line("cuda grouped dw in bf16 " + what + shape, flops, 2 * sums,
-                 [&](int) { GroupedLinearBackwardWeight(bench.stream(), dy, x, offsets, {}, narrow, accumulate); });
+                 [&](int) { GroupedLinearBackwardWeight(bench.stream(), dy, x, device_offsets, {}, narrow, accumulate); });
     }
   }
   bench.Reset();

@@ -43,7 +43,11 @@ double Cost(int64_t tiles, int64_t steps, int tile_m, int tile_n, int blocks) {
 double WeightCost(int64_t tiles, int64_t steps, int tile_n, bool pairs, bool accumulate, int sum_bytes) {
   const double multiply = static_cast<double>(steps) * (tile_n == 192 ? 640 : 475) * (pairs ? 1 : 1.2);
   double sums = sum_bytes * 128 * tile_n / 18.5;  // a multiprocessor's share of the memory's bandwidth
-  if (accumulate) sums *= tile_n == 128 ? 2.25 : sum_bytes == 2 ? 2.5 : 3;  // with 192 registers are short
+  if (accumulate) {
+    sums *= tile_n == 128 ? 2.25 : sum_bytes == 2 ? 2.5 : 3;  // with 192 fewer stages are left
+  } else if (tile_n == 192 && sum_bytes == 4) {
+    sums *= 1.3;
+  }
   const double tile = 800 + std::cbrt(multiply * multiply * multiply + sums * sums * sums);
   return static_cast<double>(Tiles(tiles, NumMultiprocessors())) * tile + sums;
 }
@@ -79,6 +83,50 @@ GemmOperand Readable(Stream& stream, const GemmOperand& x, bool mn_major, int64_
                x.batch_stride, inner, outer, batch, padded, copy);
   return {copy, x.rows, mn_major ? 1 : padded, mn_major ? padded : 1, outer * padded};
 }
+
+// to[b][r][c] = from[b][r][c], rows and matrices with their strides.
+template <typename T>
+__global__ void CopyMatricesKernel(const T* from, int64_t from_stride, int64_t from_batch, int64_t columns, T* to, int64_t to_stride, int64_t to_batch) {
+  const T* const from_row = from + blockIdx.y * from_batch + blockIdx.x * from_stride;
+  T* const to_row = to + blockIdx.y * to_batch + blockIdx.x * to_stride;
+  for (int64_t c = threadIdx.x; c < columns; c += blockDim.x) to_row[c] = from_row[c];
+}
+
+// Sums over tokens are read and written 16 bytes at a time. Where y does not allow that they go to matrices that do, and from there to y.
+class AlignedSums {
+ public:
+  AlignedSums(Stream& stream, GemmProblem& p) : stream_(stream), y_(p.y), stride_(p.y_stride), batch_stride_(p.y_batch_stride), p_(p) {
+    const int64_t unit = p.y_float ? 4 : 8;
+    if (reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % unit == 0 && p.y_batch_stride % unit == 0 && p.w.rows % unit == 0) return;
+    copied_ = true;
+    p.y_stride = (p.w.rows + unit - 1) / unit * unit;
+    p.y_batch_stride = p.x.rows * p.y_stride;
+    p.y = stream.scratch.Allocate(static_cast<size_t>(p.batch * p.y_batch_stride) * (p.y_float ? 4 : 2));
+    if (p.accumulate) Copy(y_, stride_, batch_stride_, p.y, p.y_stride, p.y_batch_stride);
+  }
+  // After the product.
+  void Finish() const {
+    if (copied_) Copy(p_.y, p_.y_stride, p_.y_batch_stride, y_, stride_, batch_stride_);
+  }
+
+ private:
+  void Copy(const void* from, int64_t from_stride, int64_t from_batch, void* to, int64_t to_stride, int64_t to_batch) const {
+    const dim3 grid(static_cast<unsigned>(p_.x.rows), static_cast<unsigned>(p_.batch));
+    if (p_.y_float) {
+      LaunchKernel(stream_, grid, 128, 0, CopyMatricesKernel<float>, static_cast<const float*>(from), from_stride, from_batch, p_.w.rows,
+                   static_cast<float*>(to), to_stride, to_batch);
+    } else {
+      LaunchKernel(stream_, grid, 128, 0, CopyMatricesKernel<uint16_t>, static_cast<const uint16_t*>(from), from_stride, from_batch, p_.w.rows,
+                   static_cast<uint16_t*>(to), to_stride, to_batch);
+    }
+  }
+
+  Stream& stream_;
+  void* const y_;
+  const int64_t stride_, batch_stride_;
+  const GemmProblem& p_;
+  bool copied_ = false;
+};
 
 // An empty sum: y = bias or 0.
 template <typename Out>
@@ -157,7 +205,13 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
       if (cost < best) best = cost, v.tokens_on_n = true, v.tile_n = tile;
     }
   }
-  LaunchGemm(stream, v, p);
+  if (sums_tokens) {
+    const AlignedSums sums(stream, p);
+    LaunchGemm(stream, v, p);
+    sums.Finish();
+  } else {
+    LaunchGemm(stream, v, p);
+  }
   stream.scratch.Release(mark);
 }
 

@@ -4,9 +4,10 @@
 // With few tokens an expert (512, say) such a product moves as many bytes of sums as it multiplies: 8 m n bytes of float read and written
 // against 2 m n k operations. So tiles take turns: each of a block's two warpgroups has tiles of its own, 128 rows of them in registers, and while
 // one multiplies the other stores its last sums and reads its next ones. The copy engine brings those, in boxes of 8 KB, and takes bf16 sums
-// away, in boxes of 2 KB that belong to a warp; a tile's upper half is read before the last one's lower half is stored. Tiles follow one another in one ring
-// of stages; a warpgroup starts on it when the other has seen all of its own tile's stages full (a barrier's parity does not tell which of two
-// rounds is over). Two blocks, one below the other in dW, may form a cluster: each fetches half of what both read of x.
+// away, in boxes of 2 KB that belong to a warp; of bf16 a tile's upper half is read before the last one's lower half is stored, so that the lower
+// half can come meanwhile. Tiles follow one another in one ring of stages; a warpgroup starts on it when the other has seen all of its own tile's
+// stages full (a barrier's parity does not tell which of two rounds is over). Two blocks, one below the other in dW, may form a cluster: each
+// fetches half of what both read of x.
 //
 // An expert's tokens seldom end with a stage's 64. A warp of its own zeroes what lies between its last token and the next 16 of k before the
 // warpgroups are told that the stage is full; beyond them nothing is multiplied. (The first stage is multiplied whole, even with
@@ -22,7 +23,7 @@ struct WeightArguments {
   GemmArguments gemm;
   int total;                 // tiles
   CUtensorMap sums, stores;  // of C: boxes of 128 bytes times 64 rows to read, times 16 to store
-  bool sums_by_engine;       // the copy engine can read and write C
+  bool two_fetch;            // a warp for A, one for B
 };
 
 template <int kBlockN_, int kCluster_, typename Out_, bool kAccumulate_>
@@ -43,282 +44,363 @@ struct WeightTile {
   static constexpr int kLeft = (kFree - kStages * (kBytesA + kBytesB)) / kPlaceBytes;
   static constexpr int kPlaces = !kAccumulate ? 0 : kLeft < 2 * kHalfBoxes ? kLeft : 2 * kHalfBoxes;
   static constexpr int kPart = 64 / kCluster;  // of a stage's 64 tokens of x, what a block fetches
+  static constexpr bool kClips = !kNarrow || kBlockN != 128;  // a last tile is as wide as its columns (bf16 tiles of 128 lose more than they gain)
   static constexpr int kBarriers = 3 * kStages + 2 + 3 * kPlaces;
   static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + kPlaces * kPlaceBytes + 8 * kStoreBytes + 8 * kBarriers;
   static_assert(kStages >= 3 && kStages <= 32 && kSharedBytes <= 227 * 1024);
 };
 
-// What one warpgroup takes of the sums that the copy engine brings. Both warpgroups' boxes go through the same places in turn.
-template <typename Tile>
-struct SumsReader {
-  char* sums;
-  uint64_t *full, *empty;
-  int warpgroup, thread;
-  int place = 0;         // of the next box
-  uint32_t parities = 0;  // of each place's next round for this warpgroup
-
-  // The next 64 rows.
-  template <typename Acc>
-  __device__ __forceinline__ void Take(float (&acc)[Acc::kCount]) {
-#pragma unroll
-    for (int box = 0; box < Tile::kHalfBoxes; ++box) {
-      BarrierWait(&full[2 * place + warpgroup], parities >> place & 1);
-      parities ^= 1u << place;
-      Acc::LoadBox(acc, box, sums + place * Tile::kPlaceBytes, thread);
-      // An arrival does not wait for loads in flight, and the copy engine would overwrite what they are to read.
-      FenceAsyncShared();
-      __syncwarp();
-      if (thread % 32 == 0) BarrierArrive(&empty[place]);
-      if (++place == Tile::kPlaces) place = 0;
-    }
-  }
-  // A tile of the other warpgroup's.
-  __device__ void Skip() {
-    if constexpr (Tile::kPlaces > 0) place = (place + 2 * Tile::kHalfBoxes) % Tile::kPlaces;
-  }
+// A tile as one block sees it. The last tile of a row of tiles may be narrower: of its columns whole boxes are read and multiplied, 64 wide.
+struct WeightSpot : TileSpot {
+  int tokens, boxes;  // boxes: of x, in a stage
 };
 
-template <typename Tile>
-__global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_constant__ WeightArguments arguments) {
-  const GemmArguments& args = arguments.gemm;
-  GROUPER_DYNAMIC_SHARED(char, shared_raw);
-  char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
-  char* const sums = shared + Tile::kStages * (Tile::kBytesA + Tile::kBytesB);
-  char* const stores = sums + Tile::kPlaces * Tile::kPlaceBytes;
-  uint64_t* full = reinterpret_cast<uint64_t*>(stores + 8 * Tile::kStoreBytes);
-  uint64_t* empty = full + Tile::kStages;
-  uint64_t* arrived = empty + Tile::kStages;  // a stage whose end is yet to be zeroed
-  uint64_t* over = arrived + Tile::kStages;   // a warpgroup's turn
-  uint64_t *sums_full = over + 2, *sums_empty = sums_full + 2 * Tile::kPlaces;  // full: by place and warpgroup; empty: by place
-  const auto stage_a = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB); };
-  const auto stage_b = [&](int s) { return shared + s * (Tile::kBytesA + Tile::kBytesB) + Tile::kBytesA; };
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < Tile::kStages; ++s) {
-      BarrierInit(&full[s], 1);
-      BarrierInit(&empty[s], 4 * Tile::kCluster);
-      BarrierInit(&arrived[s], 1);
-    }
-    for (int w = 0; w < 2; ++w) BarrierInit(&over[w], 4);
-    for (int i = 0; i < 2 * Tile::kPlaces; ++i) BarrierInit(&sums_full[i], 1);
-    for (int place = 0; place < Tile::kPlaces; ++place) BarrierInit(&sums_empty[place], 4);
-    BarrierInitFence();
-    PrefetchMap(&args.a);
-    PrefetchMap(&args.b);
-    if (arguments.sums_by_engine && Tile::kAccumulate) PrefetchMap(&arguments.sums);
-    if (arguments.sums_by_engine && Tile::kNarrow) PrefetchMap(&arguments.stores);
-  }
-  ClusterBarrier();
-  const int rank = Tile::kCluster == 1 ? 0 : static_cast<int>(RankInCluster());
-  const int first = blockIdx.x / Tile::kCluster, stride = gridDim.x / Tile::kCluster;
-  const int warpgroup = threadIdx.x / 128, lane = threadIdx.x % 32;
-  int stage = 0;
-  uint32_t phase = 0;
-  const auto advance = [&](int steps) {
-    stage += steps;
-    phase ^= stage / Tile::kStages & 1;
-    stage %= Tile::kStages;
-  };
-  const auto locate = [&](int index) {
-    TileSpot spot;
-    spot.m_end = args.m;
-    spot.n_end = args.n;
-    int row, column;
-    args.order.Locate(index, &spot.batch_c, &row, &column);
-    spot.m0 = row * Tile::kTileM + rank * Tile::kBlockM;
-    spot.n0 = column * Tile::kTileN;
-    spot.k_begin = args.offsets != nullptr ? args.offsets[spot.batch_c] : spot.batch_c * args.chunk;
-    spot.k_end = args.offsets != nullptr ? args.offsets[spot.batch_c + 1] : min(args.k, (spot.batch_c + 1) * args.chunk);
-    return spot;
-  };
+// The first elements of an array.
+template <int kCount, int kAll>
+__device__ __forceinline__ float (&First(float (&x)[kAll]))[kCount] {
+  static_assert(kCount <= kAll);
+  return reinterpret_cast<float(&)[kCount]>(x);
+}
 
-  if (warpgroup == 2) {
-    GiveRegisters<40>();
-    const int warp = threadIdx.x % 128 / 32;
-    if (warp == 0 && lane == 0) {
-      for (int index = first; index < arguments.total; index += stride) {
-        const TileSpot spot = locate(index);
-        for (int k = spot.k_begin; k < spot.k_end; k += 64) {
-          BarrierWait(&empty[stage], phase ^ 1);
-          uint64_t* const barrier = spot.k_end - k < 64 ? &arrived[stage] : &full[stage];
-          BarrierExpect(barrier, Tile::kBytesA + Tile::kBytesB);
-          for (int i = 0; i < Tile::kBlockM / 64; ++i)
-            CopyBox(stage_a(stage) + i * 8192, &args.a, spot.m0 + i * 64, k, 0, barrier);
+// One block: what its warps do, and the shared memory by which they do it.
+template <typename Tile>
+class WeightBlock {
+  using Out = typename Tile::Out;
+  using Acc = Fragment<Tile::kBlockN, false, Out>;
+  static constexpr int kSumColumns = 128 / sizeof(Out);  // of a box
+
+ public:
+  __device__ __forceinline__ WeightBlock(const WeightArguments& arguments, char* shared)
+      : arguments_(arguments),
+        args_(arguments.gemm),
+        stages_(shared),
+        sums_(stages_ + Tile::kStages * (Tile::kBytesA + Tile::kBytesB)),
+        stores_(sums_ + Tile::kPlaces * Tile::kPlaceBytes),
+        full_(reinterpret_cast<uint64_t*>(stores_ + 8 * Tile::kStoreBytes)),
+        empty_(full_ + Tile::kStages),
+        arrived_(empty_ + Tile::kStages),
+        over_(arrived_ + Tile::kStages),
+        sums_full_(over_ + 2),
+        sums_empty_(sums_full_ + 2 * Tile::kPlaces),
+        rank_(Tile::kCluster == 1 ? 0 : static_cast<int>(RankInCluster())),
+        first_(blockIdx.x / Tile::kCluster),
+        stride_(gridDim.x / Tile::kCluster),
+        lane_(threadIdx.x % 32) {}
+
+  // One thread, before all others.
+  __device__ __forceinline__ void Init() {
+    for (int s = 0; s < Tile::kStages; ++s) {
+      BarrierInit(&full_[s], 1);
+      BarrierInit(&empty_[s], 4 * Tile::kCluster);
+      BarrierInit(&arrived_[s], 1);
+    }
+    for (int w = 0; w < 2; ++w) BarrierInit(&over_[w], 4);
+    for (int i = 0; i < 2 * Tile::kPlaces; ++i) BarrierInit(&sums_full_[i], 1);
+    for (int place = 0; place < Tile::kPlaces; ++place) BarrierInit(&sums_empty_[place], 4);
+    BarrierInitFence();
+    PrefetchMap(&args_.a);
+    PrefetchMap(&args_.b);
+    if (Tile::kAccumulate) PrefetchMap(&arguments_.sums);
+    if (Tile::kNarrow) PrefetchMap(&arguments_.stores);
+  }
+
+  // One thread: A, B or both of all stages.
+  __device__ __forceinline__ void FetchTokens(bool a, bool b) {
+    Ring ring;
+    for (int index = first_; index < arguments_.total; index += stride_) {
+      const WeightSpot spot = Locate(index);
+      for (int k = spot.k_begin; k < spot.k_end; k += 64) {
+        BarrierWait(&empty_[ring.stage], ring.phase ^ 1);
+        uint64_t* const barrier = spot.k_end - k < 64 ? &arrived_[ring.stage] : &full_[ring.stage];
+        if (a) {
+          BarrierExpect(barrier, Tile::kBytesA + spot.boxes * 8192);
+#pragma unroll
+          for (int i = 0; i < Tile::kBlockM / 64; ++i) CopyBox(StageA(ring.stage) + i * 8192, &args_.a, spot.m0 + i * 64, k, 0, barrier);
+        }
+        if (b) {
+#pragma unroll
           for (int i = 0; i < Tile::kBlockN / 64; ++i) {
+            if (i >= spot.boxes) break;
             if constexpr (Tile::kCluster == 1) {
-              CopyBox(stage_b(stage) + i * 8192, &args.b, spot.n0 + i * 64, k, 0, barrier);
+              CopyBox(StageB(ring.stage) + i * 8192, &args_.b, spot.n0 + i * 64, k, 0, barrier);
             } else {
-              const int part = rank * Tile::kPart;
-              CopyBoxToCluster(stage_b(stage) + i * 8192 + part * 128, &args.b, spot.n0 + i * 64, k + part, 0, barrier,
+              const int part = rank_ * Tile::kPart;
+              CopyBoxToCluster(StageB(ring.stage) + i * 8192 + part * 128, &args_.b, spot.n0 + i * 64, k + part, 0, barrier,
                                (1 << Tile::kCluster) - 1);
             }
           }
-          advance(1);
         }
+        ring.Advance(1);
       }
-    } else if (Tile::kAccumulate && warp == 1 && lane == 0 && arguments.sums_by_engine) {
-      int place = 0;
-      uint32_t round = 0;
-      for (int index = first, turn = 0; index < arguments.total; index += stride, turn ^= 1) {
-        const TileSpot spot = locate(index);
-        if (spot.k_begin >= spot.k_end) continue;
-        for (int i = 0; i < 2 * Tile::kHalfBoxes; ++i) {
-          const int half = i / Tile::kHalfBoxes, box = i % Tile::kHalfBoxes;
-          uint64_t* const barrier = &sums_full[2 * place + turn];
-          BarrierWait(&sums_empty[place], round ^ 1);
+    }
+  }
+
+  // One thread: both warpgroups' sums, each warpgroup's own barrier for each place.
+  __device__ __forceinline__ void FetchSums() {
+    int place = 0;
+    uint32_t round = 0;
+    for (int index = first_, turn = 0; index < arguments_.total; index += stride_, turn ^= 1) {
+      const WeightSpot spot = Locate(index);
+      if (spot.tokens == 0) continue;
+      for (int half = 0; half < 2; ++half) {
+        for (int box = 0; box < Tile::kHalfBoxes; ++box) {
+          uint64_t* const barrier = &sums_full_[2 * place + turn];
+          BarrierWait(&sums_empty_[place], round ^ 1);
           BarrierExpect(barrier, Tile::kPlaceBytes);
-          CopyBox(sums + place * Tile::kPlaceBytes, &arguments.sums, spot.n0 + box * (128 / static_cast<int>(sizeof(typename Tile::Out))),
-                  spot.m0 + 64 * half, spot.batch_c, barrier);
+          CopyBox(sums_ + place * Tile::kPlaceBytes, &arguments_.sums, spot.n0 + box * kSumColumns, spot.m0 + 64 * half, spot.batch_c, barrier);
           if (++place == Tile::kPlaces) {
             place = 0;
             round ^= 1;
           }
         }
       }
-    } else if (warp == 2) {
-      uint32_t parities = 0;  // a stage's next round of `arrived`
-      for (int index = first; index < arguments.total; index += stride) {
-        const TileSpot spot = locate(index);
-        const int tokens = max(spot.k_end - spot.k_begin, 0), valid = tokens % 64;
-        advance(tokens / 64);
-        if (valid == 0) continue;
-        BarrierWait(&arrived[stage], parities >> stage & 1);
-        parities ^= 1u << stage;
-        // Rows [valid, the next 16 of k) of all boxes, which follow one another; up to the end where there is no other stage (see `whole`).
-        const int rows = tokens < 64 ? 64 - valid : (16 - valid % 16) % 16;
-        for (int i = lane; i < (Tile::kBlockM + Tile::kBlockN) / 64 * rows * 8; i += 32) {
-          const int row = i / 8;
-          *reinterpret_cast<uint4*>(stage_a(stage) + row / rows * 8192 + (valid + row % rows) * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
-        }
-        FenceAsyncShared();
-        __syncwarp();
-        if (lane == 0) BarrierArrive(&full[stage]);
-        advance(1);
-      }
     }
-  } else {
-    TakeRegisters<232>();
-    using Acc = Fragment<Tile::kBlockN, false, typename Tile::Out>;
-    const int thread = threadIdx.x % 128;
-    // Tells all that write to it that a stage has been read.
-    const auto release = [&](int s) {
-      if constexpr (Tile::kCluster == 1) {
-        if (lane == 0) BarrierArrive(&empty[s]);
-      } else {
-        if (lane < Tile::kCluster) BarrierArriveAt(&empty[s], static_cast<uint32_t>(lane));
+  }
+
+  // A warp.
+  __device__ __forceinline__ void ZeroEnds() {
+    Ring ring;
+    uint32_t parities = 0;  // a stage's next round of `arrived`
+    for (int index = first_; index < arguments_.total; index += stride_) {
+      const WeightSpot spot = Locate(index);
+      const int valid = spot.tokens % 64;
+      ring.Advance(spot.tokens / 64);
+      if (valid == 0) continue;
+      BarrierWait(&arrived_[ring.stage], parities >> ring.stage & 1);
+      parities ^= 1u << ring.stage;
+      // Rows [valid, the next 16 of k) of all boxes, which follow one another; up to the end where there is no other stage (see `whole`).
+      const int rows = spot.tokens < 64 ? 64 - valid : (16 - valid % 16) % 16;
+      for (int i = lane_; i < (Tile::kBlockM / 64 + spot.boxes) * rows * 8; i += 32) {
+        const int row = i / 8;
+        *reinterpret_cast<uint4*>(StageA(ring.stage) + row / rows * 8192 + (valid + row % rows) * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
       }
-    };
+      FenceAsyncShared();
+      __syncwarp();
+      if (lane_ == 0) BarrierArrive(&full_[ring.stage]);
+      ring.Advance(1);
+    }
+  }
+
+  // A warpgroup: every second tile.
+  __device__ __forceinline__ void Compute(int warpgroup) {
     float upper[Acc::kCount], lower[Acc::kCount];  // rows 0 to 63 and 64 to 127
-    SumsReader<Tile> reader = {sums, sums_full, sums_empty, warpgroup, thread};
-    const bool sums_by_engine = Tile::kAccumulate && arguments.sums_by_engine;
+    Ring ring;
+    SumsTaken taken;
     bool upper_is_there = false;
     int turn = 0;
-    for (int index = first; index < arguments.total; index += stride, ++turn) {
-      const TileSpot spot = locate(index);
-      const int tokens = max(spot.k_end - spot.k_begin, 0), steps = (tokens + 63) / 64, whole = max(tokens / 64, 1);
+    for (int index = first_; index < arguments_.total; index += stride_, ++turn) {
+      const WeightSpot spot = Locate(index);
       if (turn % 2 != warpgroup) {
-        advance(steps);
-        if (sums_by_engine && tokens > 0 && !upper_is_there) reader.Skip();
+        ring.Advance((spot.tokens + 63) / 64);
+        if (!upper_is_there) taken.Skip(spot);
         continue;
       }
-      const bool unchanged = Tile::kAccumulate && tokens == 0;
+      const bool unchanged = Tile::kAccumulate && spot.tokens == 0;
       if constexpr (!Tile::kAccumulate) {
 #pragma unroll
         for (int i = 0; i < Acc::kCount; ++i) upper[i] = lower[i] = 0;
-      } else if (sums_by_engine && !unchanged) {
-        if (!upper_is_there) reader.template Take<Acc>(upper);
-        upper_is_there = false;
-        reader.template Take<Acc>(lower);
       } else if (!unchanged) {
-        Acc::Start(upper, args, spot, spot.m0, thread);
-        Acc::Start(lower, args, spot, spot.m0 + 64, thread);
+        if (!upper_is_there) Take(upper, taken, warpgroup);
+        upper_is_there = false;
+        Take(lower, taken, warpgroup);
       }
-      if (turn > 0) BarrierWait(&over[1 - warpgroup], (turn - 1) / 2 & 1);
-      if (tokens > 0) {
-        WgmmaTouch(upper);
-        WgmmaTouch(lower);
-        // 16 of a stage's k.
-        const auto multiply = [&](uint64_t desc_a, uint64_t desc_b, int i) {
-          WgmmaBF16<Tile::kBlockN>::template Mma<1, 1>(upper, Advance(desc_a, i * 2048), Advance(desc_b, i * 2048));
-          WgmmaBF16<Tile::kBlockN>::template Mma<1, 1>(lower, Advance(desc_a, 8192 + i * 2048), Advance(desc_b, i * 2048));
-        };
-        // All of a stage, left in flight; returns it.
-        const auto step = [&] {
-          BarrierWait(&full[stage], phase);
-          const uint64_t desc_a = DescriptorMnMajor(stage_a(stage), 8192), desc_b = DescriptorMnMajor(stage_b(stage), 8192);
-          WgmmaFence();
-#pragma unroll
-          for (int i = 0; i < 4; ++i) multiply(desc_a, desc_b, i);
-          WgmmaCommit();
-          const int used = stage;
-          advance(1);
-          return used;
-        };
-        int previous = step(), last = -1;
-        for (int i = 1; i < whole; ++i) {
-          const int current = step();
-          WgmmaWait<1>();
-          release(previous);
-          previous = current;
-        }
-        if (whole < steps) {
-          BarrierWait(&full[stage], phase);
-          const uint64_t desc_a = DescriptorMnMajor(stage_a(stage), 8192), desc_b = DescriptorMnMajor(stage_b(stage), 8192);
-          for (int i = 0; i * 16 < tokens % 64; ++i) {
-            WgmmaFence();
-            multiply(desc_a, desc_b, i);
-            WgmmaCommit();
-          }
-          last = stage;
-          advance(1);
-        }
-        if (lane == 0) BarrierArrive(&over[warpgroup]);
-        WgmmaWait<0>();
-        WgmmaTouch(upper);
-        WgmmaTouch(lower);
-        release(previous);
-        if (last >= 0) release(last);
-      } else {
+      if (turn > 0) BarrierWait(&over_[1 - warpgroup], (turn - 1) / 2 & 1);
+      if (spot.tokens == 0) {
         __syncwarp();  // a lane that has not yet seen the other's turn end would miss it when two more have ended
-        if (lane == 0) BarrierArrive(&over[warpgroup]);
+        if (lane_ == 0) BarrierArrive(&over_[warpgroup]);
+      } else if (Tile::kBlockN > 64 && spot.boxes == 1) {
+        Multiply<64>(upper, lower, spot.tokens, ring, warpgroup);
+      } else if (Tile::kBlockN > 128 && spot.boxes == 2) {
+        Multiply<128>(upper, lower, spot.tokens, ring, warpgroup);
+      } else {
+        Multiply<Tile::kBlockN>(upper, lower, spot.tokens, ring, warpgroup);
       }
       if (unchanged) continue;
-      const auto store = [&](const float(&acc)[Acc::kCount], int m0) {
-        if constexpr (Tile::kNarrow) {
-          if (arguments.sums_by_engine) {
-            char* const own = stores + threadIdx.x / 32 * Tile::kStoreBytes;
-#pragma unroll
-            for (int box = 0; box < Tile::kHalfBoxes; ++box) {
-              if (lane == 0) StoreBoxWaitRead();
-              __syncwarp();
-              Acc::StoreWarpBox(acc, box, own, thread);
-              FenceAsyncShared();
-              __syncwarp();
-              if (lane == 0) {
-                StoreBox(own, &arguments.stores, spot.n0 + 64 * box, m0 + thread / 32 * 16, spot.batch_c);
-                StoreBoxCommit();
-              }
-            }
-            return;
-          }
-        }
-        Acc::Store(acc, args, spot, m0, thread);
-      };
-      store(upper, spot.m0);
+      Store(upper, spot, spot.m0);
       // Of this warpgroup's next tile, so that its lower half can come while this one's is stored. (Float is stored too slowly to gain by it.)
       if constexpr (Tile::kAccumulate && Tile::kNarrow) {
-        if (sums_by_engine && index + 2 * stride < arguments.total) {
-          const TileSpot between = locate(index + stride), next = locate(index + 2 * stride);
-          if (next.k_end > next.k_begin) {
-            if (between.k_end > between.k_begin) reader.Skip();
-            reader.template Take<Acc>(upper);
+        if (index + 2 * stride_ < arguments_.total) {
+          const WeightSpot next = Locate(index + 2 * stride_);
+          if (next.tokens > 0) {
+            taken.Skip(Locate(index + stride_));
+            Take(upper, taken, warpgroup);
             upper_is_there = true;
           }
         }
       }
-      store(lower, spot.m0 + 64);
+      Store(lower, spot, spot.m0 + 64);
+    }
+    if (Tile::kNarrow && lane_ == 0) StoreBoxWaitRead();  // the block's memory goes with it
+  }
+
+ private:
+  struct Ring {
+    int stage = 0;
+    uint32_t phase = 0;
+    __device__ __forceinline__ void Advance(int steps) {
+      stage += steps;
+      phase ^= stage / Tile::kStages & 1;
+      stage %= Tile::kStages;
+    }
+  };
+
+  // How far a warpgroup is with the sums that the engine brings. Both warpgroups' boxes go through the same places in turn.
+  struct SumsTaken {
+    int place = 0;          // of the next box
+    uint32_t parities = 0;  // of each place's next round for this warpgroup
+    // A tile of the other warpgroup's.
+    __device__ __forceinline__ void Skip(const WeightSpot& spot) {
+      if constexpr (Tile::kPlaces > 0) {
+        if (spot.tokens > 0) place = (place + 2 * Tile::kHalfBoxes) % Tile::kPlaces;
+      }
+    }
+  };
+
+  __device__ __forceinline__ char* StageA(int s) const { return stages_ + s * (Tile::kBytesA + Tile::kBytesB); }
+  __device__ __forceinline__ char* StageB(int s) const { return StageA(s) + Tile::kBytesA; }
+
+  __device__ __forceinline__ WeightSpot Locate(int index) const {
+    WeightSpot spot;
+    spot.m_end = args_.m;
+    spot.n_end = args_.n;
+    int row, column;
+    args_.order.Locate(index, &spot.batch_c, &row, &column);
+    spot.m0 = row * Tile::kTileM + rank_ * Tile::kBlockM;
+    spot.n0 = column * Tile::kTileN;
+    spot.k_begin = args_.offsets != nullptr ? args_.offsets[spot.batch_c] : spot.batch_c * args_.chunk;
+    spot.k_end = args_.offsets != nullptr ? args_.offsets[spot.batch_c + 1] : min(args_.k, (spot.batch_c + 1) * args_.chunk);
+    spot.tokens = max(spot.k_end - spot.k_begin, 0);
+    spot.boxes = Tile::kClips ? (min(Tile::kBlockN, args_.n - spot.n0) + 63) / 64 : Tile::kBlockN / 64;
+    return spot;
+  }
+
+  // The next 64 rows of sums.
+  __device__ __forceinline__ void Take(float (&acc)[Acc::kCount], SumsTaken& taken, int warpgroup) {
+#pragma unroll
+    for (int box = 0; box < Tile::kHalfBoxes; ++box) {
+      BarrierWait(&sums_full_[2 * taken.place + warpgroup], taken.parities >> taken.place & 1);
+      taken.parities ^= 1u << taken.place;
+      Acc::LoadBox(acc, box, sums_ + taken.place * Tile::kPlaceBytes, threadIdx.x % 128);
+      // An arrival does not wait for loads in flight, and the copy engine would overwrite what they are to read.
+      FenceAsyncShared();
+      __syncwarp();
+      if (lane_ == 0) BarrierArrive(&sums_empty_[taken.place]);
+      if (++taken.place == Tile::kPlaces) taken.place = 0;
     }
   }
-  if (Tile::kNarrow && warpgroup < 2 && lane == 0) StoreBoxWaitRead();  // the block's memory goes with it
+
+  // All of a tile, kWidth columns of it; ends this warpgroup's turn when it has seen the tile's last stage.
+  template <int kWidth>
+  __device__ __forceinline__ void Multiply(float (&upper)[Acc::kCount], float (&lower)[Acc::kCount], int tokens, Ring& ring, int warpgroup) {
+    const int steps = (tokens + 63) / 64, whole = max(tokens / 64, 1);
+    WgmmaTouch(upper);
+    WgmmaTouch(lower);
+    // 16 of a stage's k.
+    const auto multiply = [&](uint64_t desc_a, uint64_t desc_b, int i) {
+      WgmmaBF16<kWidth>::template Mma<1, 1>(First<kWidth / 2>(upper), Advance(desc_a, i * 2048), Advance(desc_b, i * 2048));
+      WgmmaBF16<kWidth>::template Mma<1, 1>(First<kWidth / 2>(lower), Advance(desc_a, 8192 + i * 2048), Advance(desc_b, i * 2048));
+    };
+    // All of a stage, left in flight; returns it.
+    const auto step = [&] {
+      BarrierWait(&full_[ring.stage], ring.phase);
+      const uint64_t desc_a = DescriptorMnMajor(StageA(ring.stage), 8192), desc_b = DescriptorMnMajor(StageB(ring.stage), 8192);
+      WgmmaFence();
+#pragma unroll
+      for (int i = 0; i < 4; ++i) multiply(desc_a, desc_b, i);
+      WgmmaCommit();
+      const int used = ring.stage;
+      ring.Advance(1);
+      return used;
+    };
+    int previous = step(), last = -1;
+    for (int i = 1; i < whole; ++i) {
+      const int current = step();
+      WgmmaWait<1>();
+      Release(previous);
+      previous = current;
+    }
+    if (whole < steps) {
+      BarrierWait(&full_[ring.stage], ring.phase);
+      const uint64_t desc_a = DescriptorMnMajor(StageA(ring.stage), 8192), desc_b = DescriptorMnMajor(StageB(ring.stage), 8192);
+      for (int i = 0; i * 16 < tokens % 64; ++i) {
+        WgmmaFence();
+        multiply(desc_a, desc_b, i);
+        WgmmaCommit();
+      }
+      last = ring.stage;
+      ring.Advance(1);
+    }
+    if (lane_ == 0) BarrierArrive(&over_[warpgroup]);
+    WgmmaWait<0>();
+    WgmmaTouch(upper);
+    WgmmaTouch(lower);
+    Release(previous);
+    if (last >= 0) Release(last);
+  }
+
+  // Tells all that write to it that a stage has been read.
+  __device__ __forceinline__ void Release(int stage) {
+    if constexpr (Tile::kCluster == 1) {
+      if (lane_ == 0) BarrierArrive(&empty_[stage]);
+    } else {
+      if (lane_ < Tile::kCluster) BarrierArriveAt(&empty_[stage], static_cast<uint32_t>(lane_));
+    }
+  }
+
+  __device__ __forceinline__ void Store(const float (&acc)[Acc::kCount], const WeightSpot& spot, int m0) {
+    if constexpr (Tile::kNarrow) {
+      char* const own = stores_ + threadIdx.x / 32 * Tile::kStoreBytes;
+#pragma unroll
+      for (int box = 0; box < Tile::kHalfBoxes; ++box) {
+        if (lane_ == 0) StoreBoxWaitRead();
+        __syncwarp();
+        Acc::StoreWarpBox(acc, box, own, threadIdx.x % 128);
+        FenceAsyncShared();
+        __syncwarp();
+        if (lane_ == 0) {
+          StoreBox(own, &arguments_.stores, spot.n0 + kSumColumns * box, m0 + threadIdx.x % 128 / 32 * 16, spot.batch_c);
+          StoreBoxCommit();
+        }
+      }
+    } else {
+      Acc::StoreAligned(acc, static_cast<Out*>(args_.c) + spot.batch_c * args_.c_batch_stride, args_.c_stride, spot, m0, threadIdx.x % 128);
+    }
+  }
+
+  const WeightArguments& arguments_;
+  const GemmArguments& args_;
+  char *const stages_, *const sums_, *const stores_;
+  uint64_t *const full_, *const empty_;
+  uint64_t* const arrived_;  // a stage whose end is yet to be zeroed
+  uint64_t* const over_;     // a warpgroup's turn
+  uint64_t *const sums_full_, *const sums_empty_;  // full: by place and warpgroup; empty: by place
+  const int rank_, first_, stride_, lane_;
+};
+
+template <typename Tile>
+__global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_constant__ WeightArguments arguments) {
+  GROUPER_DYNAMIC_SHARED(char, shared_raw);
+  WeightBlock<Tile> block(arguments, shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024);
+  if (threadIdx.x == 0) block.Init();
+  ClusterBarrier();
+  const int warpgroup = threadIdx.x / 128;
+  if (warpgroup < 2) {
+    TakeRegisters<232>();
+    block.Compute(warpgroup);
+  } else {
+    GiveRegisters<40>();
+    const int warp = threadIdx.x % 128 / 32;
+    const bool one = threadIdx.x % 32 == 0;
+    if (warp == 0) {
+      if (one) block.FetchTokens(true, !arguments.two_fetch);
+    } else if (warp == 1) {
+      if (one && Tile::kAccumulate) block.FetchSums();
+    } else if (warp == 2) {
+      block.ZeroEnds();
+    } else {
+      if (one && arguments.two_fetch) block.FetchTokens(false, true);
+    }
+  }
   __syncwarp();
   if constexpr (Tile::kCluster > 1) ClusterBarrier();  // none leaves while another still writes to its memory
 }
@@ -330,13 +412,11 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   args.gemm = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
   args.gemm.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
   args.total = args.gemm.order.matrix_tiles() * args.gemm.groups;
-  constexpr int64_t kElements = 16 / sizeof(Out);
-  args.sums_by_engine = reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % kElements == 0 && p.y_batch_stride % kElements == 0;
-  if (args.sums_by_engine) {
-    const auto map = [&](int rows) { return MakeTensorMap(p.y, p.w.rows, p.x.rows, p.batch, p.y_stride, p.y_batch_stride, rows, !Tile::kNarrow); };
-    args.sums = map(64);
-    args.stores = map(16);
-  }
+  const auto map = [&](int rows) { return MakeTensorMap(p.y, p.w.rows, p.x.rows, p.batch, p.y_stride, p.y_batch_stride, rows, !Tile::kNarrow); };
+  args.sums = map(64);
+  args.stores = map(16);
+  // Two are faster (5% where nothing is added to) but for wide float tiles, and where short sums are added to.
+  args.two_fetch = Tile::kBlockN == 192 ? Tile::kNarrow : !Tile::kAccumulate || p.k / p.batch > 1024;
   static uint64_t allowed = 0;
   AllowSharedMemory(WeightKernel<Tile>, Tile::kSharedBytes, allowed);
   static std::atomic<int> all_slots[64];

@@ -196,6 +196,11 @@ struct Fragment {
     }
   }
 
+  // REQUIRES: c and its strides allow 16-byte accesses, rows end with one.
+  static __device__ __forceinline__ void StoreAligned(const float (&acc)[kCount], Out* c, int64_t stride, const TileSpot& spot, int m0, int thread) {
+    Whole(spot, m0) ? StoreUnits<true>(acc, c, stride, spot, m0, thread) : StoreUnits<false>(acc, c, stride, spot, m0, thread);
+  }
+
   // Boxes: 128 bytes of columns times rows of 128 bytes in shared memory, 128-byte swizzled.
   static constexpr int kBoxColumns = 128 / sizeof(Out);
 
@@ -317,10 +322,7 @@ struct Fragment {
                                                const TileSpot& spot, int m0, int thread) {
     Out* c = static_cast<Out*>(args.c) + spot.batch_c * args.c_batch_stride;
     if constexpr (kByUnits) {
-      if (args.vector_store) {
-        return Whole(spot, m0) ? StoreUnits<true>(acc, c, args.c_stride, spot, m0, thread)
-                               : StoreUnits<false>(acc, c, args.c_stride, spot, m0, thread);
-      }
+      if (args.vector_store) return StoreAligned(acc, c, args.c_stride, spot, m0, thread);
     }
     const int q = thread % 4, row = m0 + Row(thread);
     if constexpr (kTransposed) {

@@ -325,14 +325,21 @@ TEST(LinearCudaTest, NarrowWeightGradientsAreTheWideOnesRounded) {
     LinearBackwardWeight(world.gpu, dy, x, wide, {});
     EXPECT_TRUE(Same(world.Get(narrow), m.Convert(world.Get(wide), DType::kBF16)));
   }
-  CudaWorld world;
-  auto& m = world.memory;
-  const std::vector<int32_t> offsets = {0, 70, 70, 300};
-  const Tensor dy = world.Put(m.Random(DType::kBF16, {300, 96}, "dy")), x = world.Put(m.Random(DType::kBF16, {300, 40}, "x"));
-  const Tensor start = m.Random(DType::kBF16, {3, 96, 40}, "dw"), narrow = world.Put(start), wide = world.Put(m.Convert(start, DType::kF32));
-  GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, narrow);
-  GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, wide);
-  EXPECT_TRUE(Same(world.Get(narrow), m.Convert(world.Get(wide), DType::kBF16)));
+  // By expert, some of them without tokens: of few tiles, and of so many that each block has a row of them.
+  for (const auto& [experts, n, k] : {std::array<int64_t, 3>{3, 96, 40}, {60, 300, 400}, {40, 200, 456}}) {
+    std::vector<int32_t> offsets = {0};
+    for (int64_t e = 0; e < experts; ++e) offsets.push_back(offsets.back() + static_cast<int32_t>(e % 5 == 1 ? 0 : 20 + e * 37 % 110));
+    for (const bool accumulate : {true, false}) {
+      SCOPED_TRACE(std::to_string(experts) + " experts" + (accumulate ? " +=" : " ="));
+      CudaWorld world;
+      auto& m = world.memory;
+      const Tensor dy = world.Put(m.Random(DType::kBF16, {offsets.back(), n}, "dy")), x = world.Put(m.Random(DType::kBF16, {offsets.back(), k}, "x"));
+      const Tensor start = m.Random(DType::kBF16, {experts, n, k}, "dw"), narrow = world.Put(start), wide = world.Put(m.Convert(start, DType::kF32));
+      GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, narrow, accumulate);
+      GroupedLinearBackwardWeight(world.gpu, dy, x, offsets, {}, wide, accumulate);
+      EXPECT_TRUE(Same(world.Get(narrow), m.Convert(world.Get(wide), DType::kBF16)));
+    }
+  }
 }
 
 // In one pass or in two: the same bits, for every tile.
