@@ -67,7 +67,7 @@ template <typename Tile>
 class WeightBlock {
   using Out = typename Tile::Out;
   using Acc = Fragment<Tile::kBlockN, false, Out>;
-  static constexpr int kSumColumns = 128 / sizeof(Out);  // of a box
+  static constexpr int kSumColumns = Acc::kBoxColumns;
 
  public:
   __device__ __forceinline__ WeightBlock(const WeightArguments& arguments, char* shared)
