@@ -415,7 +415,7 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   const auto map = [&](int rows) { return MakeTensorMap(p.y, p.w.rows, p.x.rows, p.batch, p.y_stride, p.y_batch_stride, rows, !Tile::kNarrow); };
   args.sums = map(64);
   args.stores = map(16);
-  // Two are faster (5% where nothing is added to) but for wide float tiles, and where short sums are added to.
+  // Two are faster, 5% where nothing is added to, but for wide float tiles and where few tokens are added to sums (kernels/README.md).
   args.two_fetch = Tile::kBlockN == 192 ? Tile::kNarrow : !Tile::kAccumulate || p.k / p.batch > 1024;
   static uint64_t allowed = 0;
   AllowSharedMemory(WeightKernel<Tile>, Tile::kSharedBytes, allowed);
