@@ -45,6 +45,8 @@ struct WeightTile {
   static constexpr int kPlaces = !kAccumulate ? 0 : kLeft < 2 * kHalfBoxes ? kLeft : 2 * kHalfBoxes;
   static constexpr int kPart = 64 / kCluster;  // of a stage's 64 tokens of x, what a block fetches
   static constexpr bool kClips = !kNarrow || kBlockN != 128;  // a last tile is as wide as its columns (bf16 tiles of 128 lose more than they gain)
+  // Tiles follow one another along C's rows, not its columns: where bf16 sums are added to (4% faster at 2816 x 2048; elsewhere slower).
+  static constexpr bool kAlongRows = kNarrow && kAccumulate && kBlockN == 128;
   static constexpr int kBarriers = 3 * kStages + 2 + 3 * kPlaces;
   static constexpr int kSharedBytes = 1024 + kStages * (kBytesA + kBytesB) + kPlaces * kPlaceBytes + 8 * kStoreBytes + 8 * kBarriers;
   static_assert(kStages >= 3 && kStages <= 32 && kSharedBytes <= 227 * 1024);
@@ -264,7 +266,7 @@ class WeightBlock {
     spot.m_end = args_.m;
     spot.n_end = args_.n;
     int row, column;
-    args_.order.Locate(index, &spot.batch_c, &row, &column);
+    args_.order.Locate(index, &spot.batch_c, Tile::kAlongRows ? &column : &row, Tile::kAlongRows ? &row : &column);
     spot.m0 = row * Tile::kTileM + rank_ * Tile::kBlockM;
     spot.n0 = column * Tile::kTileN;
     spot.k_begin = args_.offsets != nullptr ? args_.offsets[spot.batch_c] : spot.batch_c * args_.chunk;
@@ -411,7 +413,9 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   WeightArguments args = {};
   args.gemm = ArgumentsOf<Tile, true, true, Grouping::kReduction, false, Out>(p);
   args.gemm.b = MakeTensorMap(p.w.data, p.w.rows, p.k, 1, p.w.k_stride, 0, Tile::kPart);
-  args.total = args.gemm.order.matrix_tiles() * args.gemm.groups;
+  const int rows = (args.gemm.m + Tile::kTileM - 1) / Tile::kTileM, columns = (args.gemm.n + Tile::kTileN - 1) / Tile::kTileN;
+  args.gemm.order = Tile::kAlongRows ? TileOrder(columns, rows) : TileOrder(rows, columns);
+  args.total = rows * columns * args.gemm.groups;
   const auto map = [&](int rows) { return MakeTensorMap(p.y, p.w.rows, p.x.rows, p.batch, p.y_stride, p.y_batch_stride, rows, !Tile::kNarrow); };
   args.sums = map(64);
   args.stores = map(16);
