@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/cuda_launch.h"
+#include "kernels/elementwise.h"
 #include "kernels/gemm_tiles_cuda.h"
 
 namespace grouper::kernels::cuda {
@@ -84,14 +85,6 @@ GemmOperand Readable(Stream& stream, const GemmOperand& x, bool mn_major, int64_
   return {copy, x.rows, mn_major ? 1 : padded, mn_major ? padded : 1, outer * padded};
 }
 
-// to[b][r][c] = from[b][r][c], rows and matrices with their strides.
-template <typename T>
-__global__ void CopyMatricesKernel(const T* from, int64_t from_stride, int64_t from_batch, int64_t columns, T* to, int64_t to_stride, int64_t to_batch) {
-  const T* const from_row = from + blockIdx.y * from_batch + blockIdx.x * from_stride;
-  T* const to_row = to + blockIdx.y * to_batch + blockIdx.x * to_stride;
-  for (int64_t c = threadIdx.x; c < columns; c += blockDim.x) to_row[c] = from_row[c];
-}
-
 // Sums over tokens are read and written 16 bytes at a time. Where y does not allow that they go to matrices that do, and from there to y.
 class AlignedSums {
  public:
@@ -102,23 +95,20 @@ class AlignedSums {
     p.y_stride = (p.w.rows + unit - 1) / unit * unit;
     p.y_batch_stride = p.x.rows * p.y_stride;
     p.y = stream.scratch.Allocate(static_cast<size_t>(p.batch * p.y_batch_stride) * (p.y_float ? 4 : 2));
-    if (p.accumulate) Copy(y_, stride_, batch_stride_, p.y, p.y_stride, p.y_batch_stride);
+    for (int64_t b = 0; p.accumulate && b < p.batch; ++b) Copy(stream, Given(b), Aligned(b));
   }
   // After the product.
   void Finish() const {
-    if (copied_) Copy(p_.y, p_.y_stride, p_.y_batch_stride, y_, stride_, batch_stride_);
+    for (int64_t b = 0; copied_ && b < p_.batch; ++b) Copy(stream_, Aligned(b), Given(b));
   }
 
  private:
-  void Copy(const void* from, int64_t from_stride, int64_t from_batch, void* to, int64_t to_stride, int64_t to_batch) const {
-    const dim3 grid(static_cast<unsigned>(p_.x.rows), static_cast<unsigned>(p_.batch));
-    if (p_.y_float) {
-      LaunchKernel(stream_, grid, 128, 0, CopyMatricesKernel<float>, static_cast<const float*>(from), from_stride, from_batch, p_.w.rows,
-                   static_cast<float*>(to), to_stride, to_batch);
-    } else {
-      LaunchKernel(stream_, grid, 128, 0, CopyMatricesKernel<uint16_t>, static_cast<const uint16_t*>(from), from_stride, from_batch, p_.w.rows,
-                   static_cast<uint16_t*>(to), to_stride, to_batch);
-    }
+  Tensor Given(int64_t b) const { return Matrix(y_, b * batch_stride_, stride_); }
+  Tensor Aligned(int64_t b) const { return Matrix(p_.y, b * p_.y_batch_stride, p_.y_stride); }
+  Tensor Matrix(void* y, int64_t offset, int64_t stride) const {
+    const DType dtype = p_.y_float ? DType::kF32 : DType::kBF16;
+    char* const data = static_cast<char*>(y) + offset * static_cast<int64_t>(SizeOf(dtype));
+    return Tensor(data, dtype, {p_.x.rows, std::max(stride, p_.w.rows)}, stream_.device).Columns(0, p_.w.rows);
   }
 
   Stream& stream_;

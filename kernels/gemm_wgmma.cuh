@@ -186,7 +186,7 @@ struct Fragment {
         const int m = m0 + Row(thread) + 8 * h, n = spot.n0 + kUnit * (FirstUnit(thread) + 4 * j);
         const Unit* const from =
             reinterpret_cast<const Unit*>(c + (kWhole ? m : min(m, spot.m_end - 1)) * stride + (kWhole ? n : min(n, spot.n_end - kUnit)));
-        units[h][j] = std::is_same_v<Out, float> ? __ldcs(from) : *from;
+        units[h][j] = *from;
       }
     }
 #pragma unroll
