@@ -65,6 +65,7 @@ __device__ __forceinline__ Element Next(const Constants& c, float decay, float g
 // A block a chunk. Bound by memory: 28 bytes read and written an element for float weights, 30 for bf16.
 template <typename W>
 __global__ void __launch_bounds__(kBlockThreads) Step(Constants c, const Updated<W>* entries, int count, int64_t chunks) {
+  KernelBegin();
   const int64_t chunk = blockIdx.x;
   const Updated<W> t = EntryOf(entries, count, chunk);
   const int64_t first = (chunk - t.first_chunk) * kChunk;
@@ -114,6 +115,7 @@ __global__ void __launch_bounds__(kBlockThreads) Step(Constants c, const Updated
 
 // Eight threads a chunk, one a lane.
 __global__ void __launch_bounds__(kBlockThreads) SumChunks(const Summed* entries, int count, double* sums, int64_t chunks) {
+  KernelBegin();
   const int64_t chunk = (int64_t{blockIdx.x} * kBlockThreads + threadIdx.x) / kRowThreads;
   const int lane = threadIdx.x % kRowThreads;
   const Summed t = EntryOf(entries, count, min(chunk, chunks - 1));

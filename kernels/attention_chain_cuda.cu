@@ -92,6 +92,7 @@ struct Problem {
 
 template <typename S>
 __global__ void ForwardKernel(const Problem p, const HeadRows<const S> q, const HeadRows<S> out, float* lse) {
+  KernelBegin();
   GROUPER_DYNAMIC_SHARED(float, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int key_dim = p.pages.key_dim, value_dim = p.pages.value_dim;
@@ -155,6 +156,7 @@ __global__ void ForwardKernel(const Problem p, const HeadRows<const S> q, const 
 template <typename S>
 __global__ void RowDotKernel(int64_t rows, int heads, int width, const HeadRows<const S> dout,
                              const HeadRows<const S> out, float* row_dot) {
+  KernelBegin();
   const int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.x / 8 + threadIdx.x / 8;
   const int lane = threadIdx.x % 8;
   float sum = 0;
@@ -178,6 +180,7 @@ __device__ __forceinline__ Weights BackwardWeights(float score, float dp, float 
 template <typename S>
 __global__ void QueryGradientKernel(const Problem p, const HeadRows<const S> q, const HeadRows<const S> dout,
                                     const float* lse, const float* row_dot, const HeadRows<S> dq) {
+  KernelBegin();
   GROUPER_DYNAMIC_SHARED(float, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int key_dim = p.pages.key_dim, value_dim = p.pages.value_dim;
@@ -217,6 +220,7 @@ __global__ void QueryGradientKernel(const Problem p, const HeadRows<const S> q, 
 template <typename S>
 __global__ void KeyGradientKernel(const Problem p, const HeadRows<const S> q, const HeadRows<const S> dout,
                                   const float* lse, const float* row_dot, const HeadRows<S> dk, const HeadRows<S> dv) {
+  KernelBegin();
   GROUPER_DYNAMIC_SHARED(float, shared);
   const DeviceSequence s = p.batch.sequences[blockIdx.x];
   const int page = blockIdx.y, head = blockIdx.z, start = page * 64;

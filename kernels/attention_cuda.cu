@@ -23,6 +23,7 @@ struct SourceRows {
 template <typename S, int kUnit>
 __global__ void WriteKvKernel(const PageView pages, const int32_t* slots, int64_t tokens, const SourceRows<S> k,
                               const SourceRows<S> v) {
+  KernelBegin();
   struct alignas(kUnit * sizeof(S)) Unit {
     S x[kUnit];
   };
@@ -56,6 +57,7 @@ void LaunchWriteKv(Stream& stream, const PagedKv& kv, const PreparedBatch& prepa
 
 // Grid (part of the page, layer).
 __global__ void CopyPageKernel(const uint4* from, uint4* to, size_t words, size_t layer_words) {
+  KernelBegin();
   const size_t layer = blockIdx.y * layer_words, step = size_t{gridDim.x} * blockDim.x;
   for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words; i += step) to[layer + i] = from[layer + i];
 }
@@ -63,6 +65,7 @@ __global__ void CopyPageKernel(const uint4* from, uint4* to, size_t words, size_
 // Joins the splits of the sequences whose splits ran apart. Block (sequence, row of all kv heads): two columns a
 // thread.
 __global__ void CombineKernel(const __grid_constant__ AttentionArguments args) {
+  KernelBegin();
   const int begin = args.prepared.partial_begin[blockIdx.x];
   if (begin < 0) return;
   const DeviceSequence s = args.prepared.batch.sequences[blockIdx.x];

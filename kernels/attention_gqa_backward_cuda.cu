@@ -66,6 +66,7 @@ __device__ __forceinline__ float2 UnpackBF16(uint32_t pair) { return __bfloat162
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
     KeyKernel(const __grid_constant__ BackwardArguments args) {
+  KernelBegin();
   GROUPER_DYNAMIC_SHARED(char, shared_raw);
   const DeviceSequence s = args.batch.sequences[blockIdx.x];
   const int head = blockIdx.z, first_page = blockIdx.y * Shape::kWarpgroups, rows = s.q_len * args.group;
@@ -246,6 +247,7 @@ __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
 
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kQueryThreads, Shape::kBlocks) QueryKernel(const __grid_constant__ BackwardArguments args) {
+  KernelBegin();
   GROUPER_DYNAMIC_SHARED(char, shared_raw);
   const DeviceSequence s = args.batch.sequences[blockIdx.x];
   const int head = blockIdx.z, rows = s.q_len * args.group;

@@ -38,13 +38,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
   constexpr int kWarpgroups = Shape::kWarpgroups;
   constexpr int kAcc = Shape::kValue / 2;
   GROUPER_DYNAMIC_SHARED(__align__(1024) char, shared);
-  if (blockIdx.x >= *args.prepared.num_items) return;
   char* stages = shared + kWarpgroups * Shape::kQueryBytes;
   char* running_memory = stages + Shape::kStages * Shape::kPageBytes;
   uint64_t* full = reinterpret_cast<uint64_t*>(running_memory + kWarpgroups * Shape::kRunningBytes);
   uint64_t* empty = full + Shape::kStages;
-  const AttentionItem item = args.prepared.items[blockIdx.x];
-  const DeviceSequence sequence = args.prepared.batch.sequences[item.sequence];
   if (threadIdx.x == 0) {
     for (int s = 0; s < Shape::kStages; ++s) {
       BarrierInit(&full[s], 1);
@@ -52,6 +49,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
     }
     BarrierInitFence();
   }
+  KernelBegin();
+  if (blockIdx.x >= *args.prepared.num_items) return;
+  const AttentionItem item = args.prepared.items[blockIdx.x];
+  const DeviceSequence sequence = args.prepared.batch.sequences[item.sequence];
   __syncthreads();
 
   if (SharedAddress(shared) % 1024 != 0) __trap();  // boxes are swizzled by address

@@ -53,7 +53,6 @@ __device__ __forceinline__ void JoinSplit(float (&acc)[kHalf / 2], RowState (&jo
 
 __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__ AttentionArguments args) {
   GROUPER_DYNAMIC_SHARED(char, shared_raw);
-  if (blockIdx.x >= *args.prepared.num_items) return;
   char* shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
   char* stages = shared + kPageBytes;
   char* weights = stages + kStages * kPageBytes;  // P, one box
@@ -64,8 +63,6 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
   // Handed from the first warpgroup to the second: P and the decays page by page, the rows' states split by split.
   uint64_t *weights_ready = empty + kStages, *weights_taken = weights_ready + 1;
   uint64_t *states_ready = weights_ready + 2, *states_taken = weights_ready + 3;
-  const AttentionItem item = args.prepared.items[blockIdx.x];
-  const DeviceSequence sequence = args.prepared.batch.sequences[item.sequence];
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
       BarrierInit(&full[s], 1);
@@ -74,6 +71,10 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
     for (uint64_t* barrier : {weights_ready, weights_taken, states_ready, states_taken}) BarrierInit(barrier, 128);
     BarrierInitFence();
   }
+  KernelBegin();
+  if (blockIdx.x >= *args.prepared.num_items) return;
+  const AttentionItem item = args.prepared.items[blockIdx.x];
+  const DeviceSequence sequence = args.prepared.batch.sequences[item.sequence];
   __syncthreads();
 
   const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, lane = threadIdx.x % 32;

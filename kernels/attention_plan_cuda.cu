@@ -63,6 +63,7 @@ __device__ int LargestUpTo(int value, int* all) {
 // A warp a sequence: how many full pages it has in common with the one before it, from the first on; 0 where the two cannot lie on
 // one tile.
 __global__ void __launch_bounds__(128) SharedPagesKernel(const DeviceBatch batch, int split_pages, int32_t* shared_pages) {
+  KernelBegin();
   const int index = static_cast<int>(blockIdx.x) * 4 + static_cast<int>(threadIdx.x) / 32, lane = threadIdx.x % 32;
   if (index >= batch.num_sequences) return;
   int shared = 0;
@@ -139,6 +140,7 @@ __device__ Cut BestCut(const PreparedBatch& plan, int kv_heads, int slots) {
 // One block. Items lie in the order of the sequences, or of their tiles' first; of one sequence the last rows (the longest contexts) first.
 __global__ void __launch_bounds__(kThreads)
     PlanKernel(const PreparedBatch plan, int kv_heads, int group, int slots) {
+  KernelBegin();
   const DeviceBatch& batch = plan.batch;
   const Cut cut = BestCut(plan, kv_heads, slots);
   const int split_pages = plan.split_pages, sharing = cut.sharing;
@@ -212,6 +214,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void SlotsKernel(const DeviceBatch batch, int32_t* slots) {
+  KernelBegin();
   const DeviceSequence s = batch.sequences[blockIdx.x];
   for (int t = threadIdx.x; t < s.q_len; t += blockDim.x) {
     const int position = s.context + t;

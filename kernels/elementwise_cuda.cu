@@ -8,6 +8,7 @@ namespace {
 
 template <typename S>
 __global__ void __launch_bounds__(kBlockThreads) AddRows(DeviceRows<S> x, DeviceRows<S> y, int64_t width, int64_t size) {
+  KernelBegin();
   for (int64_t k = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x; k < size; k += int64_t{gridDim.x} * kBlockThreads) {
     S* const to = y[k / width] + k % width;
     StoreFloat(to, LoadFloat(to) + LoadFloat(x[k / width] + k % width));
@@ -16,6 +17,7 @@ __global__ void __launch_bounds__(kBlockThreads) AddRows(DeviceRows<S> x, Device
 
 template <typename From, typename To>
 __global__ void __launch_bounds__(kBlockThreads) CopyRows(DeviceRows<From> x, DeviceRows<To> y, int64_t width, int64_t size) {
+  KernelBegin();
   for (int64_t k = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x; k < size; k += int64_t{gridDim.x} * kBlockThreads) {
     if constexpr (std::is_same_v<From, To>) {
       y[k / width][k % width] = x[k / width][k % width];
@@ -27,6 +29,7 @@ __global__ void __launch_bounds__(kBlockThreads) CopyRows(DeviceRows<From> x, De
 
 template <typename S>
 __global__ void __launch_bounds__(kBlockThreads) FillRows(DeviceRows<S> y, float value, int64_t width, int64_t size) {
+  KernelBegin();
   for (int64_t k = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x; k < size; k += int64_t{gridDim.x} * kBlockThreads)
     StoreFloat(y[k / width] + k % width, value);
 }
@@ -35,6 +38,7 @@ __global__ void __launch_bounds__(kBlockThreads) FillRows(DeviceRows<S> y, float
 template <typename S>
 __global__ void __launch_bounds__(kBlockThreads)
     SumOfHeads(DeviceRows<S> x, DeviceRows<S> y, int64_t heads, int64_t width, int64_t size) {
+  KernelBegin();
   for (int64_t k = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x; k < size; k += int64_t{gridDim.x} * kBlockThreads) {
     const S* const from = x.data + k / width * x.stride + k % width;
     float sum = LoadFloat(from);
@@ -47,6 +51,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 template <typename W>
 __global__ void __launch_bounds__(kBlockThreads)
     MoveRows(const W* from, W* to, const int32_t* rows, int64_t words, bool gather) {
+  KernelBegin();
   const int64_t row = rows[blockIdx.x], from_row = gather ? row : blockIdx.x, to_row = gather ? blockIdx.x : row;
   for (int64_t i = threadIdx.x; i < words; i += kBlockThreads) to[to_row * words + i] = from[from_row * words + i];
 }

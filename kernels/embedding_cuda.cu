@@ -10,6 +10,7 @@ namespace {
 template <typename S>
 __global__ void __launch_bounds__(kBlockThreads)
     Look(DeviceRows<S> table, const int32_t* ids, DeviceRows<S> out, int64_t width, int64_t size) {
+  KernelBegin();
   for (int64_t k = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x; k < size; k += int64_t{gridDim.x} * kBlockThreads)
     out[k / width][k % width] = table[ids[k / width]][k % width];
 }
@@ -19,6 +20,7 @@ template <typename S>
 __global__ void __launch_bounds__(kBlockThreads)
     SumById(DeviceRows<S> dout, const int32_t* ids, const int32_t* order, const int32_t* begins, DeviceRows<float> dtable,
             int64_t width) {
+  KernelBegin();
   const int64_t column = int64_t{blockIdx.y} * kBlockThreads + threadIdx.x;
   if (column >= width) return;
   const int32_t begin = begins[blockIdx.x], end = begins[blockIdx.x + 1];

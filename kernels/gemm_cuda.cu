@@ -66,6 +66,7 @@ bool CopyEngineReads(const GemmOperand& x, bool mn_major, int64_t k, int64_t bat
 // to[b][o][i] = from(b, o, i), i padded with zeros.
 __global__ void PackKernel(const uint16_t* from, int64_t inner_stride, int64_t outer_stride, int64_t batch_stride,
                            int64_t inner, int64_t outer, int64_t batch, int64_t padded, uint16_t* to) {
+  KernelBegin();
   const int64_t total = batch * outer * padded, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < total; e += step) {
     const int64_t i = e % padded, o = e / padded % outer, b = e / padded / outer;
@@ -122,6 +123,7 @@ class AlignedSums {
 template <typename Out>
 __global__ void EmptySumKernel(Out* y, int64_t stride, int64_t batch_stride, int64_t columns,
                                const __nv_bfloat16* bias) {
+  KernelBegin();
   Out* row = y + blockIdx.y * batch_stride + blockIdx.x * stride;
   for (int64_t n = threadIdx.x; n < columns; n += blockDim.x)
     row[n] = bias != nullptr ? static_cast<Out>(bias[n]) : Out(0.0f);

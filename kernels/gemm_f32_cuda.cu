@@ -17,6 +17,7 @@ namespace {
 constexpr int kTile = 64, kStep = 16, kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) ChainKernel(const GemmF32Problem p) {
+  KernelBegin();
   __shared__ float a[kStep][kTile + 4], b[kStep][kTile + 4];
   int64_t batch = blockIdx.z, m_begin = static_cast<int64_t>(blockIdx.x) * kTile, m_end = p.m, k_begin = 0, k_end = p.k;
   int64_t batch_a = batch, batch_b = batch, batch_c = batch;
@@ -132,6 +133,7 @@ struct RowsShape {
 
 template <int kGroups>
 __global__ void __launch_bounds__(RowsShape<kGroups>::kThreads) RowsKernel(const GemmF32Problem p) {
+  KernelBegin();
   using Shape = RowsShape<kGroups>;
   GROUPER_DYNAMIC_SHARED(__align__(16) float, shared);
   const int64_t m_begin = static_cast<int64_t>(blockIdx.x) * Shape::kRows, n_begin = static_cast<int64_t>(blockIdx.y) * kColumns;

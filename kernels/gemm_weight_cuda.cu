@@ -384,6 +384,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) WeightKernel(const __grid_c
   GROUPER_DYNAMIC_SHARED(char, shared_raw);
   WeightBlock<Tile> block(arguments, shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024);
   if (threadIdx.x == 0) block.Init();
+  KernelBegin();
   ClusterBarrier();
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup < 2) {

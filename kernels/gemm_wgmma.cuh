@@ -408,6 +408,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     PrefetchMap(&args.a);
     PrefetchMap(&args.b);
   }
+  KernelBegin();
   if constexpr (kGrouping == Grouping::kRows) {
     if (threadIdx.x >= 32 && threadIdx.x < 64) TileSchedule<Tile, kGrouping, kTokensOnN>::FillPrefix(args, prefix);
   }

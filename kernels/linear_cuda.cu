@@ -24,6 +24,7 @@ void CheckStorage(const Tensor& t) {
 // dbias[n] += dy[t, n], t ascending: one chain a thread, neighbours on neighbouring columns.
 template <typename S>
 __global__ void ColumnSumKernel(const S* dy, int64_t stride, int64_t tokens, int64_t columns, float* dbias) {
+  KernelBegin();
   const int64_t n = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (n >= columns) return;
   float sum = dbias[n];
@@ -59,6 +60,7 @@ constexpr int64_t kTokensOfPiece = 2048;
 template <typename Out>
 __global__ void AddPiecesKernel(const float* pieces, int64_t count, int64_t rows, int64_t columns, Out* dweight,
                                 int64_t stride, bool accumulate) {
+  KernelBegin();
   const int64_t size = rows * columns, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += step) {
     Out* place = dweight + i / columns * stride + i % columns;
@@ -75,6 +77,7 @@ bool SumInPieces(int64_t rows, int64_t columns) { return ((rows + 127) / 128) * 
 template <typename Unit>
 __global__ void GatherKernel(const Unit* from, int64_t stride, const int32_t* gather, int64_t rows, int64_t units,
                              Unit* to) {
+  KernelBegin();
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     const Unit* source = from + gather[r] * stride;
     for (int64_t i = threadIdx.x; i < units; i += blockDim.x) to[r * units + i] = source[i];

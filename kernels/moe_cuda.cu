@@ -106,6 +106,7 @@ __device__ int BestExpert(const Router& c, const float* choice, const uint8_t* t
 __global__ void __launch_bounds__(kWarp) RouteToken(Router c, const float* logits, int64_t logits_stride, const float* bias,
                                                     int32_t* ids, int64_t ids_stride, float* weights, int64_t weights_stride,
                                                     float* all_scores, int64_t scores_stride) {
+  KernelBegin();
   GROUPER_DYNAMIC_SHARED(float, shared);
   float* const choice = shared;
   float* const scores = choice + c.experts;
@@ -143,6 +144,7 @@ __global__ void __launch_bounds__(kWarp) RouteToken(Router c, const float* logit
 __global__ void __launch_bounds__(kBlockThreads)
     RouteTokenBackward(Router c, const float* scores, int64_t scores_stride, const int32_t* ids, int64_t ids_stride,
                        const float* dweights, int64_t dweights_stride, float* dlogits, int64_t dlogits_stride, int64_t tokens) {
+  KernelBegin();
   const int64_t token = (int64_t{blockIdx.x} * kBlockThreads + threadIdx.x) / kWarp;
   const int lane = threadIdx.x % kWarp;
   if (token >= tokens) return;  // whole warps
@@ -185,6 +187,7 @@ constexpr int kSortThreads = 1024, kSortWarps = kSortThreads / kWarp;
 // Block e finds expert e's rows: how many slots have a lower expert, then the places of its own, ascending.
 __global__ void __launch_bounds__(kSortThreads)
     SortSlots(const int32_t* ids, int64_t ids_stride, int top_k, int64_t slots, int32_t* offsets, int32_t* token, int32_t* row_of) {
+  KernelBegin();
   __shared__ int counts[kSortWarps];
   const int expert = static_cast<int>(blockIdx.x), lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const auto id_of = [&](int64_t slot) { return ids[slot / top_k * ids_stride + slot % top_k]; };
@@ -226,6 +229,7 @@ template <typename S>
 __global__ void __launch_bounds__(kBlockThreads)
     CombineRows(const int32_t* row_of, int top_k, DeviceRows<S> expert_out, const float* weights, int64_t weights_stride,
                 DeviceRows<S> y, int64_t width, bool accumulate) {
+  KernelBegin();
   const int64_t token = blockIdx.x, column = int64_t{blockIdx.y} * kBlockThreads + threadIdx.x;
   if (column >= width) return;
   S* const out = y[token] + column;
@@ -242,6 +246,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     CombineRowsBackward(const int32_t* row_of, int top_k, DeviceRows<S> dy, DeviceRows<S> expert_out, const float* weights,
                         int64_t weights_stride, DeviceRows<S> d_expert_out, float* dweights, int64_t dweights_stride,
                         int64_t slots, int64_t width) {
+  KernelBegin();
   const int64_t slot = (int64_t{blockIdx.x} * kBlockThreads + threadIdx.x) / kRowThreads;
   const int lane = threadIdx.x % kRowThreads;
   const bool mine = slot < slots;
@@ -266,6 +271,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 template <typename S>
 __global__ void __launch_bounds__(kBlockThreads)
     ScatterRows(const int32_t* row_of, int top_k, DeviceRows<S> d_rows, DeviceRows<S> dx, int64_t width) {
+  KernelBegin();
   const int64_t token = blockIdx.x, column = int64_t{blockIdx.y} * kBlockThreads + threadIdx.x;
   if (column >= width) return;
   S* const out = dx[token] + column;

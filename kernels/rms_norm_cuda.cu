@@ -33,6 +33,7 @@ __device__ __forceinline__ void WriteEight(float* p, const float v[8]) {
 template <typename S, bool kAdd>
 __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums, const S* weight, float eps, DeviceRows<S> ys, float* rstds, int64_t rows,
                      int width, bool vector) {
+  KernelBegin();
   GROUPER_DYNAMIC_SHARED(float4, shared);
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
   const int64_t row = int64_t{blockIdx.x} * warps + warp;
@@ -75,6 +76,7 @@ __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums,
 // Float: dx = rstd * (g - xhat * mean(g * xhat)), g = dy * weight, xhat = x * rstd
 __global__ void NormBackward(DeviceRows<float> dys, DeviceRows<float> xs, const float* weight, const float* rstds, DeviceRows<float> dxs,
                              bool accumulate, int64_t rows, int width, bool vector) {
+  KernelBegin();
   GROUPER_DYNAMIC_SHARED(float4, shared);
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
   const int64_t row = int64_t{blockIdx.x} * warps + warp;
@@ -119,6 +121,7 @@ constexpr int kColumns = 32, kWarps = kBlockThreads / 32, kRowsAWarp = 16, kPiec
 
 __global__ void __launch_bounds__(kBlockThreads)
     NormWeightGradient(DeviceRows<float> dys, DeviceRows<float> xs, const float* rstds, float* dweight, int64_t rows, int64_t width) {
+  KernelBegin();
   __shared__ float2 pairs[kPiece][kColumns];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t column = int64_t{blockIdx.x} * kColumns + lane;
@@ -185,6 +188,7 @@ template <bool kVector>
 __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__nv_bfloat16> xs, const __nv_bfloat16* weight,
                                    const float* rstds, DeviceRows<__nv_bfloat16> dxs, bool accumulate, float* parts, int64_t rows,
                                    const NarrowShape shape) {
+  KernelBegin();
   using S = __nv_bfloat16;
   GROUPER_DYNAMIC_SHARED(float4, shared);
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads, width = shape.width;
@@ -277,6 +281,7 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
 __global__ void __launch_bounds__(kWarpThreads)
     NormBackwardWide(DeviceRows<__nv_bfloat16> dys, DeviceRows<__nv_bfloat16> xs, const __nv_bfloat16* weight, const float* rstds,
                      DeviceRows<__nv_bfloat16> dxs, bool accumulate, float* parts, int64_t rows, int width, bool vector) {
+  KernelBegin();
   const int lane = threadIdx.x;
   float* const block_sums = parts + int64_t{blockIdx.x} * width;
   for (int group = 0; group < kGroups; ++group) {
@@ -320,6 +325,7 @@ __global__ void __launch_bounds__(kWarpThreads)
 
 // dweight += the sums of pieces in order, each of its parts in order. A block has 32 columns, a warp a piece at a time.
 __global__ void __launch_bounds__(kBlockThreads) AddParts(const float* parts, int64_t count, float* dweight, int64_t width) {
+  KernelBegin();
   __shared__ float sums[kWarps][kColumns];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t column = int64_t{blockIdx.x} * kColumns + lane;

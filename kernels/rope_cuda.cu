@@ -10,6 +10,7 @@ template <typename S>
 __global__ void __launch_bounds__(kBlockThreads)
     Turn(DeviceRows<S> rows, const int32_t* positions, const float* cos, const float* sin, int64_t cos_stride, int64_t sin_stride,
          int64_t heads, int64_t half, bool interleaved, bool inverse, int64_t pairs) {
+  KernelBegin();
   const int64_t pair = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
   if (pair >= pairs) return;
   const int64_t row = pair / half, i = pair % half, position = positions[row / heads];
@@ -26,6 +27,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 __global__ void __launch_bounds__(kBlockThreads)
     TurnEights(DeviceRows<__nv_bfloat16> rows, const int32_t* positions, const float* cos, const float* sin, int64_t cos_stride,
                int64_t sin_stride, int heads, int half, bool inverse, int64_t eights) {
+  KernelBegin();
   const int64_t index = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
   if (index >= eights) return;
   const int each = half / 8, i = static_cast<int>(index % each) * 8;

@@ -21,6 +21,7 @@ Heads HeadsOf(const Tensor& t) { return {static_cast<S*>(t.raw()), t.stride(0), 
 __global__ void __launch_bounds__(kBlockThreads)
     RopeWriteKvKernel(const PageView pages, const int32_t* slots, const int32_t* positions, const float* cos, const float* sin,
                       int64_t cos_stride, int64_t sin_stride, Heads q, Heads k, Heads v, int q_heads, int width, int64_t total) {
+  KernelBegin();
   const int64_t index = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
   if (index >= total) return;
   const int half = width / 2, halves = half / 8, eights = width / 8, kv_heads = pages.num_kv_heads;

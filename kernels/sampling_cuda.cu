@@ -134,6 +134,7 @@ template <typename S, bool kVector>
 __global__ void __launch_bounds__(kBackwardThreads)
     ScoreBackwardById(LogitRows<S> logits, const SamplingFilter* filters, const int32_t* tokens, const float* dlogprobs, const float2* statistics,
                       S* dlogits, int64_t stride) {
+  KernelBegin();
   const int64_t r = blockIdx.x;
   const float temperature = filters[r].temperature, g = dlogprobs[r];
   const int token = tokens[r], begin = static_cast<int>(blockIdx.y) * kBackwardIds, end = min(logits.ids, begin + kBackwardIds);
@@ -162,6 +163,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
 template <typename Team, bool kCached, typename S, typename Op>
 __global__ void __launch_bounds__(Team::kThreads* Team::kRowsABlock, Team::kResident)
     ForRows(LogitRows<S> logits, int scratch_bytes, int team_bytes, Op op) {
+  KernelBegin();
   GROUPER_DYNAMIC_SHARED(__align__(16) char, shared);
   char* const own = shared + Team::PlaceInBlock() * team_bytes;
   Team team(own);
@@ -172,6 +174,7 @@ __global__ void __launch_bounds__(Team::kThreads* Team::kRowsABlock, Team::kResi
 }
 
 __global__ void NextTokensKernel(const SampledToken* sampled, const NextToken* next, int count, int32_t* ids) {
+  KernelBegin();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;
   const NextToken n = next[i];

@@ -7,6 +7,7 @@ namespace {
 // A thread takes eight elements. Block (x, y): row x, part y of the columns.
 template <typename S>
 __global__ void __launch_bounds__(kBlockThreads) Gate(DeviceRows<S> gate_ups, DeviceRows<S> outs, int width, bool vector) {
+  KernelBegin();
   const int64_t row = blockIdx.x;
   const int i = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * 8;
   if (i >= width) return;
@@ -23,6 +24,7 @@ __global__ void __launch_bounds__(kBlockThreads) Gate(DeviceRows<S> gate_ups, De
 template <typename S>
 __global__ void __launch_bounds__(kBlockThreads)
     GateBackward(DeviceRows<S> d_outs, DeviceRows<S> gate_ups, DeviceRows<S> d_gate_ups, int width, bool vector) {
+  KernelBegin();
   const int64_t row = blockIdx.x;
   const int i = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * 8;
   if (i >= width) return;
