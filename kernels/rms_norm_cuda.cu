@@ -5,8 +5,8 @@
 namespace grouper::kernels::cuda {
 namespace {
 
-// A warp a row (gradients in bf16: four): it fetches eight elements a thread into shared memory as floats; its first eight threads, the CPU's
-// lanes, walk the chains there.
+// A warp a row (gradients in bf16: four; few rows: a block each): it fetches eight elements a thread into shared memory as floats; its first eight
+// threads, the CPU's lanes, walk the chains there.
 constexpr int kWarpThreads = 32;
 
 // Sum over the row of term(i), lane i mod 8 ascending, then the tree; in every thread of the warp.
@@ -14,7 +14,7 @@ template <typename F>
 __device__ float SumOfRow(int width, int lane, F term) {
   float sum = 0;
   if (lane < kRowThreads) {
-#pragma unroll 8
+#pragma unroll 16
     for (int i = lane; i < width; i += kRowThreads) sum = term(i, sum);
   }
   return __shfl_sync(~0u, ReduceLanes(sum), 0);
@@ -30,19 +30,22 @@ __device__ __forceinline__ void WriteEight(float* p, const float v[8]) {
   *reinterpret_cast<float4*>(p + 4) = make_float4(v[4], v[5], v[6], v[7]);
 }
 
-template <typename S, bool kAdd>
+template <typename S, bool kAdd, bool kBlock>
 __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums, const S* weight, float eps, DeviceRows<S> ys, float* rstds, int64_t rows,
                      int width, bool vector) {
   KernelBegin();
   GROUPER_DYNAMIC_SHARED(float4, shared);
-  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads;
-  const int64_t row = int64_t{blockIdx.x} * warps + warp;
+  const int threads = kBlock ? static_cast<int>(blockDim.x) : kWarpThreads, teams = static_cast<int>(blockDim.x) / threads;
+  const int lane = kBlock ? static_cast<int>(threadIdx.x) : static_cast<int>(threadIdx.x) % kWarpThreads, team = static_cast<int>(threadIdx.x) / threads;
+  const int64_t row = int64_t{blockIdx.x} * teams + team;
   if (row >= rows) return;  // whole warps
-  float* const staged = reinterpret_cast<float*>(shared) + int64_t{warp} * ((width + 7) / 8 * 8);
+  float* const staged = reinterpret_cast<float*>(shared) + int64_t{team} * ((width + 7) / 8 * 8);
   const S* const x = xs[row];
   const S* const delta = kAdd ? deltas[row] : nullptr;
   S* const sum = kAdd ? sums[row] : nullptr;
-  for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+  float w[8];  // the first weights: they come meanwhile
+  if (lane * 8 < width) LoadEight(weight + lane * 8, width - lane * 8, vector, w);
+  for (int i = lane * 8; i < width; i += threads * 8) {
     float v[8];
     LoadEight(x + i, width - i, vector, v);
     if constexpr (kAdd) {
@@ -58,18 +61,25 @@ __global__ void Norm(DeviceRows<S> xs, DeviceRows<S> deltas, DeviceRows<S> sums,
     }
     WriteEight(staged + i, v);
   }
-  __syncwarp();
-  const float squares = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(staged[i], staged[i], sum); });
+  kBlock ? __syncthreads() : __syncwarp();
+  float squares = 0;
+  if (!kBlock || lane < kWarpThreads) squares = SumOfRow(width, lane, [&](int i, float sum) { return fmaf(staged[i], staged[i], sum); });
+  if constexpr (kBlock) {
+    __shared__ float of_row;
+    if (lane == 0) of_row = squares;
+    __syncthreads();
+    squares = of_row;
+  }
   const float r = 1.0f / sqrtf(squares / static_cast<float>(width) + eps);
   if (rstds != nullptr && lane == 0) rstds[row] = r;
   S* const y = ys[row];
-  for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
-    float w[8], v[8];
-    LoadEight(weight + i, width - i, vector, w);
+  for (int i = lane * 8; i < width; i += threads * 8) {
+    float v[8];
+    if (i > lane * 8) LoadEight(weight + i, width - i, vector, w);
     ReadEight(staged + i, v);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) w[k] = v[k] * r * w[k];
-    StoreEight(y + i, width - i, vector, w);
+    for (int k = 0; k < 8; ++k) v[k] = v[k] * r * w[k];
+    StoreEight(y + i, width - i, vector, v);
   }
 }
 
@@ -364,13 +374,19 @@ void LaunchNorm(Stream& stream, const Tensor& delta, const Tensor& x, const Tens
   const bool vector = RowsOfEights(x) && RowsOfEights(delta) && RowsOfEights(sum) && RowsOfEights(weight) && RowsOfEights(y);
   ByDeviceStorage(x.dtype(), [&](auto s) {
     using S = decltype(s);
-    static uint64_t allowed = 0;
-    const int warps = WarpsABlock(Norm<S, kAdd>, padded, allowed);
-    LaunchKernel(stream, static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
-                 static_cast<size_t>(warps * padded * 4), Norm<S, kAdd>, RowsOnDevice<S>(x),
-                 kAdd ? RowsOnDevice<S>(delta) : DeviceRows<S>{}, kAdd ? RowsOnDevice<S>(sum) : DeviceRows<S>{},
-                 static_cast<const S*>(weight.raw()), static_cast<float>(eps), RowsOnDevice<S>(y), RstdsOf(rstd), rows,
-                 static_cast<int>(width), vector);
+    const auto launch = [&](auto* kernel, int64_t blocks, int64_t threads, int64_t rows_a_block) {
+      LaunchKernel(stream, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(rows_a_block * padded * 4), kernel,
+                   RowsOnDevice<S>(x), kAdd ? RowsOnDevice<S>(delta) : DeviceRows<S>{}, kAdd ? RowsOnDevice<S>(sum) : DeviceRows<S>{},
+                   static_cast<const S*>(weight.raw()), static_cast<float>(eps), RowsOnDevice<S>(y), RstdsOf(rstd), rows,
+                   static_cast<int>(width), vector);
+    };
+    static uint64_t allowed_few = 0, allowed = 0;
+    if (rows <= 8 * NumMultiprocessors()) {
+      WarpsABlock(Norm<S, kAdd, true>, padded, allowed_few);
+      return launch(Norm<S, kAdd, true>, rows, std::min<int64_t>((padded / 8 + 31) / 32 * 32, kBlockThreads), 1);
+    }
+    const int warps = WarpsABlock(Norm<S, kAdd, false>, padded, allowed);
+    launch(Norm<S, kAdd, false>, (rows + warps - 1) / warps, warps * kWarpThreads, warps);
   });
 }
 
