@@ -17,10 +17,18 @@ struct RopeTable {
   RopePairing pairing = RopePairing::kHalfSplit;
 };
 
-// In place on x [T, H, D] (strided): row t is at positions[t] < max_position. inverse: the transposed rotation, which is the
-// gradient of the forward one.
-void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse);
+// x [T, H, D] turned, to y [T, H, D] (both strided), which is x or shares nothing with it: row t is at positions[t] < max_position. inverse: the
+// transposed rotation, which is the gradient of the forward one.
+void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse, const Tensor& y);
 // positions [T] int32 on the stream's device, where they are not checked.
-void Rope(Stream& stream, const Tensor& x, const Tensor& positions, const RopeTable& table, bool inverse);
+void Rope(Stream& stream, const Tensor& x, const Tensor& positions, const RopeTable& table, bool inverse, const Tensor& y);
+
+// In place.
+inline void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse) {
+  Rope(stream, x, positions, table, inverse, x);
+}
+inline void Rope(Stream& stream, const Tensor& x, const Tensor& positions, const RopeTable& table, bool inverse) {
+  Rope(stream, x, positions, table, inverse, x);
+}
 
 }  // namespace grouper::kernels

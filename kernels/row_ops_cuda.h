@@ -14,8 +14,8 @@ void AddRmsNorm(Stream& stream, const Tensor& delta, const Tensor& residual, con
 void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& rstd,
                      const Tensor& dx, bool accumulate, const Tensor& dweight);
 
-void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse);
-void RopeDevice(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse);
+void Rope(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse, const Tensor& y);
+void RopeDevice(Stream& stream, const Tensor& x, const int32_t* positions, const RopeTable& table, bool inverse, const Tensor& y);
 
 void SwiGlu(Stream& stream, const Tensor& gate_up, const Tensor& out);
 void SwiGluBackward(Stream& stream, const Tensor& d_out, const Tensor& gate_up, const Tensor& d_gate_up);

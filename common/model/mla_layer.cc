@@ -84,11 +84,8 @@ class MlaLayer : public AttentionLayer {
     const Tensor key_rows = s.key.Reshape({t, rank_ + turn_});
     kernels::RmsNorm(stream, s.qkv.Columns(q_first, q_first + rank_), kv_norm_->value, kLatentEps,
                      key_rows.Columns(0, rank_), s.kv_rstd);
-    kernels::Copy(stream, s.qkv.Columns(q_first + rank_, q_first + rank_ + turn_),
-                  key_rows.Columns(rank_, rank_ + turn_));
-    kernels::Rope(stream, s.key.Columns(rank_, rank_ + turn_), pass.positions, rope_, false);
-
-    kernels::Rope(stream, s.q.Columns(nope_, nope_ + turn_), pass.positions, rope_, false);
+    kernels::Rope(stream, s.qkv.Columns(q_first + rank_, q_first + rank_ + turn_).Reshape({t, 1, turn_}), pass.positions, rope_, false,
+                  s.key.Columns(rank_, rank_ + turn_));
     s.lse = statistic({t, heads_});
     s.o = pass.arena.New(dtype, {t, heads_, value_});
     const Arena::Mark mark = pass.arena.mark();
@@ -103,7 +100,13 @@ class MlaLayer : public AttentionLayer {
                            .b = Up(kv_b_->value),
                            .c = Heads(query),
                            .dtype = dtype});
-    kernels::Copy(stream, s.q.Columns(nope_, nope_ + turn_), query.Columns(rank_, rank_ + turn_));
+    const Tensor q_rope = s.q.Columns(nope_, nope_ + turn_), query_rope = query.Columns(rank_, rank_ + turn_);
+    if (saved == nullptr) {
+      kernels::Rope(stream, q_rope, pass.positions, rope_, false, query_rope);
+    } else {  // the gradient reads q turned
+      kernels::Rope(stream, q_rope, pass.positions, rope_, false);
+      kernels::Copy(stream, q_rope, query_rope);
+    }
 
     const kernels::PagedKv pages = pass.kv.layer(layer);
     kernels::WriteKv(stream, pages, pass.attention, s.key, {});

@@ -45,8 +45,11 @@ TEST(RopeTest, TurnsEachPairByItsAngle) {
           Set(want, second, b * c + a * s);
         }
       }
+      const Tensor y = memory.New(x.dtype(), {x.dim(0), x.dim(1), x.dim(2)});
+      Rope(test.stream, x, kPositions, table, false, y);
       Rope(test.stream, x, kPositions, table, false);
       EXPECT_TRUE(Near(x, want, 1e-6, 1e-6)) << d;
+      EXPECT_TRUE(Same(x, y)) << d << ", to elsewhere";
     }
   }
 }

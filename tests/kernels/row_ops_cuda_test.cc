@@ -196,11 +196,15 @@ TEST(RowOpsCudaTest, RopeThereAndBack) {
           Rope(world.cpu, x.cpu, positions.data(), {cos.cpu, sin.cpu, pairing}, inverse);
           Rope(world.gpu, x.gpu, positions.data(), {cos.gpu, sin.gpu, pairing}, inverse);
           EXPECT_TRUE(Equal(world, x)) << (inverse ? "inverse" : "forward");
+          const Twin y = MakeTwin(world, dtype, {tokens, heads, width}, 2, "y");
+          Rope(world.cpu, x.cpu, positions.data(), {cos.cpu, sin.cpu, pairing}, inverse, y.cpu);
+          Rope(world.gpu, x.gpu, positions.data(), {cos.gpu, sin.gpu, pairing}, inverse, y.gpu);
+          EXPECT_TRUE(Equal(world, x) && Equal(world, y)) << (inverse ? "inverse" : "forward") << ", to elsewhere";
         }
         const Tensor ids = world.memory.New(DType::kI32, {static_cast<int64_t>(positions.size())});
         for (size_t i = 0; i < positions.size(); ++i) Set(ids, static_cast<int64_t>(i), positions[i]);
         Rope(world.cpu, x.cpu, positions.data(), {cos.cpu, sin.cpu, pairing}, false);
-        cuda::RopeDevice(world.gpu, x.gpu, world.Put(ids).data<int32_t>(), {cos.gpu, sin.gpu, pairing}, false);
+        cuda::RopeDevice(world.gpu, x.gpu, world.Put(ids).data<int32_t>(), {cos.gpu, sin.gpu, pairing}, false, x.gpu);
         EXPECT_TRUE(Equal(world, x)) << "positions on the device";
       }
     }
