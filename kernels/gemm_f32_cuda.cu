@@ -2,9 +2,10 @@
 // gemm_cpu.cc's. For routers and for small models in float.
 //
 // ChainKernel takes everything: a block of 256 threads owns 64 x 64 of C, 4 x 4 a thread; the next 16 of k are on their way while these are
-// multiplied; bound by the fma units at best. RowsKernel takes x W^T with both along k and rows of 16 bytes, the router's product: a chain of k
-// multiply-adds cannot be shortened, so there are many small blocks, each with 64 columns and a few rows, four rows a thread, and a ring of
-// stages that the copies fill ahead. 2048 of k: some 10 us.
+// multiplied; bound by the fma units at best. The other two take x W^T with both along k and rows of 16 bytes, the router's product, whose chains
+// of k multiply-adds cannot be shortened (2048 of k: 5 us). RowsKernel: blocks of 16 rows and 64 columns, four rows a thread, a ring of stages
+// that the threads' copies fill ahead. FewRowsKernel, for decode: a chain a thread, 32 columns and a row a warp, so that the rows of a batch are
+// spread over the device; boxes of the copy engine's, so that no thread's time goes into them.
 #include <algorithm>
 
 #include "kernels/cuda_launch.h"
@@ -123,18 +124,16 @@ __global__ void __launch_bounds__(kThreads) ChainKernel(const GemmF32Problem p) 
 
 constexpr int kColumns = 64, kChunk = 64, kPitch = kChunk + 4, kStages = 4, kRowsAThread = 4;
 
-// kGroups groups of 64 threads; a group has four rows of C, a thread one column of them.
-template <int kGroups>
+// Groups of 64 threads; a group has four rows of C, a thread one column of them.
 struct RowsShape {
-  static constexpr int kRows = kGroups * kRowsAThread, kThreads = kGroups * kColumns;
+  static constexpr int kGroups = 4, kRows = kGroups * kRowsAThread, kThreads = kGroups * kColumns;
   static constexpr int kStageFloats = (kRows + kColumns) * kPitch;
   static constexpr int kSharedBytes = kStages * kStageFloats * 4;
 };
 
-template <int kGroups>
-__global__ void __launch_bounds__(RowsShape<kGroups>::kThreads) RowsKernel(const GemmF32Problem p) {
+__global__ void __launch_bounds__(RowsShape::kThreads) RowsKernel(const GemmF32Problem p) {
   KernelBegin();
-  using Shape = RowsShape<kGroups>;
+  using Shape = RowsShape;
   GROUPER_DYNAMIC_SHARED(__align__(16) float, shared);
   const int64_t m_begin = static_cast<int64_t>(blockIdx.x) * Shape::kRows, n_begin = static_cast<int64_t>(blockIdx.y) * kColumns;
   const int column = threadIdx.x % kColumns, row = threadIdx.x / kColumns * kRowsAThread;
@@ -196,14 +195,108 @@ bool RowsOfSixteen(const float* data, int64_t row_stride, int64_t k_stride, int6
   return k_stride == 1 && reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_stride % 4 == 0 && batch_stride % 4 == 0;
 }
 
-template <int kGroups>
-void LaunchRows(Stream& stream, const GemmF32Problem& p) {
-  using Shape = RowsShape<kGroups>;
+// kRows warps with a row each and one that fetches, by boxes of 32 of k (swizzled: a warp's threads read a column of units without conflicts).
+template <int kRows_>
+struct FewRowsShape {
+  static constexpr int kRows = kRows_, kColumns = 32, kThreads = 32 * (kRows + 1);
+  static constexpr int kBoxes = 4, kChunk = 32 * kBoxes, kStages = 5;  // a stage's boxes of B, then of A
+  static constexpr int kBytesB = kColumns * 128, kBytesA = 1024, kStageBytes = kBoxes * (kBytesB + kBytesA);
+  static constexpr int kSharedBytes = 1024 + kStages * (kStageBytes + 16);
+  static_assert(kRows <= 8);
+};
+
+struct FewRowsArguments {
+  GemmF32Problem problem;
+  CUtensorMap a, b;
+};
+
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads) FewRowsKernel(const __grid_constant__ FewRowsArguments arguments) {
+  GROUPER_DYNAMIC_SHARED(char, shared_raw);
+  char* const shared = shared_raw + (1024 - SharedAddress(shared_raw) % 1024) % 1024;
+  uint64_t* const full = reinterpret_cast<uint64_t*>(shared + Shape::kStages * Shape::kStageBytes);
+  uint64_t* const empty = full + Shape::kStages;
+  const GemmF32Problem& p = arguments.problem;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Shape::kStages; ++s) {
+      BarrierInit(&full[s], 1);
+      BarrierInit(&empty[s], Shape::kRows);
+    }
+    BarrierInitFence();
+    PrefetchMap(&arguments.a);
+    PrefetchMap(&arguments.b);
+  }
+  KernelBegin();
+  __syncthreads();
+  const int m_begin = static_cast<int>(blockIdx.x) * Shape::kRows, n_begin = static_cast<int>(blockIdx.y) * Shape::kColumns;
+  const int batch = static_cast<int>(blockIdx.z), k = static_cast<int>(p.k);
+  int stage = 0;
+  uint32_t phase = 0;
+  const auto next = [&] {
+    if (++stage == Shape::kStages) stage = 0, phase ^= 1;
+  };
+  if (warp == Shape::kRows) {
+    for (int begin = 0; lane == 0 && begin < k; begin += Shape::kChunk) {
+      BarrierWait(&empty[stage], phase ^ 1);
+      BarrierExpect(&full[stage], Shape::kBoxes * (Shape::kBytesB + Shape::kRows * 128));
+      char* const to = shared + stage * Shape::kStageBytes;
+#pragma unroll
+      for (int i = 0; i < Shape::kBoxes; ++i) {
+        CopyBox(to + i * Shape::kBytesB, &arguments.b, begin + 32 * i, n_begin, batch, &full[stage]);
+        CopyBox(to + Shape::kBoxes * Shape::kBytesB + i * Shape::kBytesA, &arguments.a, begin + 32 * i, m_begin, batch, &full[stage]);
+      }
+      next();
+    }
+    return;
+  }
+  const int64_t m = m_begin + warp, n = n_begin + lane;
+  const bool mine = m < p.m && n < p.n;
+  float* const c = p.c + batch * p.c_batch + m * p.c_m + n;
+  float acc = p.accumulate && mine ? *c : 0.0f;
+  for (int begin = 0; begin < k; begin += Shape::kChunk) {
+    BarrierWait(&full[stage], phase);
+    const char* const b = shared + stage * Shape::kStageBytes;
+    const char* const a = b + Shape::kBoxes * Shape::kBytesB;
+    const auto four = [&](int i) {  // of k; not those beyond its end: 0 + -0 is 0
+      const float4 x = *reinterpret_cast<const float4*>(a + i / 8 * Shape::kBytesA + SwizzledOffset(warp, i % 8 * 16));
+      const float4 y = *reinterpret_cast<const float4*>(b + i / 8 * Shape::kBytesB + SwizzledOffset(lane, i % 8 * 16));
+      acc = __fmaf_rn(x.x, y.x, acc);
+      acc = __fmaf_rn(x.y, y.y, acc);
+      acc = __fmaf_rn(x.z, y.z, acc);
+      acc = __fmaf_rn(x.w, y.w, acc);
+    };
+    if (k - begin >= Shape::kChunk) {
+#pragma unroll
+      for (int i = 0; i < Shape::kChunk / 4; ++i) four(i);
+    } else {
+      for (int i = 0; i < (k - begin) / 4; ++i) four(i);
+    }
+    FenceAsyncShared();  // an arrival does not wait for loads in flight
+    __syncwarp();
+    if (lane == 0) BarrierArrive(&empty[stage]);
+    next();
+  }
+  if (mine) *c = p.bias != nullptr ? __fadd_rn(acc, p.bias[n]) : acc;
+}
+
+template <typename Shape>
+void LaunchFewRows(Stream& stream, const GemmF32Problem& p) {
   static uint64_t allowed = 0;
-  AllowSharedMemory(RowsKernel<kGroups>, Shape::kSharedBytes, allowed);
-  const dim3 grid(static_cast<unsigned>((p.m + Shape::kRows - 1) / Shape::kRows), static_cast<unsigned>((p.n + kColumns - 1) / kColumns),
+  AllowSharedMemory(FewRowsKernel<Shape>, Shape::kSharedBytes, allowed);
+  const FewRowsArguments args = {p, MakeTensorMap(p.a, p.k, p.m, p.batch, p.a_m, p.a_batch, Shape::kRows, /*is_float=*/true),
+                                 MakeTensorMap(p.b, p.k, p.n, p.batch, p.b_n, p.b_batch, Shape::kColumns, /*is_float=*/true)};
+  const dim3 grid(static_cast<unsigned>((p.m + Shape::kRows - 1) / Shape::kRows),
+                  static_cast<unsigned>((p.n + Shape::kColumns - 1) / Shape::kColumns), static_cast<unsigned>(p.batch));
+  LaunchKernel(stream, grid, Shape::kThreads, Shape::kSharedBytes, FewRowsKernel<Shape>, args);
+}
+
+void LaunchRows(Stream& stream, const GemmF32Problem& p) {
+  static uint64_t allowed = 0;
+  AllowSharedMemory(RowsKernel, RowsShape::kSharedBytes, allowed);
+  const dim3 grid(static_cast<unsigned>((p.m + RowsShape::kRows - 1) / RowsShape::kRows), static_cast<unsigned>((p.n + kColumns - 1) / kColumns),
                   static_cast<unsigned>(p.batch));
-  LaunchKernel(stream, grid, Shape::kThreads, Shape::kSharedBytes, RowsKernel<kGroups>, p);
+  LaunchKernel(stream, grid, RowsShape::kThreads, RowsShape::kSharedBytes, RowsKernel, p);
 }
 
 }  // namespace
@@ -212,8 +305,12 @@ void GemmF32(Stream& stream, const GemmF32Problem& p) {
   if (p.m == 0 || p.n == 0 || p.batch == 0) return;
   if (p.groups == GemmGroups::kNone && p.k > 0 && p.k % 4 == 0 && RowsOfSixteen(p.a, p.a_m, p.a_k, p.a_batch) &&
       RowsOfSixteen(p.b, p.b_n, p.b_k, p.b_batch)) {
-    const bool many = p.m * ((p.n + kColumns - 1) / kColumns) * p.batch > int64_t{8} * NumMultiprocessors();
-    return many ? LaunchRows<4>(stream, p) : LaunchRows<1>(stream, p);
+    // Rows a block, so that there is a block for each multiprocessor; more rows than fill them eight a block are for the other kernel.
+    using Two = FewRowsShape<2>;
+    using Eight = FewRowsShape<8>;
+    const int64_t warps = p.m * ((p.n + Two::kColumns - 1) / Two::kColumns) * p.batch, processors = NumMultiprocessors();
+    if (warps <= 2 * processors) return LaunchFewRows<Two>(stream, p);
+    return warps <= 16 * processors ? LaunchFewRows<Eight>(stream, p) : LaunchRows(stream, p);
   }
   int64_t tiles = (p.m + kTile - 1) / kTile;
   if (p.groups == GemmGroups::kRows) tiles += p.batch;  // at most one part-filled tile a group
