@@ -113,8 +113,12 @@ int ActiveClusters(const Stream& stream, unsigned cluster, dim3 block, size_t sh
 #ifdef GROUPER_CUDA_EMULATED
   return static_cast<int>(NumMultiprocessors() / cluster);
 #else
-  const LaunchConfig config(stream, cluster, dim3(cluster), block, shared_bytes, /*ahead=*/false);
   int clusters = 0;
+  if (cluster == 1) {
+    GROUPER_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&clusters, kernel, static_cast<int>(block.x * block.y * block.z), shared_bytes));
+    return clusters * NumMultiprocessors();
+  }
+  const LaunchConfig config(stream, cluster, dim3(cluster), block, shared_bytes, /*ahead=*/false);
   GROUPER_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&clusters, kernel, config.get()));
   return clusters;
 #endif
