@@ -1,342 +1,46 @@
 #!/usr/bin/env python3
-"""The same models and shapes in PyTorch, on the same machine, in one run with ours: prints tokens/s and the ratio.
+"""The same models and shapes in PyTorch, on the same machine, in one run with ours: prints speeds and the ratio.
 
     python3 -m pip install torch transformers gguf          # references only; grouper itself needs no Python
     scripts/bench_reference.py quickstart [--threads 2]      # the quickstart's MLA/MoE model: training and generation
     scripts/bench_reference.py smollm2 [--threads 2]         # SmolLM2-135M: transformers' generate and a training step
-    scripts/bench_reference.py gpu                           # on a GPU: SmolLM2-135M's shapes, generation, training and a GRPO step
-    scripts/bench_reference.py gpu-kernels                   # on a GPU: the shapes of `grouper bench kernels --filter cuda` in torch
+    scripts/bench_reference.py gpu [--only smollm2|v2lite]   # on a GPU: shapes of SmolLM2-135M (generation, training, a GRPO step) and of
+                                                             # DeepSeek-V2-Lite (generation, forward and backward)
+    scripts/bench_reference.py gpu-kernels [--filter TEXT]   # on a GPU: every line of `grouper bench kernels --filter cuda` beside torch
 
-The quickstart model is written here in plain PyTorch as one would write it for speed without custom kernels: fused projections, absorbed
-MLA decode with a key-value cache, experts by index_add, no padding of finished sequences. Ours and theirs take turns; medians of the
-rounds are compared.
+The modes on a GPU end by themselves within --seconds; what did not fit, or is not installed, is named at the end.
 """
 import argparse
-import json
-import math
 import os
-import re
-import statistics
-import subprocess
-import time
+import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from bench_reference.report import ROOT
 
 
 def parse():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("model", choices=["quickstart", "smollm2", "gpu", "gpu-kernels"])
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--grouper", default=os.path.join(ROOT, "build", "grouper"))
+    p.add_argument("mode", choices=["quickstart", "smollm2", "gpu", "gpu-kernels"])
+    p.add_argument("--threads", type=int, default=2, help="quickstart, smollm2: of both")
+    p.add_argument("--rounds", type=int, default=3, help="quickstart, smollm2: each of both")
+    p.add_argument("--grouper", default=os.environ.get("GROUPER", os.path.join(ROOT, "build", "grouper")), help="the binary (or $GROUPER)")
     p.add_argument("--smollm2", default=os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.gguf"))
+    p.add_argument("--only", choices=["smollm2", "v2lite"], help="gpu: one of the two models")
+    p.add_argument("--filter", default="cuda", help="gpu-kernels: as for grouper bench kernels")
+    p.add_argument("--seconds", type=float, default=520, help="gpu, gpu-kernels: limit of the whole run")
+    p.add_argument("--compile", action="store_true", help="gpu: training with torch.compile too (minutes)")
+    p.add_argument("--tiny", action="store_true", help="gpu, gpu-kernels: small shapes on the CPU; tries the script, measures nothing")
     return p.parse_args()
 
 
-ARGS = parse()
-os.environ["OMP_NUM_THREADS"] = str(ARGS.threads)
-import torch  # noqa: E402  (after OMP_NUM_THREADS)
-import torch.nn.functional as F  # noqa: E402
-
-torch.set_num_threads(ARGS.threads)
-
-
-class Quickstart(torch.nn.Module):
-    """recipes/quickstart/config.json: 3 layers, MLA, layers 1 and 2 with 1 shared and 8 routed experts, top 2 by sigmoid + bias."""
-
-    def __init__(self, c):
-        super().__init__()
-        self.c = c
-        d, h = c["hidden_size"], c["num_attention_heads"]
-        nope, rope, v, r = c["qk_nope_head_dim"], c["qk_rope_head_dim"], c["v_head_dim"], c["kv_lora_rank"]
-        P = lambda *s: torch.nn.Parameter(torch.randn(*s) / math.sqrt(s[-1]))  # noqa: E731
-        self.embed, self.head = P(c["vocab_size"], d), P(c["vocab_size"], d)
-        self.norm = torch.nn.Parameter(torch.ones(d))
-        self.layers = torch.nn.ModuleList()
-        for i in range(c["num_hidden_layers"]):
-            L = torch.nn.Module()
-            L.n1, L.n2, L.nkv = (torch.nn.Parameter(torch.ones(n)) for n in (d, d, r))
-            L.qkv = P(h * (nope + rope) + r + rope, d)
-            L.uk, L.uv, L.o = P(h, nope, r), P(h, v, r), P(d, h * v)
-            L.moe = i >= c["first_k_dense_replace"]
-            if L.moe:
-                e, m = c["n_routed_experts"], c["moe_intermediate_size"]
-                L.gate, L.bias = P(e, d), torch.zeros(e)
-                L.gu, L.down = P(e, 2 * m, d), P(e, d, m)
-                L.sgu, L.sdown = P(2 * m, d), P(d, m)
-            else:
-                m = c["intermediate_size"]
-                L.gu, L.down = P(2 * m, d), P(d, m)
-            self.layers.append(L)
-        freq = c["rope_theta"] ** (-torch.arange(0, rope, 2).float() / rope)
-        angle = torch.outer(torch.arange(c["max_position_embeddings"]).float(), freq)
-        self.cos, self.sin = angle.cos(), angle.sin()
-
-    @staticmethod
-    def rms(x, w):
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * w
-
-    def rope(self, x, pos):
-        cos, sin = self.cos[pos], self.sin[pos]
-        if x.dim() == 4:
-            cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
-        a, b = x[..., 0::2], x[..., 1::2]
-        return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
-
-    @staticmethod
-    def swiglu(x, gu, down):
-        g, u = F.linear(x, gu).chunk(2, -1)
-        return F.linear(F.silu(g) * u, down)
-
-    def moe(self, L, x):
-        c = self.c
-        flat = x.reshape(-1, x.shape[-1])
-        scores = F.linear(flat, L.gate).sigmoid()
-        ids = (scores + L.bias).topk(c["num_experts_per_tok"], -1).indices
-        w = scores.gather(-1, ids)
-        w = w / (w.sum(-1, keepdim=True) + 1e-20)
-        order = ids.flatten().argsort(stable=True)
-        token = order // c["num_experts_per_tok"]
-        counts = torch.bincount(ids.flatten(), minlength=c["n_routed_experts"]).tolist()
-        rows = flat[token].split(counts)
-        out = torch.cat([self.swiglu(r, L.gu[e], L.down[e]) for e, r in enumerate(rows)])
-        y = self.swiglu(flat, L.sgu, L.sdown).index_add(0, token, out * w.flatten()[order, None])
-        return y.view_as(x)
-
-    def forward(self, ids, pos, mask, cache=None, at=0):
-        c = self.c
-        h, nope, rope, r = c["num_attention_heads"], c["qk_nope_head_dim"], c["qk_rope_head_dim"], c["kv_lora_rank"]
-        B, T = ids.shape
-        x = self.embed[ids]
-        for i, L in enumerate(self.layers):
-            y = F.linear(self.rms(x, L.n1), L.qkv)
-            q, lat, kr = y.split([h * (nope + rope), r, rope], -1)
-            q = q.view(B, T, h, nope + rope)
-            ql = torch.einsum("bthn,hnr->bthr", q[..., :nope], L.uk)
-            q = torch.cat((ql, self.rope(q[..., nope:], pos)), -1)
-            k = torch.cat((self.rms(lat, L.nkv), self.rope(kr, pos)), -1)
-            if cache is not None:
-                cache[i][:, at:at + T] = k
-                k = cache[i][:, :at + T]
-            s = torch.einsum("bthd,bsd->bhts", q, k) / math.sqrt(nope + rope)
-            p = s.masked_fill(mask, float("-inf")).softmax(-1)
-            o = torch.einsum("bhts,bsr->bthr", p, k[..., :r])
-            o = torch.einsum("bthr,hvr->bthv", o, L.uv).flatten(2)
-            x = x + F.linear(o, L.o)
-            z = self.rms(x, L.n2)
-            x = x + (self.moe(L, z) if L.moe else self.swiglu(z, L.gu, L.down))
-        return F.linear(self.rms(x, self.norm), self.head)
-
-
-def torch_quickstart_train(model, steps=12, batch=96, length=34):
-    """Steps of forward, backward and AdamW on `batch` sequences of `length` tokens, in micro-batches of 64 as in QUICKSTART."""
-    opt = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
-    mask = torch.ones(length, length, dtype=torch.bool).triu(1)
-    pos = torch.arange(length)
-    times = []
-    for _ in range(steps):
-        ids = torch.randint(0, 31, (batch, length + 1))
-        start = time.perf_counter()
-        for part in ids.split(64):
-            logits = model(part[:, :-1], pos, mask)
-            loss = F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten()) * len(part) / batch
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step()
-        opt.zero_grad(set_to_none=True)
-        times.append(time.perf_counter() - start)
-    return batch * length / statistics.median(times[2:])
-
-
-@torch.inference_mode()
-def torch_quickstart_generate(model, batch=256, group=8, prompt=9, new=32):
-    """Samples `group` completions of each of batch / group prompts, as a GRPO step does."""
-    c = model.c
-    width = c["kv_lora_rank"] + c["qk_rope_head_dim"]
-    ids = torch.randint(0, 31, (batch // group, prompt)).repeat_interleave(group, 0)
-    start = time.perf_counter()
-    cache = [torch.zeros(batch, prompt + new, width) for _ in model.layers]
-    logits = model(ids, torch.arange(prompt), torch.ones(prompt, prompt, dtype=torch.bool).triu(1), cache, 0)[:, -1]
-    for t in range(prompt, prompt + new):
-        logp = logits.log_softmax(-1)
-        token = torch.multinomial(logp.exp(), 1)
-        logp.gather(-1, token)
-        if t + 1 < prompt + new:
-            no_mask = torch.zeros(1, t + 1, dtype=torch.bool)
-            logits = model(token, torch.tensor([t]), no_mask, cache, t)[:, -1]
-    return batch * new / (time.perf_counter() - start)
-
-
-def ours(*arguments):
-    """Runs `grouper bench ...` and returns the number before 'tok/s' of its last such line."""
-    out = subprocess.run([ARGS.grouper, "bench", *arguments, "--threads", str(ARGS.threads)], check=True, capture_output=True,
-                         text=True).stdout
-    return float(re.findall(r"([\d.]+) tok/s", out)[-1])
-
-
-def compare(rows):
-    print(f"{'what':44} {'PyTorch tok/s':>14} {'grouper tok/s':>14} {'ratio':>7}   ({ARGS.threads} threads, median of {ARGS.rounds})")
-    for name, theirs, mine in rows:
-        a, b = [], []
-        for _ in range(ARGS.rounds):
-            a.append(theirs())
-            b.append(mine())
-        a, b = statistics.median(a), statistics.median(b)
-        print(f"{name:44} {a:14.0f} {b:14.0f} {b / a:7.2f}", flush=True)
-
-
-def quickstart():
-    config = os.path.join(ROOT, "recipes", "quickstart", "config.json")
-    model = Quickstart(json.load(open(config)))
-    compare([
-        ("quickstart training, 96 x 34", lambda: torch_quickstart_train(model),
-         lambda: ours("train", "--model", config, "--batch", "96", "--length", "34")),
-        ("quickstart generation, 32 x 8, 9 + 32", lambda: torch_quickstart_generate(model),
-         lambda: ours("rollout", "--model", config, "--batch", "256", "--group", "8", "--prompt", "9", "--new-tokens", "32")),
-    ])
-
-
-def smollm2():
-    from transformers import AutoModelForCausalLM
-    model = AutoModelForCausalLM.from_pretrained(os.path.dirname(ARGS.smollm2), gguf_file=os.path.basename(ARGS.smollm2),
-                                                 dtype=torch.float32)
-
-    def generate(batch=16, prompt=32, new=32):
-        ids = torch.randint(100, 40000, (batch, prompt))
-        start = time.perf_counter()
-        model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, min_new_tokens=new, max_new_tokens=new, pad_token_id=2)
-        return batch * new / (time.perf_counter() - start)
-
-    def train(batch=4, length=128, steps=3):
-        opt = torch.optim.AdamW(model.parameters(), lr=1e-9)
-        times = []
-        for _ in range(steps):
-            ids = torch.randint(100, 40000, (batch, length))
-            start = time.perf_counter()
-            model(ids, labels=ids).loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-            times.append(time.perf_counter() - start)
-        return batch * length / statistics.median(times[1:])
-
-    compare([
-        ("SmolLM2-135M generation, batch 16, 32 + 32", generate,
-         lambda: ours("rollout", "--model", ARGS.smollm2, "--batch", "16", "--prompt", "32", "--new-tokens", "32")),
-        ("SmolLM2-135M training, 4 x 128", train,
-         lambda: ours("train", "--model", ARGS.smollm2, "--batch", "4", "--length", "128")),
-    ])
-
-
-def gpu():
-    """bf16, random weights of SmolLM2-135M's shapes (speed does not depend on values). Theirs: generate with a static prompt length and sampling, and
-    loss.backward with torch's fused AdamW, in micro-batches that fit. A GRPO step is 32 prompts x 8 completions of 256 tokens after 128 of prompt, then one
-    update on them with the log-probabilities of the completions."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-    shapes = os.path.join(ROOT, "recipes", "shapes", "smollm2_135m.json")
-    config = AutoConfig.for_model(**json.load(open(shapes)))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).cuda()
-    opt = torch.optim.AdamW(model.parameters(), lr=1e-9, fused=True)
-    vocab = config.vocab_size
-
-    def generate(batch, prompt=128, new=256):
-        ids = torch.randint(3, vocab, (batch, prompt), device="cuda")
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, min_new_tokens=new, max_new_tokens=new,
-                             pad_token_id=2)
-        torch.cuda.synchronize()
-        return time.perf_counter() - start, out
-
-    def update(ids, first, micro):
-        """One optimizer step: the log-probability of tokens [first, end) of each row, weighted at random as advantages would."""
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for part in ids.split(micro):
-            logits = model(part, use_cache=False).logits[:, first - 1:-1].float()
-            logp = torch.gather(logits.log_softmax(-1), -1, part[:, first:, None]).squeeze(-1)
-            sign = torch.ones(part.shape[0], 1, device="cuda")
-            sign[::2] = -1
-            (sign * logp).sum().div(ids.shape[0] * (ids.shape[1] - first)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step()
-        opt.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    def ours(*arguments):
-        out = subprocess.run([ARGS.grouper, "bench", *arguments, "--model", shapes, "--device", "cuda"], check=True, capture_output=True, text=True).stdout
-        return out.strip().splitlines()[-1]
-
-    print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
-    generate(8, new=8)
-    for batch in (64, 1024):
-        theirs = batch * 256 / generate(batch)[0]
-        mine = float(re.search(r"([\d.]+) tok/s", ours("rollout", "--batch", str(batch), "--group", "8", "--prompt", "128", "--new-tokens", "256")).group(1))
-        print(f"generation, batch {batch}, 128 + 256: transformers {theirs:.0f} tok/s, grouper {mine:.0f} tok/s, {mine / theirs:.1f} x", flush=True)
-    ids = torch.randint(3, vocab, (32, 512), device="cuda")
-    theirs = 32 * 512 / statistics.median([update(ids, 1, 8) for _ in range(4)][1:])
-    mine = float(re.search(r"([\d.]+) tok/s", ours("train", "--batch", "32", "--length", "512")).group(1))
-    print(f"training, 32 x 512: transformers {theirs:.0f} tok/s, grouper {mine:.0f} tok/s, {mine / theirs:.2f} x", flush=True)
-    seconds, out = generate(256)
-    rest = statistics.median([update(out, 128, 32) for _ in range(3)][1:])
-    line = ours("step", "--batch", "256", "--group", "8", "--prompt", "128", "--new-tokens", "256")
-    mine = float(re.search(r"([\d.]+) ms a step", line).group(1)) / 1e3
-    print(f"GRPO step, 32 x 8 x 256: transformers {seconds:.1f} + {rest:.2f} s, grouper {mine:.3f} s, {(seconds + rest) / mine:.1f} x", flush=True)
-
-
-def gpu_kernels():
-    """Microseconds by events, inputs rotated through more than the cache, medians of 20."""
-    device = "cuda"
-
-    def timed(make, run, copies=4):
-        inputs = [make() for _ in range(copies)]
-        for x in inputs:
-            run(*x)
-        times = []
-        for i in range(20):
-            a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            a.record()
-            run(*inputs[i % copies])
-            b.record()
-            torch.cuda.synchronize()
-            times.append(a.elapsed_time(b) * 1e3)
-        return statistics.median(times)
-
-    bf16 = lambda *shape: torch.randn(*shape, device=device, dtype=torch.bfloat16)  # noqa: E731
-    print(torch.cuda.get_device_name(), "torch", torch.__version__)
-    for m, n, k in ((16384, 960, 576), (16384, 576, 576), (16384, 3072, 576), (16384, 576, 1536), (32768, 2816, 2048), (4096, 4096, 4096), (8192, 8192, 8192)):
-        us = timed(lambda: (bf16(m, k), bf16(n, k)), lambda x, w: F.linear(x, w))
-        print(f"{m} x {n} x {k}: forward {us:.1f} us, {2e-6 * m * n * k / us:.0f} TFLOP/s", flush=True)
-    # Decode: weights rotate through more than the cache; replayed as one graph, as a decode step is, so that launches do not count.
-    for m, n, k in ((64, 960, 576), (64, 576, 576), (64, 3072, 576), (64, 576, 1536), (64, 49152, 576), (1024, 960, 576), (1024, 3072, 576), (1024, 576, 1536),
-                    (1024, 49152, 576), (256, 102400, 2048)):
-        sets = max(1, min(64, (256 << 20) // (2 * n * k)))
-        weights, x = bf16(sets, n, k), bf16(m, k)
-        F.linear(x, weights[0])
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for i in range(64):
-                F.linear(x, weights[i % sets])
-        us = timed(lambda: (), lambda: graph.replay()) / 64
-        print(f"decode {m} x {n} x {k}: {us:.1f} us, {2e-3 * (n * k + m * (n + k)) / us:.0f} GB/s", flush=True)
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    # The last two: MLA as other trainers run it, keys and values of each head made from the latent (192 and 128 wide) by cuDNN.
-    for b, s, h, d, v in ((32, 512, 9, 64, 64), (16, 1024, 16, 64, 64), (16, 1024, 16, 128, 128), (4, 4096, 16, 128, 128), (16, 1024, 16, 192, 128), (4, 4096, 16, 192, 128)):
-        backends = [SDPBackend.CUDNN_ATTENTION] if d != v else [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION]
-        best = None
-        for backend in backends:
-            def backward(q, k, x):
-                out = F.scaled_dot_product_attention(q, k, x, is_causal=True)
-                return torch.autograd.grad(out, (q, k, x), torch.ones_like(out))
-            make = lambda: tuple(bf16(b, h, s, w).requires_grad_() for w in (d, d, v))  # noqa: E731
-            with sdpa_kernel(backend):
-                forward = timed(make, lambda q, k, x: F.scaled_dot_product_attention(q, k, x, is_causal=True))
-                both = timed(make, backward)
-            if best is None or both < best[1]:
-                best = forward, both
-        print(f"causal attention {h} x {d}/{v}, {b} x {s}: forward {best[0]:.0f} us, gradients {best[1] - best[0]:.0f} us", flush=True)
+def main():
+    args = parse()
+    if args.mode in ("quickstart", "smollm2"):
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # before torch is imported
+        from bench_reference import cpu
+        return cpu.run(args)
+    from bench_reference import report
+    return report.run(args)
 
 
 if __name__ == "__main__":
-    {"quickstart": quickstart, "smollm2": smollm2, "gpu": gpu, "gpu-kernels": gpu_kernels}[ARGS.model]()
+    sys.exit(main())
