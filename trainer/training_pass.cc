@@ -10,13 +10,6 @@
 #include "kernels/elementwise.h"
 
 namespace grouper {
-void AddExpertLoad(const std::vector<std::vector<int64_t>>& load, std::vector<std::vector<int64_t>>& sums) {
-  if (sums.size() < load.size()) sums.resize(load.size());
-  for (size_t layer = 0; layer < load.size(); ++layer) {
-    sums[layer].resize(load[layer].size(), 0);
-    for (size_t e = 0; e < load[layer].size(); ++e) sums[layer][e] += load[layer][e];
-  }
-}
 
 int64_t TrainSequence::num_trained() const { return std::count(trained.begin(), trained.end(), uint8_t{1}); }
 
@@ -177,8 +170,7 @@ Tensor TrainingPass::OnDevice(const Tensor& values) {
   return copy;
 }
 
-void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, Gradients& gradients,
-                       std::vector<std::vector<int64_t>>* expert_load) {
+void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, Gradients& gradients, ExpertLoad* expert_load) {
   const int64_t width = model_.config().hidden_size, vocab = model_.config().vocab_size;
   CHECK(model_.dtype() != DType::kF64) << "training runs in float32 or bfloat16";
   const int64_t chunk = LogitRows(model_, model_.device(), options_);
@@ -191,7 +183,7 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     arena_->Reset();
     const int64_t rows = static_cast<int64_t>(micro.targets.size());
     const Tensor hidden = arena_->New(model_.dtype(), {rows, width});
-    SavedActivations saved(*arena_, {options_.recompute});
+    SavedActivations saved(*arena_, {options_.recompute}, expert_load != nullptr ? expert_load->counts() : Tensor());
     model_.Forward(stream_, micro.batch, *kv_, hidden, &saved);
     const Tensor logprobs = arena_->New(DType::kF32, {rows}), entropies = arena_->New(DType::kF32, {rows}),
                  statistics = arena_->New(DType::kF32, {rows, 2});
@@ -214,7 +206,6 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     loss(begin, end, first, {host_logprobs.data<float>(), count}, {host_entropies.data<float>(), count}, {host_slopes.data<float>(), count});
     const Tensor slopes = OnDevice(host_slopes);
     first += rows;
-    if (expert_load != nullptr) AddExpertLoad(saved.expert_load, *expert_load);
     if (rows == 0) continue;
     const Tensor dhidden = arena_->New(model_.dtype(), {rows, width});
     for (int64_t r = 0; r < rows; r += chunk) {

@@ -5,6 +5,7 @@
 
 #include "tests/common/model/model_world.h"
 #include "trainer/evaluate.h"
+#include "trainer/expert_load.h"
 
 namespace grouper {
 namespace {
@@ -25,7 +26,7 @@ std::vector<TrainSequence> MixedSequences() {
 struct Result {
   std::vector<float> logprobs;
   std::vector<std::vector<float>> gradients;
-  std::vector<std::vector<int64_t>> load;
+  ExpertCounts load;
   bool operator==(const Result&) const = default;
 };
 
@@ -35,6 +36,8 @@ Result RunPass(const std::string& family, int num_threads, const TrainingPass::O
   const std::unique_ptr<Model> model = TinyModel(family, DType::kF32, stream);
   Gradients gradients(*model);
   gradients.Zero(stream);
+  ExpertLoad load(*model);
+  load.Zero(stream);
   TrainingPass pass(*model, stream, options);
   Result result;
   pass.Run(
@@ -44,7 +47,8 @@ Result RunPass(const std::string& family, int num_threads, const TrainingPass::O
         result.logprobs.insert(result.logprobs.end(), logprobs.begin(), logprobs.end());
         for (size_t i = 0; i < slopes.size(); ++i) slopes[i] = static_cast<float>(std::sin(static_cast<double>(first) + static_cast<double>(i)));
       },
-      gradients, &result.load);
+      gradients, &load);
+  result.load = load.Read(stream);
   gradients.Finish(stream);
   for (size_t i = 0; i < gradients.size(); ++i) {
     const Tensor& g = gradients.tensor(i);
