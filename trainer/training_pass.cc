@@ -63,10 +63,10 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
 
 int64_t TrainingPass::LogitRows(const Model& model, Device device, const Options& options) {
   const int64_t row = LogitsPitch(model.config(), device) * static_cast<int64_t>(SizeOf(model.dtype()));
-  const int64_t bytes = options.logits_bytes > 0                  ? options.logits_bytes
-                        : device.is_cuda() ? int64_t{2} << 30
-                                                             : int64_t{64} << 20;
-  return std::max<int64_t>(1, bytes / row);
+  const int64_t bytes = options.logits_bytes > 0 ? options.logits_bytes : int64_t{device.is_cuda() ? 512 : 64} << 20;
+  // What a device's gradients of weights may be cut at without other bits (kernels/README.md).
+  const int64_t unit = device.is_cuda() ? 2048 : 1;
+  return std::max(unit, bytes / row / unit * unit);
 }
 
 int64_t TrainingPass::RoundTokens(const Options& options, int64_t tokens) {
@@ -187,13 +187,13 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     model_.Forward(stream_, micro.batch, *kv_, hidden, &saved);
     const Tensor logprobs = arena_->New(DType::kF32, {rows}), entropies = arena_->New(DType::kF32, {rows}),
                  statistics = arena_->New(DType::kF32, {rows, 2});
-    // Logits are kept for the backward pass when they fit; else each chunk is computed twice.
-    const bool keep = rows <= chunk;
+    // One chunk's logits are held at a time. Forward goes from the last chunk to the first, which is still there when backward, in ascending order for
+    // its sums, begins; the others are computed again.
     const Tensor logits = arena_->New(model_.dtype(), {std::min(rows, chunk), LogitsPitch(model_.config(), model_.device())}).Columns(0, vocab);
     auto filters = [&](int64_t r, int64_t n) {
       return std::vector<kernels::SamplingFilter>(micro.filters.begin() + r, micro.filters.begin() + r + n);
     };
-    for (int64_t r = 0; r < rows; r += chunk) {
+    for (int64_t r = (rows + chunk - 1) / chunk * chunk - chunk; r >= 0; r -= chunk) {
       const int64_t n = std::min(chunk, rows - r);
       model_.Logits(stream_, hidden.Rows(r, r + n), logits.Rows(0, n));
       if (failpoint::HitNan("trainer.logits")) kernels::Fill(stream_, logits.Rows(0, 1), std::numeric_limits<double>::quiet_NaN());
@@ -211,7 +211,7 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     for (int64_t r = 0; r < rows; r += chunk) {
       const int64_t n = std::min(chunk, rows - r);
       const Tensor part = logits.Rows(0, n);
-      if (!keep) model_.Logits(stream_, hidden.Rows(r, r + n), part);
+      if (r > 0) model_.Logits(stream_, hidden.Rows(r, r + n), part);
       kernels::TokenLogprobsBackward(stream_, part, filters(r, n), micro.targets.data() + r, slopes.Rows(r, r + n), part, statistics.Rows(r, r + n));
       model_.LogitsBackward(stream_, part, hidden.Rows(r, r + n), dhidden.Rows(r, r + n), gradients);
     }
