@@ -115,7 +115,8 @@ absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, abs
     ASSIGN_OR_RETURN(const std::vector<StageLengths> lengths, MeasureStages(recipe, loaded));
     memory = PlanMemory(recipe, *loaded.model, lengths, MeasureMachine(*loaded.model));
     if (arguments.Has("dry-run")) std::fputs(memory.Text().c_str(), stdout);
-    return memory.Check();
+    const absl::Status fits = memory.Check("the run");
+    return fits.ok() || arguments.Has("dry-run") ? fits : absl::Status(fits.code(), absl::StrCat(fits.message(), ". --dry-run shows all"));
   };
   ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts,
                    Composition::Create(recipe, "", arguments.GetAll("rules-library"), plan_memory, WeightUse::kTrain,
