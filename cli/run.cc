@@ -18,6 +18,7 @@
 #include "common/base/status.h"
 #include "common/metrics/progress.h"
 #include "common/recipe/load_recipe.h"
+#include "common/tensor/cuda.h"
 #include "trainer/trainer_service.h"
 
 namespace grouper::cli {
@@ -137,9 +138,10 @@ absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, abs
                [&] { return parts->WaitForServices(kFirstContact); },
                parts->memory()};
   const ModelConfig& config = parts->loaded().model->config();
-  std::printf("%s: %s, %s parameters (%s active), %d threads, out %s\n", recipe.name().c_str(), config.architecture.c_str(),
+  const Model& model = *parts->loaded().model;
+  std::printf("%s: %s, %s parameters (%s active), on %s in %s, %d threads, out %s\n", recipe.name().c_str(), config.architecture.c_str(),
               HumanCount(static_cast<double>(config.NumParameters())).c_str(), HumanCount(static_cast<double>(config.NumActiveParameters())).c_str(),
-              parts->threads().num_threads(), out.c_str());
+              Name(model.device()).c_str(), recipe.model().dtype().c_str(), parts->threads().num_threads(), out.c_str());
   if (arguments.Has("dry-run")) {
     ASSIGN_OR_RETURN(const std::string report, CheckRun(run));
     std::fputs(report.c_str(), stdout);

@@ -35,10 +35,7 @@ Model::~Model() = default;
 
 absl::Status Model::CheckMemory(const ModelConfig& config, DType dtype, Device device, WeightUse use) {
   const bool on_cuda = device.is_cuda();
-  if (on_cuda && device.index >= NumCudaDevices()) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "device cuda:%d: %d CUDA devices of compute capability 9.0 (Hopper) are here", device.index, NumCudaDevices()));
-  }
+  RETURN_IF_ERROR(CheckDevice(device));
   if (on_cuda && dtype == DType::kF64) return absl::InvalidArgumentError("float64 models run on the CPU only");
   if (use == WeightUse::kShapes) return absl::OkStatus();
   // A config that lies about its sizes must not take the process down.

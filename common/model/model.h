@@ -112,8 +112,8 @@ enum class WeightUse {
 
 class Model {
  public:
-  // Weights are allocated; those that have tensors are zero. InvalidArgument for a config that is not valid or a device
-  // that is not there, ResourceExhausted for a model that cannot fit (CheckMemory).
+  // Weights are allocated; those that have tensors are zero. InvalidArgument for a config that is not valid, FailedPrecondition
+  // for a device that is not there (CheckDevice), ResourceExhausted for a model that cannot fit (CheckMemory).
   static absl::StatusOr<std::unique_ptr<Model>> Create(const ModelConfig& config, DType dtype, Device device = {},
                                                        WeightUse use = WeightUse::kTrain);
   static absl::Status CheckMemory(const ModelConfig& config, DType dtype, Device device, WeightUse use);
