@@ -62,7 +62,9 @@ const Devices& TheDevices() {
       made.driver = false;
       made.error = cudaErrorInsufficientDriver;
     } else if (text.str().find('.') == std::string::npos) {
-      made.error = static_cast<cudaError_t>(std::atoi(given));
+      int error = cudaErrorUnknown;
+      text >> error;
+      made.error = static_cast<cudaError_t>(error);
     }
     char point, comma;
     for (int major, minor; made.error == cudaSuccess && text >> major >> point >> minor; text >> comma) made.capabilities.push_back({major, minor});
