@@ -45,23 +45,11 @@ class Planner {
   Planner(const v1::Recipe& recipe, const Model& model, const std::vector<StageLengths>& lengths, const MachineMemory& machine)
       : recipe_(recipe), model_(model), config_(model.config()), lengths_(lengths), machine_(machine) {}
 
-  MemoryPlan Plan() {
-    MemoryPlan plan;
-    const MemoryUse largest = LargestStage();
-    if (OnCuda()) {
-      MemoryUse device = largest;
-      device.where = Name(machine_.device);
-      device.limit = machine_.device_taken + machine_.device_free - kDeviceMargin;
-      plan.uses.push_back(device);
-    }
-    MemoryUse host;
-    host.where = "host";
-    host.limit = machine_.host_limit;
-    const int64_t model_here = OnCuda() ? 0 : WeightBytes() + PackedBytes();
-    host.parts.push_back({"program, libraries, tokenizer", std::max<int64_t>(0, machine_.host_resident - model_here), ""});
+  MemoryPlan PlanRun() {
+    std::vector<MemoryUse::Part> parts;
     int64_t data = 0;
     for (const StageLengths& stage : lengths_) data += stage.data_bytes * kRowFactor;
-    if (data > 0) host.parts.push_back({"rows of the data", data, "data.max_rows"});
+    if (data > 0) parts.push_back({"rows of the data", data, "data.max_rows"});
     MemoryUse::Part samples = {"samples and their scores", 0, ""};
     for (int i = 0; i < recipe_.stages_size(); ++i) {
       for (const Sampling& s : SamplingsOf(i)) {
@@ -69,23 +57,49 @@ class Planner {
         if (bytes > samples.bytes) samples = {samples.what, bytes, absl::StrCat("stages[", recipe_.stages(i).name(), s.evaluation ? "].eval.samples" : "].grpo.prompts_per_step")};
       }
     }
-    if (samples.bytes > 0) host.parts.push_back(samples);
+    if (samples.bytes > 0) parts.push_back(samples);
+    // A checkpoint holds a tensor's master while it is written.
+    if (OnCuda()) parts.push_back({"staging of weights", LargestTensor() * static_cast<int64_t>(sizeof(float)), ""});
+    return PlanOf(LargestStage(), parts);
+  }
+
+  MemoryPlan PlanWorker() {
+    MemoryUse worker;
+    AddWeights(worker.parts);
+    AddEngine(PoolPages(), {LargestPass()}, worker.parts);
+    // An update's tensor is verified on the host.
+    return PlanOf(worker, {{"staging of weights", LargestTensor() * static_cast<int64_t>(SizeOf(model_.dtype())), ""}});
+  }
+
+ private:
+  // `use`: where the model is. host: beside it, on the host.
+  MemoryPlan PlanOf(MemoryUse use, const std::vector<MemoryUse::Part>& host_parts) const {
+    MemoryPlan plan;
+    MemoryUse host;
+    host.where = "host";
+    host.limit = machine_.host_limit;
+    const int64_t model_here = OnCuda() ? 0 : WeightBytes() + PackedBytes();
+    host.parts.push_back({"program, libraries, tokenizer", std::max<int64_t>(0, machine_.host_resident - model_here), ""});
+    host.parts.insert(host.parts.end(), host_parts.begin(), host_parts.end());
     if (OnCuda()) {
       host.parts.push_back({"CUDA's kernels and graphs", kCudaHostBytes, ""});
-      int64_t largest_tensor = 0;
-      for (const LogicalTensor& tensor : model_.tensors()) largest_tensor = std::max(largest_tensor, tensor.value.size());
-      // A checkpoint holds a tensor's master while it is written.
-      host.parts.push_back({"staging of weights", largest_tensor * static_cast<int64_t>(sizeof(float)), ""});
+      use.where = Name(machine_.device);
+      use.limit = machine_.device_taken + machine_.device_free - kDeviceMargin;
+      plan.uses.push_back(use);
     } else {
-      host.stage = largest.stage;
-      host.parts.insert(host.parts.end(), largest.parts.begin(), largest.parts.end());
+      host.stage = use.stage;
+      host.parts.insert(host.parts.end(), use.parts.begin(), use.parts.end());
     }
     plan.uses.push_back(host);
     return plan;
   }
 
- private:
   bool OnCuda() const { return machine_.device.is_cuda(); }
+  int64_t LargestTensor() const {
+    int64_t largest = 0;
+    for (const LogicalTensor& tensor : model_.tensors()) largest = std::max(largest, tensor.value.size());
+    return largest;
+  }
   int64_t WeightBytes() const { return static_cast<int64_t>(model_.WeightBytes()); }
   int64_t PackedBytes() const { return OnCuda() ? 0 : static_cast<int64_t>(model_.PackedBytes()); }
 
@@ -125,38 +139,51 @@ class Planner {
     return running * own + groups * shared;
   }
 
-  // Adds the engine's parts, for all sampling up to and with stage `index`.
-  void AddEngine(int index, std::vector<MemoryUse::Part>& parts) const {
-    if (recipe_.rollout().addresses_size() > 0) return;
-    const int64_t page = static_cast<int64_t>(KvPool::BytesPerPage(config_, model_.dtype()));
-    const v1::Rollout& rollout = recipe_.rollout();
-    int64_t filled = 0, arena = 0, scratch = 0;
-    const auto add_pass = [&](const PassSize& size) {
+  PassSize LargestPass() const {
+    EngineOptions options;
+    options.max_batch_tokens = recipe_.rollout().max_batch_tokens();
+    options.max_sequences = recipe_.rollout().max_sequences();
+    return Engine::LargestPass(config_, options);
+  }
+
+  // Adds the engine's parts: so many pages of the cache filled, and these passes.
+  void AddEngine(int64_t filled, const std::vector<PassSize>& passes, std::vector<MemoryUse::Part>& parts) const {
+    int64_t arena = 0, scratch = 0;
+    for (const PassSize& size : passes) {
       const PassBytes bytes = ForwardBytes(config_, model_.dtype(), machine_.device, size);
       arena = std::max(arena, Held(bytes.arena));
       scratch = std::max(scratch, Held(bytes.scratch));
-    };
-    if (OnCuda()) {
-      EngineOptions options;
-      options.max_batch_tokens = rollout.max_batch_tokens();
-      options.max_sequences = rollout.max_sequences();
-      add_pass(Engine::LargestPass(config_, options));
     }
+    const int64_t page = static_cast<int64_t>(KvPool::BytesPerPage(config_, model_.dtype()));
+    // A device gives a pool's pages at once, the host when they are written; the table of all pages is written at once.
+    const int64_t bytes = OnCuda() ? (PoolPages() + 1) * page : std::min(filled, PoolPages()) * page + PoolPages() * kPageTableBytes;
+    parts.push_back({"key-value cache", bytes, "rollout.cache_pages, rollout.max_sequences, model.max_context"});
+    parts.push_back({"a pass of the engine", arena + scratch, "rollout.max_batch_tokens, rollout.max_sequences"});
+  }
+
+  // The same for all sampling up to and with stage `index`.
+  void AddEngineOf(int index, std::vector<MemoryUse::Part>& parts) const {
+    if (recipe_.rollout().addresses_size() > 0) return;
+    int64_t filled = 0;
+    std::vector<PassSize> passes;
+    if (OnCuda()) passes.push_back(LargestPass());
     for (int i = 0; i <= index; ++i) {
       for (const Sampling& s : SamplingsOf(i)) {
         filled = std::max(filled, FilledPages(s));
         if (OnCuda()) continue;
         PassSize size;
-        size.sequences = size.rows = size.logit_rows = std::min<int64_t>(rollout.max_sequences(), s.groups * s.samples);
-        size.tokens = std::min<int64_t>(rollout.max_batch_tokens(), s.groups * s.prompt + size.sequences);
+        size.sequences = size.rows = size.logit_rows = std::min<int64_t>(recipe_.rollout().max_sequences(), s.groups * s.samples);
+        size.tokens = std::min<int64_t>(recipe_.rollout().max_batch_tokens(), s.groups * s.prompt + size.sequences);
         size.longest = s.longest;
-        add_pass(size);
+        passes.push_back(size);
       }
     }
-    // A device gives a pool's pages at once, the host when they are written; the table of all pages is written at once.
-    const int64_t bytes = OnCuda() ? (PoolPages() + 1) * page : std::min(filled, PoolPages()) * page + PoolPages() * kPageTableBytes;
-    parts.push_back({"key-value cache", bytes, "rollout.cache_pages, rollout.max_sequences, model.max_context"});
-    parts.push_back({"a pass of the engine", arena + scratch, "rollout.max_batch_tokens, rollout.max_sequences"});
+    AddEngine(filled, passes, parts);
+  }
+
+  void AddWeights(std::vector<MemoryUse::Part>& parts) const {
+    parts.push_back({absl::StrCat("weights, ", Name(model_.dtype())), WeightBytes(), "model.dtype"});
+    if (PackedBytes() > 0) parts.push_back({"weights, packed for the kernels", PackedBytes(), ""});
   }
 
   int64_t Held(size_t bytes) const { return static_cast<int64_t>(HeldBytes(bytes, machine_.device)); }
@@ -236,9 +263,8 @@ class Planner {
     for (int i = 0; i < recipe_.stages_size(); ++i) {
       MemoryUse use;
       use.stage = recipe_.stages(i).name();
-      use.parts.push_back({absl::StrCat("weights, ", Name(model_.dtype())), WeightBytes(), "model.dtype"});
-      if (!OnCuda()) use.parts.push_back({"weights, packed for the kernels", PackedBytes(), ""});
-      AddEngine(i, use.parts);
+      AddWeights(use.parts);
+      AddEngineOf(i, use.parts);
       if (!recipe_.stages(i).has_evaluate()) AddTraining(i, use.parts);
       if (use.total() > largest.total()) largest = use;
     }
@@ -278,7 +304,7 @@ std::string MemoryPlan::Text() const {
   return text;
 }
 
-absl::Status MemoryPlan::Check() const {
+absl::Status MemoryPlan::Check(const std::string& who) const {
   for (const MemoryUse& use : uses) {
     if (use.total() <= use.limit) continue;
     std::vector<MemoryUse::Part> parts = use.parts;
@@ -289,8 +315,8 @@ absl::Status MemoryPlan::Check() const {
                                         parts[i].field.empty() ? "" : absl::StrCat(" (lower or change ", parts[i].field, ")")));
     }
     return absl::ResourceExhaustedError(absl::StrFormat(
-        "the run would take %.2f GB of %s%s, which has %.2f GB for it; the largest parts: %s. --dry-run shows all", Gigabytes(use.total()),
-        use.where, use.stage.empty() ? "" : absl::StrCat(" in stage ", use.stage), Gigabytes(use.limit), absl::StrJoin(largest, "; ")));
+        "%s would take %.2f GB of %s%s, which has %.2f GB for it; the largest parts: %s", who, Gigabytes(use.total()), use.where,
+        use.stage.empty() ? "" : absl::StrCat(" in stage ", use.stage), Gigabytes(use.limit), absl::StrJoin(largest, "; ")));
   }
   return absl::OkStatus();
 }
@@ -308,7 +334,11 @@ MachineMemory MeasureMachine(const Model& model) {
 }
 
 MemoryPlan PlanMemory(const v1::Recipe& recipe, const Model& model, const std::vector<StageLengths>& stages, const MachineMemory& machine) {
-  return Planner(recipe, model, stages, machine).Plan();
+  return Planner(recipe, model, stages, machine).PlanRun();
+}
+
+MemoryPlan PlanWorkerMemory(const v1::Recipe& recipe, const Model& model, const MachineMemory& machine) {
+  return Planner(recipe, model, {}, machine).PlanWorker();
 }
 
 std::string MemoryReport(const MemoryPlan& plan, Device device) {

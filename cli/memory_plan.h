@@ -1,5 +1,5 @@
 // What a run will take of memory, part by part and with the recipe's field that changes each part: for `run --dry-run`, and for refusing a run
-// that cannot fit before it starts. docs/gpu_runs.md has predictions beside measurements.
+// or a rollout worker that cannot fit before it starts. docs/gpu_runs.md has predictions beside measurements.
 #pragma once
 
 #include <string>
@@ -29,8 +29,8 @@ struct MemoryUse {
 struct MemoryPlan {
   std::vector<MemoryUse> uses;
   std::string Text() const;
-  // ResourceExhausted: a memory would run out; the message names the largest parts and their fields.
-  absl::Status Check() const;
+  // ResourceExhausted: a memory would run out; the message names the largest parts and their fields. who: "the run".
+  absl::Status Check(const std::string& who) const;
 };
 
 // What is there when the plan is made: the model is loaded, nothing else.
@@ -45,6 +45,9 @@ MachineMemory MeasureMachine(const Model& model);
 
 // `model`: of the recipe; its own device does not matter, machine.device does.
 MemoryPlan PlanMemory(const v1::Recipe& recipe, const Model& model, const std::vector<StageLengths>& stages, const MachineMemory& machine);
+
+// Of `serve rollout`: nothing is known of prompts, so the cache is full, and a pass the largest that the engine makes.
+MemoryPlan PlanWorkerMemory(const v1::Recipe& recipe, const Model& model, const MachineMemory& machine);
 
 // "memory: cuda:0 19.71 GB at most, predicted 20.02 GB (+1.6%); host ...", after a run.
 std::string MemoryReport(const MemoryPlan& plan, Device device);

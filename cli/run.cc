@@ -18,6 +18,7 @@
 #include "common/base/status.h"
 #include "common/metrics/progress.h"
 #include "common/recipe/load_recipe.h"
+#include "common/tensor/cuda.h"
 #include "trainer/trainer_service.h"
 
 namespace grouper::cli {
@@ -115,7 +116,8 @@ absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, abs
     ASSIGN_OR_RETURN(const std::vector<StageLengths> lengths, MeasureStages(recipe, loaded));
     memory = PlanMemory(recipe, *loaded.model, lengths, MeasureMachine(*loaded.model));
     if (arguments.Has("dry-run")) std::fputs(memory.Text().c_str(), stdout);
-    return memory.Check();
+    const absl::Status fits = memory.Check("the run");
+    return fits.ok() || arguments.Has("dry-run") ? fits : absl::Status(fits.code(), absl::StrCat(fits.message(), ". --dry-run shows all"));
   };
   ASSIGN_OR_RETURN(const std::unique_ptr<Composition> parts,
                    Composition::Create(recipe, "", arguments.GetAll("rules-library"), plan_memory, WeightUse::kTrain,
@@ -136,9 +138,10 @@ absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, abs
                [&] { return parts->WaitForServices(kFirstContact); },
                parts->memory()};
   const ModelConfig& config = parts->loaded().model->config();
-  std::printf("%s: %s, %s parameters (%s active), %d threads, out %s\n", recipe.name().c_str(), config.architecture.c_str(),
+  const Model& model = *parts->loaded().model;
+  std::printf("%s: %s, %s parameters (%s active), on %s in %s, %d threads, out %s\n", recipe.name().c_str(), config.architecture.c_str(),
               HumanCount(static_cast<double>(config.NumParameters())).c_str(), HumanCount(static_cast<double>(config.NumActiveParameters())).c_str(),
-              parts->threads().num_threads(), out.c_str());
+              Name(model.device()).c_str(), recipe.model().dtype().c_str(), parts->threads().num_threads(), out.c_str());
   if (arguments.Has("dry-run")) {
     ASSIGN_OR_RETURN(const std::string report, CheckRun(run));
     std::fputs(report.c_str(), stdout);

@@ -2,6 +2,7 @@
 
 #include "cli/commands.h"
 #include "cli/composition.h"
+#include "cli/memory_plan.h"
 #include "cli/stop_signal.h"
 #include "common/base/address.h"
 #include "common/base/log.h"
@@ -36,6 +37,7 @@ absl::Status Serve(const Arguments& arguments, const v1::Recipe& recipe) {
   if (what == "rollout") {
     // The weights are replaced by the trainer's first update; until then nothing is served.
     ASSIGN_OR_RETURN(LoadedModel loaded, LoadRecipeModel(recipe, threads, WeightUse::kForward));
+    RETURN_IF_ERROR(PlanWorkerMemory(recipe, *loaded.model, MeasureMachine(*loaded.model)).Check("the worker"));
     RolloutServiceOptions options;
     options.engine.max_batch_tokens = recipe.rollout().max_batch_tokens();
     options.engine.max_sequences = recipe.rollout().max_sequences();

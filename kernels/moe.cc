@@ -76,13 +76,12 @@ void RouteBackward(Stream& stream, const RouterConfig& config, const Tensor& sco
       [&](auto) { cuda::RouteBackward(stream, config, scores, expert_ids, dweights, dlogits); });
 }
 
-ExpertOrder SortByExpert(Stream& stream, const Tensor& expert_ids, int num_experts, Arena& memory, const Tensor& offsets) {
+ExpertOrder SortByExpert(Stream& stream, const Tensor& expert_ids, int num_experts, Arena& memory) {
   CHECK(expert_ids.rank() == 2 && expert_ids.device() == stream.device) << expert_ids.ShapeString();
   const int64_t slots = expert_ids.size(), top_k = expert_ids.dim(1);
   CHECK(slots <= INT32_MAX && expert_ids.contiguous()) << expert_ids.ShapeString();
   ExpertOrder order;
-  order.offsets = offsets.empty() ? memory.New(DType::kI32, {num_experts + 1}) : offsets;
-  CHECK(order.offsets.rank() == 1 && order.offsets.dim(0) == num_experts + 1 && order.offsets.device() == stream.device);
+  order.offsets = memory.New(DType::kI32, {num_experts + 1});
   order.token = memory.New(DType::kI32, {slots});
   order.row_of = memory.New(DType::kI32, {slots});
   if constexpr (kWithCuda) {
@@ -147,17 +146,28 @@ void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d
             [&](auto) { cuda::ScatterExpertRows(stream, order, d_rows, top_k, dx); });
 }
 
-void UpdateExpertBias(const std::vector<int64_t>& load, double rate, const Tensor& bias) {
-  CHECK_EQ(static_cast<int64_t>(load.size()), bias.dim(0));
+void AddExpertLoad(Stream& stream, const Tensor& offsets, const Tensor& load) {
+  const int64_t experts = load.dim(0);
+  CHECK(load.dtype() == DType::kI32 && offsets.dtype() == DType::kI32 && offsets.dim(0) == experts + 1) << offsets.ShapeString() << " " << load.ShapeString();
   if constexpr (kWithCuda) {
-    if (bias.device().is_cuda()) return cuda::UpdateExpertBias(load, rate, bias);
+    if (load.device().is_cuda()) return cuda::AddExpertLoad(stream, offsets, load);
   }
+  const int32_t* const begin = offsets.data<int32_t>();
+  for (int64_t e = 0; e < experts; ++e) load.data<int32_t>()[e] += begin[e + 1] - begin[e];
+}
+
+void UpdateExpertBias(Stream& stream, const Tensor& load, double rate, const Tensor& bias) {
+  CHECK(load.dtype() == DType::kI32 && load.dim(0) == bias.dim(0)) << load.ShapeString() << " " << bias.ShapeString();
+  if constexpr (kWithCuda) {
+    if (bias.device().is_cuda()) return cuda::UpdateExpertBias(stream, load, rate, bias);
+  }
+  const int32_t* const counts = load.data<int32_t>();
+  const int64_t experts = load.dim(0);
   int64_t total = 0;
-  for (int64_t n : load) total += n;
-  const int64_t experts = static_cast<int64_t>(load.size());
+  for (int64_t e = 0; e < experts; ++e) total += counts[e];
   for (int64_t e = 0; e < experts; ++e) {
     // sign(mean - load), exactly: compare total with load * experts.
-    const int64_t scaled = load[e] * experts;
+    const int64_t scaled = counts[e] * experts;
     const double step = total > scaled ? rate : total < scaled ? -rate : 0;
     if (bias.dtype() == DType::kF64) {
       bias.data<double>()[e] += step;

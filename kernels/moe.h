@@ -41,9 +41,8 @@ struct ExpertOrder {
   Tensor token;    // [T * top_k]: sorted row -> token, the `gather` of GroupedLinear
   Tensor row_of;   // [T * top_k]: token * top_k + slot -> sorted row
 };
-// In `memory`, of the stream's device; `offsets`, unless empty, is taken for the order's own. Ids are Route's: below
-// num_experts.
-ExpertOrder SortByExpert(Stream& stream, const Tensor& expert_ids, int num_experts, Arena& memory, const Tensor& offsets = {});
+// In `memory`, of the stream's device. Ids are Route's: below num_experts.
+ExpertOrder SortByExpert(Stream& stream, const Tensor& expert_ids, int num_experts, Arena& memory);
 
 // y [T, D] (= or +=) sum over slots k ascending of weights[t, k] * expert_out[row_of[t, k]]: one fma chain per element
 // starting from 0 (or from y). expert_out [T * top_k, D].
@@ -57,8 +56,11 @@ void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tens
 // dx [T, D] += sum over slots ascending of d_rows[row_of[t, k]]: gradient of the gather in front of the experts.
 void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx);
 
-// Aux-loss-free balancing (arXiv 2408.15664): bias[e] += rate * sign(mean(load) - load[e]). load: tokens per expert of
-// a step. Waits when the bias is on a device.
-void UpdateExpertBias(const std::vector<int64_t>& load, double rate, const Tensor& bias);
+// load [E] (I32) += each expert's rows in an order's offsets [E + 1].
+void AddExpertLoad(Stream& stream, const Tensor& offsets, const Tensor& load);
+
+// Aux-loss-free balancing (arXiv 2408.15664): bias[e] += rate * sign(mean(load) - load[e]). load [E] (I32): tokens per
+// expert of a step.
+void UpdateExpertBias(Stream& stream, const Tensor& load, double rate, const Tensor& bias);
 
 }  // namespace grouper::kernels

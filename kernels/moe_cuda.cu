@@ -281,6 +281,24 @@ __global__ void __launch_bounds__(kBlockThreads)
   StoreFloat(out, sum);
 }
 
+// A thread an expert.
+__global__ void __launch_bounds__(kBlockThreads) AddRowCounts(const int32_t* offsets, int experts, int32_t* load) {
+  const int e = static_cast<int>(blockIdx.x * kBlockThreads + threadIdx.x);
+  if (e < experts) load[e] += offsets[e + 1] - offsets[e];
+}
+
+// One warp: a router's few hundred experts.
+__global__ void __launch_bounds__(kWarp) MoveBias(const int32_t* load, int experts, double rate, float* bias) {
+  long long total = 0;
+  for (int e = threadIdx.x; e < experts; e += kWarp) total += load[e];
+  for (int step = kWarp / 2; step > 0; step /= 2) total += __shfl_xor_sync(kAll, total, step);
+  for (int e = threadIdx.x; e < experts; e += kWarp) {
+    const long long scaled = static_cast<long long>(load[e]) * experts;
+    const double step = total > scaled ? rate : total < scaled ? -rate : 0;
+    bias[e] = static_cast<float>(static_cast<double>(bias[e]) + step);
+  }
+}
+
 dim3 TokenBlocks(const Tensor& t) { return dim3(static_cast<unsigned>(t.dim(0)), BlocksFor(t.dim(1))); }
 
 }  // namespace
@@ -343,14 +361,14 @@ void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d
   });
 }
 
-void UpdateExpertBias(const std::vector<int64_t>& load, double rate, const Tensor& bias) {
-  const size_t bytes = sizeof(float) * load.size();
-  std::vector<float> values(load.size());
-  GROUPER_CUDA_CHECK(cudaDeviceSynchronize());
-  GROUPER_CUDA_CHECK(cudaMemcpy(values.data(), bias.data<float>(), bytes, cudaMemcpyDeviceToHost));
-  kernels::UpdateExpertBias(load, rate, Tensor(values.data(), DType::kF32, {bias.dim(0)}));
-  GROUPER_CUDA_CHECK(cudaMemcpy(bias.data<float>(), values.data(), bytes, cudaMemcpyHostToDevice));
-  GROUPER_CUDA_CHECK(cudaDeviceSynchronize());
+void AddExpertLoad(Stream& stream, const Tensor& offsets, const Tensor& load) {
+  LaunchKernel(stream, BlocksFor(load.dim(0)), kBlockThreads, 0, AddRowCounts, offsets.data<int32_t>(), static_cast<int>(load.dim(0)),
+               load.data<int32_t>());
+}
+
+void UpdateExpertBias(Stream& stream, const Tensor& load, double rate, const Tensor& bias) {
+  CHECK(bias.dtype() == DType::kF32) << Name(bias.dtype());
+  LaunchKernel(stream, 1, kWarp, 0, MoveBias, load.data<int32_t>(), static_cast<int>(load.dim(0)), rate, bias.data<float>());
 }
 
 }  // namespace grouper::kernels::cuda

@@ -1,8 +1,6 @@
-// Routing and combination on CUDA: moe.h's functions for F32 and BF16, with the CPU's bits. Nothing but UpdateExpertBias waits for the
-// device, so that a step with experts can be captured as a graph.
+// Routing and combination on CUDA: moe.h's functions for F32 and BF16, with the CPU's bits. Nothing waits for the device, so
+// that a step with experts can be captured as a graph.
 #pragma once
-
-#include <vector>
 
 #include "kernels/moe.h"
 
@@ -22,7 +20,7 @@ void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tens
                             const Tensor& weights, const Tensor& d_expert_out, const Tensor& dweights);
 void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d_rows, int top_k, const Tensor& dx);
 
-// Waits for the device.
-void UpdateExpertBias(const std::vector<int64_t>& load, double rate, const Tensor& bias);
+void AddExpertLoad(Stream& stream, const Tensor& offsets, const Tensor& load);
+void UpdateExpertBias(Stream& stream, const Tensor& load, double rate, const Tensor& bias);
 
 }  // namespace grouper::kernels::cuda

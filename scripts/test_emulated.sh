@@ -13,7 +13,7 @@ fi
 scripts/setup.sh
 build=${BUILD_DIR:-build-emulated}
 [ -f "$build/build.ninja" ] || cmake -S . -B "$build" -G Ninja -DGROUPER_CUDA=EMULATED
-cmake --build "$build" --target kernels_cuda_test model_test rollout_test e2e_test
+cmake --build "$build" --target kernels_cuda_test model_test rollout_test trainer_test e2e_test
 cd "$build"
 [ $# -gt 0 ] || set -- -R 'Cuda|_cuda'
 exec ctest --output-on-failure -j "$(nproc)" "${exclude[@]}" "$@"

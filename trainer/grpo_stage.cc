@@ -13,6 +13,7 @@
 #include "common/model/weight_rows.h"
 #include "kernels/elementwise.h"
 #include "trainer/advantages.h"
+#include "trainer/expert_load.h"
 #include "trainer/learning_rate.h"
 #include "trainer/policy_loss.h"
 #include "trainer/scored_groups.h"
@@ -61,7 +62,7 @@ struct UpdateSums {
   int64_t diff_tokens = 0;
   double grad_norm = 0;
   int64_t trained_tokens = 0;
-  std::vector<std::vector<int64_t>> expert_load;
+  ExpertCounts expert_load;
 };
 
 class GrpoStage : public Stage {
@@ -72,7 +73,8 @@ class GrpoStage : public Stage {
         steps_(steps),
         filter_{static_cast<float>(g_.sampling().temperature()), g_.sampling().top_k(), static_cast<float>(g_.sampling().top_p())},
         pass_(*context.loaded.model, context.stream, context.pass_options()),
-        gradients_(*context.loaded.model, context.gradients_dtype()) {}
+        gradients_(*context.loaded.model, context.gradients_dtype()),
+        expert_load_(*context.loaded.model) {}
 
   absl::Status MakeReference() {
     if (g_.kl_coef() == 0) return absl::OkStatus();
@@ -261,8 +263,8 @@ class GrpoStage : public Stage {
     absl::Status mismatch;
     std::string not_finite;
     LossSums loss;
-    std::vector<std::vector<int64_t>> expert_load;  // of this update
     gradients_.Zero(c_.stream);
+    expert_load_.Zero(c_.stream);
     pass_.Run(sequences,
               [&](size_t begin, size_t end, int64_t, absl::Span<const float> logprobs, absl::Span<const float> entropies, absl::Span<float> slopes) {
                 size_t at = 0;
@@ -277,9 +279,8 @@ class GrpoStage : public Stage {
                 }
                 for (float entropy : entropies) sums.entropy += static_cast<double>(entropy);
               },
-              gradients_, &expert_load);
+              gradients_, &expert_load_);
     if (!mismatch.ok()) return mismatch;
-    AddExpertLoad(expert_load, sums.expert_load);
     RETURN_IF_ERROR(failpoint::Hit("trainer.backward"));
     if (failpoint::HitNan("trainer.loss")) loss.loss = std::numeric_limits<double>::quiet_NaN();
     gradients_.Finish(c_.stream);
@@ -297,10 +298,11 @@ class GrpoStage : public Stage {
     }
     sums.grad_norm += outcome.grad_norm;
     if (outcome.applied) {
-      UpdateExpertBiases(*c_.loaded.model, expert_load, g_.expert_bias_rate());
+      expert_load_.UpdateBiases(c_.stream, g_.expert_bias_rate());
       c_.loaded.model->WeightsChanged(c_.stream);
       c_.publisher.MarkChanged();
     }
+    AddExpertCounts(expert_load_.Read(c_.stream), sums.expert_load);
     RETURN_IF_ERROR(failpoint::Hit("trainer.optimizer"));
     return not_finite;
   }
@@ -479,6 +481,7 @@ class GrpoStage : public Stage {
   kernels::SamplingFilter filter_;
   TrainingPass pass_;
   Gradients gradients_;
+  ExpertLoad expert_load_;
   std::unique_ptr<Model> reference_;
   std::unique_ptr<TrainingPass> reference_pass_;
   int64_t sampled_tokens_ = 0;  // of the present step

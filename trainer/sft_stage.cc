@@ -9,6 +9,7 @@
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "kernels/elementwise.h"
+#include "trainer/expert_load.h"
 #include "trainer/learning_rate.h"
 
 namespace grouper {
@@ -36,7 +37,8 @@ class SftStage : public Stage {
       : c_(context),
         steps_(steps),
         pass_(*context.loaded.model, context.stream, context.pass_options()),
-        gradients_(*context.loaded.model, context.gradients_dtype()) {}
+        gradients_(*context.loaded.model, context.gradients_dtype()),
+        expert_load_(*context.loaded.model) {}
 
   const char* type() const override { return "sft"; }
   int64_t steps() const override { return steps_; }
@@ -67,8 +69,8 @@ class SftStage : public Stage {
     const float slope = -1.0f / static_cast<float>(trained);
     double sum = 0, entropy = 0;
     std::string not_finite;
-    std::vector<std::vector<int64_t>> load;
     gradients_.Zero(c_.stream);
+    expert_load_.Zero(c_.stream);
     pass_.Run(batch,
               [&](size_t begin, size_t, int64_t, absl::Span<const float> logprobs, absl::Span<const float> entropies, absl::Span<float> slopes) {
                 if (not_finite.empty()) not_finite = NotFiniteLogits(batch, sources, begin, logprobs);
@@ -78,7 +80,7 @@ class SftStage : public Stage {
                   slopes[i] = slope;
                 }
               },
-              gradients_, &load);
+              gradients_, &expert_load_);
     RETURN_IF_ERROR(failpoint::Hit("trainer.backward"));
     double loss = sum / static_cast<double>(trained);
     if (failpoint::HitNan("trainer.loss")) loss = std::numeric_limits<double>::quiet_NaN();
@@ -94,7 +96,7 @@ class SftStage : public Stage {
     }
     RETURN_IF_ERROR(CountSkipped(c_, not_finite.empty() ? "" : absl::StrCat("not finite: ", not_finite), next, result.metrics));
     if (outcome.applied) {
-      UpdateExpertBiases(*c_.loaded.model, load, config.sft().expert_bias_rate());
+      expert_load_.UpdateBiases(c_.stream, config.sft().expert_bias_rate());
       c_.loaded.model->WeightsChanged(c_.stream);
       c_.publisher.MarkChanged();
     }
@@ -105,7 +107,7 @@ class SftStage : public Stage {
     m.Set("lr", lr);
     m.Set("grad_norm", outcome.grad_norm);
     m.Set("policy/entropy", entropy / static_cast<double>(trained));
-    if (const double most = MaxExpertLoad(load); most > 0) m.Set("moe/max_load", most);
+    if (const double most = MaxExpertLoad(expert_load_.Read(c_.stream)); most > 0) m.Set("moe/max_load", most);
     const double seconds = absl::ToDoubleSeconds(c_.clock.Now() - start);
     m.Set("time/step", seconds);
     m.Set("time/train", seconds);
@@ -120,6 +122,7 @@ class SftStage : public Stage {
   int64_t steps_;
   TrainingPass pass_;
   Gradients gradients_;
+  ExpertLoad expert_load_;
 };
 
 }  // namespace

@@ -1,12 +1,9 @@
 #include "trainer/stage.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
-#include "kernels/moe.h"
 
 namespace grouper {
 
@@ -42,28 +39,6 @@ absl::Status CountSkipped(const StageContext& context, const std::string& why, S
   }
   LOG(WARNING) << what << "; skipped, it changes no weight";
   return absl::OkStatus();
-}
-
-double MaxExpertLoad(const std::vector<std::vector<int64_t>>& load) {
-  double worst = 0;
-  for (const std::vector<int64_t>& layer : load) {
-    int64_t total = 0, most = 0;
-    for (int64_t n : layer) {
-      total += n;
-      most = std::max(most, n);
-    }
-    if (total > 0) worst = std::max(worst, static_cast<double>(most) * static_cast<double>(layer.size()) / static_cast<double>(total));
-  }
-  return worst;
-}
-
-void UpdateExpertBiases(const Model& model, const std::vector<std::vector<int64_t>>& load, double rate) {
-  if (rate == 0) return;
-  for (size_t layer = 0; layer < load.size(); ++layer) {
-    if (load[layer].empty()) continue;
-    const int index = model.FindTensor(absl::StrCat("model.layers.", layer, ".mlp.gate.e_score_correction_bias"));
-    if (index >= 0) kernels::UpdateExpertBias(load[layer], rate, model.tensors()[static_cast<size_t>(index)].value);
-  }
 }
 
 }  // namespace grouper

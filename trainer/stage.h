@@ -105,9 +105,4 @@ absl::Status SkipTooLong(const v1::Stage& stage, const DataRow& row, const char*
 // says so in a line, and ends the run when there were more than optimizer.max_skipped_steps in a row.
 absl::Status CountSkipped(const StageContext& context, const std::string& why, StageState& state, MetricsRow& metrics);
 
-// Largest load over the mean, worst layer; 0 without experts.
-double MaxExpertLoad(const std::vector<std::vector<int64_t>>& load);
-// Moves the score-correction biases by the step's load (kernels/moe.h). rate 0: nothing.
-void UpdateExpertBiases(const Model& model, const std::vector<std::vector<int64_t>>& load, double rate);
-
 }  // namespace grouper

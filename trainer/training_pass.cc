@@ -10,13 +10,6 @@
 #include "kernels/elementwise.h"
 
 namespace grouper {
-void AddExpertLoad(const std::vector<std::vector<int64_t>>& load, std::vector<std::vector<int64_t>>& sums) {
-  if (sums.size() < load.size()) sums.resize(load.size());
-  for (size_t layer = 0; layer < load.size(); ++layer) {
-    sums[layer].resize(load[layer].size(), 0);
-    for (size_t e = 0; e < load[layer].size(); ++e) sums[layer][e] += load[layer][e];
-  }
-}
 
 int64_t TrainSequence::num_trained() const { return std::count(trained.begin(), trained.end(), uint8_t{1}); }
 
@@ -70,10 +63,10 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
 
 int64_t TrainingPass::LogitRows(const Model& model, Device device, const Options& options) {
   const int64_t row = LogitsPitch(model.config(), device) * static_cast<int64_t>(SizeOf(model.dtype()));
-  const int64_t bytes = options.logits_bytes > 0                  ? options.logits_bytes
-                        : device.is_cuda() ? int64_t{2} << 30
-                                                             : int64_t{64} << 20;
-  return std::max<int64_t>(1, bytes / row);
+  const int64_t bytes = options.logits_bytes > 0 ? options.logits_bytes : int64_t{device.is_cuda() ? 512 : 64} << 20;
+  // What a device's gradients of weights may be cut at without other bits (kernels/README.md).
+  const int64_t unit = device.is_cuda() ? 2048 : 1;
+  return std::max(unit, bytes / row / unit * unit);
 }
 
 int64_t TrainingPass::RoundTokens(const Options& options, int64_t tokens) {
@@ -177,8 +170,7 @@ Tensor TrainingPass::OnDevice(const Tensor& values) {
   return copy;
 }
 
-void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, Gradients& gradients,
-                       std::vector<std::vector<int64_t>>* expert_load) {
+void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, Gradients& gradients, ExpertLoad* expert_load) {
   const int64_t width = model_.config().hidden_size, vocab = model_.config().vocab_size;
   CHECK(model_.dtype() != DType::kF64) << "training runs in float32 or bfloat16";
   const int64_t chunk = LogitRows(model_, model_.device(), options_);
@@ -191,17 +183,17 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     arena_->Reset();
     const int64_t rows = static_cast<int64_t>(micro.targets.size());
     const Tensor hidden = arena_->New(model_.dtype(), {rows, width});
-    SavedActivations saved(*arena_, {options_.recompute});
+    SavedActivations saved(*arena_, {options_.recompute}, expert_load != nullptr ? expert_load->counts() : Tensor());
     model_.Forward(stream_, micro.batch, *kv_, hidden, &saved);
     const Tensor logprobs = arena_->New(DType::kF32, {rows}), entropies = arena_->New(DType::kF32, {rows}),
                  statistics = arena_->New(DType::kF32, {rows, 2});
-    // Logits are kept for the backward pass when they fit; else each chunk is computed twice.
-    const bool keep = rows <= chunk;
+    // One chunk's logits are held at a time. Forward goes from the last chunk to the first, which is still there when backward, in ascending order for
+    // its sums, begins; the others are computed again.
     const Tensor logits = arena_->New(model_.dtype(), {std::min(rows, chunk), LogitsPitch(model_.config(), model_.device())}).Columns(0, vocab);
     auto filters = [&](int64_t r, int64_t n) {
       return std::vector<kernels::SamplingFilter>(micro.filters.begin() + r, micro.filters.begin() + r + n);
     };
-    for (int64_t r = 0; r < rows; r += chunk) {
+    for (int64_t r = (rows + chunk - 1) / chunk * chunk - chunk; r >= 0; r -= chunk) {
       const int64_t n = std::min(chunk, rows - r);
       model_.Logits(stream_, hidden.Rows(r, r + n), logits.Rows(0, n));
       if (failpoint::HitNan("trainer.logits")) kernels::Fill(stream_, logits.Rows(0, 1), std::numeric_limits<double>::quiet_NaN());
@@ -214,13 +206,12 @@ void TrainingPass::Run(const std::vector<TrainSequence>& sequences, Loss loss, G
     loss(begin, end, first, {host_logprobs.data<float>(), count}, {host_entropies.data<float>(), count}, {host_slopes.data<float>(), count});
     const Tensor slopes = OnDevice(host_slopes);
     first += rows;
-    if (expert_load != nullptr) AddExpertLoad(saved.expert_load, *expert_load);
     if (rows == 0) continue;
     const Tensor dhidden = arena_->New(model_.dtype(), {rows, width});
     for (int64_t r = 0; r < rows; r += chunk) {
       const int64_t n = std::min(chunk, rows - r);
       const Tensor part = logits.Rows(0, n);
-      if (!keep) model_.Logits(stream_, hidden.Rows(r, r + n), part);
+      if (r > 0) model_.Logits(stream_, hidden.Rows(r, r + n), part);
       kernels::TokenLogprobsBackward(stream_, part, filters(r, n), micro.targets.data() + r, slopes.Rows(r, r + n), part, statistics.Rows(r, r + n));
       model_.LogitsBackward(stream_, part, hidden.Rows(r, r + n), dhidden.Rows(r, r + n), gradients);
     }

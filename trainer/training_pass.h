@@ -14,6 +14,7 @@
 #include "common/model/pass_memory.h"
 #include "common/tensor/turn_memory.h"
 #include "kernels/sampling.h"
+#include "trainer/expert_load.h"
 
 namespace grouper {
 
@@ -24,15 +25,12 @@ struct TrainSequence {
   int64_t num_trained() const;
 };
 
-// sums[layer][expert] += load[layer][expert].
-void AddExpertLoad(const std::vector<std::vector<int64_t>>& load, std::vector<std::vector<int64_t>>& sums);
-
 class TrainingPass {
  public:
   struct Options {
     int64_t micro_batch_tokens = 4096;  // a longer sequence goes alone
     bool recompute = false;
-    int64_t logits_bytes = 0;      // of logits held at once; 0: 64 MB, on a GPU 2 GB
+    int64_t logits_bytes = 0;      // of logits held at once; 0: 64 MB, on a GPU 512 MB (there at least 2048 tokens')
     TurnMemory* memory = nullptr;  // for activations, keys and values, as far as it goes; this pass' turn during Run and Score
   };
   TrainingPass(const Model& model, Stream& stream, const Options& options);
@@ -42,8 +40,8 @@ class TrainingPass {
   using Loss = absl::FunctionRef<void(size_t begin, size_t end, int64_t first, absl::Span<const float> logprobs,
                                       absl::Span<const float> entropies, absl::Span<float> slopes)>;
 
-  // Forward and backward: calls `loss` once a micro-batch, in order; gradients +=. expert_load [layer][expert] += tokens, when not null.
-  void Run(const std::vector<TrainSequence>& sequences, Loss loss, Gradients& gradients, std::vector<std::vector<int64_t>>* expert_load);
+  // Forward and backward: calls `loss` once a micro-batch, in order; gradients +=. expert_load += tokens, when not null.
+  void Run(const std::vector<TrainSequence>& sequences, Loss loss, Gradients& gradients, ExpertLoad* expert_load);
 
   // Forward only: the log-probability of each trained token.
   std::vector<float> Score(const std::vector<TrainSequence>& sequences);

@@ -11,7 +11,6 @@
 #include "common/model/expanded_kv.h"
 #include "common/model/forward_parts.h"
 #include "common/model/model_state.h"
-#include "common/tensor/host_memory.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/linear.h"
@@ -19,8 +18,8 @@
 
 namespace grouper {
 
-SavedActivations::SavedActivations(Arena& arena, SaveOptions options)
-    : arena(arena), options(options), blocks(std::make_unique<Blocks>()) {}
+SavedActivations::SavedActivations(Arena& arena, SaveOptions options, const Tensor& expert_load)
+    : arena(arena), options(options), blocks(std::make_unique<Blocks>()), expert_load(expert_load) {}
 SavedActivations::~SavedActivations() = default;
 
 namespace {
@@ -54,27 +53,12 @@ Tensor Indices(Stream& stream, const std::vector<int32_t>& values, Arena& memory
   return device;
 }
 
-// load[layer][expert] += tokens, from the layers' offsets [layers, E + 1]. Waits when they are on a device.
-void AddLoads(Stream& stream, const ModelConfig& config, const Tensor& offsets, std::vector<std::vector<int64_t>>& load) {
-  stream.Synchronize();
-  const HostBytes bytes(offsets);
-  const Tensor host = bytes.tensor();
-  load.resize(static_cast<size_t>(config.num_hidden_layers));
-  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    if (!config.IsMoeLayer(layer)) continue;
-    std::vector<int64_t>& sums = load[static_cast<size_t>(layer)];
-    sums.resize(static_cast<size_t>(offsets.dim(1) - 1), 0);
-    const int32_t* const begin = host.row<int32_t>(layer);
-    for (size_t e = 0; e < sums.size(); ++e) sums[e] += begin[e + 1] - begin[e];
-  }
-}
-
 // One block. `before` [T, D]: the residual that the block before left, with its `delta` not yet added (empty: there is none, and `input` is
 // filled). `input` (=): both added. `middle` (=): the residual after attention. `delta` (=): what the feed-forward adds. The three residuals
 // may be one tensor.
 void BlockForward(Pass& pass, const ModelConfig& config, const Model::State::Block& block, int64_t layer,
                   const Tensor& before, const Tensor& input, const Tensor& middle, const Tensor& delta, BlockSaved* saved,
-                  const Tensor& expert_offsets) {
+                  const Tensor& expert_load) {
   const DType dtype = input.dtype(), acc = AccumulatorType(dtype);
   const double eps = config.rms_norm_eps;
   BlockSaved local;
@@ -94,7 +78,7 @@ void BlockForward(Pass& pass, const ModelConfig& config, const Model::State::Blo
   }
   block.attention->Forward(pass, layer, s.y1, delta, saved != nullptr ? &s.attention : nullptr);
   kernels::AddRmsNorm(pass.stream, delta, input, middle, block.post_norm->value, eps, s.y2, s.rstd2);
-  block.feed_forward->Forward(pass, s.y2, delta, saved != nullptr ? &s.feed_forward : nullptr, expert_offsets);
+  block.feed_forward->Forward(pass, s.y2, delta, saved != nullptr ? &s.feed_forward : nullptr, expert_load);
 }
 
 }  // namespace
@@ -116,13 +100,7 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
   Arena& arena = saved != nullptr ? saved->arena : stream.scratch;
   const Arena::Mark start = arena.mark();
   const bool recompute = saved != nullptr && saved->options.recompute;
-  Tensor expert_offsets;  // [layers, E + 1]
-  if (saved != nullptr) {
-    saved->blocks->blocks.assign(s.blocks.size(), {});
-    if (config.moe) {
-      expert_offsets = arena.New(DType::kI32, {config.num_hidden_layers, config.moe->router.num_experts + 1});
-    }
-  }
+  if (saved != nullptr) saved->blocks->blocks.assign(s.blocks.size(), {});
 
   Tensor x = arena.New(s.dtype, {t, d});
   const Tensor delta = arena.New(s.dtype, {t, d});
@@ -137,19 +115,19 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
   }
   for (size_t i = 0; i < s.blocks.size(); ++i) {
     const int64_t layer = static_cast<int64_t>(i);
-    const Tensor offsets = expert_offsets.empty() || !config.IsMoeLayer(layer) ? Tensor() : expert_offsets[layer];
+    const Tensor load = saved == nullptr || saved->expert_load.empty() ? Tensor() : saved->expert_load[layer];
     const Tensor before = i > 0 ? x : Tensor();
     const Tensor input = saved != nullptr && i > 0 ? arena.New(s.dtype, {t, d}) : x;
     if (saved != nullptr && !recompute) {
       const Tensor middle = arena.New(s.dtype, {t, d});
-      BlockForward(pass, config, s.blocks[i], layer, before, input, middle, delta, &saved->blocks->blocks[i], offsets);
+      BlockForward(pass, config, s.blocks[i], layer, before, input, middle, delta, &saved->blocks->blocks[i], load);
       x = middle;
       continue;
     }
     const Arena::Mark mark = arena.mark();
     if (recompute) saved->blocks->blocks[i].input = input;
     const Tensor middle = recompute ? work : input;
-    BlockForward(pass, config, s.blocks[i], layer, before, input, middle, delta, nullptr, offsets);
+    BlockForward(pass, config, s.blocks[i], layer, before, input, middle, delta, nullptr, load);
     arena.Release(mark);
     x = middle;
   }
@@ -166,7 +144,6 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
     }
     kernels::AddRmsNorm(stream, last_delta, last, last, s.final_norm->value, config.rms_norm_eps, hidden, rstd);
   }
-  if (!expert_offsets.empty()) AddLoads(stream, config, expert_offsets, saved->expert_load);
   if (saved == nullptr) arena.Release(start);
 }
 

@@ -136,9 +136,9 @@ struct FeedForwardSaved {
 class FeedForwardLayer {
  public:
   virtual ~FeedForwardLayer() = default;
-  // y [T, D] -> delta [T, D] (=). expert_offsets [E + 1] int32 (=) unless empty: ExpertOrder's, for layers with experts.
+  // y [T, D] -> delta [T, D] (=). expert_load [E] int32 += tokens, unless empty, in layers with experts.
   virtual void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved,
-                       const Tensor& expert_offsets) const = 0;
+                       const Tensor& expert_load) const = 0;
   virtual void Backward(Pass& pass, const Tensor& y, const FeedForwardSaved& saved, const Tensor& d_delta,
                         const Tensor& dy, const GradientSink& gradients) const = 0;
 };

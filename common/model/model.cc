@@ -35,10 +35,7 @@ Model::~Model() = default;
 
 absl::Status Model::CheckMemory(const ModelConfig& config, DType dtype, Device device, WeightUse use) {
   const bool on_cuda = device.is_cuda();
-  if (on_cuda && device.index >= NumCudaDevices()) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "device cuda:%d: %d CUDA devices of compute capability 9.0 (Hopper) are here", device.index, NumCudaDevices()));
-  }
+  RETURN_IF_ERROR(CheckDevice(device));
   if (on_cuda && dtype == DType::kF64) return absl::InvalidArgumentError("float64 models run on the CPU only");
   if (use == WeightUse::kShapes) return absl::OkStatus();
   // A config that lies about its sizes must not take the process down.
@@ -53,9 +50,10 @@ absl::Status Model::CheckMemory(const ModelConfig& config, DType dtype, Device d
   if (weights + rotary > memory) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "the model takes %.1f GB of weights (%d parameters) and %.1f GB of rotary tables (max_position_embeddings %d), "
-        "%s has %.1f GB",
+        "%s has %.1f GB: take %sa smaller model%s",
         weights / 1e9, config.NumParameters(), rotary / 1e9, config.max_position_embeddings,
-        on_cuda ? "the device" : "this machine", memory / 1e9));
+        on_cuda ? absl::StrCat(Name(device), " (free; nvidia-smi shows who has the rest)") : "this machine", memory / 1e9,
+        rotary > weights ? "a lower model.max_context or " : "", dtype == DType::kF32 ? " or model.dtype: \"bfloat16\"" : ""));
   }
   return absl::OkStatus();
 }

@@ -93,14 +93,13 @@ struct SaveOptions {
 // What Forward leaves for Backward. Tensors live in `arena`; valid until the arena is released below the mark taken
 // before Forward.
 struct SavedActivations {
-  explicit SavedActivations(Arena& arena, SaveOptions options = {});
+  explicit SavedActivations(Arena& arena, SaveOptions options = {}, const Tensor& expert_load = {});
   ~SavedActivations();
   Arena& arena;
   SaveOptions options;
   struct Blocks;
   std::unique_ptr<Blocks> blocks;
-  // Tokens per expert of this pass, [layer][expert]; empty vectors for dense layers.
-  std::vector<std::vector<int64_t>> expert_load;
+  const Tensor expert_load;  // [layers, experts] (I32), where the model is: += tokens; empty: they are not counted
 };
 
 // What a model's weights are there for.
@@ -113,8 +112,8 @@ enum class WeightUse {
 
 class Model {
  public:
-  // Weights are allocated; those that have tensors are zero. InvalidArgument for a config that is not valid or a device
-  // that is not there, ResourceExhausted for a model that cannot fit (CheckMemory).
+  // Weights are allocated; those that have tensors are zero. InvalidArgument for a config that is not valid, FailedPrecondition
+  // for a device that is not there (CheckDevice), ResourceExhausted for a model that cannot fit (CheckMemory).
   static absl::StatusOr<std::unique_ptr<Model>> Create(const ModelConfig& config, DType dtype, Device device = {},
                                                        WeightUse use = WeightUse::kTrain);
   static absl::Status CheckMemory(const ModelConfig& config, DType dtype, Device device, WeightUse use);
@@ -148,8 +147,7 @@ class Model {
   void WeightsChanged(Stream& stream);
 
   // hidden [output_rows, hidden_size] (=): the final, normalised hidden states of batch.output_rows. Writes the batch's
-  // keys and values into `kv`. saved: null, or filled for Backward (then every sequence must have context == 0). Tokens
-  // per expert are added to saved->expert_load.
+  // keys and values into `kv`. saved: null, or filled for Backward (then every sequence must have context == 0).
   void Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor& hidden, SavedActivations* saved) const;
 
   // hidden [B, hidden_size]. Same bits as above.

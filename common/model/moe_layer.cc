@@ -27,7 +27,7 @@ class MoeLayer : public FeedForwardLayer {
   }
 
   void Forward(Pass& pass, const Tensor& y, const Tensor& delta, FeedForwardSaved* saved,
-               const Tensor& expert_offsets) const override {
+               const Tensor& expert_load) const override {
     Stream& stream = pass.stream;
     const int64_t t = pass.tokens, k = router_.top_k, rows = t * k;
     const DType dtype = y.dtype(), acc = AccumulatorType(dtype);
@@ -46,7 +46,8 @@ class MoeLayer : public FeedForwardLayer {
     s.weights = pass.arena.New(acc, {t, k});
     s.scores = pass.arena.New(acc, {t, router_.num_experts});
     kernels::Route(stream, router_, logits, ValueOf(bias_), s.expert_ids, s.weights, s.scores);
-    s.order = kernels::SortByExpert(stream, s.expert_ids, router_.num_experts, pass.arena, expert_offsets);
+    s.order = kernels::SortByExpert(stream, s.expert_ids, router_.num_experts, pass.arena);
+    if (!expert_load.empty()) kernels::AddExpertLoad(stream, s.order.offsets, expert_load);
 
     if (saved != nullptr) s.expert_gate_up = pass.arena.New(dtype, {rows, 2 * width_});
     s.expert_act = pass.arena.New(dtype, {rows, width_});

@@ -74,7 +74,6 @@ class PassWalk {
         scratch_(scratch) {}
 
   void Forward(bool saved, bool recompute) {
-    if (saved && c_.moe) arena_.New(DType::kI32, c_.num_hidden_layers * (c_.moe->router.num_experts + 1));
     arena_.New(dtype_, t_ * d_);
     arena_.New(dtype_, t_ * d_);
     if (recompute) arena_.New(dtype_, t_ * d_);
@@ -260,7 +259,7 @@ class PassWalk {
     arena_.New(DType::kI32, rows);
     arena_.New(acc_, rows);
     arena_.New(acc_, t_ * experts);
-    if (!saved) arena_.New(DType::kI32, experts + 1);
+    arena_.New(DType::kI32, experts + 1);
     arena_.New(DType::kI32, rows);
     arena_.New(DType::kI32, rows);
     if (saved) arena_.New(dtype_, rows * 2 * width);

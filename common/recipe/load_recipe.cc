@@ -99,7 +99,7 @@ void FillDefaults(v1::Recipe& recipe, const std::string& path) {
   if (!recipe.has_exact_on_policy()) recipe.set_exact_on_policy(true);
   v1::ModelSource* model = recipe.mutable_model();
   // Written down as what it is on this machine: a run that is resumed elsewhere must not change its numbers silently.
-  if (model->device().empty() || model->device() == "auto") model->set_device(NumCudaDevices() > 0 ? "cuda" : "cpu");
+  if (model->device().empty() || model->device() == "auto") model->set_device(AutoDevice().is_cuda() ? "cuda" : "cpu");
   const bool on_cpu = model->device() == "cpu";
   if (model->dtype().empty()) model->set_dtype(on_cpu ? "float32" : "bfloat16");
   if (model->gradients().empty()) model->set_gradients("float32");

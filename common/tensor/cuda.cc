@@ -7,6 +7,8 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "absl/strings/str_cat.h"
+
 namespace grouper {
 
 namespace {
@@ -17,23 +19,36 @@ void Require(cudaError_t error, const char* call) {
 
 #define REQUIRE_CUDA(call) Require(call, #call)
 
-int NumCudaDevices() {
-  static const int count = [] {
-    int devices = 0;
-    if (cudaGetDeviceCount(&devices) != cudaSuccess) {
-      cudaGetLastError();
-      return 0;
-    }
-    int usable = 0;
-    for (; usable < devices; ++usable) {
-      int major = 0, minor = 0;
-      REQUIRE_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, usable));
-      REQUIRE_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, usable));
-      if (major != 9 || minor != 0) break;  // sm_90a code runs on 9.0 alone
-    }
-    return usable;
-  }();
-  return count;
+namespace {
+
+std::string Version(int version) { return absl::StrCat(version / 1000, ".", version % 1000 / 10); }
+
+CudaDevices AskCuda() {
+  CudaDevices devices;
+  int driver = 0, count = 0;
+  devices.driver = cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0;
+  cudaError_t error = cudaGetDeviceCount(&count);
+  for (int i = 0; error == cudaSuccess && i < count; ++i) {
+    CudaDevices::Card card;
+    error = cudaDeviceGetAttribute(&card.major, cudaDevAttrComputeCapabilityMajor, i);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&card.minor, cudaDevAttrComputeCapabilityMinor, i);
+    devices.cards.push_back(card);
+  }
+  if (error == cudaSuccess && count == 0) error = cudaErrorNoDevice;
+  if (error == cudaSuccess) return devices;
+  cudaGetLastError();
+  devices.cards.clear();
+  devices.error = !devices.driver ? "no NVIDIA driver is installed"
+                                  : absl::StrCat("CUDA lists no device: ", cudaGetErrorString(error), " (the driver is for CUDA ", Version(driver),
+                                                 ", this program for ", Version(CUDART_VERSION), ")");
+  return devices;
+}
+
+}  // namespace
+
+const CudaDevices& ListCudaDevices() {
+  static const CudaDevices& devices = *new CudaDevices(AskCuda());
+  return devices;
 }
 
 namespace cuda {
@@ -74,14 +89,21 @@ Ledger& TheLedger() {
 
 }  // namespace
 
+std::string CardName(int device) {
+  cudaDeviceProp properties;
+  REQUIRE_CUDA(cudaGetDeviceProperties(&properties, device));
+  return properties.name;
+}
+
 void* Allocate(int device, size_t bytes) {
   REQUIRE_CUDA(cudaSetDevice(device));
   void* data = nullptr;
   const cudaError_t error = cudaMalloc(&data, bytes);
   if (error == cudaErrorMemoryAllocation) {
     const MemoryInfo info = Memory(device);
-    CHECK(false) << "out of memory on cuda:" << device << ": " << bytes << " bytes wanted, " << info.free << " of "
-                 << info.total << " free";
+    CHECK(false) << "out of memory on cuda:" << device << ": " << bytes << " bytes wanted, " << info.free << " of " << info.total << " free, "
+                 << Allocated(device).now << " taken by this process before; has another process memory there (nvidia-smi shows it)? Else take less: lower "
+                 << "rollout.cache_pages, rollout.max_sequences or optimizer.micro_batch_tokens, or set model.recompute";
   }
   Require(error, "cudaMalloc");
   TheLedger().Add(device, data, bytes);

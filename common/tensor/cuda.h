@@ -4,23 +4,41 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/tensor/tensor.h"
 
 namespace grouper {
 
-// CUDA devices that can run this build's kernels: 0 without a driver, a card or a CUDA build. Starts no context.
+// What CUDA says of its devices, asked once a process. Starts no context.
+struct CudaDevices {
+  struct Card {
+    int major = 0, minor = 0;                                    // compute capability
+    bool usable() const { return major == 9 && minor == 0; }  // sm_90a code runs on 9.0 alone
+  };
+  std::vector<Card> cards;  // by CUDA's own index
+  bool driver = false;      // is one installed?
+  std::string error;        // why CUDA lists no card
+};
+const CudaDevices& ListCudaDevices();
+// Devices that can run this build's kernels: 0 without a driver, a card or a CUDA build.
 int NumCudaDevices();
 
-// "cpu", "cuda" (the first), "cuda:N", or "auto" (or ""): the first CUDA device if there is one, else the CPU.
+// "cpu", "cuda" (the first that is usable), "cuda:N" (by CUDA's own index), or "auto" (or ""): AutoDevice.
 absl::StatusOr<Device> ParseDevice(const std::string& name);  // InvalidArgument for other names
-absl::StatusOr<Device> FindDevice(const std::string& name);   // and FailedPrecondition for a device that is not here
+absl::StatusOr<Device> FindDevice(const std::string& name);   // and FailedPrecondition for a device that cannot be used: why, and what is here
+absl::Status CheckDevice(Device device);                      // the latter alone
+// The first CUDA device that is usable, else the CPU; warns once where that is a surprise: a driver is here.
+Device AutoDevice();
 std::string Name(Device device);  // "cpu", "cuda:0"
 
 namespace cuda {
 
-// Device memory, 256-byte aligned. Out of memory ends the process with how much was asked for and how much was free.
+std::string CardName(int device);  // "NVIDIA H100 80GB HBM3"
+
+// Device memory, 256-byte aligned. Out of memory ends the process with how much was asked for, how much was free, and what to do.
 void* Allocate(int device, size_t bytes);
 struct MemoryInfo {
   size_t free = 0, total = 0;

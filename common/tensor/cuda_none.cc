@@ -8,9 +8,13 @@ namespace {
 }
 }  // namespace
 
-int NumCudaDevices() { return 0; }
+const CudaDevices& ListCudaDevices() {
+  static const CudaDevices& none = *new CudaDevices{{}, false, "this program was built without CUDA"};
+  return none;
+}
 
 namespace cuda {
+std::string CardName(int) { NoCuda(); }
 void* Allocate(int, size_t) { NoCuda(); }
 MemoryInfo Memory(int) { NoCuda(); }
 void Free(int, void*) { NoCuda(); }

@@ -476,6 +476,7 @@ void Run(const LaunchShape& shape, const std::function<void()>& kernel) {
 }  // namespace
 
 void Launch(cudaStream_t stream, const LaunchShape& shape, std::function<void()> thread) {
+  CheckCurrentDevice(stream);
   Submit(stream, [shape, thread = std::move(thread)] { Run(shape, thread); });
 }
 

@@ -29,7 +29,7 @@ struct LaunchShape {
 // Runs the kernel, or records it in the graph that the stream captures.
 void Launch(cudaStream_t stream, const LaunchShape& shape, std::function<void()> thread);
 
-// Multiprocessors of the only device.
+// Multiprocessors of a device.
 inline constexpr int kMultiprocessors = 6;
 
 // --- of the thread that runs -----------------------------------------------------------

@@ -1,4 +1,7 @@
 // The functions of the CUDA runtime that grouper calls. Device memory is the host's, each allocation apart, and begins as NaN.
+//
+// GROUPER_EMULATED_DEVICES says which devices there are, by their compute capability ("8.0,9.0"; default "9.0"; they share one memory); or which error
+// CUDA answers instead ("35": the driver is too old); or "none": no driver.
 #include "kernels/emulator/runtime.h"
 
 #include <cuda.h>
@@ -7,7 +10,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <sstream>
+#include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "common/base/check.h"
@@ -17,6 +23,7 @@
 using Work = std::vector<std::function<void()>>;
 
 struct CUstream_st {
+  int device = 0;
   bool capturing = false;
   Work captured;
 };
@@ -40,6 +47,32 @@ void Submit(cudaStream_t stream, std::function<void()> work) {
 namespace {
 
 constexpr size_t kDeviceBytes = size_t{8} << 30;
+
+struct Devices {
+  std::vector<std::pair<int, int>> capabilities;
+  cudaError_t error = cudaSuccess;
+  bool driver = true;
+};
+const Devices& TheDevices() {
+  static const Devices& devices = *new Devices([] {
+    const char* const given = std::getenv("GROUPER_EMULATED_DEVICES");
+    std::istringstream text(given == nullptr ? "9.0" : given);
+    Devices made;
+    if (text.str() == "none") {
+      made.driver = false;
+      made.error = cudaErrorInsufficientDriver;
+    } else if (text.str().find('.') == std::string::npos) {
+      int error = cudaErrorUnknown;
+      text >> error;
+      made.error = static_cast<cudaError_t>(error);
+    }
+    char point, comma;
+    for (int major, minor; made.error == cudaSuccess && text >> major >> point >> minor; text >> comma) made.capabilities.push_back({major, minor});
+    return made;
+  }());
+  return devices;
+}
+thread_local int current_device = 0;
 
 // Sizes of what cudaMalloc gave out.
 struct Memory {
@@ -77,33 +110,63 @@ CUresult EncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank
 }
 
 }  // namespace
+
+void CheckCurrentDevice(cudaStream_t stream) {
+  if (stream != nullptr) CHECK_EQ(stream->device, current_device) << "a kernel on another device's stream";
+}
+
 }  // namespace grouper::emulator
 
+using grouper::emulator::current_device;
 using grouper::emulator::Submit;
+using grouper::emulator::TheDevices;
 using grouper::emulator::TheMemory;
 
 extern "C" {
 
-const char* cudaGetErrorString(cudaError_t error) { return error == cudaErrorMemoryAllocation ? "out of memory" : "invalid value"; }
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInsufficientDriver:
+      return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    default:
+      return "invalid value";
+  }
+}
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = static_cast<int>(TheDevices().capabilities.size());
+  return TheDevices().error;
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = !TheDevices().driver ? 0 : TheDevices().error == cudaErrorInsufficientDriver ? 11040 : CUDART_VERSION;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  std::strcpy(properties->name, "emulated");
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device;
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || static_cast<size_t>(device) >= TheDevices().capabilities.size()) return cudaErrorInvalidDevice;
+  current_device = device;
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
+      *value = TheDevices().capabilities[static_cast<size_t>(device)].first;
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
+      *value = TheDevices().capabilities[static_cast<size_t>(device)].second;
       return cudaSuccess;
     case cudaDevAttrMultiProcessorCount:
       *value = grouper::emulator::kMultiprocessors;
@@ -182,6 +245,7 @@ cudaError_t cudaMemset(void* to, int value, size_t bytes) {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new CUstream_st;
+  (*stream)->device = current_device;
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {

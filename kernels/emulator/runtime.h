@@ -1,4 +1,4 @@
-// What the CUDA runtime is to an emulated build: one device that does what a stream is given at once.
+// What the CUDA runtime is to an emulated build: devices that do what a stream is given at once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,5 +9,7 @@ namespace grouper::emulator {
 
 // Runs `work`, or records it in the graph that the stream captures.
 void Submit(cudaStream_t stream, std::function<void()> work);
+// A kernel is launched on a stream of the thread's current device, as CUDA asks.
+void CheckCurrentDevice(cudaStream_t stream);
 
 }  // namespace grouper::emulator

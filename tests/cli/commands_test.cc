@@ -124,6 +124,8 @@ TEST(CommandsTest, WrongValuesExitWithOneAndNameTheOption) {
       {{"convert", "--from", run, "--to", FreshDirectory("x"), "--format", "onnx"}, "onnx"},
       {{"inspect", "/nonexistent"}, "/nonexistent"},
       {{"serve", "nothing", "--recipe", TinyRecipe(), "--listen", "127.0.0.1:0"}, "nothing"},
+      {{"serve", "rollout", "--recipe", TinyRecipe(), "--listen", "127.0.0.1:0", "--set", "rollout.cache_pages=100000000"},
+       "the largest parts: key-value cache 3072.80 GB (lower or change rollout.cache_pages, rollout.max_sequences, model.max_context)"},
       {{"serve", "reward", "--recipe", "/nonexistent", "--listen", "127.0.0.1:0"}, "/nonexistent"},
       {{"serve", "reward", "--recipe", TinyRecipe(), "--listen", "127.0.0.1"}, "--listen: \"127.0.0.1\", expected HOST:PORT with a port of 0..65535"},
       {{"serve", "reward", "--recipe", TinyRecipe(), "--listen", "127.0.0.1:foo"}, "--listen: \"127.0.0.1:foo\", expected HOST:PORT"},

@@ -85,6 +85,35 @@ TEST(CudaRunTest, KilledAndResumedGivesTheSameBits) {
   EXPECT_EQ(Digests(out), UndisturbedRun().digests);
 }
 
+// Neither the cache nor a micro-batch fits: nothing is written, and the fields to change are named.
+TEST(CudaRunTest, WhatCannotFitIsRefusedBeforeItBegins) {
+  GROUPER_NEEDS_CUDA();
+  const std::pair<std::string, std::string> cases[] = {{"rollout.cache_pages=100000000", "rollout.cache_pages"},
+                                                       {"stages[sft].sft.batch_size=1000000", "stages[sft].optimizer.micro_batch_tokens"}};
+  for (const auto& [set, field] : cases) {
+    for (const bool dry : {false, true}) {
+      SCOPED_TRACE(set + (dry ? " --dry-run" : ""));
+      const std::string out = FreshDirectory("cuda_too_large");
+      std::vector<std::string> argv = RunCommand(out, {set, "stages[sft].optimizer.micro_batch_tokens=1000000000"});
+      if (dry) argv.push_back("--dry-run");
+      const Outcome outcome = RunProgram(argv, kRunSeconds);
+      EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+      EXPECT_THAT(outcome.output, ::testing::ContainsRegex("the run would take [0-9.]+ GB of cuda:0"));
+      EXPECT_THAT(outcome.output, ::testing::HasSubstr("lower or change " + field));
+      EXPECT_FALSE(DefaultFileSystem().Exists(out + "/recipe.textproto"));
+    }
+  }
+}
+
+TEST(CudaRunTest, AWorkerThatCannotFitIsRefusedBeforeItBegins) {
+  GROUPER_NEEDS_CUDA();
+  const Outcome outcome = RunProgram({GrouperBinary(), "serve", "rollout", "--recipe", SourcePath("tests/e2e/tiny.textproto"), "--listen", "127.0.0.1:0", "--set",
+                                      "model.device=cuda", "--set", "rollout.cache_pages=100000000"},
+                                     kRunSeconds);
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+  EXPECT_THAT(outcome.output, ::testing::ContainsRegex("the worker would take [0-9.]+ GB of cuda:0.*lower or change rollout.cache_pages"));
+}
+
 // "memory: cuda:0 0.614 GB at most, predicted 0.612 GB (-0.3%), ..."
 double PredictionError(const std::string& output) {
   const size_t line = output.rfind("memory: cuda");

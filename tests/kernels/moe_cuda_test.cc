@@ -105,12 +105,35 @@ TEST(MoeCudaTest, OrdersAndBiases) {
       EXPECT_TRUE(Same(world.Get(got.token), want.token));
       EXPECT_TRUE(Same(world.Get(got.row_of), want.row_of));
 
-      std::vector<int64_t> load(static_cast<size_t>(experts));
-      for (size_t e = 0; e < load.size(); ++e) load[e] = want.offsets.data<int32_t>()[e + 1] - want.offsets.data<int32_t>()[e];
-      const Tensor bias = world.memory.Random(DType::kF32, {experts}, "bias"), on_gpu = world.Put(bias);
-      UpdateExpertBias(load, 1e-3, on_gpu);
-      UpdateExpertBias(load, 1e-3, bias);
-      EXPECT_TRUE(Same(world.Get(on_gpu), bias));
+      const Tensor load = world.memory.Zero(DType::kI32, {experts}), gpu_load = world.Put(load);
+      for (int i = 0; i < 2; ++i) {
+        AddExpertLoad(world.cpu, want.offsets, load);
+        AddExpertLoad(world.gpu, got.offsets, gpu_load);
+      }
+      EXPECT_TRUE(Same(world.Get(gpu_load), load));
+      const Tensor bias = world.memory.Random(DType::kF32, {experts}, "bias"), gpu_bias = world.Put(bias);
+      UpdateExpertBias(world.cpu, load, 1e-3, bias);
+      UpdateExpertBias(world.gpu, gpu_load, 1e-3, gpu_bias);
+      EXPECT_TRUE(Same(world.Get(gpu_bias), bias));
+    }
+  }
+}
+
+// Loads at the mean, next to it, none, and as large as a count can be.
+TEST(MoeCudaTest, BiasesMoveByTheSignOfTheLoad) {
+  GROUPER_NEEDS_CUDA();
+  const std::vector<std::vector<int32_t>> loads = {{5}, {0}, {0, 0, 0}, {3, 3, 3}, {3, 4, 5}, {3, 3, 4}, {0, 0, 1}, {INT32_MAX, 0, INT32_MAX, 1}, std::vector<int32_t>(300, INT32_MAX)};
+  for (const std::vector<int32_t>& values : loads) {
+    for (const double rate : {1e-3, -0.1, 1e-12, 3e38}) {
+      SCOPED_TRACE(::testing::PrintToString(values) + " rate " + std::to_string(rate));
+      CudaWorld world;
+      const int64_t experts = static_cast<int64_t>(values.size());
+      const Tensor load = world.memory.New(DType::kI32, {experts}), bias = world.memory.Random(DType::kF32, {experts}, "bias");
+      for (int64_t e = 0; e < experts; ++e) load.data<int32_t>()[e] = values[static_cast<size_t>(e)];
+      const Tensor gpu_bias = world.Put(bias);
+      UpdateExpertBias(world.gpu, world.Put(load), rate, gpu_bias);
+      UpdateExpertBias(world.cpu, load, rate, bias);
+      EXPECT_TRUE(Same(world.Get(gpu_bias), bias));
     }
   }
 }

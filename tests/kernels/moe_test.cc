@@ -266,17 +266,6 @@ TEST(SortByExpertTest, IsStableAndComplete) {
   }
 }
 
-TEST(SortByExpertTest, PutsTheOffsetsWhereItIsTold) {
-  Memory memory;
-  TestStream test(1);
-  const Tensor ids = SomeIds(memory), offsets = memory.New(DType::kI32, {7});
-  const ExpertOrder want = SortByExpert(test.stream, ids, 6, test.stream.scratch),
-                    got = SortByExpert(test.stream, ids, 6, test.stream.scratch, offsets);
-  EXPECT_EQ(got.offsets.raw(), offsets.raw());
-  EXPECT_TRUE(Same(offsets, want.offsets));
-  EXPECT_TRUE(Same(got.row_of, want.row_of));
-}
-
 TEST(SortByExpertTest, TakesABatchWithoutTokens) {
   Memory memory;
   TestStream test(1);
@@ -364,10 +353,22 @@ TEST(CombineExpertsTest, Bf16RoundsTheFloatResultOnce) {
   EXPECT_TRUE(Same(got, memory.Convert(want, DType::kBF16)));
 }
 
+TEST(AddExpertLoadTest, AddsWhatAnOrderHas) {
+  Memory memory;
+  TestStream test(1);
+  const ExpertOrder order = SortByExpert(test.stream, SomeIds(memory), 6, test.stream.scratch);
+  const Tensor load = memory.Zero(DType::kI32, {6});
+  for (int i = 0; i < 2; ++i) AddExpertLoad(test.stream, order.offsets, load);
+  const int32_t* const offsets = order.offsets.data<int32_t>();
+  for (int e = 0; e < 6; ++e) EXPECT_EQ(Get(load, e), 2 * (offsets[e + 1] - offsets[e]));
+}
+
 TEST(UpdateExpertBiasTest, RaisesTheIdleAndLowersTheBusyByOneRate) {
   Memory memory;
-  const Tensor bias = memory.Zero(DType::kF64, {4});
-  UpdateExpertBias({10, 30, 20, 20}, 0.001, bias);
+  TestStream test(1);
+  const Tensor bias = memory.Zero(DType::kF64, {4}), load = memory.New(DType::kI32, {4});
+  for (int e = 0; e < 4; ++e) Set(load, e, std::array{10, 30, 20, 20}[static_cast<size_t>(e)]);
+  UpdateExpertBias(test.stream, load, 0.001, bias);
   EXPECT_EQ(Get(bias, 0), 0.001);
   EXPECT_EQ(Get(bias, 1), -0.001);
   EXPECT_EQ(Get(bias, 2), 0);

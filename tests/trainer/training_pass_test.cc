@@ -5,6 +5,7 @@
 
 #include "tests/common/model/model_world.h"
 #include "trainer/evaluate.h"
+#include "trainer/expert_load.h"
 
 namespace grouper {
 namespace {
@@ -25,30 +26,35 @@ std::vector<TrainSequence> MixedSequences() {
 struct Result {
   std::vector<float> logprobs;
   std::vector<std::vector<float>> gradients;
-  std::vector<std::vector<int64_t>> load;
+  ExpertCounts load;
   bool operator==(const Result&) const = default;
 };
 
-Result RunPass(const std::string& family, int num_threads, const TrainingPass::Options& options) {
+Result RunPass(const std::string& family, int num_threads, const TrainingPass::Options& options, Device device = {}, DType dtype = DType::kF32,
+               const std::vector<TrainSequence>& sequences = MixedSequences()) {
   ThreadPool threads(num_threads);
-  Stream stream(threads);
-  const std::unique_ptr<Model> model = TinyModel(family, DType::kF32, stream);
+  Stream stream(threads, device);
+  const std::unique_ptr<Model> model = TinyModel(family, dtype, stream);
   Gradients gradients(*model);
   gradients.Zero(stream);
+  ExpertLoad load(*model);
+  load.Zero(stream);
   TrainingPass pass(*model, stream, options);
   Result result;
   pass.Run(
-      MixedSequences(),
+      sequences,
       [&](size_t, size_t, int64_t first, absl::Span<const float> logprobs, absl::Span<const float>, absl::Span<float> slopes) {
         EXPECT_EQ(static_cast<size_t>(first), result.logprobs.size());
         result.logprobs.insert(result.logprobs.end(), logprobs.begin(), logprobs.end());
         for (size_t i = 0; i < slopes.size(); ++i) slopes[i] = static_cast<float>(std::sin(static_cast<double>(first) + static_cast<double>(i)));
       },
-      gradients, &result.load);
+      gradients, &load);
+  result.load = load.Read(stream);
   gradients.Finish(stream);
+  stream.Synchronize();
   for (size_t i = 0; i < gradients.size(); ++i) {
-    const Tensor& g = gradients.tensor(i);
-    result.gradients.emplace_back(g.data<float>(), g.data<float>() + g.size());
+    const HostBytes g(gradients.tensor(i));
+    result.gradients.emplace_back(g.tensor().data<float>(), g.tensor().data<float>() + g.tensor().size());
   }
   return result;
 }
@@ -85,6 +91,19 @@ TEST_P(TrainingPassTest, ScoreGivesTheLogprobsOfTheTrainingPass) {
   const std::unique_ptr<Model> model = TinyModel(GetParam(), DType::kF32, stream);
   TrainingPass pass(*model, stream, {100, false});
   EXPECT_EQ(pass.Score(MixedSequences()), RunPass(GetParam(), 1, {1 << 20, false}).logprobs);
+}
+
+TEST(TrainingPassCudaTest, LogitChunksGiveTheSameBits) {
+  if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+  std::vector<TrainSequence> sequences(72);  // 4248 logits: three chunks of the smallest size
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    sequences[i].token_ids = RandomTokens(60, i);
+    sequences[i].trained.assign(60, 1);
+  }
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto run = [&](int64_t logits_bytes) { return RunPass("llama", 2, {1 << 20, false, logits_bytes}, {Device::Kind::kCuda, 0}, dtype, sequences); };
+    EXPECT_TRUE(run(1) == run(0)) << Name(dtype);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, TrainingPassTest, ::testing::Values("llama", "qwen3_moe", "deepseek_v2", "deepseek_v3"),

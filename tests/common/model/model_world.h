@@ -212,7 +212,9 @@ struct Training {
     }
     const int64_t rows = static_cast<int64_t>(batch.output_rows.size());
     Arena arena(model.device(), stream.handle);
-    SavedActivations saved(arena, options);
+    Tensor load;  // [layers, experts]
+    if (model.config().moe) load = arena.NewZero(DType::kI32, {model.config().num_hidden_layers, model.config().moe->router.num_experts});
+    SavedActivations saved(arena, options, load);
     const Tensor hidden = arena.New(model.dtype(), {rows, model.config().hidden_size});
     const Tensor dhidden = arena.New(model.dtype(), {rows, model.config().hidden_size});
     const Tensor logits = arena.New(model.dtype(), {rows, model.config().vocab_size});
@@ -226,7 +228,11 @@ struct Training {
       SetElement(bytes.tensor(), i, coefficients[static_cast<size_t>(i)]);
     }
     CopyTensor(bytes.tensor(), logits);
-    expert_load = saved.expert_load;
+    expert_load.clear();
+    for (int64_t layer = 0; !load.empty() && layer < load.dim(0); ++layer) {
+      const HostBytes counts(load[layer]);
+      expert_load.emplace_back(counts.tensor().data<int32_t>(), counts.tensor().data<int32_t>() + load.dim(1));
+    }
     if (backward) {
       model.LogitsBackward(stream, logits, hidden, dhidden, gradients);
       model.Backward(stream, batch, kv, saved, dhidden, gradients);
@@ -250,7 +256,7 @@ struct Training {
 
   const Model& model;
   Gradients gradients;
-  std::vector<std::vector<int64_t>> expert_load;
+  std::vector<std::vector<int64_t>> expert_load;  // [layer][expert]
   size_t arena_bytes = 0;
 };
 

@@ -180,6 +180,8 @@ TEST_F(Weights, AModelThatCannotFitIsAnErrorNotACrash) {
   config.hidden_size = 1 << 17;
   const absl::StatusOr<std::unique_ptr<Model>> model = Model::Create(config, DType::kF32);
   EXPECT_EQ(model.status().code(), absl::StatusCode::kResourceExhausted) << model.status();
+  EXPECT_THAT(std::string(model.status().message()), testing::HasSubstr("this machine has")) << model.status();
+  EXPECT_THAT(std::string(model.status().message()), testing::EndsWith("take a smaller model or model.dtype: \"bfloat16\""));
 }
 
 TEST_F(Weights, LoadEverythingThatWasStored) {
