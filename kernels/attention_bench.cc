@@ -42,6 +42,8 @@ constexpr Shape kShapes[] = {
 };
 
 absl::Status BenchShape(Bench& bench, const Shape& s) {
+  const std::string name = absl::StrFormat("%s, %d x %d + %d", s.name, s.sequences, s.context, s.q_len);
+  if (!bench.Wants(name) && !(s.backward && bench.Wants(name + ", backward"))) return absl::OkStatus();
   Arena arena;
   const KvLayout layout = {s.kv_heads, s.key_dim, s.value_dim, s.values_in_keys, DType::kF32};
   const int length = s.context + s.q_len, pages_each = (length + kPageTokens - 1) / kPageTokens;
@@ -69,8 +71,6 @@ absl::Status BenchShape(Bench& bench, const Shape& s) {
   const double scale = 1 / std::sqrt(static_cast<double>(s.key_dim));
   const auto run = [&](Stream& stream) { Attention(stream, kv, sequences, q, scale, out, lse); };
 
-  const std::string name = absl::StrFormat("%s, %d x %d + %d", s.name, s.sequences, s.context, s.q_len);
-  if (!bench.Wants(name)) return absl::OkStatus();
   // The last query of the last sequence against the formula.
   run(bench.stream());
   const auto key = [&](int64_t token) {
@@ -142,7 +142,7 @@ absl::Status BenchSampling(Bench& bench) {
       const std::vector<SamplingFilter> filters(static_cast<size_t>(size.rows), filter);
       const std::string what =
           absl::StrFormat("%d x %d, top_k %d, top_p %g", size.rows, size.vocabulary, filter.top_k, filter.top_p);
-      if (!bench.Wants("sample " + what)) continue;
+      if (!bench.Wants("sample " + what) && !bench.Wants("logprobs " + what) && !bench.Wants("logprobs backward " + what)) continue;
       Sample(bench.stream(), logits, requests, sampled);
       std::vector<int32_t> tokens;
       for (const SampledToken& t : sampled) tokens.push_back(t.token);
