@@ -279,6 +279,8 @@ absl::StatusOr<int64_t> BenchCuda(const BenchOptions& options) {
   RETURN_IF_ERROR(BenchLinearCuda(bench));
   RETURN_IF_ERROR(BenchAttentionCuda(bench));
   RETURN_IF_ERROR(BenchSamplingCuda(bench));
+  RETURN_IF_ERROR(BenchRowOpsCuda(bench));
+  RETURN_IF_ERROR(BenchMoeCuda(bench));
   return bench.lines();
 }
 

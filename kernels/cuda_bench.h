@@ -162,5 +162,7 @@ class CudaBench {
 absl::Status BenchLinearCuda(CudaBench& bench);     // linear_cuda_bench.cc: products of layers and experts, gates, products in two halves
 absl::Status BenchAttentionCuda(CudaBench& bench);  // attention_cuda_bench.cc: decode, training, gradients
 absl::Status BenchSamplingCuda(CudaBench& bench);   // sampling_cuda_bench.cc: sampling, log-probabilities and their gradient
+absl::Status BenchRowOpsCuda(CudaBench& bench);     // row_ops_cuda_bench.cc: norms, gates, rope, embedding, AdamW
+absl::Status BenchMoeCuda(CudaBench& bench);        // moe_cuda_bench.cc: routing, sorting, combining
 
 }  // namespace grouper::kernels

@@ -14,7 +14,7 @@ TEST(BenchCudaTest, EveryLineIsRight) {
   GROUPER_NEEDS_CUDA();
   const absl::StatusOr<std::vector<std::string>> lines = Lines("cuda");
   ASSERT_TRUE(lines.ok()) << lines.status();
-  EXPECT_GT(lines->size(), 60u);
+  EXPECT_GT(lines->size(), 100u);
   for (const std::string& line : *lines) {
     if (absl::StartsWith(line, "  ")) continue;  // a note to the line before
     // name   us   GB/s or TFLOP/s   %
@@ -24,7 +24,8 @@ TEST(BenchCudaTest, EveryLineIsRight) {
 
 TEST(BenchCudaTest, AFilterLeavesWhatItNames) {
   GROUPER_NEEDS_CUDA();
-  for (const std::string filter : {"cuda dx", "cuda dw", "cuda grouped dw in bf16", "cuda attention gradients 9/3", "cuda logprobs gradient", "preparing"}) {
+  for (const std::string filter : {"cuda dx", "cuda dw", "cuda grouped dw in bf16", "cuda attention gradients 9/3", "cuda logprobs gradient", "preparing",
+                                   "cuda rms_norm gradient", "cuda adamw", "cuda route gradient"}) {
     const absl::StatusOr<std::vector<std::string>> lines = Lines(filter);
     ASSERT_TRUE(lines.ok()) << lines.status();
     ASSERT_GT(lines->size(), 2u) << filter;
