@@ -1,7 +1,9 @@
 // Row-wise ops, the embedding and the optimizer on CUDA: SmolLM2's widths and DeepSeek-V2-Lite's. Bytes are what must be read and written once.
 // Forward ops of few rows (a decode step's) are recorded; what they read is in L2 then, as in a step.
+#include <algorithm>
 #include <cmath>
 #include <random>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
