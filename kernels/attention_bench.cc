@@ -42,6 +42,8 @@ constexpr Shape kShapes[] = {
 };
 
 absl::Status BenchShape(Bench& bench, const Shape& s) {
+  const std::string name = absl::StrFormat("%s, %d x %d + %d", s.name, s.sequences, s.context, s.q_len);
+  if (!bench.Wants(name) && !(s.backward && bench.Wants(name + ", backward"))) return absl::OkStatus();
   Arena arena;
   const KvLayout layout = {s.kv_heads, s.key_dim, s.value_dim, s.values_in_keys, DType::kF32};
   const int length = s.context + s.q_len, pages_each = (length + kPageTokens - 1) / kPageTokens;
@@ -69,28 +71,33 @@ absl::Status BenchShape(Bench& bench, const Shape& s) {
   const double scale = 1 / std::sqrt(static_cast<double>(s.key_dim));
   const auto run = [&](Stream& stream) { Attention(stream, kv, sequences, q, scale, out, lse); };
 
-  const std::string name = absl::StrFormat("%s, %d x %d + %d", s.name, s.sequences, s.context, s.q_len);
-  if (!bench.Wants(name)) return absl::OkStatus();
-  // The last query of the last sequence against the formula.
+  // The last sequence's last query against the formulas, in its last heads.
   run(bench.stream());
-  const auto key = [&](int64_t token) {
-    return k.row<float>(stored - length + token) + (s.kv_heads - 1) * k.stride(1);
+  const auto at = [](const Tensor& t, int64_t token, int64_t head) { return t.row<float>(token) + head * t.stride(1); };
+  const int kv_head = s.kv_heads - 1, group = s.query_heads / s.kv_heads;
+  const auto key = [&](int64_t token) { return at(k, stored - length + token, kv_head); };
+  const auto of_value = [&](int64_t token) { return s.values_in_keys ? key(token) : at(v, stored - length + token, kv_head); };
+  const auto dot = [](const float* x, const float* y, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(y[i]);
+    return sum;
   };
-  const float* query = q.row<float>(tokens - 1) + (s.query_heads - 1) * q.stride(1);
-  std::vector<double> p(static_cast<size_t>(length));
-  double sum = 0, value = 0;
-  for (int j = 0; j < length; ++j) {
-    double dot = 0;
-    for (int d = 0; d < s.key_dim; ++d) dot += static_cast<double>(query[d]) * static_cast<double>(key(j)[d]);
-    sum += p[j] = std::exp(scale * dot);
-  }
-  for (int j = 0; j < length; ++j) {
-    const float* x = s.values_in_keys ? key(j) : v.row<float>(stored - length + j) + (s.kv_heads - 1) * v.stride(1);
-    value += p[j] / sum * static_cast<double>(x[0]);
-  }
-  const double got = static_cast<double>((out.row<float>(tokens - 1) + (s.query_heads - 1) * out.stride(1))[0]);
-  if (!(std::abs(got - value) < 1e-5))
-    return absl::InternalError(absl::StrFormat("%s: %g, expected %g", name, got, value));
+  const auto weights = [&](int head) {
+    std::vector<double> p(static_cast<size_t>(length));
+    double sum = 0;
+    for (int j = 0; j < length; ++j) sum += p[j] = std::exp(scale * dot(at(q, tokens - 1, head), key(j), s.key_dim));
+    for (double& x : p) x /= sum;
+    return p;
+  };
+  const auto check = [](const std::string& what, float got, double want) {
+    if (std::abs(static_cast<double>(got) - want) < 1e-5) return absl::OkStatus();
+    return absl::InternalError(absl::StrFormat("%s: %g, expected %g", what, got, want));
+  };
+  const int head = s.query_heads - 1;
+  const std::vector<double> p = weights(head);
+  double value = 0;
+  for (int j = 0; j < length; ++j) value += p[j] * static_cast<double>(of_value(j)[0]);
+  RETURN_IF_ERROR(check(name, at(out, tokens - 1, head)[0], value));
 
   // Multiplications and additions of visible scores only.
   const double pairs = static_cast<double>(s.sequences) * s.query_heads *
@@ -102,8 +109,25 @@ absl::Status BenchShape(Bench& bench, const Shape& s) {
   const Tensor dk = arena.New(DType::kF32, {tokens, s.kv_heads, s.key_dim});
   const Tensor dv = arena.New(DType::kF32, {tokens, s.kv_heads, s.value_dim});
   FillRandom(dout, "dout");
-  bench.Line(name + ", backward", 2 * pairs * (3 * s.key_dim + 2 * s.value_dim), "GFLOP/s",
-             [&] { AttentionBackward(bench.stream(), kv, sequences, q, scale, out, lse, dout, dq, dk, dv); });
+  const std::string backward = name + ", backward";
+  const auto run_backward = [&] { AttentionBackward(bench.stream(), kv, sequences, q, scale, out, lse, dout, dq, dk, dv); };
+  run_backward();
+  // dL/ds of the last query and a key: p (<dout, v> - <dout, out>).
+  const auto slope = [&](int h, double weight, int64_t j) {
+    const float* const d = at(dout, tokens - 1, h);
+    return weight * (dot(d, of_value(j), s.value_dim) - dot(d, at(out, tokens - 1, h), s.value_dim));
+  };
+  double want_dq = 0, want_dk = 0, want_dv = 0;
+  for (int j = 0; j < length; ++j) want_dq += scale * slope(head, p[j], j) * static_cast<double>(key(j)[0]);
+  for (int h = kv_head * group; h < s.query_heads; ++h) {  // nobody but the last query sees the last key
+    const double weight = weights(h).back();
+    want_dk += scale * slope(h, weight, length - 1) * static_cast<double>(at(q, tokens - 1, h)[0]);
+    want_dv += weight * static_cast<double>(at(dout, tokens - 1, h)[0]);
+  }
+  RETURN_IF_ERROR(check(backward + ", dq", at(dq, tokens - 1, head)[0], want_dq));
+  RETURN_IF_ERROR(check(backward + ", dk", at(dk, tokens - 1, kv_head)[0], want_dk));
+  RETURN_IF_ERROR(check(backward + ", dv", at(dv, tokens - 1, kv_head)[0], want_dv));
+  bench.Line(backward, 2 * pairs * (3 * s.key_dim + 2 * s.value_dim), "GFLOP/s", run_backward);
   return absl::OkStatus();
 }
 
@@ -142,7 +166,7 @@ absl::Status BenchSampling(Bench& bench) {
       const std::vector<SamplingFilter> filters(static_cast<size_t>(size.rows), filter);
       const std::string what =
           absl::StrFormat("%d x %d, top_k %d, top_p %g", size.rows, size.vocabulary, filter.top_k, filter.top_p);
-      if (!bench.Wants("sample " + what)) continue;
+      if (!bench.Wants("sample " + what) && !bench.Wants("logprobs " + what) && !bench.Wants("logprobs backward " + what)) continue;
       Sample(bench.stream(), logits, requests, sampled);
       std::vector<int32_t> tokens;
       for (const SampledToken& t : sampled) tokens.push_back(t.token);
@@ -155,8 +179,18 @@ absl::Status BenchSampling(Bench& bench) {
       bench.Line("sample " + what, bytes, "GB/s", [&] { Sample(bench.stream(), logits, requests, sampled); });
       bench.Line("logprobs " + what, bytes, "GB/s",
                  [&] { TokenLogprobs(bench.stream(), logits, filters, tokens.data(), logprobs, Tensor(), statistics); });
-      bench.Line("logprobs backward " + what, 2 * bytes, "GB/s",
-                 [&] { TokenLogprobsBackward(bench.stream(), logits, filters, tokens.data(), slopes, dlogits, statistics); });
+      const auto run_backward = [&] { TokenLogprobsBackward(bench.stream(), logits, filters, tokens.data(), slopes, dlogits, statistics); };
+      run_backward();
+      for (int64_t r = 0; r < size.rows; ++r) {  // slope (1 - p) at the token; all of a row add up to 0
+        const float* const d = dlogits.row<float>(r);
+        const double slope = static_cast<double>(slopes.data<float>()[r]), p = std::exp(static_cast<double>(logprobs.data<float>()[r]));
+        double sum = 0;
+        for (int64_t i = 0; i < size.vocabulary; ++i) sum += static_cast<double>(d[i]);
+        if (!(std::abs(static_cast<double>(d[tokens[static_cast<size_t>(r)]]) - slope * (1 - p)) < 1e-5 && std::abs(sum) < 1e-4)) {
+          return absl::InternalError(absl::StrFormat("logprobs backward %s: row %d is not the gradient", what, r));
+        }
+      }
+      bench.Line("logprobs backward " + what, 2 * bytes, "GB/s", run_backward);
     }
   }
   return absl::OkStatus();

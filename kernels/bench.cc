@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/tensor/cuda.h"
 #include "kernels/dispatch.h"
 
 namespace grouper::kernels {
@@ -22,12 +25,19 @@ double TimeOf(const std::function<void()>& run, int64_t repeats) {
 
 }  // namespace
 
+bool FewCases() {
+  const char* few = std::getenv("GROUPER_FEW_CASES");
+  return few != nullptr && few[0] == '1';
+}
+
 Bench::Bench(const BenchOptions& options) : options_(options), pool_(options.threads), stream_(pool_) {}
 
 bool Bench::Wants(const std::string& name) const { return name.find(options_.filter) != std::string::npos; }
 
 void Bench::Line(const std::string& name, double work, const char* unit, const std::function<void()>& run,
                  const std::function<void()>& reference, const char* reference_name) {
+  if (!Wants(name)) return;
+  ++lines_;
   // Batches of about a millisecond; the first ones warm the caches.
   constexpr double kBatch = 1e-3;
   const auto repeats_for = [](const std::function<void()>& f) {
@@ -73,8 +83,21 @@ absl::Status BenchKernels(const BenchOptions& options) {
   RETURN_IF_ERROR(BenchRowOps(bench));
   RETURN_IF_ERROR(BenchAttention(bench));
   RETURN_IF_ERROR(BenchSampling(bench));
-  if constexpr (kWithCuda) return BenchCuda(options);
-  return absl::OkStatus();
+  int64_t lines = bench.lines();
+  std::string no_cuda = "this program was built without CUDA";
+  if constexpr (kWithCuda) {
+    if (NumCudaDevices() > 0) {
+      ASSIGN_OR_RETURN(const int64_t cuda_lines, BenchCuda(options));
+      lines += cuda_lines;
+      no_cuda.clear();
+    } else {
+      no_cuda = WhyNoCuda();
+    }
+  }
+  if (lines > 0) return absl::OkStatus();
+  const std::string message = absl::StrCat("--filter \"", options.filter, "\": no benchmark's name contains it");
+  if (no_cuda.empty()) return absl::NotFoundError(message);
+  return absl::FailedPreconditionError(absl::StrCat(message, " on the CPU, and those of CUDA's kernels were skipped, for there is no usable GPU: ", no_cuda));
 }
 
 }  // namespace grouper::kernels

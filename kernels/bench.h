@@ -10,23 +10,30 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/tensor/stream.h"
 
 namespace grouper::kernels {
+
+// GROUPER_FEW_CASES=1, as for tests: for the emulator, and under compute-sanitizer.
+bool FewCases();
 
 struct BenchOptions {
   int threads = 0;        // 0: one per core this process may use
   double seconds = 0.15;  // spent on each line, about
   std::string filter;     // only lines whose name contains this
+  bool few_cases = FewCases();  // CUDA's lines small and short: every kernel runs and is checked, its time says nothing
   std::FILE* out = stdout;
 };
 
-// All benchmarks below. INTERNAL when a result is wrong, with the line's name.
+// All benchmarks below. INTERNAL when a result is wrong, with the line's name. NOT_FOUND when the filter leaves no line; FAILED_PRECONDITION when
+// it may have meant CUDA's, and there is no GPU.
 absl::Status BenchKernels(const BenchOptions& options);
 
-// The CUDA lines (their names begin with "cuda"), when there is a GPU: cuda_bench.cc.
-absl::Status BenchCuda(const BenchOptions& options);
+// The CUDA lines (their names begin with "cuda"): cuda_bench.cc. How many the filter left. REQUIRES: a GPU.
+absl::StatusOr<int64_t> BenchCuda(const BenchOptions& options);
+// What is wrong where NumCudaDevices() is 0.
+std::string WhyNoCuda();
 
 // What a benchmark file uses.
 class Bench {
@@ -36,8 +43,9 @@ class Bench {
   Stream& stream() { return stream_; }
   int threads() const { return pool_.num_threads(); }
   bool Wants(const std::string& name) const;
+  int64_t lines() const { return lines_; }
 
-  // One line: `run` timed (and `reference`, in turns with it, unless null); `work` flops or bytes of one run in units of `unit`
+  // One line, if it is wanted: `run` timed (and `reference`, in turns with it, unless null); `work` flops or bytes of one run in units of `unit`
   // ("GFLOP/s", "GB/s").
   void Line(const std::string& name, double work, const char* unit, const std::function<void()>& run,
             const std::function<void()>& reference = nullptr, const char* reference_name = "");
@@ -48,6 +56,7 @@ class Bench {
   BenchOptions options_;
   ThreadPool pool_;
   Stream stream_;
+  int64_t lines_ = 0;
   std::vector<double> ratios_;
   std::string lowest_;
 };

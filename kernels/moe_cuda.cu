@@ -283,12 +283,14 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 // A thread an expert.
 __global__ void __launch_bounds__(kBlockThreads) AddRowCounts(const int32_t* offsets, int experts, int32_t* load) {
+  KernelBegin();
   const int e = static_cast<int>(blockIdx.x * kBlockThreads + threadIdx.x);
   if (e < experts) load[e] += offsets[e + 1] - offsets[e];
 }
 
 // One warp: a router's few hundred experts.
 __global__ void __launch_bounds__(kWarp) MoveBias(const int32_t* load, int experts, double rate, float* bias) {
+  KernelBegin();
   long long total = 0;
   for (int e = threadIdx.x; e < experts; e += kWarp) total += load[e];
   for (int step = kWarp / 2; step > 0; step /= 2) total += __shfl_xor_sync(kAll, total, step);

@@ -63,7 +63,7 @@ void TrainingPass::Prepare(const std::vector<TrainSequence>& sequences, size_t b
 
 int64_t TrainingPass::LogitRows(const Model& model, Device device, const Options& options) {
   const int64_t row = LogitsPitch(model.config(), device) * static_cast<int64_t>(SizeOf(model.dtype()));
-  const int64_t bytes = options.logits_bytes > 0 ? options.logits_bytes : int64_t{device.is_cuda() ? 512 : 64} << 20;
+  const int64_t bytes = options.logits_bytes > 0 ? options.logits_bytes : int64_t{device.is_cuda() ? 1024 : 64} << 20;
   // What a device's gradients of weights may be cut at without other bits (kernels/README.md).
   const int64_t unit = device.is_cuda() ? 2048 : 1;
   return std::max(unit, bytes / row / unit * unit);

@@ -30,7 +30,7 @@ class TrainingPass {
   struct Options {
     int64_t micro_batch_tokens = 4096;  // a longer sequence goes alone
     bool recompute = false;
-    int64_t logits_bytes = 0;      // of logits held at once; 0: 64 MB, on a GPU 512 MB (there at least 2048 tokens')
+    int64_t logits_bytes = 0;      // of logits held at once; 0: 64 MB, on a GPU 1 GB (there at least 2048 tokens')
     TurnMemory* memory = nullptr;  // for activations, keys and values, as far as it goes; this pass' turn during Run and Score
   };
   TrainingPass(const Model& model, Stream& stream, const Options& options);
