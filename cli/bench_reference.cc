@@ -97,6 +97,8 @@ PassResult InTrainingPass(const Model& model, ThreadPool& threads, const Case& d
   Stream stream(threads, model.device());
   Gradients gradients(model, gradient_type);
   gradients.Zero(stream);
+  ExpertLoad load(model);
+  load.Zero(stream);
   PassResult result;
   // Several micro-batches, so that gradients are written and added to.
   TrainingPass pass(model, stream, {.micro_batch_tokens = 256, .recompute = recompute});
@@ -105,8 +107,9 @@ PassResult InTrainingPass(const Model& model, ThreadPool& threads, const Case& d
              result.logprobs.insert(result.logprobs.end(), logprobs.begin(), logprobs.end());
              std::copy_n(drawn.slopes.begin() + first, slopes.size(), slopes.begin());
            },
-           gradients, &result.expert_load);
+           gradients, &load);
   gradients.Finish(stream);
+  result.expert_load = load.Read(stream);
   TakeGradients(gradients, stream, result);
   return result;
 }
@@ -140,7 +143,9 @@ PassResult InDouble(const Model& model, ThreadPool& threads, const Case& drawn) 
   std::copy(drawn.slopes.begin(), drawn.slopes.end(), slopes.data<double>());
   Gradients gradients(model);
   gradients.Zero(stream);
-  SavedActivations saved(arena);
+  ExpertLoad load(model);
+  load.Zero(stream);
+  SavedActivations saved(arena, {}, load.counts());
   model.Forward(stream, batch, kv, hidden, &saved);
   model.Logits(stream, hidden, logits);
   const std::vector<kernels::SamplingFilter> filters(targets.size());
@@ -151,7 +156,7 @@ PassResult InDouble(const Model& model, ThreadPool& threads, const Case& drawn) 
   gradients.Finish(stream);
   PassResult result;
   result.logprobs = Values(logprobs);
-  AddExpertLoad(saved.expert_load, result.expert_load);
+  result.expert_load = load.Read(stream);
   TakeGradients(gradients, stream, result);
   return result;
 }
