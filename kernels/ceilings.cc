@@ -56,7 +56,10 @@ double CopyRate(Stream& stream) {
   for (size_t bytes = size_t{128} << 20;; bytes *= 2) {
     Arena memory(stream.device, stream.handle);
     const auto floats = static_cast<int64_t>(bytes / 4);
-    const Tensor from = memory.NewZero(DType::kF32, {floats / 1024, 1024}), to = memory.NewZero(DType::kF32, {floats / 1024, 1024});
+    const Tensor from = memory.New(DType::kF32, {floats / 1024, 1024}), to = memory.NewZero(DType::kF32, {floats / 1024, 1024});
+    int64_t filled = std::min<int64_t>(from.dim(0), 16384);
+    FillRandom(from.Rows(0, filled), 3);
+    for (; filled < from.dim(0); filled *= 2) Copy(stream, from.Rows(0, filled), from.Rows(filled, 2 * filled));
     const auto copy = [&] {
       if constexpr (kWithCuda) {
         if (stream.device.is_cuda()) return cuda::CopyBytes(stream, from.raw(), to.raw(), bytes);

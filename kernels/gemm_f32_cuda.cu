@@ -1,7 +1,8 @@
 // Float products in the CPU's order: every element one ascending chain of fused multiply-adds, so that the bits equal
 // gemm_cpu.cc's. For routers and for small models in float.
 //
-// ChainKernel takes everything: a block of 256 threads owns 64 x 64 of C, 4 x 4 a thread; the next 16 of k are on their way while these are
+// ChainKernel takes everything: a block of 256 threads owns 64 x 64 of C, 4 x 4 a thread, or 32 x 32 where those would leave
+// multiprocessors without work; the next 16 of k are on their way while these are
 // multiplied; bound by the fma units at best. The other two take x W^T with both along k and rows of 16 bytes, the router's product, whose chains
 // of k multiply-adds cannot be shortened (2048 of k: 5 us). RowsKernel: blocks of 16 rows and 64 columns, four rows a thread, a ring of stages
 // that the threads' copies fill ahead. FewRowsKernel, for decode: a chain a thread, 32 columns and a row a warp, so that the rows of a batch are
@@ -15,11 +16,16 @@
 namespace grouper::kernels::cuda {
 namespace {
 
-constexpr int kTile = 64, kStep = 16, kThreads = 256;
+constexpr int kStep = 16, kThreads = 256;
 
+template <int kTile>
 __global__ void __launch_bounds__(kThreads) ChainKernel(const GemmF32Problem p) {
   KernelBegin();
-  __shared__ float a[kStep][kTile + 4], b[kStep][kTile + 4];
+  constexpr int kEach = kTile / 16;  // rows and columns a thread
+  struct alignas(4 * kEach) Few {
+    float x[kEach];
+  };
+  __shared__ __align__(16) float a[kStep][kTile + 4], b[kStep][kTile + 4];
   int64_t batch = blockIdx.z, m_begin = static_cast<int64_t>(blockIdx.x) * kTile, m_end = p.m, k_begin = 0, k_end = p.k;
   int64_t batch_a = batch, batch_b = batch, batch_c = batch;
   if (p.groups == GemmGroups::kRows) {
@@ -45,10 +51,10 @@ __global__ void __launch_bounds__(kThreads) ChainKernel(const GemmF32Problem p) 
   const float* from_a = p.a + batch_a * p.a_batch;
   const float* from_b = p.b + batch_b * p.b_batch;
   float* c = p.c + batch_c * p.c_batch;
-  const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
-  float acc[4][4];
-  for (int i = 0; i < 4; ++i) {
-    for (int j = 0; j < 4; ++j) {
+  const int row = threadIdx.x / 16 * kEach, column = threadIdx.x % 16 * kEach;
+  float acc[kEach][kEach];
+  for (int i = 0; i < kEach; ++i) {
+    for (int j = 0; j < kEach; ++j) {
       const int64_t m = m_begin + row + i, n = n_begin + column + j;
       acc[i][j] = p.accumulate && m < m_end && n < p.n ? c[m * p.c_m + n] : 0.0f;
     }
@@ -101,19 +107,17 @@ __global__ void __launch_bounds__(kThreads) ChainKernel(const GemmF32Problem p) 
     __syncthreads();
     fetch(k0 + kStep);
     for (int k = 0; k < count; ++k) {
-      const float4 x = *reinterpret_cast<const float4*>(&a[k][row]),
-                   y = *reinterpret_cast<const float4*>(&b[k][column]);
-      const float xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
+      const Few xs = *reinterpret_cast<const Few*>(&a[k][row]), ys = *reinterpret_cast<const Few*>(&b[k][column]);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < kEach; ++i) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) acc[i][j] = __fmaf_rn(xs[i], ys[j], acc[i][j]);
+        for (int j = 0; j < kEach; ++j) acc[i][j] = __fmaf_rn(xs.x[i], ys.x[j], acc[i][j]);
       }
     }
     __syncthreads();
   }
-  for (int i = 0; i < 4; ++i) {
-    for (int j = 0; j < 4; ++j) {
+  for (int i = 0; i < kEach; ++i) {
+    for (int j = 0; j < kEach; ++j) {
       const int64_t m = m_begin + row + i, n = n_begin + column + j;
       if (m < m_end && n < p.n) c[m * p.c_m + n] = p.bias != nullptr ? __fadd_rn(acc[i][j], p.bias[n]) : acc[i][j];
     }
@@ -312,11 +316,15 @@ void GemmF32(Stream& stream, const GemmF32Problem& p) {
     if (warps <= 2 * processors) return LaunchFewRows<Two>(stream, p);
     return warps <= 16 * processors ? LaunchFewRows<Eight>(stream, p) : LaunchRows(stream, p);
   }
-  int64_t tiles = (p.m + kTile - 1) / kTile;
-  if (p.groups == GemmGroups::kRows) tiles += p.batch;  // at most one part-filled tile a group
-  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>((p.n + kTile - 1) / kTile),
-                  p.groups == GemmGroups::kRows ? 1 : static_cast<unsigned>(p.batch));
-  LaunchKernel(stream, grid, kThreads, 0, ChainKernel, p);
+  const auto blocks = [&](int64_t tile) {
+    int64_t tiles = (p.m + tile - 1) / tile;
+    if (p.groups == GemmGroups::kRows) tiles += p.batch;  // at most one part-filled tile a group
+    return dim3(static_cast<unsigned>(tiles), static_cast<unsigned>((p.n + tile - 1) / tile),
+                p.groups == GemmGroups::kRows ? 1 : static_cast<unsigned>(p.batch));
+  };
+  const dim3 wide = blocks(64);
+  if (int64_t{wide.x} * wide.y * wide.z < NumMultiprocessors()) return LaunchKernel(stream, blocks(32), kThreads, 0, ChainKernel<32>, p);
+  LaunchKernel(stream, wide, kThreads, 0, ChainKernel<64>, p);
 }
 
 }  // namespace grouper::kernels::cuda

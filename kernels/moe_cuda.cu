@@ -224,20 +224,67 @@ __global__ void __launch_bounds__(kSortThreads)
   }
 }
 
-// Block (x, y): token x, columns of part y.
-template <typename S>
+// One column, or eight.
+template <int kEach, typename S>
+__device__ __forceinline__ void LoadColumns(const S* p, float (&x)[kEach]) {
+  static_assert(kEach == 1 || kEach == 8);
+  if constexpr (kEach == 8) {
+    LoadEight(p, 8, true, x);
+  } else {
+    x[0] = LoadFloat(p);
+  }
+}
+template <int kEach, typename S>
+__device__ __forceinline__ void StoreColumns(S* p, const float (&x)[kEach]) {
+  if constexpr (kEach == 8) {
+    StoreEight(p, 8, true, x);
+  } else {
+    StoreFloat(p, x[0]);
+  }
+}
+
+// Adds a token's experts' rows to `sums`, kEach columns from `column` on, in the order of its slots: add(k, element, sum). Eight rows come at a time.
+template <int kEach, typename S, typename Add>
+__device__ __forceinline__ void AddExpertRows(const int32_t* row_of, int64_t token, int top_k, const DeviceRows<S>& rows, int64_t column,
+                                              float (&sums)[kEach], Add add) {
+  struct alignas(kEach == 1 ? alignof(S) : 16) Columns {
+    S x[kEach];
+  };
+  constexpr int kAhead = 8;
+  for (int first = 0; first < top_k; first += kAhead) {
+    Columns ahead[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (first + k < top_k) ahead[k] = *reinterpret_cast<const Columns*>(rows[row_of[token * top_k + first + k]] + column);
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (first + k >= top_k) break;
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) sums[i] = add(first + k, LoadFloat(ahead[k].x + i), sums[i]);
+    }
+  }
+}
+
+// Block (x, y): token x, columns of part y, kEach a thread: eight where rows allow that.
+template <typename S, int kEach>
 __global__ void __launch_bounds__(kBlockThreads)
     CombineRows(const int32_t* row_of, int top_k, DeviceRows<S> expert_out, const float* weights, int64_t weights_stride,
                 DeviceRows<S> y, int64_t width, bool accumulate) {
   KernelBegin();
-  const int64_t token = blockIdx.x, column = int64_t{blockIdx.y} * kBlockThreads + threadIdx.x;
+  const int64_t token = blockIdx.x, column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kEach;
   if (column >= width) return;
   S* const out = y[token] + column;
-  float sum = accumulate ? LoadFloat(out) : 0;
-#pragma unroll 8
-  for (int k = 0; k < top_k; ++k)
-    sum = fmaf(weights[token * weights_stride + k], LoadFloat(expert_out[row_of[token * top_k + k]] + column), sum);
-  StoreFloat(out, sum);
+  float sums[kEach];
+  if (accumulate) {
+    LoadColumns(out, sums);
+  } else {
+#pragma unroll
+    for (float& sum : sums) sum = 0;
+  }
+  AddExpertRows(row_of, token, top_k, expert_out, column, sums,
+                [&](int k, float x, float sum) { return fmaf(weights[token * weights_stride + k], x, sum); });
+  StoreColumns(out, sums);
 }
 
 // Eight threads a slot.
@@ -268,17 +315,66 @@ __global__ void __launch_bounds__(kBlockThreads)
   if (mine && lane == 0) dweights[token * dweights_stride + k] = dot;
 }
 
+// The same where rows are whole eights: a thread moves eight columns, and the eight that share a slot exchange what they have by way of shared
+// memory, so that each has its lane's of the sum.
 template <typename S>
+__global__ void __launch_bounds__(kBlockThreads)
+    CombineEightsBackward(const int32_t* row_of, int top_k, DeviceRows<S> dy, DeviceRows<S> expert_out, const float* weights,
+                          int64_t weights_stride, DeviceRows<S> d_expert_out, float* dweights, int64_t dweights_stride, int64_t slots, int width) {
+  KernelBegin();
+  constexpr int kStep = 8 * kRowThreads, kPitch = kStep + 8;  // columns; without bank conflicts
+  __shared__ __align__(16) float gs[kBlockThreads / kRowThreads][kPitch], outs[kBlockThreads / kRowThreads][kPitch];
+  const int64_t slot = (int64_t{blockIdx.x} * kBlockThreads + threadIdx.x) / kRowThreads;
+  const int lane = threadIdx.x % kRowThreads, place = threadIdx.x / kRowThreads;
+  const bool mine = slot < slots;
+  const int64_t token = mine ? slot / top_k : 0, k = mine ? slot % top_k : 0, row = mine ? row_of[slot] : 0;
+  const float weight = mine ? weights[token * weights_stride + k] : 0;
+  const S* const g = dy[token];
+  const S* const out = expert_out[row];
+  S* const d_out = d_expert_out[row];
+  float dot = 0, x[8] = {}, y[8] = {};
+  const auto load = [&](int column) {
+    const bool there = mine && column < width;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = y[i] = 0;
+    if (there) LoadEight(g + column, 8, true, x);
+    if (there) LoadEight(out + column, 8, true, y);
+  };
+  load(8 * lane);
+  for (int first = 0; first < width; first += kStep) {
+    const int column = first + 8 * lane;
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+      *reinterpret_cast<float4*>(&gs[place][8 * lane + i]) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+      *reinterpret_cast<float4*>(&outs[place][8 * lane + i]) = make_float4(y[i], y[i + 1], y[i + 2], y[i + 3]);
+    }
+    if (mine && column < width) {
+#pragma unroll
+      for (float& value : x) value = weight * value;
+      StoreEight(d_out + column, 8, true, x);
+    }
+    load(column + kStep);
+    __syncwarp();
+    // Beyond the width zeros are added: a sum that began with 0 is never -0.
+#pragma unroll
+    for (int i = 0; i < kStep; i += kRowThreads) dot = fmaf(gs[place][i + lane], outs[place][i + lane], dot);
+    __syncwarp();
+  }
+  dot = ReduceLanes(dot);
+  if (mine && lane == 0) dweights[token * dweights_stride + k] = dot;
+}
+
+template <typename S, int kEach>
 __global__ void __launch_bounds__(kBlockThreads)
     ScatterRows(const int32_t* row_of, int top_k, DeviceRows<S> d_rows, DeviceRows<S> dx, int64_t width) {
   KernelBegin();
-  const int64_t token = blockIdx.x, column = int64_t{blockIdx.y} * kBlockThreads + threadIdx.x;
+  const int64_t token = blockIdx.x, column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kEach;
   if (column >= width) return;
   S* const out = dx[token] + column;
-  float sum = LoadFloat(out);
-#pragma unroll 8
-  for (int k = 0; k < top_k; ++k) sum = sum + LoadFloat(d_rows[row_of[token * top_k + k]] + column);
-  StoreFloat(out, sum);
+  float sums[kEach];
+  LoadColumns(out, sums);
+  AddExpertRows(row_of, token, top_k, d_rows, column, sums, [](int, float x, float sum) { return sum + x; });
+  StoreColumns(out, sums);
 }
 
 // A thread an expert.
@@ -301,7 +397,14 @@ __global__ void __launch_bounds__(kWarp) MoveBias(const int32_t* load, int exper
   }
 }
 
-dim3 TokenBlocks(const Tensor& t) { return dim3(static_cast<unsigned>(t.dim(0)), BlocksFor(t.dim(1))); }
+// launch(each, grid, threads), `each` a constant: how many columns of a token's row a thread has.
+template <typename Launch>
+void ByColumns(const Tensor& tokens, bool eights, Launch launch) {
+  const auto rows = static_cast<unsigned>(tokens.dim(0));
+  if (!eights) return launch(std::integral_constant<int, 1>(), dim3(rows, BlocksFor(tokens.dim(1))), static_cast<unsigned>(kBlockThreads));
+  const int64_t threads = tokens.dim(1) / 8, block = std::min<int64_t>((threads + 31) / 32 * 32, kBlockThreads);
+  launch(std::integral_constant<int, 8>(), dim3(rows, static_cast<unsigned>((threads + block - 1) / block)), static_cast<unsigned>(block));
+}
 
 }  // namespace
 
@@ -337,8 +440,10 @@ void CombineExperts(Stream& stream, const ExpertOrder& order, const Tensor& expe
   if (y.size() == 0) return;
   ByDeviceStorage(y.dtype(), [&](auto s) {
     using S = decltype(s);
-    LaunchKernel(stream, TokenBlocks(y), kBlockThreads, 0, CombineRows<S>, order.row_of.data<int32_t>(), static_cast<int>(weights.dim(1)),
-                 RowsOnDevice<S>(expert_out), weights.data<float>(), weights.stride(0), RowsOnDevice<S>(y), y.dim(1), accumulate);
+    ByColumns(y, RowsOfEights(expert_out) && RowsOfEights(y), [&](auto each, dim3 grid, unsigned threads) {
+      LaunchKernel(stream, grid, threads, 0, CombineRows<S, each()>, order.row_of.data<int32_t>(), static_cast<int>(weights.dim(1)),
+                   RowsOnDevice<S>(expert_out), weights.data<float>(), weights.stride(0), RowsOnDevice<S>(y), y.dim(1), accumulate);
+    });
   });
 }
 
@@ -348,9 +453,13 @@ void CombineExpertsBackward(Stream& stream, const ExpertOrder& order, const Tens
   if (slots == 0) return;
   ByDeviceStorage(dy.dtype(), [&](auto s) {
     using S = decltype(s);
-    LaunchKernel(stream, BlocksFor(slots * kRowThreads), kBlockThreads, 0, CombineRowsBackward<S>, order.row_of.data<int32_t>(),
-                 static_cast<int>(weights.dim(1)), RowsOnDevice<S>(dy), RowsOnDevice<S>(expert_out), weights.data<float>(),
-                 weights.stride(0), RowsOnDevice<S>(d_expert_out), dweights.data<float>(), dweights.stride(0), slots, dy.dim(1));
+    const auto launch = [&](auto* kernel, auto width) {
+      LaunchKernel(stream, BlocksFor(slots * kRowThreads), kBlockThreads, 0, kernel, order.row_of.data<int32_t>(), static_cast<int>(weights.dim(1)),
+                   RowsOnDevice<S>(dy), RowsOnDevice<S>(expert_out), weights.data<float>(), weights.stride(0), RowsOnDevice<S>(d_expert_out),
+                   dweights.data<float>(), dweights.stride(0), slots, width);
+    };
+    const bool eights = RowsOfEights(dy) && RowsOfEights(expert_out) && RowsOfEights(d_expert_out);
+    eights ? launch(CombineEightsBackward<S>, static_cast<int>(dy.dim(1))) : launch(CombineRowsBackward<S>, dy.dim(1));
   });
 }
 
@@ -358,8 +467,10 @@ void ScatterExpertRows(Stream& stream, const ExpertOrder& order, const Tensor& d
   if (dx.size() == 0) return;
   ByDeviceStorage(dx.dtype(), [&](auto s) {
     using S = decltype(s);
-    LaunchKernel(stream, TokenBlocks(dx), kBlockThreads, 0, ScatterRows<S>, order.row_of.data<int32_t>(), top_k, RowsOnDevice<S>(d_rows),
-                 RowsOnDevice<S>(dx), dx.dim(1));
+    ByColumns(dx, RowsOfEights(d_rows) && RowsOfEights(dx), [&](auto each, dim3 grid, unsigned threads) {
+      LaunchKernel(stream, grid, threads, 0, ScatterRows<S, each()>, order.row_of.data<int32_t>(), top_k, RowsOnDevice<S>(d_rows),
+                   RowsOnDevice<S>(dx), dx.dim(1));
+    });
   });
 }
 
