@@ -16,7 +16,6 @@
 namespace grouper::kernels {
 namespace {
 
-constexpr Device kDevice = {Device::Kind::kCuda, 0};
 constexpr int64_t kRotation = int64_t{256} << 20;
 
 void Require(cudaError_t error) { CHECK(error == cudaSuccess) << cudaGetErrorString(error); }
@@ -58,9 +57,9 @@ CudaBench::CudaBench(const BenchOptions& options)
     : options_(options),
       few_(options.few_cases),
       pool_(options.threads),
-      stream_(pool_, kDevice),
+      stream_(pool_, AutoDevice()),
       cpu_(pool_),
-      storage_(kDevice, stream_.handle),
+      storage_(stream_.device, stream_.handle),
       table_(RandomTensor::kPeriod),
       events_(few_ ? 3 : 21),
       copy_bytes_(int64_t{1} << (few_ ? 20 : 30)),
@@ -111,7 +110,7 @@ RandomTensor CudaBench::RandomFloat(std::initializer_list<int64_t> shape) {
 }
 
 Tensor CudaBench::PutInts(const std::vector<int32_t>& values) {
-  return Tensor(Put(values), DType::kI32, {static_cast<int64_t>(values.size())}, kDevice);
+  return Tensor(Put(values), DType::kI32, {static_cast<int64_t>(values.size())}, stream_.device);
 }
 
 void CudaBench::Reset() {

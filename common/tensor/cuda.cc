@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <map>
 #include <mutex>
 #include <unordered_map>
 
@@ -125,17 +126,51 @@ void Free(int device, void* data) {
   REQUIRE_CUDA(cudaFree(data));
 }
 
-void* NewStream(int device) {
-  REQUIRE_CUDA(cudaSetDevice(device));
-  cudaStream_t stream = nullptr;
-  REQUIRE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  return stream;
+namespace {
+
+// Streams are kept for the next who wants one, the first ones made first: on an H100 every kernel of a stream that was made after some others, be
+// they destroyed, took a third of a microsecond more (SmolLM2 decoding 64 sequences 8%).
+class StreamPool {
+ public:
+  cudaStream_t Take(int device) {
+    const std::lock_guard lock(mutex_);
+    std::map<int, cudaStream_t>& idle = idle_[device];
+    cudaStream_t stream = nullptr;
+    if (!idle.empty()) {
+      const auto first = idle.begin();
+      stream = first->second;
+      idle.erase(first);
+    } else {
+      REQUIRE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+      const int number = static_cast<int>(numbers_.size());
+      numbers_[stream] = number;
+    }
+    return stream;
+  }
+  void Return(int device, cudaStream_t stream) {
+    const std::lock_guard lock(mutex_);
+    idle_[device][numbers_.at(stream)] = stream;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<cudaStream_t, int> numbers_;           // by when they were made
+  std::unordered_map<int, std::map<int, cudaStream_t>> idle_;  // by device
+};
+
+StreamPool& Streams() {
+  static StreamPool& pool = *new StreamPool;
+  return pool;
 }
 
-void DeleteStream(int device, void* handle) {
+}  // namespace
+
+void* NewStream(int device) {
   REQUIRE_CUDA(cudaSetDevice(device));
-  REQUIRE_CUDA(cudaStreamDestroy(static_cast<cudaStream_t>(handle)));
+  return Streams().Take(device);
 }
+
+void DeleteStream(int device, void* handle) { Streams().Return(device, static_cast<cudaStream_t>(handle)); }
 
 void Zero(int device, void* data, size_t bytes, void* handle) {
   REQUIRE_CUDA(cudaSetDevice(device));
