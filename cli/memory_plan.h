@@ -46,7 +46,8 @@ MachineMemory MeasureMachine(const Model& model);
 // `model`: of the recipe; its own device does not matter, machine.device does.
 MemoryPlan PlanMemory(const v1::Recipe& recipe, const Model& model, const std::vector<StageLengths>& stages, const MachineMemory& machine);
 
-// Of `serve rollout`: nothing is known of prompts, so the cache is full, and a pass the largest that the engine makes.
+// Of `serve rollout`: nothing is known of prompts, so the cache is full, and a pass the largest that the engine makes: on a
+// CPU, whose pages are taken as they are filled, an upper bound.
 MemoryPlan PlanWorkerMemory(const v1::Recipe& recipe, const Model& model, const MachineMemory& machine);
 
 // "memory: cuda:0 19.71 GB at most, predicted 20.02 GB (+1.6%); host ...", after a run.

@@ -360,7 +360,7 @@ __global__ void __launch_bounds__(Shape::kQueryThreads, Shape::kBlocks) QueryKer
 template <int kKey, int kValue>
 void Launch(Stream& stream, const BackwardArguments& args) {
   using Shape = BackwardShape<kKey, kValue>;
-  static uint64_t allowed_keys = 0, allowed_queries = 0;
+  static std::atomic<uint64_t> allowed_keys = 0, allowed_queries = 0;
   AllowSharedMemory(KeyKernel<Shape>, Shape::kKeyKernelBytes, allowed_keys);
   AllowSharedMemory(QueryKernel<Shape>, Shape::kQueryKernelBytes, allowed_queries);
   const unsigned sequences = static_cast<unsigned>(args.batch.num_sequences), heads = static_cast<unsigned>(args.pages.num_kv_heads);

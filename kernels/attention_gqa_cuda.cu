@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
 
 template <typename Shape>
 void Launch(Stream& stream, const AttentionArguments& args) {
-  static uint64_t allowed = 0;
+  static std::atomic<uint64_t> allowed = 0;
   AllowSharedMemory(GqaKernel<Shape>, Shape::kSharedBytes, allowed);
   LaunchKernel(stream, static_cast<unsigned>(args.prepared.max_items), Shape::kThreads, Shape::kSharedBytes, GqaKernel<Shape>, args);
 }

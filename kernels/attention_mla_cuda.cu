@@ -239,7 +239,7 @@ void MlaForward(Stream& stream, const AttentionArguments& arguments) {
   const Arena::Mark mark = stream.scratch.mark();
   if (args.prepared.batch.max_context > args.prepared.split_pages * kPageTokens)
     args.running = static_cast<float*>(stream.scratch.Allocate(size_t{kMaxMultiprocessors} * 64 * kWidth * 4));
-  static uint64_t allowed = 0;
+  static std::atomic<uint64_t> allowed = 0;
   AllowSharedMemory(MlaKernel, kSharedBytes, allowed);
   LaunchKernel(stream, static_cast<unsigned>(args.prepared.max_items), kThreads, kSharedBytes, MlaKernel, args);
   stream.scratch.Release(mark);

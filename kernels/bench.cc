@@ -84,20 +84,17 @@ absl::Status BenchKernels(const BenchOptions& options) {
   RETURN_IF_ERROR(BenchAttention(bench));
   RETURN_IF_ERROR(BenchSampling(bench));
   int64_t lines = bench.lines();
-  std::string no_cuda = "this program was built without CUDA";
   if constexpr (kWithCuda) {
     if (NumCudaDevices() > 0) {
       ASSIGN_OR_RETURN(const int64_t cuda_lines, BenchCuda(options));
       lines += cuda_lines;
-      no_cuda.clear();
-    } else {
-      no_cuda = WhyNoCuda();
     }
   }
   if (lines > 0) return absl::OkStatus();
   const std::string message = absl::StrCat("--filter \"", options.filter, "\": no benchmark's name contains it");
-  if (no_cuda.empty()) return absl::NotFoundError(message);
-  return absl::FailedPreconditionError(absl::StrCat(message, " on the CPU, and those of CUDA's kernels were skipped, for there is no usable GPU: ", no_cuda));
+  const absl::Status cuda = FindDevice("cuda").status();
+  if (cuda.ok()) return absl::NotFoundError(message);
+  return absl::FailedPreconditionError(absl::StrCat(message, " on the CPU, and those of CUDA's kernels were skipped, for there is no usable GPU: ", cuda.message()));
 }
 
 }  // namespace grouper::kernels

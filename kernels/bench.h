@@ -32,8 +32,6 @@ absl::Status BenchKernels(const BenchOptions& options);
 
 // The CUDA lines (their names begin with "cuda"): cuda_bench.cc. How many the filter left. REQUIRES: a GPU.
 absl::StatusOr<int64_t> BenchCuda(const BenchOptions& options);
-// What is wrong where NumCudaDevices() is 0.
-std::string WhyNoCuda();
 
 // What a benchmark file uses.
 class Bench {

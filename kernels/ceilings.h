@@ -11,8 +11,8 @@ struct Ceilings {
   int64_t product_size = 0;  // of the square: 8192 on a GPU, smaller where that takes long
 };
 
-// In `dtype` on the stream's device, some tenths of a second; takes up to 2 GiB there. On a GPU the same two measurements as the first lines of
-// `grouper bench kernels --filter cuda`.
+// In `dtype` on the stream's device, some tenths of a second; takes up to 2 GiB there. Of a copy and a product timed by
+// the host, the best of several: `grouper bench kernels --filter cuda` prints the median of the same two, timed by the device. On a CPU the product reads unpacked weights.
 Ceilings MeasureCeilings(Stream& stream, DType dtype);
 
 namespace cuda {

@@ -93,7 +93,7 @@ RandomTensor CudaBench::Random(std::initializer_list<int64_t> shape, double scal
   std::vector<bf16> numbers(static_cast<size_t>(std::min(period, t.size())));
   for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = bf16(static_cast<float>(t.Number(static_cast<int64_t>(i))));
   for (int64_t i = 0; i < t.size(); i += period) {
-    grouper::cuda::CopyToDevice(0, t.data<bf16>() + i, numbers.data(), static_cast<size_t>(std::min(period, t.size() - i)) * 2, stream_.handle);
+    grouper::cuda::CopyToDevice(stream_.device.index, t.data<bf16>() + i, numbers.data(), static_cast<size_t>(std::min(period, t.size() - i)) * 2, stream_.handle);
   }
   next_ = (next_ + 104729) % period;
   return t;
@@ -123,7 +123,7 @@ void CudaBench::Reset() {
 std::vector<double> CudaBench::Read(const Tensor& t, int64_t begin, int64_t count) {
   const size_t size = SizeOf(t.dtype());
   std::vector<char> bytes(static_cast<size_t>(count) * size);
-  grouper::cuda::CopyToHost(0, bytes.data(), static_cast<const char*>(t.raw()) + static_cast<size_t>(begin) * size, bytes.size(), stream_.handle);
+  grouper::cuda::CopyToHost(stream_.device.index, bytes.data(), static_cast<const char*>(t.raw()) + static_cast<size_t>(begin) * size, bytes.size(), stream_.handle);
   stream_.Synchronize();
   std::vector<double> values(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = Element(bytes.data(), t.dtype(), i);
@@ -140,7 +140,7 @@ Tensor CudaBench::Host(const Tensor& t, const std::vector<int64_t>& rows) {
   const Tensor host = NewLike(host_, t, static_cast<int64_t>(rows.size()));
   for (size_t i = 0; i < rows.size(); ++i) {
     const Tensor to = host.Rows(static_cast<int64_t>(i), static_cast<int64_t>(i) + 1), from = t.Rows(rows[i], rows[i] + 1);
-    grouper::cuda::CopyToHost(0, to.raw(), from.raw(), BytesOf(to), stream_.handle);
+    grouper::cuda::CopyToHost(stream_.device.index, to.raw(), from.raw(), BytesOf(to), stream_.handle);
   }
   stream_.Synchronize();
   return host;
@@ -281,18 +281,6 @@ absl::StatusOr<int64_t> BenchCuda(const BenchOptions& options) {
   RETURN_IF_ERROR(BenchRowOpsCuda(bench));
   RETURN_IF_ERROR(BenchMoeCuda(bench));
   return bench.lines();
-}
-
-std::string WhyNoCuda() {
-  int devices = 0;
-  const cudaError_t error = cudaGetDeviceCount(&devices);
-  cudaGetLastError();
-  if (error != cudaSuccess) return cudaGetErrorString(error);
-  if (devices == 0) return "there is no device";
-  int major = 0, minor = 0;
-  Require(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
-  Require(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
-  return absl::StrCat("device 0 has compute capability ", major, ".", minor, ", expected 9.0");
 }
 
 }  // namespace grouper::kernels

@@ -1,6 +1,7 @@
 // What the benchmarks of the CUDA kernels share (*_cuda_bench.cc): random tensors that the host knows, checks, and lines.
 //
-// Times are medians between events: of single launches, or, for decode, of a graph of many, as the engine's steps are. Percentages are of
+// Times are medians between events: of single launches, or, for decode, of a graph of many, as the engine's steps are (only there does a kernel start
+// before the one before it has ended). Percentages are of
 // what this card did on the first two lines, copying and multiplying.
 #pragma once
 
@@ -106,7 +107,7 @@ class CudaBench {
   template <typename T>
   T* Put(const std::vector<T>& values) {
     T* const device = static_cast<T*>(storage_.Allocate(sizeof(T) * values.size()));
-    grouper::cuda::CopyToDevice(0, device, values.data(), sizeof(T) * values.size(), stream_.handle);
+    grouper::cuda::CopyToDevice(stream_.device.index, device, values.data(), sizeof(T) * values.size(), stream_.handle);
     return device;
   }
   Tensor PutInts(const std::vector<int32_t>& values);

@@ -4,6 +4,7 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <tuple>
 
 #include "common/base/check.h"
@@ -28,7 +29,7 @@ int NumMultiprocessors();
 // Lets `kernel` use this much dynamic shared memory on the current device (asked for once a device and kernel; `done`
 // is the kernel's own flag word).
 template <typename Kernel>
-void AllowSharedMemory(Kernel* kernel, int bytes, uint64_t& done) {
+void AllowSharedMemory(Kernel* kernel, int bytes, std::atomic<uint64_t>& done) {
   int device = 0;
   GROUPER_CUDA_CHECK(cudaGetDevice(&device));
   if (done >> device & 1) return;

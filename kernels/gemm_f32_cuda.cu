@@ -1,12 +1,12 @@
 // Float products in the CPU's order: every element one ascending chain of fused multiply-adds, so that the bits equal
 // gemm_cpu.cc's. For routers and for small models in float.
 //
-// ChainKernel takes everything: a block of 256 threads owns 64 x 64 of C, 4 x 4 a thread, or 32 x 32 where those would leave
-// multiprocessors without work; the next 16 of k are on their way while these are
-// multiplied; bound by the fma units at best. The other two take x W^T with both along k and rows of 16 bytes, the router's product, whose chains
-// of k multiply-adds cannot be shortened (2048 of k: 5 us). RowsKernel: blocks of 16 rows and 64 columns, four rows a thread, a ring of stages
-// that the threads' copies fill ahead. FewRowsKernel, for decode: a chain a thread, 32 columns and a row a warp, so that the rows of a batch are
-// spread over the device; boxes of the copy engine's, so that no thread's time goes into them.
+// ChainKernel takes everything: a block of 256 threads owns 64 x 64 of C, 4 x 4 a thread, or 32 x 32 where those would leave multiprocessors
+// without work; the next 16 of k are on their way while these are multiplied; bound by the fma units at best.
+// RowsKernel and FewRowsKernel take x W^T with both along k and rows of 16 bytes, the router's product, whose chains of k multiply-adds cannot be
+// shortened (2048 of k: 5 us). RowsKernel: blocks of 16 rows and 64 columns, four rows a thread, a ring of stages that the threads' copies fill
+// ahead. FewRowsKernel, for decode: a chain a thread, 32 columns and a row a warp, so that the rows of a batch are spread over the device; boxes of
+// the copy engine's, so that no thread's time goes into them.
 #include <algorithm>
 
 #include "kernels/cuda_launch.h"
@@ -262,7 +262,7 @@ __global__ void __launch_bounds__(Shape::kThreads) FewRowsKernel(const __grid_co
     BarrierWait(&full[stage], phase);
     const char* const b = shared + stage * Shape::kStageBytes;
     const char* const a = b + Shape::kBoxes * Shape::kBytesB;
-    const auto four = [&](int i) {  // of k; not those beyond its end: 0 + -0 is 0
+    const auto four = [&](int i) {  // of k; not those beyond its end: -0 + 0 is 0
       const float4 x = *reinterpret_cast<const float4*>(a + i / 8 * Shape::kBytesA + SwizzledOffset(warp, i % 8 * 16));
       const float4 y = *reinterpret_cast<const float4*>(b + i / 8 * Shape::kBytesB + SwizzledOffset(lane, i % 8 * 16));
       acc = __fmaf_rn(x.x, y.x, acc);
@@ -286,7 +286,7 @@ __global__ void __launch_bounds__(Shape::kThreads) FewRowsKernel(const __grid_co
 
 template <typename Shape>
 void LaunchFewRows(Stream& stream, const GemmF32Problem& p) {
-  static uint64_t allowed = 0;
+  static std::atomic<uint64_t> allowed = 0;
   AllowSharedMemory(FewRowsKernel<Shape>, Shape::kSharedBytes, allowed);
   const FewRowsArguments args = {p, MakeTensorMap(p.a, p.k, p.m, p.batch, p.a_m, p.a_batch, Shape::kRows, /*is_float=*/true),
                                  MakeTensorMap(p.b, p.k, p.n, p.batch, p.b_n, p.b_batch, Shape::kColumns, /*is_float=*/true)};
@@ -296,7 +296,7 @@ void LaunchFewRows(Stream& stream, const GemmF32Problem& p) {
 }
 
 void LaunchRows(Stream& stream, const GemmF32Problem& p) {
-  static uint64_t allowed = 0;
+  static std::atomic<uint64_t> allowed = 0;
   AllowSharedMemory(RowsKernel, RowsShape::kSharedBytes, allowed);
   const dim3 grid(static_cast<unsigned>((p.m + RowsShape::kRows - 1) / RowsShape::kRows), static_cast<unsigned>((p.n + kColumns - 1) / kColumns),
                   static_cast<unsigned>(p.batch));

@@ -422,7 +422,7 @@ void LaunchWeight(Stream& stream, const GemmProblem& p) {
   args.stores = map(16);
   // Two are faster, 5% where nothing is added to, but for wide float tiles and where few tokens are added to sums (kernels/README.md).
   args.two_fetch = Tile::kBlockN == 192 ? Tile::kNarrow : !Tile::kAccumulate || p.k / p.batch > 1024;
-  static uint64_t allowed = 0;
+  static std::atomic<uint64_t> allowed = 0;
   AllowSharedMemory(WeightKernel<Tile>, Tile::kSharedBytes, allowed);
   static std::atomic<int> all_slots[64];
   int device = 0;

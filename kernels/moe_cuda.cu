@@ -355,9 +355,10 @@ __global__ void __launch_bounds__(kBlockThreads)
     }
     load(column + kStep);
     __syncwarp();
-    // Beyond the width zeros are added: a sum that began with 0 is never -0.
 #pragma unroll
-    for (int i = 0; i < kStep; i += kRowThreads) dot = fmaf(gs[place][i + lane], outs[place][i + lane], dot);
+    for (int i = 0; i < kStep; i += kRowThreads) {
+      if (first + i < width) dot = fmaf(gs[place][i + lane], outs[place][i + lane], dot);
+    }
     __syncwarp();
   }
   dot = ReduceLanes(dot);

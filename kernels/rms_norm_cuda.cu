@@ -356,7 +356,7 @@ __global__ void __launch_bounds__(kBlockThreads) AddParts(const float* parts, in
 
 // Warps a block, so that their rows' `floats` fit shared memory.
 template <typename Kernel>
-int WarpsABlock(Kernel* kernel, int64_t floats, uint64_t& allowed) {
+int WarpsABlock(Kernel* kernel, int64_t floats, std::atomic<uint64_t>& allowed) {
   constexpr int64_t kMost = 200 << 10;
   const int64_t bytes = floats * 4;
   CHECK_LE(bytes, kMost) << "a row is wider than the normalisation's shared memory";
@@ -380,7 +380,7 @@ void LaunchNorm(Stream& stream, const Tensor& delta, const Tensor& x, const Tens
                    static_cast<const S*>(weight.raw()), static_cast<float>(eps), RowsOnDevice<S>(y), RstdsOf(rstd), rows,
                    static_cast<int>(width), vector);
     };
-    static uint64_t allowed_few = 0, allowed = 0;
+    static std::atomic<uint64_t> allowed_few = 0, allowed = 0;
     if (rows <= 8 * NumMultiprocessors()) {
       WarpsABlock(Norm<S, kAdd, true>, padded, allowed_few);
       return launch(Norm<S, kAdd, true>, rows, std::min<int64_t>((padded / 8 + 31) / 32 * 32, kBlockThreads), 1);
@@ -410,7 +410,7 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
     // First: dx may be dy or x.
     LaunchKernel(stream, static_cast<unsigned>((width + kColumns - 1) / kColumns), kBlockThreads, 0, NormWeightGradient,
                  RowsOnDevice<float>(dy), RowsOnDevice<float>(x), rstd.data<float>(), dweight.data<float>(), rows, width);
-    static uint64_t allowed = 0;
+    static std::atomic<uint64_t> allowed = 0;
     const int warps = WarpsABlock(NormBackward, 2 * padded, allowed);
     LaunchKernel(stream, static_cast<unsigned>((rows + warps - 1) / warps), static_cast<unsigned>(warps * kWarpThreads),
                  static_cast<size_t>(warps * 2 * padded * 4), NormBackward, RowsOnDevice<float>(dy), RowsOnDevice<float>(x),
@@ -427,13 +427,13 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   if (shape.Warps(kMost) == 0) shape.stage_dx = false;
   // Two blocks a multiprocessor, if each has a warp.
   const int warps = shape.Warps(kMost / 2 - 1024) > 0 ? shape.Warps(kMost / 2 - 1024) : shape.Warps(kMost);
-  const auto launch = [&](auto* kernel, uint64_t& allowed) {
+  const auto launch = [&](auto* kernel, std::atomic<uint64_t>& allowed) {
     AllowSharedMemory(kernel, kMost, allowed);
     LaunchKernel(stream, static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpThreads),
                  static_cast<size_t>(warps * shape.warp_bytes() + shape.stride), kernel, RowsOnDevice<S>(dy), RowsOnDevice<S>(x),
                  static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, shape);
   };
-  static uint64_t allowed_vector = 0, allowed_scalar = 0;
+  static std::atomic<uint64_t> allowed_vector = 0, allowed_scalar = 0;
   if (warps == 0) {
     LaunchKernel(stream, static_cast<unsigned>(blocks), kWarpThreads, 0, NormBackwardWide, RowsOnDevice<S>(dy), RowsOnDevice<S>(x),
                  static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, static_cast<int>(width), vector);

@@ -189,7 +189,7 @@ void LaunchTeams(Stream& stream, const LogitRows<S>& logits, int row_blocks, int
   const size_t scratch = RoundUp(Team::ScratchBytes(row_blocks), 16);
   const int64_t cached = (ids + 3) / 4 * 4 + ids / kBlockIds * (kBlockPitch - kBlockIds);
   const size_t bytes = scratch + (kCached ? sizeof(float) * static_cast<size_t>(cached) : 0);
-  static uint64_t allowed = 0;
+  static std::atomic<uint64_t> allowed = 0;
   AllowSharedMemory(ForRows<Team, kCached, S, Op>, kMaxSharedBytes, allowed);
   const int64_t blocks = (logits.rows + Team::kRowsABlock - 1) / Team::kRowsABlock * ranks;
   CHECK_LE(blocks, int64_t{0x7fffffff});

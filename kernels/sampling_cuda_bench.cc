@@ -36,7 +36,7 @@ absl::Status SamplingLines(CudaBench& bench, int64_t rows, int64_t ids, const Sa
   const auto draw = [&](int i) { cuda::SampleDevice(stream, part(logits, i), device_requests, sampled + i % sets * rows); };
   for (int i = 0; i < sets; ++i) draw(i);
   std::vector<SampledToken> drawn(static_cast<size_t>(all));
-  grouper::cuda::CopyToHost(0, drawn.data(), sampled, sizeof(SampledToken) * drawn.size(), stream.handle);
+  grouper::cuda::CopyToHost(stream.device.index, drawn.data(), sampled, sizeof(SampledToken) * drawn.size(), stream.handle);
   stream.Synchronize();
   std::vector<int32_t> tokens;
   for (const SampledToken& t : drawn) tokens.push_back(t.token);

@@ -68,15 +68,16 @@ for ((i = 1; i <= kills; ++i)); do
   wait "$child" 2>/dev/null || status=$?
   child=
   [ $status = 137 ] || [ $status = 0 ] || { tail -5 "$out/killed.log" >&2; die "the run failed (exit status $status), see $out/killed.log"; }
+  # Before its recipe is there, the folder is no run that --resume knows.
+  if [ -f "$out/killed/recipe.textproto" ]; then resume=(--resume); fi
   [ $status = 137 ] || break
   hits=$i
   printf '  %4d  %6s s  %s\n' "$i" "$(seconds "$life" 2)" "$(rows "$out/killed")"
-  # Before its recipe is there, the folder is no run that --resume knows.
-  if [ -f "$out/killed/recipe.textproto" ]; then resume=(--resume); fi
 done
 "$grouper" run "$recipe" --out "$out/killed" "${more[@]}" "${resume[@]}" >> "$out/killed.log" 2>&1 || { tail -5 "$out/killed.log" >&2; die "the last --resume failed, see $out/killed.log"; }
 
-plain=($(digests "$out/plain")) killed=($(digests "$out/killed"))
+plain=($(digests "$out/plain")) || die "grouper inspect failed on $out/plain"
+killed=($(digests "$out/killed")) || die "grouper inspect failed on $out/killed"
 result=0
 compare() {  # NAME PLAIN KILLED
   local word=same

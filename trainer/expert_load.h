@@ -20,7 +20,8 @@ class ExpertLoad {
   void Zero(Stream& stream);
   // [layers, experts] (I32) for SavedActivations; empty when the model has no experts.
   const Tensor& counts() const { return counts_; }
-  // Moves the score-correction biases by the counts (kernels/moe.h). rate 0: nothing.
+  // Moves the score-correction biases by the counts (kernels/moe.h), on the stream: wait for it (as Read does) before another one reads them. rate 0:
+  // nothing.
   void UpdateBiases(Stream& stream, double rate) const;
   // Waits. Empty without experts.
   ExpertCounts Read(Stream& stream) const;

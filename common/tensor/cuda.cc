@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <map>
-#include <map>
 #include <mutex>
 #include <unordered_map>
 
@@ -92,8 +91,7 @@ Ledger& TheLedger() {
 
 std::string CardName(int device) {
   cudaDeviceProp properties;
-  REQUIRE_CUDA(cudaGetDeviceProperties(&properties, device));
-  return properties.name;
+  return cudaGetDeviceProperties(&properties, device) == cudaSuccess ? properties.name : "without a name";
 }
 
 void* Allocate(int device, size_t bytes) {
@@ -103,7 +101,7 @@ void* Allocate(int device, size_t bytes) {
   if (error == cudaErrorMemoryAllocation) {
     const MemoryInfo info = Memory(device);
     CHECK(false) << "out of memory on cuda:" << device << ": " << bytes << " bytes wanted, " << info.free << " of " << info.total << " free, "
-                 << Allocated(device).now << " taken by this process before; has another process memory there (nvidia-smi shows it)? Else take less: lower "
+                 << Allocated(device).now << " taken by this process before; has another process memory there (nvidia-smi shows it)? Else take less; of a recipe: lower "
                  << "rollout.cache_pages, rollout.max_sequences or optimizer.micro_batch_tokens, or set model.recompute";
   }
   Require(error, "cudaMalloc");

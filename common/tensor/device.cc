@@ -29,7 +29,7 @@ std::string WhyNot(int index) {
   std::vector<std::string> cards;
   for (int i = 0; i < count; ++i) cards.push_back(Describe(i));
   return absl::StrCat(count, count == 1 ? " CUDA device is here: " : " CUDA devices are here: ", absl::StrJoin(cards, ", "),
-                      "; expected one of compute capability 9.0 (Hopper: H100, H200); ", seen);
+                      index < count ? "; expected one of compute capability 9.0 (Hopper: H100, H200); " : absl::StrCat(", no cuda:", index, "; "), seen);
 }
 
 // The first usable device, or -1.

@@ -161,6 +161,7 @@ cudaError_t cudaSetDevice(int device) {
 }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device < 0 || static_cast<size_t>(device) >= TheDevices().capabilities.size()) return cudaErrorInvalidDevice;
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor:
       *value = TheDevices().capabilities[static_cast<size_t>(device)].first;

@@ -59,6 +59,7 @@ class Report:
         except Exception as error:  # noqa: BLE001  (any: a library is missing, memory is short, an op is not there)
             self.skip(name, short(error))
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # not in here
             self._limits.pop()
             self._arm()
 

@@ -29,8 +29,8 @@ TEST(CudaDevicesTest, AnErrorSaysWhyAndWhatIsHere) {
       {"8.0", "cuda", "device \"cuda\": 1 CUDA device is here: cuda:0 emulated (compute capability 8.0); expected one of compute capability 9.0"},
       {"8.0,9.0", "cuda:0",
        "device \"cuda:0\": 2 CUDA devices are here: cuda:0 emulated (compute capability 8.0), cuda:1 emulated (compute capability 9.0); expected one of"},
-      {"9.0", "cuda:3", "device \"cuda:3\": 1 CUDA device is here: cuda:0 emulated (compute capability 9.0); expected one of compute capability 9.0 "
-                        "(Hopper: H100, H200); CUDA_VISIBLE_DEVICES is \"0\""},
+      {"9.0", "cuda:3", "device \"cuda:3\": 1 CUDA device is here: cuda:0 emulated (compute capability 9.0), no cuda:3; "
+                        "CUDA_VISIBLE_DEVICES is \"0\""},
   };
   for (const auto& c : cases) {
     const Outcome outcome = DryRun(c.devices, c.device);
@@ -68,6 +68,16 @@ TEST(CudaDevicesTest, ARunOnTheSecondDeviceHasTheBitsOfTheFirst) {
     digests.push_back(Digests(out));
   }
   EXPECT_EQ(digests[0], digests[1]);
+}
+
+TEST(CudaDevicesTest, BenchmarksTakeTheSecondDeviceAsWell) {
+  const Outcome outcome = RunProgram({GrouperBinary(), "bench", "kernels", "--filter", "cuda swiglu 64"}, 120,
+                                     {{"GROUPER_EMULATED_DEVICES", "8.0,9.0"}, {"GROUPER_FEW_CASES", "1"}});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr("cuda swiglu 64"));
+  const Outcome none = RunProgram({GrouperBinary(), "bench", "kernels", "--filter", "cuda swiglu 64"}, 120, {{"GROUPER_EMULATED_DEVICES", "8.0"}});
+  EXPECT_NE(none.exit_code, 0);
+  EXPECT_THAT(none.output, HasSubstr("cuda:0 emulated (compute capability 8.0); expected one of compute capability 9.0"));
 }
 
 }  // namespace
