@@ -11,7 +11,7 @@ namespace grouper {
 std::string NumericsId(DType dtype, Device device) {
   // The version rises with any change that moves a bit of a pass there, forward or backward.
   const bool cpu = !device.is_cuda();
-  return absl::StrCat(cpu ? "cpu" : "cuda", "/lanes8-fma/page", kernels::kPageTokens, "/", Name(dtype), cpu ? "/v3" : "/v5");
+  return absl::StrCat(cpu ? "cpu" : "cuda", "/lanes8-fma/page", kernels::kPageTokens, "/", Name(dtype), cpu ? "/v3" : "/v6");
 }
 
 namespace {
