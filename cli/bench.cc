@@ -12,7 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "cli/bench_exactness.h"
-#include "cli/bench_reference.h"
+#include "cli/bench_check.h"
 #include "cli/bench_speed.h"
 #include "cli/bench_weights.h"
 #include "cli/commands.h"

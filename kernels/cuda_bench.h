@@ -22,6 +22,8 @@
 namespace grouper::kernels {
 
 // What an element should be, and by how much the sums in front of it may err. Its own type's rounding comes on top (CudaBench::Check).
+inline double AsDouble(int64_t n) { return static_cast<double>(n); }
+
 struct Expected {
   double value = 0, error = 0;
 };
@@ -159,6 +161,13 @@ class CudaBench {
   double copy_ = 0, product_ = 0;
   std::set<std::string> printed_;
 };
+
+// Lines of y = x w^T, dx = dy w and dw += dy^T x: x [t, k], w [n, k], both bf16 or both float; dw is float. Without an input's name the first alone.
+// linear_cuda_bench.cc.
+struct ProductNames {
+  std::string forward, input{}, weight{};
+};
+absl::Status ProductLines(CudaBench& bench, const ProductNames& names, const CudaBench::Work& work, const RandomTensor& x, const RandomTensor& w);
 
 absl::Status BenchLinearCuda(CudaBench& bench);     // linear_cuda_bench.cc: products of layers and experts, gates, products in two halves
 absl::Status BenchAttentionCuda(CudaBench& bench);  // attention_cuda_bench.cc: decode, training, gradients

@@ -16,8 +16,6 @@
 namespace grouper::kernels {
 namespace {
 
-double AsDouble(int64_t n) { return static_cast<double>(n); }
-
 absl::Status DecodeLine(CudaBench& bench, int64_t t, int64_t n, int64_t k) {
   t = bench.FewTokens(t), n = bench.FewColumns(n), k = bench.FewColumns(k);
   const std::string name = absl::StrCat("cuda decode ", t, " x ", n, " x ", k);
@@ -38,24 +36,8 @@ absl::Status TrainingLines(CudaBench& bench, int64_t t, int64_t n, int64_t k) {
   const std::string shape = absl::StrCat(t, " x ", n, " x ", k), forward = "cuda forward " + shape, input = "cuda dx " + shape,
                     weight = "cuda dw " + shape;
   if (!bench.Wants({forward, input, weight})) return absl::OkStatus();
-  Stream& stream = bench.stream();
-  const RandomTensor w = bench.Random({n, k}), x = bench.Random({t, k}), dy = bench.Random({t, n});
-  const Tensor y = bench.New(DType::kBF16, {t, n}), dx = bench.New(DType::kBF16, {t, k});
-  const CudaBench::Work work = {.flops = 2 * AsDouble(t * n * k)};
-  RETURN_IF_ERROR(bench.Line(forward, work, [&](int) { Linear(stream, x, w, nullptr, {}, y); }, [&] {
-    return bench.CheckSome(y, 32, [&](int64_t row, int64_t column) { return Dot(x, row * k, 1, w, column * k, 1, k); });
-  }));
-  RETURN_IF_ERROR(bench.Line(input, work, [&](int) { LinearBackwardInput(stream, dy, w, dx, false); }, [&] {
-    return bench.CheckSome(dx, 32, [&](int64_t row, int64_t column) { return Dot(dy, row * n, 1, w, column, k, n); });
-  }));
-  const RandomTensor dw = bench.RandomFloat({n, k});
-  RETURN_IF_ERROR(bench.Line(weight, work, [&](int) { LinearBackwardWeight(stream, dy, x, dw, {}); }, [&] {
-    return bench.CheckSome(dw, 16, [&](int64_t row, int64_t column) {
-      FloatSum sum = Dot(dy, row, n, x, column, k, t);
-      sum.Add(dw.Number(row * k + column));  // it began as
-      return sum;
-    });
-  }));
+  const RandomTensor w = bench.Random({n, k}), x = bench.Random({t, k});
+  RETURN_IF_ERROR(ProductLines(bench, {forward, input, weight}, {.flops = 2 * AsDouble(t * n * k)}, x, w));
   bench.Reset();
   return absl::OkStatus();
 }
@@ -210,6 +192,28 @@ absl::Status HalvesLine(CudaBench& bench, int64_t t, int64_t n, int64_t k) {
 }
 
 }  // namespace
+
+absl::Status ProductLines(CudaBench& bench, const ProductNames& names, const CudaBench::Work& work, const RandomTensor& x, const RandomTensor& w) {
+  Stream& stream = bench.stream();
+  const int64_t t = x.dim(0), k = x.dim(1), n = w.dim(0);
+  const Tensor y = bench.New(x.dtype(), {t, n});
+  RETURN_IF_ERROR(bench.Line(names.forward, work, [&](int) { Linear(stream, x, w, nullptr, {}, y); }, [&] {
+    return bench.CheckSome(y, 32, [&](int64_t row, int64_t column) { return Dot(x, row * k, 1, w, column * k, 1, k); });
+  }));
+  if (names.input.empty()) return absl::OkStatus();
+  const RandomTensor dy = x.dtype() == DType::kF32 ? bench.RandomFloat({t, n}) : bench.Random({t, n}), dw = bench.RandomFloat({n, k});
+  const Tensor dx = bench.New(x.dtype(), {t, k});
+  RETURN_IF_ERROR(bench.Line(names.input, work, [&](int) { LinearBackwardInput(stream, dy, w, dx, false); }, [&] {
+    return bench.CheckSome(dx, 32, [&](int64_t row, int64_t column) { return Dot(dy, row * n, 1, w, column, k, n); });
+  }));
+  return bench.Line(names.weight, work, [&](int) { LinearBackwardWeight(stream, dy, x, dw, {}); }, [&] {
+    return bench.CheckSome(dw, 16, [&](int64_t row, int64_t column) {
+      FloatSum sum = Dot(dy, row, n, x, column, k, t);
+      sum.Add(dw.Number(row * k + column));  // it began as
+      return sum;
+    });
+  });
+}
 
 absl::Status BenchLinearCuda(CudaBench& bench) {
   const int64_t layers[][3] = {{16384, 960, 576},  {16384, 576, 576},   {16384, 3072, 576},

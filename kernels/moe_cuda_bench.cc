@@ -13,8 +13,6 @@ namespace {
 
 constexpr int64_t kMostDecoded = 256;
 
-double AsDouble(int64_t n) { return static_cast<double>(n); }
-
 // Float products in the CPU's order. Their bytes say little: the chain of k bounds them where tokens are few, arithmetic where they are many.
 absl::Status RouterProductLines(CudaBench& bench, int64_t tokens, int64_t experts, int64_t width) {
   const bool decode = tokens <= kMostDecoded;
@@ -22,27 +20,9 @@ absl::Status RouterProductLines(CudaBench& bench, int64_t tokens, int64_t expert
   const std::string shape = absl::StrCat(t, " x ", e, " x ", d, ", float"), forward = "cuda router product " + shape, input = "cuda router dx " + shape,
                     weight = "cuda router dw " + shape;
   if (!bench.Wants({forward}) && !(!decode && bench.Wants({input, weight}))) return absl::OkStatus();
-  Stream& stream = bench.stream();
   const RandomTensor x = bench.RandomFloat({t, d}), w = bench.RandomFloat({e, d});
-  const Tensor logits = bench.New(DType::kF32, {t, e});
   const CudaBench::Work work = {.bytes = 4 * AsDouble(t * d + e * d + t * e), .recorded = decode};
-  RETURN_IF_ERROR(bench.Line(forward, work, [&](int) { Linear(stream, x, w, nullptr, {}, logits); }, [&] {
-    return bench.CheckSome(logits, 32, [&](int64_t row, int64_t column) { return Dot(x, row * d, 1, w, column * d, 1, d); });
-  }));
-  if (!decode) {
-    const RandomTensor dlogits = bench.RandomFloat({t, e}), dw = bench.RandomFloat({e, d});
-    const Tensor dx = bench.New(DType::kF32, {t, d});
-    RETURN_IF_ERROR(bench.Line(input, work, [&](int) { LinearBackwardInput(stream, dlogits, w, dx, false); }, [&] {
-      return bench.CheckSome(dx, 32, [&](int64_t row, int64_t column) { return Dot(dlogits, row * e, 1, w, column, d, e); });
-    }));
-    RETURN_IF_ERROR(bench.Line(weight, work, [&](int) { LinearBackwardWeight(stream, dlogits, x, dw, {}); }, [&] {
-      return bench.CheckSome(dw, 16, [&](int64_t row, int64_t column) {
-        FloatSum sum = Dot(dlogits, row, e, x, column, d, t);
-        sum.Add(dw.Number(row * d + column));  // it began as
-        return sum;
-      });
-    }));
-  }
+  RETURN_IF_ERROR(ProductLines(bench, decode ? ProductNames{forward} : ProductNames{forward, input, weight}, work, x, w));
   bench.Reset();
   return absl::OkStatus();
 }

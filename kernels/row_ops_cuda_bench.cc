@@ -21,8 +21,6 @@ namespace {
 constexpr int64_t kMostDecoded = 1024;
 constexpr double kEps = 1e-5;
 
-double AsDouble(int64_t n) { return static_cast<double>(n); }
-
 absl::Status NormLines(CudaBench& bench, int64_t tokens, int64_t width, bool gradient) {
   const bool decode = tokens <= kMostDecoded;
   const int64_t t = bench.FewTokens(tokens), d = bench.FewColumns(width);

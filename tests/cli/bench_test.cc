@@ -6,7 +6,7 @@
 #include <limits>
 #include <map>
 
-#include "cli/bench_reference.h"
+#include "cli/bench_check.h"
 #include "cli/bench_work.h"
 #include "common/base/file.h"
 #include "tests/common/model/model_world.h"

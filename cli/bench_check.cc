@@ -1,4 +1,4 @@
-#include "cli/bench_reference.h"
+#include "cli/bench_check.h"
 
 #include <algorithm>
 #include <cmath>
