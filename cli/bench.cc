@@ -9,10 +9,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "cli/bench_exactness.h"
 #include "cli/bench_check.h"
+#include "cli/bench_exactness.h"
 #include "cli/bench_speed.h"
 #include "cli/bench_weights.h"
 #include "cli/commands.h"
@@ -150,6 +151,9 @@ absl::Status CheckContext(const std::string& what, const BenchShape& shape, int6
   return absl::OkStatus();
 }
 
+// Bytes of a GPU that the check and the ceilings take, before the model is there.
+constexpr size_t kBeforeTheModel = size_t{3} << 30;
+
 absl::Status BenchModels(const Arguments& arguments, const std::string& what, ThreadPool& threads) {
   LoadOptions options;
   ASSIGN_OR_RETURN(options.device, Annotate(FindDevice(arguments.Get("device")), "--device"));
@@ -164,6 +168,11 @@ absl::Status BenchModels(const Arguments& arguments, const std::string& what, Th
   kernels::Ceilings ceilings;
   if (!exactness) {  // while the device is empty
     RETURN_IF_ERROR(CheckContext(what, shape, config.max_position_embeddings));
+    if (on_cuda && cuda::Memory(options.device.index).free < kBeforeTheModel) {
+      return absl::ResourceExhaustedError(absl::StrFormat("%s has %.2f GB free, the check and the ceilings need %.2f GB: nvidia-smi shows who has the rest",
+                                                          Name(options.device), static_cast<double>(cuda::Memory(options.device.index).free) / 1e9,
+                                                          static_cast<double>(kBeforeTheModel) / 1e9));
+    }
     Stream stream(threads, options.device);
     RETURN_IF_ERROR(CheckAgainstCpu(config, options.dtype, options.device, threads, {shape.gradients, shape.recompute, shape.ahead}));
     ceilings = kernels::MeasureCeilings(stream, options.dtype);
