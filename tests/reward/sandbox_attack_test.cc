@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <sstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -135,8 +136,9 @@ int ProcessesNamed(const std::string& needle) {
   while (const dirent* entry = readdir(proc)) {
     if (entry->d_name[0] < '0' || entry->d_name[0] > '9') continue;
     std::ifstream in(absl::StrCat("/proc/", entry->d_name, "/cmdline"));
-    const std::string line((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-    count += absl::StrContains(line, needle);
+    std::ostringstream line;
+    line << in.rdbuf();  // which does not throw where the process has ended meanwhile
+    count += absl::StrContains(line.str(), needle);
   }
   closedir(proc);
   return count;
