@@ -39,6 +39,12 @@ double Cost(int64_t tiles, int64_t steps, int tile_m, int tile_n, int blocks) {
   return 1500 + static_cast<double>(waves) * (static_cast<double>(steps) * together * StepCycles(tile_m, tile_n, tile_m + tile_n) + epilogue);
 }
 
+// Of tiles whose warpgroups take turns (gemm_turns.cuh): a tile is stored, by one of them, while another one is multiplied.
+double TurnsCost(int64_t tiles, int64_t steps) {
+  const double store = 600 + 128 * 192 / 12.0, multiply = static_cast<double>(steps) * 920 + 250;
+  return 1500 + static_cast<double>(Tiles(tiles, NumMultiprocessors())) * std::max(multiply, store / 2) + store;
+}
+
 // Nanoseconds of gradients of weights (gemm_weight_cuda.cu), where a tile's sums move while another tile is multiplied. The numbers choose what was
 // fastest on an H100 for 16 and 64 experts of 512 to 2048 tokens (kernels/README.md).
 double WeightCost(int64_t tiles, int64_t steps, int tile_n, bool pairs, bool accumulate, int sum_bytes) {
@@ -55,6 +61,15 @@ double WeightCost(int64_t tiles, int64_t steps, int tile_n, bool pairs, bool acc
 
 // Whether the rows, not k, are what is contiguous.
 bool RowsContiguous(const GemmOperand& x) { return x.k_stride != 1; }
+
+// Of an expert; which has how many, only the device knows.
+int64_t AverageTokens(const GemmProblem& p) { return p.groups == GemmGroups::kRows ? Tiles(p.x.rows, p.batch) : p.x.rows; }
+
+// y as gemm_turns.cuh writes it: 16 bytes at a time.
+bool TakesTurns(const GemmProblem& p) {
+  return !p.y_float && !p.accumulate && p.bias == nullptr && p.gated == nullptr && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % 8 == 0 &&
+         p.y_batch_stride % 8 == 0 && p.w.rows % 8 == 0;
+}
 
 bool CopyEngineReads(const GemmOperand& x, bool mn_major, int64_t k, int64_t batch) {
   if ((mn_major ? x.row_stride : x.k_stride) != 1) return false;
@@ -144,8 +159,7 @@ void WriteEmptySum(Stream& stream, const GemmProblem& p) {
 }  // namespace
 
 bool CanGate(const GemmProblem& p) {
-  const int64_t tokens = p.groups == GemmGroups::kRows ? Tiles(p.x.rows, p.batch) : p.x.rows;
-  if (tokens > kMostGatedTokens) return false;
+  if (AverageTokens(p) > kMostGatedTokens) return false;
   const auto sixteen = [](const void* data, int64_t stride) { return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0; };
   return p.k > 0 && !p.y_float && !p.accumulate && p.bias == nullptr && p.groups != GemmGroups::kReduction && p.w.rows % 16 == 0 &&
          CopyEngineReads(p.w, false, p.k, p.batch) && p.w.row_stride % 8 == 0 && sixteen(p.gated, p.gated_stride) &&
@@ -172,9 +186,7 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
   p.w = Readable(stream, p.w, v.mn_w, p.k, batch_w);
   v.groups = p.groups;
   v.y_float = p.y_float;
-  // With groups the tokens are spread over the experts; how, only the device knows.
-  const bool by_rows = p.groups == GemmGroups::kRows;
-  const int64_t group_tokens = by_rows ? Tiles(p.x.rows, p.batch) : p.x.rows;
+  const int64_t group_tokens = AverageTokens(p);
   const int64_t steps = sums_tokens ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
   double best = std::numeric_limits<double>::infinity();
   if (sums_tokens) {
@@ -190,11 +202,15 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
       const double cost = Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1);
       if (cost < best) best = cost, v.tile_n = tile;
     }
+    if (!v.mn_x && TakesTurns(p)) {
+      const double cost = TurnsCost(Tiles(group_tokens, 128) * Tiles(p.w.rows, 192) * p.batch, steps);
+      if (cost < best) best = cost, v.turns = true;
+    }
   }
   if (!v.mn_x && !v.mn_w && !p.accumulate) {
     for (int tile : kDecodeTiles) {
       const double cost = Cost(Tiles(group_tokens, tile) * Tiles(p.w.rows, 64) * p.batch, steps, 64, tile, /*blocks=*/2);
-      if (cost < best) best = cost, v.tokens_on_n = true, v.tile_n = tile;
+      if (cost < best) best = cost, v.tokens_on_n = true, v.turns = false, v.tile_n = tile;
     }
   }
   if (sums_tokens) {

@@ -1,14 +1,14 @@
 // Gradients of inputs, dx = dy W: the sum runs over the weights' rows, so W is read MN-major. And products of an x that is stored by columns.
-#include "kernels/gemm_launch.cuh"
+#include "kernels/gemm_turns.cuh"
 
 namespace grouper::kernels::cuda {
 
 void LaunchInputGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p) {
   CHECK(!v.y_float);
   if (v.groups == GemmGroups::kNone)
-    return LaunchTrainingTile<false, true, Grouping::kNone>(stream, v.tile_n, p);
+    return v.turns ? LaunchTurns<true, Grouping::kNone>(stream, p) : LaunchTrainingTile<false, true, Grouping::kNone>(stream, v.tile_n, p);
   CHECK(v.groups == GemmGroups::kRows);
-  LaunchTrainingTile<false, true, Grouping::kRows>(stream, v.tile_n, p);
+  v.turns ? LaunchTurns<true, Grouping::kRows>(stream, p) : LaunchTrainingTile<false, true, Grouping::kRows>(stream, v.tile_n, p);
 }
 
 void LaunchColumnsGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p) {

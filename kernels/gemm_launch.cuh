@@ -51,11 +51,17 @@ GemmArguments ArgumentsOf(const GemmProblem& p) {
 }
 
 // On as many blocks as run at once, at most `tiles`.
-template <typename Tile, typename Kernel>
-void LaunchPersistent(Stream& stream, Kernel* kernel, const GemmArguments& args, int64_t tiles, std::atomic<uint64_t>& allowed) {
+template <typename Tile, typename Arguments>
+void LaunchPersistent(Stream& stream, void (*kernel)(Arguments), const Arguments& args, int64_t tiles, std::atomic<uint64_t>& allowed) {
   AllowSharedMemory(kernel, Tile::kSharedBytes, allowed);
   const int64_t slots = NumMultiprocessors() * Tile::kBlocks;
   LaunchKernel(stream, static_cast<unsigned>(std::min(tiles, slots)), Tile::kThreads, Tile::kSharedBytes, kernel, args);
+}
+
+// With tokens by expert only the device knows how many tiles there are.
+template <Grouping kGrouping>
+int64_t MostTiles(const GemmArguments& args) {
+  return kGrouping == Grouping::kRows ? std::numeric_limits<int64_t>::max() : int64_t{args.order.matrix_tiles()} * args.batch;
 }
 
 template <typename Tile, bool kMnX, bool kMnW, Grouping kGrouping, bool kTokensOnN, typename Out, bool kGated = false>
@@ -63,9 +69,7 @@ void LaunchTile(Stream& stream, const GemmProblem& p) {
   const GemmArguments args = ArgumentsOf<Tile, kMnX, kMnW, kGrouping, kTokensOnN, Out, kGated>(p);
   constexpr bool kMnA = kTokensOnN ? kMnW : kMnX, kMnB = kTokensOnN ? kMnX : kMnW;
   static std::atomic<uint64_t> allowed = 0;
-  // With tokens by expert only the device knows how many tiles there are.
-  const int64_t tiles = kGrouping == Grouping::kRows ? std::numeric_limits<int64_t>::max() : int64_t{args.order.matrix_tiles()} * args.batch;
-  LaunchPersistent<Tile>(stream, GemmKernel<Tile, kMnA, kMnB, kGrouping, kTokensOnN, Out, kGated>, args, tiles, allowed);
+  LaunchPersistent<Tile>(stream, GemmKernel<Tile, kMnA, kMnB, kGrouping, kTokensOnN, Out, kGated>, args, MostTiles<kGrouping>(args), allowed);
 }
 
 // Tiles with the tokens on M, by width.

@@ -11,6 +11,7 @@ struct GemmVariant {
   bool mn_x = false, mn_w = false;  // the operand's rows, not k, are contiguous
   bool tokens_on_n = false, y_float = false;
   bool pairs = false;  // kReduction: two blocks share what they read of w
+  bool turns = false;  // forward and dx: warpgroups take turns, tiles are 192 wide (gemm_turns.cuh)
   int tile_n = 0;
   GemmGroups groups = GemmGroups::kNone;
 };

@@ -57,18 +57,12 @@ struct WeightSpot : TileSpot {
   int tokens, boxes;  // boxes: of x, in a stage
 };
 
-// The first elements of an array.
-template <int kCount, int kAll>
-__device__ __forceinline__ float (&First(float (&x)[kAll]))[kCount] {
-  static_assert(kCount <= kAll);
-  return reinterpret_cast<float(&)[kCount]>(x);
-}
-
 // One block: what its warps do, and the shared memory by which they do it.
 template <typename Tile>
 class WeightBlock {
   using Out = typename Tile::Out;
   using Acc = Fragment<Tile::kBlockN, false, Out>;
+  using Ring = StageRing<Tile::kStages>;
   static constexpr int kSumColumns = Acc::kBoxColumns;
 
  public:
@@ -236,16 +230,6 @@ class WeightBlock {
   }
 
  private:
-  struct Ring {
-    int stage = 0;
-    uint32_t phase = 0;
-    __device__ __forceinline__ void Advance(int steps) {
-      stage += steps;
-      phase ^= stage / Tile::kStages & 1;
-      stage %= Tile::kStages;
-    }
-  };
-
   // How far a warpgroup is with the sums that the engine brings. Both warpgroups' boxes go through the same places in turn.
   struct SumsTaken {
     int place = 0;          // of the next box

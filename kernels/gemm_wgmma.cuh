@@ -351,6 +351,25 @@ struct Fragment {
   }
 };
 
+// The first elements of an array.
+template <int kCount, int kAll>
+__device__ __forceinline__ float (&First(float (&x)[kAll]))[kCount] {
+  static_assert(kCount <= kAll);
+  return reinterpret_cast<float(&)[kCount]>(x);
+}
+
+// A place in a ring of stages, and the parity of the round that their barriers are in.
+template <int kStages>
+struct StageRing {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void Advance(int steps) {
+    stage += steps;
+    phase ^= stage / kStages & 1;
+    stage %= kStages;
+  }
+};
+
 // silu(gate) * up of two features' (or tokens') sums, which are rounded to bf16 first, as SwiGlu reads them.
 struct GatedPair {
   uint32_t gate, up, product;

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "kernels/gemm.h"
+#include "kernels/gemm_tiles_cuda.h"
 #include "kernels/linear.h"
 #include "kernels/swiglu.h"
 #include "tests/testing/cuda_world.h"
@@ -387,6 +388,59 @@ TEST(LinearCudaTest, AGatedProductIsLinearAndSwiGlu) {
     EXPECT_TRUE(Same(world.Get(kept), world.Get(both)));
     EXPECT_TRUE(Same(world.Get(got), world.Get(want)));
     EXPECT_TRUE(Same(world.Get(alone), world.Get(want)));
+  }
+}
+
+// Forward and dx by tiles that take turns and by others: one product, a batch of them, experts whose tokens end anywhere.
+TEST(GemmCudaTest, TilesThatTakeTurnsHaveTheBitsOfTheOthers) {
+  GROUPER_NEEDS_CUDA();
+  const std::vector<int32_t> lengths = {1, 0, 15, 16, 127, 128, 129, 143, 0, 255, 256, 257, 300, 0, 512};
+  std::vector<int32_t> ends = {0};
+  for (const int32_t length : lengths) ends.push_back(ends.back() + length);
+  const auto experts = static_cast<int64_t>(lengths.size());
+  struct Case {
+    int64_t tokens, n, k, batch;
+    bool by_expert;
+  };
+  std::vector<Case> cases = {{1, 8, 8, 1, false},       {129, 72, 72, 3, false},         {700, 392, 64, 1, false},         {300, 576, 576, 1, false},
+                             {515, 200, 192, 2, false}, {ends.back(), 136, 72, experts, true}, {ends.back(), 456, 64, experts, true}};
+  if (!testing::kEmulated && !testing::FewCases()) {  // many turns of each block
+    cases.push_back({20000, 1544, 576, 1, false});
+    cases.push_back({3000, 3072, 136, 4, false});
+  }
+  for (const Case& c : cases) {
+    for (const bool input : {false, true}) {
+      SCOPED_TRACE(std::to_string(c.batch) + " of " + std::to_string(c.tokens) + " x " + std::to_string(c.n) + " x " + std::to_string(c.k) +
+                   (input ? " dx" : "") + (c.by_expert ? " by expert" : ""));
+      CudaWorld world;
+      auto& m = world.memory;
+      const int64_t rows = (c.by_expert ? 1 : c.batch) * c.tokens, pitch = c.n + 8;
+      const Tensor x = world.Put(m.Random(DType::kBF16, {rows, c.k}, "x")), w = world.Put(m.Random(DType::kBF16, {c.batch * c.n, c.k}, "w"));
+      const Tensor offsets = world.Put(Tensor(ends.data(), DType::kI32, {static_cast<int64_t>(ends.size())}));
+      const auto product = [&](bool turns) {
+        const Tensor y = world.New(DType::kBF16, {rows, pitch});
+        cuda::GemmProblem p = {.k = c.k,
+                               .batch = c.batch,
+                               .x = {x.raw(), c.tokens, c.k, 1, c.tokens * c.k},
+                               .w = {w.raw(), c.n, input ? 1 : c.k, input ? c.n : 1, c.n * c.k},
+                               .y = y.raw(),
+                               .y_stride = pitch,
+                               .y_batch_stride = c.tokens * pitch};
+        cuda::GemmVariant v;
+        v.mn_w = input;
+        if (c.by_expert) p.groups = v.groups = cuda::GemmGroups::kRows, p.offsets = offsets.data<int32_t>();
+        v.turns = turns;
+        v.tile_n = 128;
+        cuda::LaunchGemm(world.gpu, v, p);
+        return world.Get(y);
+      };
+      const Tensor got = product(true), want = product(false);
+      EXPECT_TRUE(Same(got, want));
+      for (int64_t row = 0; row < rows; ++row) {
+        ASSERT_FALSE(std::isnan(Get(got, row * pitch + c.n - 1))) << "row " << row;
+        for (int64_t i = c.n; i < pitch; ++i) ASSERT_TRUE(std::isnan(Get(got, row * pitch + i))) << "wrote beside its columns, row " << row;
+      }
+    }
   }
 }
 
