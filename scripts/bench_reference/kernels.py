@@ -48,7 +48,13 @@ def capture(graph, stream, pool=None):
         try:
             yield
         finally:
-            graph.capture_end()
+            try:
+                graph.capture_end()
+            except Exception:
+                # The device's generator still believes that it is recorded, and every op that draws would fail from here on.
+                generator = torch.cuda.default_generators[torch.cuda.current_device()]
+                generator.graphsafe_set_state(torch.Generator(device=generator.device))
+                raise
 
 
 class Bench:
