@@ -67,8 +67,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) GqaKernel(con
       for (int page = run.begin; page < run.end; ++page) {
         const char* source = args.pages.Head(run.table[page], item.head);
         BarrierWait(&empty[stage], phase ^ 1);
-        BarrierExpect(&full[stage], Shape::kPageBytes);
-        CopyBulk(stages + stage * Shape::kPageBytes, source, Shape::kPageBytes, &full[stage]);
+        FetchPage<Shape::kPageBytes / 8192>(stages + stage * Shape::kPageBytes, source, run.context_end - page * kPageTokens, &full[stage]);
         if (++stage == Shape::kStages) stage = 0, phase ^= 1;
       }
     }

@@ -93,8 +93,7 @@ __global__ void __launch_bounds__(kThreads, 1) MlaKernel(const __grid_constant__
         const PageRun run = RunOf(args.prepared, item, r, split_begin, split_end);
         for (int page = run.begin; page < run.end; ++page) {
           BarrierWait(&empty[stage], phase ^ 1);
-          BarrierExpect(&full[stage], kPageBytes);
-          CopyBulk(stages + stage * kPageBytes, args.pages.Head(run.table[page], 0), kPageBytes, &full[stage]);
+          FetchPage<kKeyBoxes>(stages + stage * kPageBytes, args.pages.Head(run.table[page], 0), run.context_end - page * kPageTokens, &full[stage]);
           next();
         }
       }

@@ -198,6 +198,19 @@ __device__ __forceinline__ RowPosition PositionOf(const PreparedBatch& prepared,
   return {sequence, prepared.batch.sequences[item.sequence + sequence].context + token - sequence};
 }
 
+// One thread: the first `valid` tokens of a page of kBoxes boxes, into their places in shared memory. Beyond them there remains what was there.
+template <int kBoxes>
+__device__ __forceinline__ void FetchPage(char* to, const char* page, int valid, uint64_t* full) {
+  if (valid >= kPageTokens) {
+    BarrierExpect(full, kBoxes * 8192);
+    CopyBulk(to, page, kBoxes * 8192, full);
+    return;
+  }
+  BarrierExpect(full, kBoxes * 128 * static_cast<uint32_t>(valid));
+#pragma unroll
+  for (int box = 0; box < kBoxes; ++box) CopyBulk(to + box * 8192, page + box * 8192, 128 * static_cast<uint32_t>(valid), full);
+}
+
 // Zeroes tokens [valid, 64) of boxes: what lies beyond a sequence's end may be NaN.
 __device__ __forceinline__ void ZeroTokens(char* boxes, int count, int valid, int thread, int threads) {
   const int rest = (64 - valid) * 8;
