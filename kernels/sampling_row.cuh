@@ -14,16 +14,16 @@ struct LogitRows {
 };
 
 // f(i, x) for this thread's share of p[0, count): x is an array of one logit or of 16 bytes of them, the first of which is p[i].
-template <typename S, typename F>
-__device__ __forceinline__ void ForEachLogit(const S* p, int count, int thread, int threads, F f) {
+template <typename S, typename Team, typename F>
+__device__ __forceinline__ void ForEachLogit(const S* p, int count, const Team& team, F f) {
   struct alignas(16) Vector {
     S x[16 / sizeof(S)];
   };
-  constexpr int kVector = 16 / sizeof(S), kAhead = 4, kScalarsAhead = 8;  // on their way together
+  constexpr int kVector = 16 / sizeof(S), kAhead = Team::kAhead, kScalarsAhead = 8, threads = Team::kThreads;
   int done = 0;
   if (reinterpret_cast<uintptr_t>(p) % 16 == 0) {
     const int vectors = count / kVector;
-    for (int v = thread; v < vectors; v += kAhead * threads) {
+    for (int v = team.thread; v < vectors; v += kAhead * threads) {
       Vector raw[kAhead];
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
@@ -36,7 +36,7 @@ __device__ __forceinline__ void ForEachLogit(const S* p, int count, int thread, 
     }
     done = vectors * kVector;
   }
-  for (int i = done + thread; i < count; i += kScalarsAhead * threads) {
+  for (int i = done + team.thread; i < count; i += kScalarsAhead * threads) {
     S raw[kScalarsAhead][1];
 #pragma unroll
     for (int k = 0; k < kScalarsAhead; ++k) {
@@ -125,7 +125,7 @@ class LogitRow {
     float most = -Infinity();
     int best = -1;
     bool bad = false;
-    ForEachLogit(row_ + first_, count_, team_.thread, Team::kThreads, [&](int i, const auto& x) {
+    ForEachLogit(row_ + first_, count_, team_, [&](int i, const auto& x) {
 #pragma unroll
       for (int k = 0; k < static_cast<int>(sizeof(x) / sizeof(S)); ++k) {
         const float z = LoadFloat(x + k);
@@ -257,7 +257,7 @@ class LogitRow {
   template <bool kScaled>
   __device__ uint64_t Read() {
     MostLogit<S> most;
-    ForEachLogit(row_ + first_, count_, team_.thread, Team::kThreads, [&](int i, const auto& x) {
+    ForEachLogit(row_ + first_, count_, team_, [&](int i, const auto& x) {
       most.Add(x);
       if constexpr (kCached) {
         constexpr int kCount = static_cast<int>(sizeof(x) / sizeof(S));

@@ -96,6 +96,7 @@ struct Histogram {
 class WarpTeam {
  public:
   static constexpr int kThreads = 32, kRowsABlock = 4, kResident = 8, kMaxIds = 4 * kBlockIds;
+  static constexpr int kAhead = 4;  // loads of 16 bytes that are on their way together
   using Digits = Histogram<8>;
   static constexpr size_t ScratchBytes(int /*blocks*/) { return 2 * sizeof(uint32_t) * Digits::kBins; }
 
@@ -140,6 +141,7 @@ class WarpTeam {
 class ClusterTeam {
  public:
   static constexpr int kThreads = 512, kRowsABlock = 1, kResident = 2, kMaxRanks = 8, kMaxSums = 2;
+  static constexpr int kAhead = 6;  // all of 48 blocks of ids in bf16
   using Digits = Histogram<10>;
 
  private:
