@@ -4,10 +4,12 @@
 
 namespace grouper::kernels::cuda {
 
-// exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 in two parts, 2^n in two factors.
-__device__ __forceinline__ float Exp(float x) {
-  x = 89.0f < x ? 89.0f : x;  // NaN passes through
-  x = -105.0f > x ? -105.0f : x;
+// exp(x) = 2^n p, n = round(x / ln 2), p = exp(x - n ln 2), ln 2 in two parts. `bits`: n added to 2^23 + 2^22 as a float.
+struct ExpParts {
+  float p;  // about [0.7, 1.42]
+  unsigned bits;
+};
+__device__ __forceinline__ ExpParts PartsOfExp(float x) {
   const float shifted = __fmaf_rn(x, 1.44269504088896341f, 12582912.0f);
   const float n = __fsub_rn(shifted, 12582912.0f);
   float r = __fmaf_rn(n, -0.693359375f, x);
@@ -18,9 +20,30 @@ __device__ __forceinline__ float Exp(float x) {
   p = __fmaf_rn(p, r, 4.1665795894e-2f);
   p = __fmaf_rn(p, r, 1.6666665459e-1f);
   p = __fmaf_rn(p, r, 5.0000001201e-1f);
-  p = __fadd_rn(__fmaf_rn(p, __fmul_rn(r, r), r), 1.0f);
-  const int exponent = static_cast<int>(__float_as_uint(shifted) - __float_as_uint(12582912.0f)), half = exponent >> 1;
-  return __fmul_rn(__fmul_rn(p, __int_as_float((half + 127) << 23)), __int_as_float((exponent - half + 127) << 23));
+  return {__fadd_rn(__fmaf_rn(p, __fmul_rn(r, r), r), 1.0f), __float_as_uint(shifted)};
+}
+
+// 2^n in two factors.
+__device__ __forceinline__ float Exp(float x) {
+  x = 89.0f < x ? 89.0f : x;  // NaN passes through
+  x = -105.0f > x ? -105.0f : x;
+  const ExpParts parts = PartsOfExp(x);
+  const int exponent = static_cast<int>(parts.bits - __float_as_uint(12582912.0f)), half = exponent >> 1;
+  return __fmul_rn(__fmul_rn(parts.p, __int_as_float((half + 127) << 23)), __int_as_float((exponent - half + 127) << 23));
+}
+
+// Exp for x <= 0 or NaN, in fewer instructions: 2^n is 2^(n + 64) 2^-64, of which the first product is exact. The shift leaves nothing of
+// `bits` but n.
+__device__ __forceinline__ float ExpUpToZero(float x) {
+  const ExpParts parts = PartsOfExp(-105.0f > x ? -105.0f : x);
+  return __fmul_rn(__fmul_rn(parts.p, __uint_as_float((parts.bits << 23) + ((64u + 127u) << 23))), 0x1p-64f);
+}
+
+// Exp for kLeastNormalExp <= x <= 0, in still fewer: the result is a normal number, and n is added to p's exponent.
+inline constexpr float kLeastNormalExp = -87.0f;
+__device__ __forceinline__ float ExpNormal(float x) {
+  const ExpParts parts = PartsOfExp(x);
+  return __uint_as_float((parts.bits << 23) + __float_as_uint(parts.p));
 }
 
 // log(x) = e ln 2 + log(1 + f), 1 + f in [sqrt(1/2), sqrt(2)).
@@ -59,7 +82,7 @@ __device__ __forceinline__ float Log1p(float x) {
 
 // e = exp(-|x|);  x >= 0: 1 / (1 + e), else e / (1 + e).
 __device__ __forceinline__ float Sigmoid(float x) {
-  const float e = Exp(__int_as_float(__float_as_int(x) | static_cast<int>(0x80000000)));
+  const float e = ExpUpToZero(__int_as_float(__float_as_int(x) | static_cast<int>(0x80000000)));
   return __fdiv_rn(x < 0.0f ? e : 1.0f, __fadd_rn(1.0f, e));
 }
 

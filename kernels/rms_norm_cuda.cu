@@ -5,7 +5,7 @@
 namespace grouper::kernels::cuda {
 namespace {
 
-// A warp a row (gradients in bf16: four; few rows: a block each): it fetches eight elements a thread into shared memory as floats; its first eight
+// A warp a row (few rows: a block each; gradients in bf16: below): it fetches eight elements a thread into shared memory as floats; its first eight
 // threads, the CPU's lanes, walk the chains there.
 constexpr int kWarpThreads = 32;
 
@@ -165,23 +165,30 @@ __global__ void __launch_bounds__(kBlockThreads)
 // 0; 8 of those added in order (a block's 32 rows); 64 of those added in order (2048 rows); those added to dweight in order. So a batch that
 // is cut at multiples of 2048 rows gives the same bits.
 //
-// A warp has the 4 rows of a chain at once: copies of dy, x and (where it is added to) dx, all of them on their way together; of each row
-// eight threads walk the chains of its mean.
+// A block takes one 32 rows after another: the 4 rows of a chain by a share of its threads, as many chains side by side as fit, while the next
+// ones' dy, x and (where it is added to) dx are on their way. Of each row eight threads walk the chains of its mean.
 constexpr int kGroupRows = 4, kGroups = 8, kBlockRows = kGroupRows * kGroups, kBlocksOfPiece = 64;
 
 struct NarrowShape {
-  int width, stride;  // elements of a row; bytes from one of a warp's rows to the next, so that four lie in different banks
+  int width, stride;  // elements of a row; bytes from one of a group's rows to the next, so that four lie in different banks
   bool stage_dx;      // dx is read with dy and x
+  int stages;         // 2: the next groups come while these are computed; or 1
+  int steps_log2;     // 32 rows take 2^steps_log2 steps
 
-  __host__ __device__ int warp_bytes() const { return (stage_dx ? 3 : 2) * kGroupRows * stride; }
-  int Warps(int bytes) const { return std::clamp((bytes - stride) / warp_bytes(), 0, kGroups); }  // that fit, beside the weight
+  __host__ __device__ int side_by_side() const { return kGroups >> steps_log2; }
+  // Shared memory: the rows' means, the weight, the block's sums, groups.
+  __host__ __device__ int weight_place() const { return kGroups * kGroupRows * static_cast<int>(sizeof(float2)) >> steps_log2; }
+  __host__ __device__ int sums_place() const { return weight_place() + (width + 7) / 8 * 16; }
+  __host__ __device__ int groups_place() const { return sums_place() + (width + 3) / 4 * 16; }
+  __host__ __device__ int group_bytes() const { return (stage_dx ? 3 : 2) * kGroupRows * stride; }
+  int bytes() const { return groups_place() + stages * side_by_side() * group_bytes(); }
 };
 
 // This thread's chain of a row's sum of g * xhat.
 __device__ __forceinline__ float SumOfProducts(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* weight, float rstd, int lane,
                                                int width) {
   float sum = 0;
-#pragma unroll 8
+#pragma unroll 16
   for (int i = lane % kRowThreads; i < width; i += kRowThreads)
     sum = fmaf(LoadFloat(dy + i) * LoadFloat(weight + i), LoadFloat(x + i) * rstd, sum);
   return sum;
@@ -195,18 +202,29 @@ __device__ __forceinline__ void OfAllRows(float own, float (&all)[kGroupRows]) {
 
 // kVector: rows are whole 16-byte units.
 template <bool kVector>
-__global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__nv_bfloat16> xs, const __nv_bfloat16* weight,
-                                   const float* rstds, DeviceRows<__nv_bfloat16> dxs, bool accumulate, float* parts, int64_t rows,
-                                   const NarrowShape shape) {
+__global__ void __launch_bounds__(kBlockThreads, 2)
+    NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__nv_bfloat16> xs, const __nv_bfloat16* weight, const float* rstds,
+                       DeviceRows<__nv_bfloat16> dxs, bool accumulate, float* parts, int64_t rows, const NarrowShape shape) {
   KernelBegin();
   using S = __nv_bfloat16;
   GROUPER_DYNAMIC_SHARED(float4, shared);
-  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads, warps = blockDim.x / kWarpThreads, width = shape.width;
+  const int width = shape.width, side_by_side = shape.side_by_side(), share = kBlockThreads / side_by_side;
+  const int own_group = static_cast<int>(threadIdx.x) / share, thread = static_cast<int>(threadIdx.x) % share;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads, lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  const int blocks = static_cast<int>((rows + kBlockRows - 1) / kBlockRows), grid = static_cast<int>(gridDim.x);
+  const int steps = (blocks - static_cast<int>(blockIdx.x) + grid - 1) / grid << shape.steps_log2;
   char* const memory = reinterpret_cast<char*>(shared);
-  S* const w = reinterpret_cast<S*>(memory);
-  float* const block_sums = parts + int64_t{blockIdx.x} * width;
-  const auto staged = [&](int of_warp, int array, int r) {
-    return reinterpret_cast<S*>(memory + shape.stride + of_warp * shape.warp_bytes() + (array * kGroupRows + r) * shape.stride);
+  float2* const means = reinterpret_cast<float2*>(memory);  // of g * xhat, and rstd
+  S* const w = reinterpret_cast<S*>(memory + shape.weight_place());
+  float* const block_sums = reinterpret_cast<float*>(memory + shape.sums_place());
+  const auto block_of = [&](int step) { return int64_t{blockIdx.x} + (step >> shape.steps_log2) * grid; };
+  const auto place_in_block = [&](int step) { return step & ((1 << shape.steps_log2) - 1); };
+  const auto first_row_of = [&](int step, int group) {
+    return block_of(step) * kBlockRows + (place_in_block(step) * side_by_side + group) * kGroupRows;
+  };
+  const auto staged = [&](int step, int group, int array, int r) {
+    const int place = (step & (shape.stages - 1)) * side_by_side + group;
+    return reinterpret_cast<S*>(memory + shape.groups_place() + place * shape.group_bytes() + (array * kGroupRows + r) * shape.stride);
   };
   // Eight elements; zeros where there is no row.
   const auto fetch = [&](S* to, const S* from, int i, bool present) {
@@ -216,74 +234,91 @@ __global__ void NormBackwardNarrow(DeviceRows<__nv_bfloat16> dys, DeviceRows<__n
       for (int k = i; k < min(i + 8, width); ++k) to[k] = present ? from[k] : S(0.0f);
     }
   };
-  for (int i = static_cast<int>(threadIdx.x) * 8; i < width; i += static_cast<int>(blockDim.x) * 8) fetch(w, weight, i, true);
-  for (int round = 0; round < kGroups; round += warps) {
-    const int group = round + warp;
-    const int64_t first_row = int64_t{blockIdx.x} * kBlockRows + group * kGroupRows;
-    const int count = group < kGroups ? static_cast<int>(min(max(rows - first_row, int64_t{0}), int64_t{kGroupRows})) : 0;
-    const S *dy[kGroupRows], *x[kGroupRows];
-    S* dx[kGroupRows];
+  const auto fetch_rows = [&](int step) {
+    const int64_t first_row = first_row_of(step, own_group);
+    const S *dy[kGroupRows], *x[kGroupRows], *dx[kGroupRows];
 #pragma unroll
     for (int r = 0; r < kGroupRows; ++r) {
       const int64_t row = min(first_row + r, rows - 1);
       dy[r] = dys[row], x[r] = xs[row], dx[r] = dxs[row];
     }
-    for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+    for (int i = thread * 8; i < width; i += share * 8) {
 #pragma unroll
       for (int r = 0; r < kGroupRows; ++r) {
-        fetch(staged(warp, 0, r), dy[r], i, r < count);
-        fetch(staged(warp, 1, r), x[r], i, r < count);
-        if (shape.stage_dx) fetch(staged(warp, 2, r), dx[r], i, r < count);
+        const bool present = first_row + r < rows;
+        fetch(staged(step, own_group, 0, r), dy[r], i, present);
+        fetch(staged(step, own_group, 1, r), x[r], i, present);
+        if (shape.stage_dx) fetch(staged(step, own_group, 2, r), dx[r], i, present);
       }
     }
-    const int own_row = lane / kRowThreads;
-    const float own_rstd = own_row < count ? rstds[first_row + own_row] : 0;
+  };
+  for (int i = static_cast<int>(threadIdx.x) * 8; i < width; i += kBlockThreads * 8) fetch(w, weight, i, true);
+  for (int step = 0; step < shape.stages; ++step) {
+    if (step < steps) fetch_rows(step);
     CopyAsyncCommit();
-    CopyAsyncWait<0>();
-    __syncthreads();  // w is everybody's
-    const float sum = SumOfProducts(staged(warp, 0, own_row), staged(warp, 1, own_row), w, own_rstd, lane, width);
-    const float own_mean = ReduceLanes(sum) / static_cast<float>(width);
+  }
+  for (int step = 0; step < steps; ++step) {
+    const int own_row = lane / kRowThreads;
+    float own_rstd = 0;
+    if (warp < side_by_side && first_row_of(step, warp) + own_row < rows) own_rstd = rstds[first_row_of(step, warp) + own_row];
+    if (shape.stages == 2) {
+      CopyAsyncWait<1>();
+    } else {
+      CopyAsyncWait<0>();
+    }
+    __syncthreads();
+    if (warp < side_by_side) {
+      const float sum = SumOfProducts(staged(step, warp, 0, own_row), staged(step, warp, 1, own_row), w, own_rstd, lane, width);
+      const float own_mean = ReduceLanes(sum) / static_cast<float>(width);
+      if (lane % kRowThreads == 0) means[warp * kGroupRows + own_row] = make_float2(own_mean, own_rstd);
+    }
+    __syncthreads();  // the first row's memory, which all have read, becomes the sums'
+    const int64_t first_row = first_row_of(step, own_group);
+    const int count = static_cast<int>(min(max(rows - first_row, int64_t{0}), int64_t{kGroupRows}));
     float mean[kGroupRows], rstd[kGroupRows];
-    OfAllRows(own_mean, mean);
-    OfAllRows(own_rstd, rstd);
-    __syncwarp();  // the first row's memory, which all have read, becomes the sums'
-    for (int i = lane * 8; i < width; i += kWarpThreads * 8) {
+    S* dx[kGroupRows];
+#pragma unroll
+    for (int r = 0; r < kGroupRows; ++r) {
+      mean[r] = means[own_group * kGroupRows + r].x, rstd[r] = means[own_group * kGroupRows + r].y;
+      dx[r] = dxs[min(first_row + r, rows - 1)];
+    }
+    for (int i = thread * 8; i < width; i += share * 8) {
       float of_w[8], sums[8] = {}, of_dx[kGroupRows][8];
       LoadEight(w + i, 8, true, of_w);
       if (accumulate) {
 #pragma unroll
         for (int r = 0; r < kGroupRows; ++r)
-          shape.stage_dx ? LoadEight(staged(warp, 2, r) + i, 8, true, of_dx[r]) : LoadEight(dx[r] + i, width - i, kVector, of_dx[r]);
+          shape.stage_dx ? LoadEight(staged(step, own_group, 2, r) + i, 8, true, of_dx[r]) : LoadEight(dx[r] + i, width - i, kVector, of_dx[r]);
       }
 #pragma unroll
       for (int r = 0; r < kGroupRows; ++r) {
         float of_dy[8], of_x[8];
-        LoadEight(staged(warp, 0, r) + i, 8, true, of_dy);
-        LoadEight(staged(warp, 1, r) + i, 8, true, of_x);
+        LoadEight(staged(step, own_group, 0, r) + i, 8, true, of_dy);
+        LoadEight(staged(step, own_group, 1, r) + i, 8, true, of_x);
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
-          const float xhat = of_x[k] * rstd[r], step = rstd[r] * (of_dy[k] * of_w[k] - xhat * mean[r]);
+          const float xhat = of_x[k] * rstd[r], gradient = rstd[r] * (of_dy[k] * of_w[k] - xhat * mean[r]);
           sums[k] = fmaf(of_dy[k], xhat, sums[k]);
-          of_dx[r][k] = accumulate ? of_dx[r][k] + step : step;
+          of_dx[r][k] = accumulate ? of_dx[r][k] + gradient : gradient;
         }
-      }
-#pragma unroll
-      for (int r = 0; r < kGroupRows; ++r) {
         if (r < count) StoreEight(dx[r] + i, width - i, kVector, of_dx[r]);
       }
       // In the place of the first row's dy and x, which have been read.
-      *reinterpret_cast<float4*>(staged(warp, 0, 0) + i) = make_float4(sums[0], sums[1], sums[2], sums[3]);
-      *reinterpret_cast<float4*>(staged(warp, 1, 0) + i) = make_float4(sums[4], sums[5], sums[6], sums[7]);
+      *reinterpret_cast<float4*>(staged(step, own_group, 0, 0) + i) = make_float4(sums[0], sums[1], sums[2], sums[3]);
+      *reinterpret_cast<float4*>(staged(step, own_group, 1, 0) + i) = make_float4(sums[4], sums[5], sums[6], sums[7]);
     }
     __syncthreads();
-    const int filled = min(warps, kGroups - round);
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-      float total = round == 0 ? 0 : block_sums[i];
-      for (int other = 0; other < filled; ++other)
-        total = total + reinterpret_cast<const float*>(staged(other, i % 8 / 4, 0) + i / 8 * 8)[i % 4];
-      block_sums[i] = total;
+    const bool begins = place_in_block(step) == 0, ends = place_in_block(step + 1) == 0;
+    float* const to = ends ? parts + block_of(step) * width : block_sums;
+    for (int i = static_cast<int>(threadIdx.x); i < width; i += kBlockThreads) {
+      float total = begins ? 0 : block_sums[i];
+      for (int group = 0; group < side_by_side; ++group)
+        total = total + reinterpret_cast<const float*>(staged(step, group, i % 8 / 4, 0) + i / 8 * 8)[i % 4];
+      to[i] = total;
     }
     __syncthreads();
+    if (step + shape.stages < steps) fetch_rows(step + shape.stages);
+    CopyAsyncCommit();
   }
 }
 
@@ -342,10 +377,14 @@ __global__ void __launch_bounds__(kBlockThreads) AddParts(const float* parts, in
   const bool mine = column < width;
   float total = mine && warp == 0 ? dweight[column] : 0;
   for (int64_t first = 0; first < count; first += kWarps * kBlocksOfPiece) {
-    const int64_t begin = first + warp * kBlocksOfPiece, end = mine ? min(count, begin + kBlocksOfPiece) : 0;
-    float sum = 0;
-#pragma unroll 16
-    for (int64_t i = begin; i < end; ++i) sum = sum + parts[i * width + column];
+    const int64_t begin = first + warp * kBlocksOfPiece;
+    const int blocks = mine ? static_cast<int>(min(count - begin, int64_t{kBlocksOfPiece})) : 0, stride = static_cast<int>(width);
+    const float* const from = parts + begin * width + column;
+    float sum = 0, of_block[kBlocksOfPiece];  // on their way together
+#pragma unroll
+    for (int i = 0; i < kBlocksOfPiece; ++i) of_block[i] = i < blocks ? from[i * stride] : 0;
+#pragma unroll
+    for (int i = 0; i < kBlocksOfPiece; ++i) sum = sum + of_block[i];
     sums[warp][lane] = sum;
     __syncthreads();
     for (int w = 0; warp == 0 && w < kWarps && first + w * kBlocksOfPiece < count; ++w) total = total + sums[w][lane];
@@ -422,19 +461,25 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   const Arena::Mark mark = stream.scratch.mark();
   const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   float* const parts = stream.scratch.New(DType::kF32, {blocks, width}).data<float>();
-  constexpr int kMost = 227 << 10;
-  NarrowShape shape = {static_cast<int>(width), static_cast<int>((width * 2 + 127) / 128 * 128 + 16), accumulate};
-  if (shape.Warps(kMost) == 0) shape.stage_dx = false;
-  // Two blocks a multiprocessor, if each has a warp.
-  const int warps = shape.Warps(kMost / 2 - 1024) > 0 ? shape.Warps(kMost / 2 - 1024) : shape.Warps(kMost);
+  constexpr int kMost = 227 << 10, kHalf = (228 << 10) / 2 - 1024;  // bytes of one, of two blocks on a multiprocessor
+  NarrowShape shape = {static_cast<int>(width), static_cast<int>((width * 2 + 127) / 128 * 128 + 16), accumulate, 2, 0};
+  const auto fits = [&](int bytes) {
+    for (shape.steps_log2 = 0; shape.side_by_side() > 0; ++shape.steps_log2) {
+      if (shape.bytes() <= bytes) return true;
+    }
+    return false;
+  };
+  bool narrow = (blocks > NumMultiprocessors() && fits(kHalf)) || fits(kMost);
+  if (!narrow) shape.stages = 1, narrow = fits(kMost);
+  if (!narrow) shape.stage_dx = false, narrow = fits(kMost);
   const auto launch = [&](auto* kernel, std::atomic<uint64_t>& allowed) {
     AllowSharedMemory(kernel, kMost, allowed);
-    LaunchKernel(stream, static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarpThreads),
-                 static_cast<size_t>(warps * shape.warp_bytes() + shape.stride), kernel, RowsOnDevice<S>(dy), RowsOnDevice<S>(x),
-                 static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, shape);
+    const int64_t resident = NumMultiprocessors() * (shape.bytes() <= kHalf ? 2 : 1);
+    LaunchKernel(stream, static_cast<unsigned>(std::min(blocks, resident)), kBlockThreads, static_cast<size_t>(shape.bytes()), kernel, RowsOnDevice<S>(dy),
+                 RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, shape);
   };
   static std::atomic<uint64_t> allowed_vector = 0, allowed_scalar = 0;
-  if (warps == 0) {
+  if (!narrow) {
     LaunchKernel(stream, static_cast<unsigned>(blocks), kWarpThreads, 0, NormBackwardWide, RowsOnDevice<S>(dy), RowsOnDevice<S>(x),
                  static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, static_cast<int>(width), vector);
   } else {

@@ -18,6 +18,23 @@ inline constexpr int kBlockThreads = 256;
 
 __device__ __forceinline__ float LoadFloat(const float* p) { return *p; }
 __device__ __forceinline__ float LoadFloat(const __nv_bfloat16* p) { return __bfloat162float(*p); }
+// What has come from memory together, in registers: pairs are widened at once.
+template <int kCount>
+__device__ __forceinline__ void LoadFloats(const float (&from)[kCount], float (&to)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) to[i] = from[i];
+}
+template <int kCount>
+__device__ __forceinline__ void LoadFloats(const __nv_bfloat16 (&from)[kCount], float (&to)[kCount]) {
+#pragma unroll
+  for (int i = 0; i + 1 < kCount; i += 2) {
+    uint32_t pair;
+    memcpy(&pair, from + i, sizeof(pair));
+    to[i] = __uint_as_float(pair << 16);
+    to[i + 1] = __uint_as_float(pair & 0xffff0000u);
+  }
+  if constexpr (kCount % 2 == 1) to[kCount - 1] = __bfloat162float(from[kCount - 1]);
+}
 __device__ __forceinline__ void StoreFloat(float* p, float x) { *p = x; }
 __device__ __forceinline__ void StoreFloat(__nv_bfloat16* p, float x) { *p = __float2bfloat16_rn(x); }
 
@@ -82,15 +99,13 @@ T* Staged(Stream& stream, const T* host, int64_t count) {
 
 // Eight consecutive elements: one load or store where the address allows (`vector`), `count` of them at a row's end.
 template <typename S>
-__device__ __forceinline__ void LoadEight(const S* p, int count, bool vector, float v[8]) {
+__device__ __forceinline__ void LoadEight(const S* p, int count, bool vector, float (&v)[8]) {
   struct alignas(16) Eight {
     S x[8];
   };
   if (vector) {
     const Eight eight = *reinterpret_cast<const Eight*>(p);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = LoadFloat(eight.x + i);
-    return;
+    return LoadFloats(eight.x, v);
   }
 #pragma unroll
   for (int i = 0; i < 8; ++i) v[i] = i < count ? LoadFloat(p + i) : 0;

@@ -45,13 +45,14 @@ struct Score {
     const SamplingFilter filter = filters[r];
     const int32_t token = tokens[r];
     const bool known = token >= 0 && token < ids;
+    const float logit = known ? row.Logit(token) : 0;  // it comes meanwhile
     float logprob = -Infinity(), entropy = 0;
     float2 found = make_float2(0, 0);
     if (filter.temperature == 0) {
       if (row.Argmax() == token && known) logprob = 0;
     } else if (row.Prepare(filter)) {
       row.template Sum<kEntropy, false>();
-      const float z = known ? row.FilteredOf(row.Logit(token), token) : -Infinity();
+      const float z = known ? row.FilteredOf(logit, token) : -Infinity();
       if (known) logprob = row.Logprob(z);
       entropy = row.entropy;
       if (z > -Infinity()) found = make_float2(row.maximum, row.sum);
@@ -149,11 +150,19 @@ __global__ void __launch_bounds__(kBackwardThreads)
     if (i >= end) break;
     float x[8];
     LoadEight(from + i, end - i, kVector, x);
+    if (temperature != 1) {
+#pragma unroll
+      for (int k = 0; k < 8; ++k) x[k] = __fdiv_rn(x[k], temperature);
+    }
+    float of_token = 0;
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      const float z = temperature == 1 ? x[k] : __fdiv_rn(x[k], temperature), p = Exp(__fsub_rn(z, maximum));
-      x[k] = !flows ? 0 : i + k == token ? slope * (1 - p / sum) : p * scale;
+      x[k] = ExpUpToZero(__fsub_rn(x[k], maximum));
+      if (i + k == token) of_token = x[k];
     }
+    if (i <= token && token < i + 8) of_token = slope * (1 - of_token / sum);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) x[k] = !flows ? 0 : i + k == token ? of_token : x[k] * scale;
     StoreEight(to + i, end - i, kVector, x);
   }
 }

@@ -13,51 +13,75 @@ struct LogitRows {
   int ids, part_blocks;  // a block of the cluster has so many blocks of ids at most
 };
 
-// f(i, x) for this thread's share of p[0, count): x is an array of one value or of four, the first of which is p[i].
-template <typename S, typename F>
-__device__ __forceinline__ void ForEachLogit(const S* p, int count, int thread, int threads, F f) {
-  constexpr int kVector = 16 / sizeof(S), kAhead = 4;
+// f(i, x) for this thread's share of p[0, count): x is an array of one logit or of 16 bytes of them, the first of which is p[i].
+template <typename S, typename Team, typename F>
+__device__ __forceinline__ void ForEachLogit(const S* p, int count, const Team& team, F f) {
+  struct alignas(16) Vector {
+    S x[16 / sizeof(S)];
+  };
+  constexpr int kVector = 16 / sizeof(S), kAhead = Team::kAhead, kScalarsAhead = 8, threads = Team::kThreads;
   int done = 0;
   if (reinterpret_cast<uintptr_t>(p) % 16 == 0) {
     const int vectors = count / kVector;
-    const auto use = [&](int v, const uint4& raw) {
-      const S* const values = reinterpret_cast<const S*>(&raw);
+    for (int v = team.thread; v < vectors; v += kAhead * threads) {
+      Vector raw[kAhead];
 #pragma unroll
-      for (int k = 0; k < kVector; k += 4) {
-        const float x[4] = {LoadFloat(values + k), LoadFloat(values + k + 1), LoadFloat(values + k + 2), LoadFloat(values + k + 3)};
-        f(v * kVector + k, x);
+      for (int k = 0; k < kAhead; ++k) {
+        if (v + k * threads < vectors) raw[k] = reinterpret_cast<const Vector*>(p)[v + k * threads];
       }
-    };
-    int v = thread;
-    for (; v + (kAhead - 1) * threads < vectors; v += kAhead * threads) {
-      uint4 raw[kAhead];
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) raw[k] = reinterpret_cast<const uint4*>(p)[v + k * threads];
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k) use(v + k * threads, raw[k]);
-    }
-    for (; v < vectors; v += threads) {
-      const uint4 raw = reinterpret_cast<const uint4*>(p)[v];
-      use(v, raw);
+      for (int k = 0; k < kAhead; ++k) {
+        if (v + k * threads < vectors) f((v + k * threads) * kVector, raw[k].x);
+      }
     }
     done = vectors * kVector;
   }
-  int i = done + thread;
-  for (; i + (2 * kAhead - 1) * threads < count; i += 2 * kAhead * threads) {
-    float raw[2 * kAhead];
+  for (int i = done + team.thread; i < count; i += kScalarsAhead * threads) {
+    S raw[kScalarsAhead][1];
 #pragma unroll
-    for (int k = 0; k < 2 * kAhead; ++k) raw[k] = LoadFloat(p + i + k * threads);
+    for (int k = 0; k < kScalarsAhead; ++k) {
+      if (i + k * threads < count) raw[k][0] = p[i + k * threads];
+    }
 #pragma unroll
-    for (int k = 0; k < 2 * kAhead; ++k) {
-      const float x[1] = {raw[k]};
-      f(i + k * threads, x);
+    for (int k = 0; k < kScalarsAhead; ++k) {
+      if (i + k * threads < count) f(i + k * threads, raw[k]);
     }
   }
-  for (; i < count; i += threads) {
-    const float x[1] = {LoadFloat(p + i)};
-    f(i, x);
-  }
 }
+
+// The largest of logits; NaN if one is.
+template <typename S>
+class MostLogit;
+template <>
+class MostLogit<float> {
+ public:
+  template <int kCount>
+  __device__ void Add(const float (&x)[kCount]) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      nan_ |= x[k] != x[k];
+      most_ = fmaxf(most_, x[k]);
+    }
+  }
+  __device__ float Get() const { return nan_ ? __int_as_float(0x7fc00000) : most_; }
+
+ private:
+  float most_ = -Infinity();
+  bool nan_ = false;
+};
+template <>
+class MostLogit<__nv_bfloat16> {
+ public:
+  template <int kCount>
+  __device__ void Add(const __nv_bfloat16 (&x)[kCount]) {
+#pragma unroll
+    for (int k = 0; k < kCount; k += 2) most_ = __hmax2_nan(most_, __nv_bfloat162(x[k], x[min(k + 1, kCount - 1)]));
+  }
+  __device__ float Get() const { return __bfloat162float(__hmax_nan(most_.x, most_.y)); }
+
+ private:
+  __nv_bfloat162 most_ = __float2bfloat162_rn(-Infinity());
+};
 
 // Uniform on (0, 1) from 32 bits, then -log(-log1p(-u)).
 __device__ __forceinline__ float Gumbel(uint32_t bits) {
@@ -101,13 +125,13 @@ class LogitRow {
     float most = -Infinity();
     int best = -1;
     bool bad = false;
-    ForEachLogit(row_ + first_, count_, team_.thread, Team::kThreads, [&](int i, const auto& x) {
-      constexpr int kCount = sizeof(x) / sizeof(float);
+    ForEachLogit(row_ + first_, count_, team_, [&](int i, const auto& x) {
 #pragma unroll
-      for (int k = 0; k < kCount; ++k) {
-        bad |= !(x[k] < Infinity());
-        if (x[k] > most) {
-          most = x[k];
+      for (int k = 0; k < static_cast<int>(sizeof(x) / sizeof(S)); ++k) {
+        const float z = LoadFloat(x + k);
+        bad |= !(z < Infinity());
+        if (z > most) {
+          most = z;
           best = i + k;
         }
       }
@@ -157,7 +181,7 @@ class LogitRow {
     } else {
       ReadFour(i, p);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) p[k] = Exp(__fsub_rn(p[k], maximum));
+      for (int k = 0; k < 4; ++k) p[k] = ExpUpToZero(__fsub_rn(p[k], maximum));
     }
   }
   // The team's part: ids first(), .., first() + count() - 1.
@@ -203,7 +227,7 @@ class LogitRow {
   }
 
  private:
-  __device__ static int Place(int i) { return i + i / kBlockIds * (kBlockPitch - kBlockIds); }
+  __device__ static int Place(int i) { return i + static_cast<int>(static_cast<unsigned>(i) / kBlockIds * (kBlockPitch - kBlockIds)); }
   // Greater for greater values, and for lower ids among equals; neither 0 nor all ones.
   __device__ static uint64_t Candidate(float value, int id) {
     return uint64_t{KeyOf(value)} << 32 | static_cast<uint32_t>(~id);
@@ -232,46 +256,57 @@ class LogitRow {
   // Fills the cache. The key of the largest z; all ones if one is not below +inf.
   template <bool kScaled>
   __device__ uint64_t Read() {
-    float most = -Infinity();
-    bool bad = false;
-    ForEachLogit(row_ + first_, count_, team_.thread, Team::kThreads, [&](int i, const auto& x) {
-      constexpr int kCount = sizeof(x) / sizeof(float);
-      float z[kCount];
+    MostLogit<S> most;
+    ForEachLogit(row_ + first_, count_, team_, [&](int i, const auto& x) {
+      most.Add(x);
+      if constexpr (kCached) {
+        constexpr int kCount = static_cast<int>(sizeof(x) / sizeof(S));
+        float z[kCount], *const to = cache_ + Place(i);
+        LoadFloats(x, z);
 #pragma unroll
-      for (int k = 0; k < kCount; ++k) {
-        z[k] = kScaled ? __fdiv_rn(x[k], temperature_) : x[k];
-        bad |= !(z[k] < Infinity());
-        most = fmaxf(most, z[k]);
-      }
-      if constexpr (kCached && kCount == 4) {
-        *reinterpret_cast<float4*>(cache_ + Place(i)) = make_float4(z[0], z[1], z[2], z[3]);
-      } else if constexpr (kCached) {
-        cache_[Place(i)] = z[0];
+        for (int k = 0; k < kCount; ++k) z[k] = kScaled ? __fdiv_rn(z[k], temperature_) : z[k];
+        if constexpr (kCount == 1) to[0] = z[0];
+#pragma unroll
+        for (int k = 0; k + 4 <= kCount; k += 4) *reinterpret_cast<float4*>(to + k) = make_float4(z[k], z[k + 1], z[k + 2], z[k + 3]);
       }
     });
-    return team_.Largest(bad ? ~uint64_t{0} : count_ > 0 ? KeyOf(most) : 0);
+    const float largest = Scaled(most.Get());  // of the scaled ones, too: the quotient's rounding keeps the order
+    return team_.Largest(!(largest < Infinity()) ? ~uint64_t{0} : count_ > 0 ? KeyOf(largest) : 0);
   }
 
   template <bool kFiltered, bool kKeep, int kSums>
   __device__ void SumLane(int b, int lane, float (&sums)[kSums]) {
     constexpr int kAhead = 8;
     const int begin = b * kBlockIds, size = min(kBlockIds, count_ - begin);
-    const auto add = [&](int i, float z) {
-      if (kFiltered && !Inside(z, first_ + i)) z = -Infinity();
-      const float x = __fsub_rn(z, maximum), p = Exp(x);
-      sums[0] = __fadd_rn(sums[0], p);
-      if constexpr (kSums > 1) sums[1] = __fadd_rn(sums[1], __fmul_rn(p, x > -1e30f ? x : -1e30f));
-      if constexpr (kKeep && kCached) cache_[Place(i)] = p;
+    float* const block = cache_ + b * kBlockPitch;
+    const auto below_maximum = [&](int j) {
+      float z = kCached ? block[j] : Z(begin + j);
+      if (kFiltered && !Inside(z, first_ + begin + j)) z = -Infinity();
+      return __fsub_rn(z, maximum);
     };
+    const auto add = [&](int j, float x, float p) {
+      sums[0] = __fadd_rn(sums[0], p);
+      if constexpr (kSums > 1) sums[1] = __fadd_rn(sums[1], __fmul_rn(p, x));
+      if constexpr (kKeep && kCached) block[j] = p;
+    };
+    const auto add_any = [&](int j, float x) { add(j, x > -1e30f ? x : -1e30f, ExpUpToZero(x)); };
     int j = lane;
     for (; j + (kAhead - 1) * kRowThreads < size; j += kAhead * kRowThreads) {
-      float z[kAhead];
+      float x[kAhead], least = 0;
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) z[k] = Z(begin + j + k * kRowThreads);
+      for (int k = 0; k < kAhead; ++k) {
+        x[k] = below_maximum(j + k * kRowThreads);
+        least = fminf(least, x[k]);
+      }
+      if (!kFiltered && least >= kLeastNormalExp) {
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) add(begin + j + k * kRowThreads, z[k]);
+        for (int k = 0; k < kAhead; ++k) add(j + k * kRowThreads, x[k], ExpNormal(x[k]));
+      } else {
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k) add_any(j + k * kRowThreads, x[k]);
+      }
     }
-    for (; j < size; j += kRowThreads) add(begin + j, Z(begin + j));
+    for (; j < size; j += kRowThreads) add_any(j, below_maximum(j));
   }
 
   // Keeps the shortest prefix, in descending order of z (among equals lower ids first), of `top_k` ids or of the share
@@ -294,7 +329,7 @@ class LogitRow {
         const int id = first_ + i;
         const uint64_t key = uint64_t{KeyOf(z)} << id_bits | (highest_id - static_cast<uint32_t>(id));
         if (key >> left != search.prefix || (filtered_ && !Inside(z, id))) continue;
-        const uint64_t weight = kMass ? MassOf(Exp(__fsub_rn(z, maximum))) : 1;
+        const uint64_t weight = kMass ? MassOf(ExpUpToZero(__fsub_rn(z, maximum))) : 1;
         if (weight != 0) team_.histogram.Add(static_cast<int>(key >> shift & ((1u << width) - 1)), weight);
       }
       team_.FindDigit(width, kMass && first_digit ? top_p : -1, search);

@@ -24,6 +24,13 @@ __device__ __forceinline__ float FromKey(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
+// The warp's largest, in every lane.
+__device__ __forceinline__ uint64_t LargestOfWarp(uint64_t x) {
+  const uint32_t own = static_cast<uint32_t>(x >> 32), high = __reduce_max_sync(kWholeWarp, own);
+  const uint32_t low = __reduce_max_sync(kWholeWarp, own == high ? static_cast<uint32_t>(x) : 0u);
+  return uint64_t{high} << 32 | low;
+}
+
 // A probability of at most 1, relative to the largest, as an integer (sampling_cpu.cc: Mass, NucleusTarget).
 __device__ __forceinline__ uint64_t MassOf(float p) { return __float2ull_rz(__fmul_rn(p, 0x1p43f)); }
 __device__ __forceinline__ uint64_t NucleusTarget(float top_p, uint64_t total) {
@@ -89,6 +96,7 @@ struct Histogram {
 class WarpTeam {
  public:
   static constexpr int kThreads = 32, kRowsABlock = 4, kResident = 8, kMaxIds = 4 * kBlockIds;
+  static constexpr int kAhead = 4;  // loads of 16 bytes that are on their way together
   using Digits = Histogram<8>;
   static constexpr size_t ScratchBytes(int /*blocks*/) { return 2 * sizeof(uint32_t) * Digits::kBins; }
 
@@ -102,7 +110,7 @@ class WarpTeam {
 
   __device__ void Sync() { __syncwarp(); }
   __device__ uint64_t Largest(uint64_t x) {
-    for (int step = 16; step > 0; step /= 2) x = max(x, __shfl_xor_sync(kWholeWarp, x, step));
+    x = LargestOfWarp(x);
     __syncwarp();
     return x;
   }
@@ -133,6 +141,7 @@ class WarpTeam {
 class ClusterTeam {
  public:
   static constexpr int kThreads = 512, kRowsABlock = 1, kResident = 2, kMaxRanks = 8, kMaxSums = 2;
+  static constexpr int kAhead = 6;  // all of 48 blocks of ids in bf16
   using Digits = Histogram<10>;
 
  private:
@@ -169,11 +178,10 @@ class ClusterTeam {
   __device__ void Sync() { __syncthreads(); }
 
   __device__ uint64_t Largest(uint64_t x) {
-    for (int step = 16; step > 0; step /= 2) x = max(x, __shfl_xor_sync(kWholeWarp, x, step));
+    x = LargestOfWarp(x);
     if (thread % 32 == 0) control_->of_warps[turn_][thread / 32] = x;
     __syncthreads();
-    x = control_->of_warps[turn_][thread % kWarps];
-    for (int step = kWarps / 2; step > 0; step /= 2) x = max(x, __shfl_xor_sync(kWholeWarp, x, step));
+    x = LargestOfWarp(control_->of_warps[turn_][thread % kWarps]);
     if (ranks > 1) {
       if (thread < ranks) *InBlock(&control_->of_ranks[turn_][rank], thread) = x;
       SyncAll();
@@ -200,7 +208,7 @@ class ClusterTeam {
     if (thread < 32) {
       float total = 0;
       if (thread < kSums * kRowThreads) {
-#pragma unroll 8
+#pragma unroll 16
         for (int b = 0; b < blocks; ++b) total = __fadd_rn(total, sums_[b * kSums * kRowThreads + thread]);
       }
       total = ReduceLanes(total);

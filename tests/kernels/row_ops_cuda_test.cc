@@ -73,6 +73,7 @@ std::vector<Case> Cases() {
   }
   for (int64_t width : {4096, 8192, 12288, 16384}) cases.push_back({DType::kBF16, 37, width, 8});
   cases.push_back({DType::kBF16, 37, 13001, 5});
+  for (int64_t width : {2048, 4096}) cases.push_back({DType::kBF16, 300, width, 8});
   return cases;
 }
 
