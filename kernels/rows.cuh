@@ -99,13 +99,15 @@ T* Staged(Stream& stream, const T* host, int64_t count) {
 
 // Eight consecutive elements: one load or store where the address allows (`vector`), `count` of them at a row's end.
 template <typename S>
-__device__ __forceinline__ void LoadEight(const S* p, int count, bool vector, float (&v)[8]) {
+__device__ __forceinline__ void LoadEight(const S* p, int count, bool vector, float v[8]) {
   struct alignas(16) Eight {
     S x[8];
   };
   if (vector) {
     const Eight eight = *reinterpret_cast<const Eight*>(p);
-    return LoadFloats(eight.x, v);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = LoadFloat(eight.x + i);
+    return;
   }
 #pragma unroll
   for (int i = 0; i < 8; ++i) v[i] = i < count ? LoadFloat(p + i) : 0;

@@ -1,5 +1,7 @@
 #include "kernels/sampling.h"
 
+#include <cmath>
+
 #include <algorithm>
 
 #include "kernels/dispatch.h"
@@ -27,9 +29,14 @@ uint64_t Mix(uint64_t z) {  // SplitMix64's finaliser
   return z ^ (z >> 31);
 }
 
+void CheckFilter(const SamplingFilter& f) {
+  CHECK(f.temperature >= 0 && std::isfinite(f.temperature) && f.top_k >= 0 && f.top_p > 0 && f.top_p <= 1)
+      << "temperature " << f.temperature << ", top_k " << f.top_k << ", top_p " << f.top_p;
+}
+
 void CheckFilters(const std::vector<SamplingFilter>& filters, int64_t rows) {
   CHECK_EQ(static_cast<int64_t>(filters.size()), rows);
-  for (const SamplingFilter& f : filters) CHECK(f.temperature >= 0 && f.top_k >= 0 && f.top_p > 0 && f.top_p <= 1);
+  for (const SamplingFilter& f : filters) CheckFilter(f);
 }
 
 void CheckTokens(const int32_t* tokens, const Tensor& logits) {
@@ -60,8 +67,7 @@ void Sample(Stream& stream, const Tensor& logits, const std::vector<SampleReques
             std::vector<SampledToken>& tokens) {
   CHECK(logits.rank() == 2) << logits.ShapeString();
   CHECK_EQ(static_cast<int64_t>(requests.size()), logits.dim(0));
-  for (const SampleRequest& r : requests)
-    CHECK(r.filter.temperature >= 0 && r.filter.top_k >= 0 && r.filter.top_p > 0 && r.filter.top_p <= 1);
+  for (const SampleRequest& r : requests) CheckFilter(r.filter);
   tokens.resize(requests.size());
   ByStorage(logits, [&](auto s) { cpu::Sample<decltype(s)>(stream, logits, requests, tokens); },
             [&](auto) { cuda::Sample(stream, logits, requests, tokens); });

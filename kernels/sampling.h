@@ -19,7 +19,7 @@
 namespace grouper::kernels {
 
 struct SamplingFilter {
-  float temperature = 1;  // 0: greedy, the argmax with the lowest id; its logprob is 0, any other token's is -inf
+  float temperature = 1;  // finite. 0: greedy, the argmax with the lowest id; its logprob is 0, any other token's is -inf
   int32_t top_k = 0;      // 0: all
   float top_p = 1;
   friend bool operator==(const SamplingFilter&, const SamplingFilter&) = default;
