@@ -1,8 +1,7 @@
 #include "kernels/sampling.h"
 
-#include <cmath>
-
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/dispatch.h"
 #include "kernels/sampling_cuda.h"
