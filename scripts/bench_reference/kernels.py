@@ -10,6 +10,7 @@ import contextlib
 import gc
 import json
 import math
+import multiprocessing
 import os
 import re
 import statistics
@@ -25,10 +26,6 @@ from bench_reference.report import NUMBER, ROOT, OutOfTime, short
 RUNS, RECORDED, ROTATION = 20, 64, 256 << 20
 
 
-class Lost(Exception):
-    """The GPU answers with errors from here on."""
-
-
 @contextlib.contextmanager
 def without_waits():
     """An op that waits for the GPU is an error here. In a graph it would be one that torch's allocator does not recover from."""
@@ -39,28 +36,11 @@ def without_waits():
         torch.cuda.set_sync_debug_mode("default")
 
 
-@contextlib.contextmanager
-def capture(graph, stream, pool=None):
-    """torch.cuda.graph without its collection of garbage and emptying of caches, which `settle` does: there are hundreds of graphs."""
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        graph.capture_begin(**({} if pool is None else {"pool": pool}))
-        try:
-            yield
-        finally:
-            try:
-                graph.capture_end()
-            except Exception:
-                # The device's generator still believes that it is recorded, and every op that draws would fail from here on.
-                generator = torch.cuda.default_generators[torch.cuda.current_device()]
-                generator.graphsafe_set_state(torch.Generator(device=generator.device))
-                raise
-
-
 class Bench:
     def __init__(self, tiny):
         self.tiny, self.cuda = tiny, not tiny
         self.device = torch.device("cpu" if tiny else "cuda")
+        self.spoiled = False  # this process measures nothing right any more
         torch.manual_seed(1)
 
     # Inputs.
@@ -100,6 +80,25 @@ class Bench:
         torch.cuda.synchronize()
         return statistics.median(a.elapsed_time(b) * 1e3 for a, b in zip(events, events[1:]))
 
+    @contextlib.contextmanager
+    def capture(self, graph, stream, pool=None):
+        """torch.cuda.graph without its collection of garbage and emptying of caches, which `settle` does: there are hundreds of graphs."""
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            graph.capture_begin(**({} if pool is None else {"pool": pool}))
+            try:
+                yield
+            finally:
+                try:
+                    graph.capture_end()
+                except Exception:
+                    # torch's allocator keeps what comes from here on for the graph that failed, and the device's generator believes that it is
+                    # still recorded: every op that draws would fail. The generator can be helped.
+                    self.spoiled = True
+                    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+                    generator.graphsafe_set_state(torch.Generator(device=generator.device))
+                    raise
+
     def graph(self, run, count, first=0):
         """A graph of run(first) ... run(first + count - 1), after one run outside of it."""
         side = torch.cuda.Stream()
@@ -107,7 +106,7 @@ class Bench:
         with torch.cuda.stream(side), without_waits():
             run(first)
         graph = torch.cuda.CUDAGraph()
-        with capture(graph, side):
+        with self.capture(graph, side):
             for i in range(first, first + count):
                 run(i)
         return graph
@@ -121,7 +120,7 @@ class Bench:
         try:
             graphs = [self.graph(run, 1, i) for i in range(sets)]
             return min(eager, self.medians(lambda i: graphs[i % len(graphs)].replay()))
-        except Exception:  # noqa: BLE001  (an op that cannot be captured; a broken GPU is noticed by `settle`)
+        except Exception:  # noqa: BLE001  (an op that cannot be captured)
             return eager
 
     def recorded(self, run, sets):
@@ -153,13 +152,13 @@ class Bench:
                 arguments = inputs(i)
                 leaves = [a for a in arguments if a.requires_grad]
                 forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-                with capture(forward, side):
+                with self.capture(forward, side):
                     out = function(*arguments)
                 forward.replay()
                 dout = kept[i][2]
                 with without_waits():
                     gradients(i)
-                with capture(backward, side, forward.pool()):
+                with self.capture(backward, side, forward.pool()):
                     torch.autograd.grad(out, leaves, dout, retain_graph=True)
                 graphs.append((forward, backward, out))
             return min(eager, self.medians(lambda i: graphs[i % sets][1].replay()))
@@ -186,10 +185,9 @@ class Bench:
         if self.cuda:
             try:
                 torch.cuda.synchronize()
-            except Exception as error:
-                raise Lost(short(error)) from None
-            with contextlib.suppress(Exception):
                 torch.cuda.empty_cache()
+            except Exception:  # noqa: BLE001  (the GPU answers with errors from here on)
+                self.spoiled = True
 
 
 # Counterparts: pattern of grouper's name, then a function of the bench and the pattern's groups (numbers as int) that gives (microseconds, how).
@@ -628,25 +626,66 @@ def family(name):
     return re.split(r"\s+(?:MLA\b|of\b|\d)", name.removeprefix("cuda "))[0]
 
 
-def compare(report, bench, ours, pairs):
+def answer(pipe, tiny):
+    """A process of torch's: for each name that comes its (microseconds or None, how), until it is spoiled."""
+    warnings.filterwarnings("ignore")  # attention says at length which of its ways do not apply
+    bench = Bench(tiny)
+    while not bench.spoiled:
+        function, groups_of = find(pipe.recv())
+        try:
+            found = function(bench, *groups_of)
+        except Exception as error:  # noqa: BLE001
+            found = None, short(error)
+        bench.settle()
+        pipe.send((found, bench.spoiled))
+
+
+class Torch:
+    """Asks a process of its own, so that what torch does not recover from (a recording that failed, a GPU that answers with errors, a line that
+    takes too long) costs a line at most."""
+
+    def __init__(self, tiny):
+        self.tiny, self.process = tiny, None
+
+    def time(self, name, seconds):
+        """(microseconds or None, how)."""
+        if self.process is None:
+            context = multiprocessing.get_context("spawn")
+            self.pipe, theirs = context.Pipe()
+            self.process = context.Process(target=answer, args=(theirs, self.tiny), daemon=True)
+            self.process.start()
+            theirs.close()
+            seconds += 20  # it imports torch
+        try:
+            self.pipe.send(name)
+            if not self.pipe.poll(seconds):
+                self.close()
+                return None, "took too long"
+            found, spoiled = self.pipe.recv()
+        except (EOFError, OSError):
+            self.close()
+            return None, "torch's process died"
+        if spoiled:
+            self.close()
+        return found
+
+    def close(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.pipe.close()
+            self.process = None
+
+
+def compare(report, torch_, ours, pairs):
     """Prints a line for each of `ours`, and leaves (name, grouper's, torch's) in `pairs` by family."""
-    lost = None
     for name, us, rate in ours:
         theirs, how = None, "no counterpart"
-        function, groups_of = find(name)
-        if function is not None:
-            how = lost or "no time left"
-            if lost is None and report.left() > 2:
-                how = "took too long"
-                with report.part(name, seconds=40, reserve=1):
-                    try:
-                        theirs, how = function(bench, *groups_of)
-                    except Lost as error:
-                        lost = how = f"the GPU is lost: {error}"
-                    except Exception as error:  # noqa: BLE001
-                        how = short(error)
-                with contextlib.suppress(Lost):
-                    bench.settle()
+        if find(name)[0] is not None:
+            how = "no time left"
+            if report.left() > 2:
+                with report.part(name, reserve=1):
+                    theirs, how = torch_.time(name, 40)
         ratio = theirs / us if theirs and us else None
         number = lambda x: "-" if x is None else f"{x:.1f}"  # noqa: E731
         report.say(f"{name:66} {number(us):>10} {rate:36} {number(theirs):>10} {'-' if ratio is None else f'{ratio:.2f}':>6}  {how}")
@@ -678,11 +717,11 @@ def run(args, report):
     if not mine:
         ours = [(name, None, "") for name in LINES if args.filter in name]
     report.say(f"{len(mine)} lines of grouper's\n{'':66} {'grouper us':>10} {'':36} {'torch us':>10} {'ratio':>6}  torch's way")
-    warnings.filterwarnings("ignore")  # attention says at length which of its ways do not apply
-    pairs = {}
+    pairs, torch_ = {}, Torch(args.tiny)
     try:
-        compare(report, Bench(args.tiny), ours, pairs)
+        compare(report, torch_, ours, pairs)
     except OutOfTime:
         report.skip("the rest", "no time left")
     finally:
+        torch_.close()
         summarize(report, pairs)
