@@ -26,6 +26,14 @@ from bench_reference.report import NUMBER, ROOT, OutOfTime, short
 RUNS, RECORDED, ROTATION = 20, 64, 256 << 20
 
 
+class Spoiled(Exception):
+    """The line's ways from this one on want a process of their own."""
+
+    def __init__(self, next_way):
+        super().__init__("a recording failed")
+        self.next_way = next_way
+
+
 @contextlib.contextmanager
 def without_waits():
     """An op that waits for the GPU is an error here. In a graph it would be one that torch's allocator does not recover from."""
@@ -41,6 +49,7 @@ class Bench:
         self.tiny, self.cuda = tiny, not tiny
         self.device = torch.device("cpu" if tiny else "cuda")
         self.spoiled = False  # this process measures nothing right any more
+        self.first_way, self.tell = 0, lambda *_: None  # of a line's ways those before were timed by another process; hears of each
         torch.manual_seed(1)
 
     # Inputs.
@@ -92,11 +101,8 @@ class Bench:
                 try:
                     graph.capture_end()
                 except Exception:
-                    # torch's allocator keeps what comes from here on for the graph that failed, and the device's generator believes that it is
-                    # still recorded: every op that draws would fail. The generator can be helped.
+                    # torch's allocator keeps what comes from here on for the graph that failed, and every op that draws will fail.
                     self.spoiled = True
-                    generator = torch.cuda.default_generators[torch.cuda.current_device()]
-                    generator.graphsafe_set_state(torch.Generator(device=generator.device))
                     raise
 
     def graph(self, run, count, first=0):
@@ -168,14 +174,19 @@ class Bench:
     def fastest(self, ways):
         """ways: (name, function that gives microseconds). (microseconds, name) of the fastest; the last error where none works."""
         best, error = None, None
-        for name, way in ways:
+        for number, (name, way) in enumerate(ways):
+            if number < self.first_way:
+                continue
             try:
                 us = way()
+                self.tell(us, name)
                 if best is None or us < best[0]:
                     best = us, name
             except Exception as e:  # noqa: BLE001  (this way is not there in this version or for this shape)
                 error = RuntimeError(f"{name}: {short(e)}")
             self.settle()
+            if self.spoiled and number + 1 < len(ways):
+                raise Spoiled(number + 1)
         if best is None:
             raise error
         return best
@@ -627,47 +638,74 @@ def family(name):
 
 
 def answer(pipe, tiny):
-    """A process of torch's: for each name that comes its (microseconds or None, how), until it is spoiled."""
+    """A process of torch's. For each (name, first way) that comes: (microseconds, way) of each way as it is timed, then a dict."""
     warnings.filterwarnings("ignore")  # attention says at length which of its ways do not apply
     bench = Bench(tiny)
+    bench.tell = lambda us, way: pipe.send((us, way))
     while not bench.spoiled:
-        function, groups_of = find(pipe.recv())
+        name, bench.first_way = pipe.recv()
+        function, groups_of = find(name)
+        end = {"next": None, "found": None}
         try:
-            found = function(bench, *groups_of)
+            end["found"] = function(bench, *groups_of)
+        except Spoiled as error:
+            end["next"] = error.next_way
         except Exception as error:  # noqa: BLE001
-            found = None, short(error)
+            end["found"] = None, short(error)
         bench.settle()
-        pipe.send((found, bench.spoiled))
+        pipe.send({**end, "spoiled": bench.spoiled})
 
 
 class Torch:
-    """Asks a process of its own, so that what torch does not recover from (a recording that failed, a GPU that answers with errors, a line that
-    takes too long) costs a line at most."""
+    """Asks a process of its own, so that what torch does not recover from (a recording that failed, a GPU that answers with errors, a way that
+    takes too long) costs one way of a line at most."""
 
     def __init__(self, tiny):
-        self.tiny, self.process = tiny, None
+        self.tiny, self.process, self.pipe = tiny, None, None
 
     def time(self, name, seconds):
-        """(microseconds or None, how)."""
-        if self.process is None:
-            context = multiprocessing.get_context("spawn")
-            self.pipe, theirs = context.Pipe()
-            self.process = context.Process(target=answer, args=(theirs, self.tiny), daemon=True)
-            self.process.start()
-            theirs.close()
-            seconds += 20  # it imports torch
-        try:
-            self.pipe.send(name)
-            if not self.pipe.poll(seconds):
+        """(microseconds or None, how) of the fastest way."""
+        ways, first, how = [], 0, None
+        until = time.monotonic() + seconds
+        while first is not None:
+            if self.process is None:
+                self._start()
+                until += 20  # it imports torch
+            try:
+                self.pipe.send((name, first))
+                while True:
+                    if not self.pipe.poll(max(0, until - time.monotonic())):
+                        self.close()
+                        return self._fastest(ways, "took too long")
+                    said = self.pipe.recv()
+                    if isinstance(said, dict):
+                        break
+                    ways.append(said)
+            except (EOFError, OSError):
                 self.close()
-                return None, "took too long"
-            found, spoiled = self.pipe.recv()
-        except (EOFError, OSError):
-            self.close()
-            return None, "torch's process died"
-        if spoiled:
-            self.close()
-        return found
+                return self._fastest(ways, "torch's process died")
+            except BaseException:  # an answer may still come
+                self.close()
+                raise
+            if said["spoiled"]:
+                self.close()
+            first = said["next"]
+            if said["found"] is not None:
+                us, how = said["found"]
+                ways += [(us, how)] if us is not None else []
+        return self._fastest(ways[::-1], how)  # of equals the last, whose name is the whole one
+
+    @staticmethod
+    def _fastest(ways, how):
+        return min(ways, key=lambda way: way[0]) if ways else (None, how)
+
+    def _start(self):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        process = context.Process(target=answer, args=(theirs, self.tiny), daemon=True)
+        process.start()
+        theirs.close()
+        self.process = process
 
     def close(self):
         if self.process is not None:
