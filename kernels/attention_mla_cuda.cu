@@ -2,7 +2,7 @@
 // the keys' first 512 numbers.
 //
 // A block, alone on its multiprocessor, owns an item: up to 64 rows (token, head) over the item's pages of 64 x 576
-// bf16, each fetched by one bulk copy of 73 728 bytes, two in shared memory. Warpgroup 0 computes S = Q K^T, the
+// bf16, each fetched by one bulk copy of 73 728 bytes (a sequence's last by nine shorter ones), two in shared memory. Warpgroup 0 computes S = Q K^T, the
 // softmax step and the first 256 columns of O += P V; it hands P over in shared memory to warpgroup 1, which computes
 // the other 256. A page is 36 x 32 + 4 x 128 + 4 x 128 cycles of the tensor cores at 64 x 64 x 1088 multiply-adds.
 // Decode with 16 heads fills 16 of the 64 rows and is bound by memory all the same; four samples of a group fill them all

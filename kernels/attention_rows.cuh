@@ -198,7 +198,8 @@ __device__ __forceinline__ RowPosition PositionOf(const PreparedBatch& prepared,
   return {sequence, prepared.batch.sequences[item.sequence + sequence].context + token - sequence};
 }
 
-// One thread: the first `valid` tokens of a page of kBoxes boxes, into their places in shared memory. Beyond them there remains what was there.
+// One thread: the first `valid` tokens of a page of kBoxes boxes, into their places in shared memory. Beyond them there remains what was there:
+// SoftmaxStep selects no score of such keys, and ZeroTokens makes the values zeros. REQUIRES: valid >= 1 (a run's pages have a token each).
 template <int kBoxes>
 __device__ __forceinline__ void FetchPage(char* to, const char* page, int valid, uint64_t* full) {
   if (valid >= kPageTokens) {
@@ -211,7 +212,7 @@ __device__ __forceinline__ void FetchPage(char* to, const char* page, int valid,
   for (int box = 0; box < kBoxes; ++box) CopyBulk(to + box * 8192, page + box * 8192, 128 * static_cast<uint32_t>(valid), full);
 }
 
-// Zeroes tokens [valid, 64) of boxes: what lies beyond a sequence's end may be NaN.
+// Zeroes tokens [valid, 64) of boxes: beyond a sequence's end lies what another page, or nobody, left there, and it may be NaN.
 __device__ __forceinline__ void ZeroTokens(char* boxes, int count, int valid, int thread, int threads) {
   const int rest = (64 - valid) * 8;
   for (int i = thread; i < count * rest; i += threads)

@@ -39,7 +39,8 @@ double Cost(int64_t tiles, int64_t steps, int tile_m, int tile_n, int blocks) {
   return 1500 + static_cast<double>(waves) * (static_cast<double>(steps) * together * StepCycles(tile_m, tile_n, tile_m + tile_n) + epilogue);
 }
 
-// Of tiles whose warpgroups take turns (gemm_turns.cuh): a tile is stored, by one of them, while another one is multiplied.
+// Of tiles whose warpgroups take turns (gemm_turns.cuh): a tile is stored, by one of them (so in twice Cost's time), while another one is
+// multiplied. 920 cycles a step and 250 a tile choose what was faster on an H100 for nine to 44 steps (kernels/README.md).
 double TurnsCost(int64_t tiles, int64_t steps) {
   const double store = 600 + 128 * 192 / 12.0, multiply = static_cast<double>(steps) * 920 + 250;
   return 1500 + static_cast<double>(Tiles(tiles, NumMultiprocessors())) * std::max(multiply, store / 2) + store;
@@ -64,12 +65,6 @@ bool RowsContiguous(const GemmOperand& x) { return x.k_stride != 1; }
 
 // Of an expert; which has how many, only the device knows.
 int64_t AverageTokens(const GemmProblem& p) { return p.groups == GemmGroups::kRows ? Tiles(p.x.rows, p.batch) : p.x.rows; }
-
-// y as gemm_turns.cuh writes it: 16 bytes at a time.
-bool TakesTurns(const GemmProblem& p) {
-  return !p.y_float && !p.accumulate && p.bias == nullptr && p.gated == nullptr && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % 8 == 0 &&
-         p.y_batch_stride % 8 == 0 && p.w.rows % 8 == 0;
-}
 
 bool CopyEngineReads(const GemmOperand& x, bool mn_major, int64_t k, int64_t batch) {
   if ((mn_major ? x.row_stride : x.k_stride) != 1) return false;
@@ -158,6 +153,11 @@ void WriteEmptySum(Stream& stream, const GemmProblem& p) {
 
 }  // namespace
 
+bool CanTakeTurns(const GemmProblem& p) {
+  return !p.y_float && !p.accumulate && p.bias == nullptr && p.gated == nullptr && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % 8 == 0 &&
+         p.y_batch_stride % 8 == 0 && p.w.rows % 8 == 0;
+}
+
 bool CanGate(const GemmProblem& p) {
   if (AverageTokens(p) > kMostGatedTokens) return false;
   const auto sixteen = [](const void* data, int64_t stride) { return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0; };
@@ -188,29 +188,32 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
   v.y_float = p.y_float;
   const int64_t group_tokens = AverageTokens(p);
   const int64_t steps = sums_tokens ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
+  const GemmVariant given = v;
   double best = std::numeric_limits<double>::infinity();
+  const auto offer = [&](int tile_n, double cost, bool GemmVariant::* form = nullptr) {
+    if (cost >= best) return;
+    best = cost;
+    v = given;
+    v.tile_n = tile_n;
+    if (form != nullptr) v.*form = true;
+  };
   if (sums_tokens) {
     for (const bool pairs : {true, false}) {
       const int64_t tiles_m = pairs ? 2 * Tiles(p.x.rows, 256) : Tiles(p.x.rows, 128);
       for (int tile : kWeightTiles) {
         const double cost = WeightCost(tiles_m * Tiles(p.w.rows, tile) * p.batch, steps, tile, pairs, p.accumulate, p.y_float ? 4 : 2);
-        if (cost < best) best = cost, v.pairs = pairs, v.tile_n = tile;
+        offer(tile, cost, pairs ? &GemmVariant::pairs : nullptr);
       }
     }
   } else if (p.gated == nullptr) {
-    for (int tile : kTrainingTiles) {
-      const double cost = Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1);
-      if (cost < best) best = cost, v.tile_n = tile;
-    }
-    if (!v.mn_x && TakesTurns(p)) {
-      const double cost = TurnsCost(Tiles(group_tokens, 128) * Tiles(p.w.rows, 192) * p.batch, steps);
-      if (cost < best) best = cost, v.turns = true;
-    }
+    for (int tile : kTrainingTiles)
+      offer(tile, Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1));
+    if (!v.mn_x && CanTakeTurns(p)) offer(192, TurnsCost(Tiles(group_tokens, 128) * Tiles(p.w.rows, 192) * p.batch, steps), &GemmVariant::turns);
   }
   if (!v.mn_x && !v.mn_w && !p.accumulate) {
     for (int tile : kDecodeTiles) {
       const double cost = Cost(Tiles(group_tokens, tile) * Tiles(p.w.rows, 64) * p.batch, steps, 64, tile, /*blocks=*/2);
-      if (cost < best) best = cost, v.tokens_on_n = true, v.turns = false, v.tile_n = tile;
+      offer(tile, cost, &GemmVariant::tokens_on_n);
     }
   }
   if (sums_tokens) {

@@ -16,6 +16,9 @@ struct GemmVariant {
   GemmGroups groups = GemmGroups::kNone;
 };
 
+// Whether gemm_turns.cuh writes y: bf16 in rows of whole 16 bytes, nothing added to it.
+bool CanTakeTurns(const GemmProblem& problem);
+
 // REQUIRES: operands that the copy engine reads. Ends the process for a variant that no caller needs.
 void LaunchGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);
 

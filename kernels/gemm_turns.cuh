@@ -1,7 +1,6 @@
 // Training's products of many tokens, forward and dx: gemm_wgmma.cuh's sums by tiles that take turns. Where k is short (576: nine steps of 64) a
 // tile's stores take a fifth of its time. Here each of a block's two warpgroups has tiles of its own, 128 tokens x 192 in registers, and while one
-// multiplies the other stores. (Tried: clusters of two blocks that share what they read of the weights, and silu(gate) * up in the stores, whose
-// exponentials take twice a product's nine steps; both are slower, kernels/README.md.)
+// multiplies the other stores.
 #pragma once
 
 #include "kernels/gemm_launch.cuh"
@@ -180,6 +179,7 @@ class TurnsBlock {
             *reinterpret_cast<uint4*>(static_cast<Out*>(args_.c) + (m + row) * args_.c_stride + column) =
                 *reinterpret_cast<const uint4*>(own + SwizzledOffset(static_cast<uint32_t>(row), static_cast<uint32_t>(lane_ % 8 * 16)));
         }
+        __syncwarp();
       }
     }
   }
@@ -215,10 +215,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) TurnsKernel(const __grid_co
   }
 }
 
-// REQUIRES: TakesTurns(p) (gemm_cuda.cu).
+// REQUIRES: CanTakeTurns(p).
 template <bool kMnW, Grouping kGrouping>
 void LaunchTurns(Stream& stream, const GemmProblem& p) {
   using Tile = TurnsTile<kMnW, kGrouping>;
+  CHECK(CanTakeTurns(p));
   TurnsArguments args;
   args.gemm = ArgumentsOf<Tile, false, kMnW, kGrouping, false, __nv_bfloat16>(p);
   args.stores = MakeTensorMap(p.y, p.w.rows, p.x.rows, kGrouping == Grouping::kNone ? p.batch : 1, p.y_stride, p.y_batch_stride, 16);

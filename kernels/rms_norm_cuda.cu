@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <optional>
+
 #include "kernels/hopper.cuh"
 #include "kernels/row_ops_cuda.h"
 #include "kernels/rows.cuh"
@@ -183,6 +186,29 @@ struct NarrowShape {
   __host__ __device__ int group_bytes() const { return (stage_dx ? 3 : 2) * kGroupRows * stride; }
   int bytes() const { return groups_place() + stages * side_by_side() * group_bytes(); }
 };
+
+constexpr int kBytesOfOne = 227 << 10, kBytesOfTwo = (228 << 10) / 2 - 1024;  // shared memory, of one block on a multiprocessor, of each of two
+
+// The fastest shape that fits; none for rows beyond some 10,500 (NormBackwardWide). two_blocks: on a multiprocessor, if they fit.
+std::optional<NarrowShape> NarrowShapeFor(int width, bool accumulate, bool two_blocks) {
+  struct Choice {
+    int stages, bytes;
+    bool stage_dx;
+  };
+  const Choice choices[] = {
+      {2, two_blocks ? kBytesOfTwo : 0, accumulate}, {2, kBytesOfOne, accumulate}, {1, kBytesOfOne, accumulate}, {1, kBytesOfOne, false}};
+  for (const Choice& choice : choices) {
+    for (int steps_log2 = 0; kGroups >> steps_log2 > 0; ++steps_log2) {
+      const NarrowShape shape = {.width = width,
+                                 .stride = (width * 2 + 127) / 128 * 128 + 16,
+                                 .stage_dx = choice.stage_dx,
+                                 .stages = choice.stages,
+                                 .steps_log2 = steps_log2};
+      if (shape.bytes() <= choice.bytes) return shape;
+    }
+  }
+  return std::nullopt;
+}
 
 // This thread's chain of a row's sum of g * xhat.
 __device__ __forceinline__ float SumOfProducts(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* weight, float rstd, int lane,
@@ -461,25 +487,15 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   const Arena::Mark mark = stream.scratch.mark();
   const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   float* const parts = stream.scratch.New(DType::kF32, {blocks, width}).data<float>();
-  constexpr int kMost = 227 << 10, kHalf = (228 << 10) / 2 - 1024;  // bytes of one, of two blocks on a multiprocessor
-  NarrowShape shape = {static_cast<int>(width), static_cast<int>((width * 2 + 127) / 128 * 128 + 16), accumulate, 2, 0};
-  const auto fits = [&](int bytes) {
-    for (shape.steps_log2 = 0; shape.side_by_side() > 0; ++shape.steps_log2) {
-      if (shape.bytes() <= bytes) return true;
-    }
-    return false;
-  };
-  bool narrow = (blocks > NumMultiprocessors() && fits(kHalf)) || fits(kMost);
-  if (!narrow) shape.stages = 1, narrow = fits(kMost);
-  if (!narrow) shape.stage_dx = false, narrow = fits(kMost);
+  const std::optional<NarrowShape> shape = NarrowShapeFor(static_cast<int>(width), accumulate, /*two_blocks=*/blocks > NumMultiprocessors());
   const auto launch = [&](auto* kernel, std::atomic<uint64_t>& allowed) {
-    AllowSharedMemory(kernel, kMost, allowed);
-    const int64_t resident = NumMultiprocessors() * (shape.bytes() <= kHalf ? 2 : 1);
-    LaunchKernel(stream, static_cast<unsigned>(std::min(blocks, resident)), kBlockThreads, static_cast<size_t>(shape.bytes()), kernel, RowsOnDevice<S>(dy),
-                 RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, shape);
+    AllowSharedMemory(kernel, kBytesOfOne, allowed);
+    const int64_t resident = NumMultiprocessors() * (shape->bytes() <= kBytesOfTwo ? 2 : 1);
+    LaunchKernel(stream, static_cast<unsigned>(std::min(blocks, resident)), kBlockThreads, static_cast<size_t>(shape->bytes()), kernel, RowsOnDevice<S>(dy),
+                 RowsOnDevice<S>(x), static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, *shape);
   };
   static std::atomic<uint64_t> allowed_vector = 0, allowed_scalar = 0;
-  if (!narrow) {
+  if (!shape.has_value()) {
     LaunchKernel(stream, static_cast<unsigned>(blocks), kWarpThreads, 0, NormBackwardWide, RowsOnDevice<S>(dy), RowsOnDevice<S>(x),
                  static_cast<const S*>(weight.raw()), rstd.data<float>(), RowsOnDevice<S>(dx), accumulate, parts, rows, static_cast<int>(width), vector);
   } else {

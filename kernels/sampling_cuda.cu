@@ -9,6 +9,7 @@ namespace {
 constexpr int64_t kMaxIds = int64_t{1} << 20;
 constexpr int kMaxSharedBytes = 227 << 10;
 constexpr int kPartBlocks = 48;  // of ids: two such blocks of threads share a multiprocessor
+static_assert(ClusterTeam::kAhead * ClusterTeam::kThreads * 8 == kPartBlocks * kBlockIds);  // a part's loads, all on their way together
 constexpr int kFewBlocks = 8;    // of ids: not worth a further block of threads
 
 // --- what is done with a row ----------------------------------------------------
@@ -118,7 +119,7 @@ struct ScoreBackward {
     // dL/dz_i = g (1[i = token] - p_i), then through the temperature.
     row.template Sum<false, true>();
     const float slope = g / filter.temperature, scale = -(slope / row.sum);
-    const float of_token = slope * (1 - Exp(z_token - row.maximum) / row.sum);
+    const float of_token = slope * (1 - ExpUpToZero(z_token - row.maximum) / row.sum);
     const int place = token - row.first();
     WriteFours(out, row.count(), team.thread, Team::kThreads, [&](int i, float(&x)[4]) {
       row.ProbabilitiesOfFour(i, x);

@@ -74,6 +74,11 @@ std::vector<Case> Cases() {
   for (int64_t width : {4096, 8192, 12288, 16384}) cases.push_back({DType::kBF16, 37, width, 8});
   cases.push_back({DType::kBF16, 37, 13001, 5});
   for (int64_t width : {2048, 4096}) cases.push_back({DType::kBF16, 300, width, 8});
+  cases.push_back({DType::kBF16, 70, 5120, 8});  // rows of which one stage fits
+  if (!testing::kEmulated) {  // several turns of each of a card's blocks, which the emulator's few have in the cases above
+    cases.push_back({DType::kBF16, 8500, 64, 8});
+    cases.push_back({DType::kBF16, 9000, 576, 0});
+  }
   return cases;
 }
 
