@@ -179,7 +179,6 @@ absl::Status BenchModels(const Arguments& arguments, const std::string& what, Th
     std::printf("ceilings of %s: copy %.4g GB/s, product of %ld x %ld x %ld in %s %.4g TFLOP/s\n", Name(options.device).c_str(), ceilings.copy / 1e9,
                 static_cast<long>(ceilings.product_size), static_cast<long>(ceilings.product_size), static_cast<long>(ceilings.product_size),
                 Name(options.dtype), ceilings.product / 1e12);
-    std::fflush(stdout);
   }
   ASSIGN_OR_RETURN(LoadedModel loaded, BenchModel(path, config, options, threads));
   if (exactness) return BenchExactness(loaded, threads, {tokens, shape.length, shape.batch_tokens});

@@ -259,7 +259,6 @@ absl::Status CheckType(const ModelConfig& config, DType dtype, Device device, Th
     if (!exact && got.expert_load != want.expert_load && draw < kDraws) continue;
     ASSIGN_OR_RETURN(const std::string result, Annotate(Compare(got, want, model.tensors(), allowed), what));
     std::printf("%s, %ld layers: %s\n", what.c_str(), static_cast<long>(config.num_hidden_layers), result.c_str());
-    std::fflush(stdout);
     return absl::OkStatus();
   }
 }

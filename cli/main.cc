@@ -29,6 +29,7 @@ int Main(int argc, char** argv) {
   }
 #endif
   std::signal(SIGPIPE, SIG_IGN);
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // a line that is printed is there, also in a file or a pipe, and when the process is killed
   const std::vector<std::string> words(argv + 1, argv + argc);
   if (words.empty() || words[0] == "--help" || words[0] == "-h" || (words[0] == "help" && words.size() == 1)) {
     std::fputs(ProgramHelp(Commands()).c_str(), words.empty() ? stderr : stdout);

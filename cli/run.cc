@@ -73,7 +73,6 @@ class TerminalView {
   void Line(const std::string& text) {
     if (bar_) bar_->Hide();
     std::printf("%s\n", text.c_str());
-    std::fflush(stdout);
   }
 
   std::optional<Progress> bar_;

@@ -19,7 +19,6 @@ absl::Status ServeUntilStopped(const std::string& what, const std::string& liste
   StopFlag();
   ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server, RpcServer::Start(listen, tls, {service}));
   std::printf("%s service listening on port %d\n", what.c_str(), server->port());
-  std::fflush(stdout);
   WaitForStop();
   LOG(INFO) << what << " service stopping";
   server->Shutdown(5.0);

@@ -35,6 +35,13 @@ std::vector<ModelConfig> AllConfigs() {
   return configs;
 }
 
+TEST(BenchTest, ALineIsThereWhenItIsMeasured) {
+  testing::Process bench({GrouperBinary(), "bench", "exactness", "--model", SourcePath("recipes/quickstart/config.json"), "--device", "cpu", "--length",
+                          "64", "--tokens", "1000000000"});
+  EXPECT_TRUE(bench.WaitForOutput("differ, largest difference 0,", 120));
+  EXPECT_LT(bench.Output().size(), 4096) << "lines came when a buffer was full";
+}
+
 TEST(BenchReferenceTest, EveryFamilyIsNearDoubleOnTheCpu) {
   ThreadPool threads(2);
   for (const ModelConfig& config : AllConfigs()) {
