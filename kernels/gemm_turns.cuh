@@ -1,6 +1,6 @@
 // Training's products of many tokens, forward and dx: gemm_wgmma.cuh's sums by tiles that take turns. Where k is short (576: nine steps of 64) a
 // tile's stores take a fifth of its time. Here each of a block's two warpgroups has tiles of its own, 128 tokens x 192 in registers, and while one
-// multiplies the other stores.
+// multiplies the other stores (CUTLASS calls such a schedule ping-pong).
 #pragma once
 
 #include "kernels/gemm_launch.cuh"
@@ -46,7 +46,7 @@ class TurnsBlock {
   __device__ __forceinline__ void Init() {
     for (int s = 0; s < Tile::kStages; ++s) {
       BarrierInit(&full_[s], 1);
-      BarrierInit(&empty_[s], 4);
+      BarrierInit(&empty_[s], 4);  // the warps whose tile it is
     }
     for (int w = 0; w < 2; ++w) BarrierInit(&over_[w], 4);
     BarrierInitFence();
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) TurnsKernel(const __grid_co
   }
 }
 
-// REQUIRES: CanTakeTurns(p).
+// y[t, n] = sum_k x[t, k] w[n, k] in bf16 (GemmProblem); of w its rows are contiguous where kMnW, else k. REQUIRES: CanTakeTurns(p).
 template <bool kMnW, Grouping kGrouping>
 void LaunchTurns(Stream& stream, const GemmProblem& p) {
   using Tile = TurnsTile<kMnW, kGrouping>;
