@@ -39,12 +39,14 @@ void GemmBF16(Stream& stream, const GemmProblem& problem);
 bool CanGate(const GemmProblem& problem);
 
 // The same sizes in float: C[m, n] = one ascending chain of fma over k from 0 or from C (+ bias after it), the CPU's
-// bits.
+// bits. Float, or bf16 where so marked: an operand is widened as it is read; C is rounded, and with `accumulate` the rounded sum is added to what
+// is there and that rounded.
 struct GemmF32Problem {
   int64_t batch = 1, m = 0, n = 0, k = 0;
-  const float *a = nullptr, *b = nullptr;  // (m, k) at m * a_m + k * a_k, (n, k) at n * b_n + k * b_k
+  const void *a = nullptr, *b = nullptr;  // (m, k) at m * a_m + k * a_k, (n, k) at n * b_n + k * b_k
+  bool a_bf16 = false, b_bf16 = false, c_bf16 = false;  // REQUIRES: at most one, and no groups
   int64_t a_m = 0, a_k = 1, a_batch = 0, b_n = 0, b_k = 1, b_batch = 0;
-  float* c = nullptr;
+  void* c = nullptr;
   int64_t c_m = 0, c_batch = 0;
   bool accumulate = false;
   const float* bias = nullptr;

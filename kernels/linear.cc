@@ -2,6 +2,7 @@
 #include "kernels/linear.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/elementwise.h"
 #include "kernels/linear_cuda.h"
 #include "kernels/packed_matrix.h"
 
@@ -55,15 +56,36 @@ void CheckGroups(const Tensor& weight, absl::Span<const int32_t> offsets, absl::
   CHECK(gather.empty() || gather.size() == static_cast<size_t>(offsets.back())) << gather.size();
 }
 
+// A bf16 tensor beside float ones.
+bool IsNarrow(const Tensor& t, const Tensor& other) { return t.dtype() == DType::kBF16 && other.dtype() == DType::kF32; }
+
+// On the CPU, for one product: a float tensor like `t`, in scratch memory.
+class Widened {
+ public:
+  Widened(Stream& stream, const Tensor& t) : arena_(stream.scratch), mark_(arena_.mark()), tensor_(arena_.New(DType::kF32, {t.dim(0), t.dim(1)})) {}
+  ~Widened() { arena_.Release(mark_); }
+  const Tensor& tensor() const { return tensor_; }
+
+ private:
+  Arena& arena_;
+  const Arena::Mark mark_;
+  const Tensor tensor_;
+};
+
 }  // namespace
 
 void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedMatrix* packed, const Tensor& bias,
             const Tensor& y) {
   CHECK(x.rank() == 2 && weight.rank() == 2) << x.ShapeString() << " " << weight.ShapeString();
-  CheckMatrix(weight, x.dtype(), weight.dim(0), x.dim(1), "weight");
-  CheckMatrix(y, x.dtype(), x.dim(0), weight.dim(0), "y");
-  if (!bias.empty()) CheckVector(bias, x.dtype(), weight.dim(0), "bias");
+  CheckMatrix(weight, IsNarrow(x, weight) ? DType::kF32 : x.dtype(), weight.dim(0), x.dim(1), "weight");
+  CheckMatrix(y, weight.dtype(), x.dim(0), weight.dim(0), "y");
+  if (!bias.empty()) CheckVector(bias, weight.dtype(), weight.dim(0), "bias");
   CheckPacked(packed, weight);
+  if (IsNarrow(x, weight) && !x.device().is_cuda()) {
+    const Widened wide(stream, x);
+    Copy(stream, x, wide.tensor());
+    return Linear(stream, wide.tensor(), weight, packed, bias, y);
+  }
   ByStorage(x, [&](auto s) { cpu::Linear<decltype(s)>(stream, x, weight, packed, bias, y); },
             [&](auto) { cuda::Linear(stream, x, weight, packed, bias, y); });
 }
@@ -71,7 +93,15 @@ void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedM
 void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate) {
   CHECK(dy.rank() == 2 && weight.rank() == 2) << dy.ShapeString() << " " << weight.ShapeString();
   CheckMatrix(weight, dy.dtype(), dy.dim(1), weight.dim(1), "weight");
-  CheckMatrix(dx, dy.dtype(), dy.dim(0), weight.dim(1), "dx");
+  CheckMatrix(dx, IsNarrow(dx, dy) ? DType::kBF16 : dy.dtype(), dy.dim(0), weight.dim(1), "dx");
+  if (IsNarrow(dx, dy) && !dx.device().is_cuda()) {
+    const Widened wide(stream, dx);
+    LinearBackwardInput(stream, dy, weight, wide.tensor(), false);
+    if (!accumulate) return Copy(stream, wide.tensor(), dx);
+    const Tensor rounded = stream.scratch.New(DType::kBF16, {dx.dim(0), dx.dim(1)});  // goes with `wide`
+    Copy(stream, wide.tensor(), rounded);
+    return Add(stream, rounded, dx);
+  }
   ByStorage(dy, [&](auto s) { cpu::LinearBackwardInput<decltype(s)>(stream, dy, weight, dx, accumulate); },
             [&](auto) { cuda::LinearBackwardInput(stream, dy, weight, dx, accumulate); });
 }
@@ -88,10 +118,15 @@ DType GradientType(const Tensor& dweight, const Tensor& dy) {
 
 void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias, bool accumulate) {
   CHECK(dy.rank() == 2 && x.rank() == 2) << dy.ShapeString() << " " << x.ShapeString();
-  CheckMatrix(x, dy.dtype(), dy.dim(0), x.dim(1), "x");
+  CheckMatrix(x, IsNarrow(x, dy) ? DType::kBF16 : dy.dtype(), dy.dim(0), x.dim(1), "x");
   CheckMatrix(dweight, GradientType(dweight, dy), dy.dim(1), x.dim(1), "dweight");
   if (!dbias.empty()) CheckVector(dbias, AccumulatorOf(dy.dtype()), dy.dim(1), "dbias");
   CHECK(accumulate || dy.dim(0) > 0) << "no tokens";
+  if (IsNarrow(x, dy) && !x.device().is_cuda()) {
+    const Widened wide(stream, x);
+    Copy(stream, x, wide.tensor());
+    return LinearBackwardWeight(stream, dy, wide.tensor(), dweight, dbias, accumulate);
+  }
   ByStorage(dy, [&](auto s) { cpu::LinearBackwardWeight<decltype(s)>(stream, dy, x, dweight, dbias, accumulate); },
             [&](auto) { cuda::LinearBackwardWeight(stream, dy, x, dweight, dbias, accumulate); });
 }

@@ -45,17 +45,18 @@ class PackedMatrix {
 };
 
 // x [T, K], weight [N, K], bias [N] or empty, y [T, N] (=). `packed` may be null: then the call packs for itself when it pays.
-// x's and y's rows may be strided.
+// x's and y's rows may be strided. x may be BF16 where the others are F32 (a router's): it is widened.
 void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedMatrix* packed, const Tensor& bias,
             const Tensor& y);
 
-// dx [T, K] (= or, with accumulate, +=) = dy [T, N] · weight [N, K].
+// dx [T, K] (= or, with accumulate, +=) = dy [T, N] · weight [N, K]. dx may be BF16 where the others are F32: the product is rounded, and with
+// accumulate then added.
 void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
 
 // dweight [N, K] (F32 or F64) += dy^T x, tokens ascending; dbias [N] += column sums of dy, tokens ascending; dbias may be empty.
 // dweight and dbias are float for BF16 inputs; on a device dweight may be BF16 (and so the grouped one): then each
 // call rounds the sum that it leaves. Without accumulate dweight (not dbias) is written instead, from 0, and not read: the bits of the sum onto
-// zeros for half the traffic. REQUIRES then: T > 0.
+// zeros for half the traffic. REQUIRES then: T > 0. x may be BF16 where the others are F32: it is widened.
 void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight, const Tensor& dbias, bool accumulate = true);
 
 // Grouped: row r of x belongs to expert e when offsets[e] <= r < offsets[e+1]; offsets has E+1 entries on the host, offsets[E] = R.

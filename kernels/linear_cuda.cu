@@ -115,15 +115,16 @@ DeviceGroups Upload(Stream& stream, absl::Span<const int32_t> offsets, absl::Spa
 void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedMatrix*, const Tensor& bias,
             const Tensor& y) {
   CheckStorage(x);
-  if (x.dtype() == DType::kF32) {
+  if (weight.dtype() == DType::kF32) {
     return GemmF32(stream, {.m = x.dim(0),
                             .n = weight.dim(0),
                             .k = x.dim(1),
-                            .a = x.data<float>(),
-                            .b = weight.data<float>(),
+                            .a = x.raw(),
+                            .b = weight.raw(),
+                            .a_bf16 = x.dtype() == DType::kBF16,
                             .a_m = x.stride(0),
                             .b_n = weight.stride(0),
-                            .c = y.data<float>(),
+                            .c = y.raw(),
                             .c_m = y.stride(0),
                             .bias = bias.empty() ? nullptr : bias.data<float>()});
   }
@@ -138,12 +139,13 @@ void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight,
     return GemmF32(stream, {.m = dy.dim(0),
                             .n = weight.dim(1),
                             .k = dy.dim(1),
-                            .a = dy.data<float>(),
-                            .b = weight.data<float>(),
+                            .a = dy.raw(),
+                            .b = weight.raw(),
+                            .c_bf16 = dx.dtype() == DType::kBF16,
                             .a_m = dy.stride(0),
                             .b_n = 1,
                             .b_k = weight.stride(0),
-                            .c = dx.data<float>(),
+                            .c = dx.raw(),
                             .c_m = dx.stride(0),
                             .accumulate = accumulate});
   }
@@ -163,8 +165,9 @@ void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, con
     return GemmF32(stream, {.m = dy.dim(1),
                             .n = x.dim(1),
                             .k = dy.dim(0),
-                            .a = dy.data<float>(),
-                            .b = x.data<float>(),
+                            .a = dy.raw(),
+                            .b = x.raw(),
+                            .b_bf16 = x.dtype() == DType::kBF16,
                             .a_m = 1,
                             .a_k = dy.stride(0),
                             .b_n = 1,

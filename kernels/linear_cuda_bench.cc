@@ -196,12 +196,12 @@ absl::Status HalvesLine(CudaBench& bench, int64_t t, int64_t n, int64_t k) {
 absl::Status ProductLines(CudaBench& bench, const ProductNames& names, const CudaBench::Work& work, const RandomTensor& x, const RandomTensor& w) {
   Stream& stream = bench.stream();
   const int64_t t = x.dim(0), k = x.dim(1), n = w.dim(0);
-  const Tensor y = bench.New(x.dtype(), {t, n});
+  const Tensor y = bench.New(w.dtype(), {t, n});
   RETURN_IF_ERROR(bench.Line(names.forward, work, [&](int) { Linear(stream, x, w, nullptr, {}, y); }, [&] {
     return bench.CheckSome(y, 32, [&](int64_t row, int64_t column) { return Dot(x, row * k, 1, w, column * k, 1, k); });
   }));
   if (names.input.empty()) return absl::OkStatus();
-  const RandomTensor dy = x.dtype() == DType::kF32 ? bench.RandomFloat({t, n}) : bench.Random({t, n}), dw = bench.RandomFloat({n, k});
+  const RandomTensor dy = w.dtype() == DType::kF32 ? bench.RandomFloat({t, n}) : bench.Random({t, n}), dw = bench.RandomFloat({n, k});
   const Tensor dx = bench.New(x.dtype(), {t, k});
   RETURN_IF_ERROR(bench.Line(names.input, work, [&](int) { LinearBackwardInput(stream, dy, w, dx, false); }, [&] {
     return bench.CheckSome(dx, 32, [&](int64_t row, int64_t column) { return Dot(dy, row * n, 1, w, column, k, n); });

@@ -13,15 +13,15 @@ namespace {
 
 constexpr int64_t kMostDecoded = 256;
 
-// Float products in the CPU's order. Their bytes say little: the chain of k bounds them where tokens are few, arithmetic where they are many.
+// Products of bf16 rows and float weights in the CPU's order. Their bytes say little: the chain of k bounds them where tokens are few, arithmetic where they are many.
 absl::Status RouterProductLines(CudaBench& bench, int64_t tokens, int64_t experts, int64_t width) {
   const bool decode = tokens <= kMostDecoded;
   const int64_t t = bench.FewTokens(tokens), e = bench.Fewer(experts, 8), d = bench.FewColumns(width);
-  const std::string shape = absl::StrCat(t, " x ", e, " x ", d, ", float"), forward = "cuda router product " + shape, input = "cuda router dx " + shape,
+  const std::string shape = absl::StrCat(t, " x ", e, " x ", d, ", float weights"), forward = "cuda router product " + shape, input = "cuda router dx " + shape,
                     weight = "cuda router dw " + shape;
   if (!bench.Wants({forward}) && !(!decode && bench.Wants({input, weight}))) return absl::OkStatus();
-  const RandomTensor x = bench.RandomFloat({t, d}), w = bench.RandomFloat({e, d});
-  const CudaBench::Work work = {.bytes = 4 * AsDouble(t * d + e * d + t * e), .recorded = decode};
+  const RandomTensor x = bench.Random({t, d}), w = bench.RandomFloat({e, d});
+  const CudaBench::Work work = {.bytes = AsDouble(2 * t * d + 4 * (e * d + t * e)), .recorded = decode};
   RETURN_IF_ERROR(ProductLines(bench, decode ? ProductNames{forward} : ProductNames{forward, input, weight}, work, x, w));
   bench.Reset();
   return absl::OkStatus();

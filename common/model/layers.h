@@ -128,7 +128,7 @@ std::unique_ptr<AttentionLayer> MakeMlaLayer(const ModelConfig& config, const st
 
 struct FeedForwardSaved {
   Tensor gate_up, act;                               // dense, or the shared experts
-  Tensor router_input, expert_ids, weights, scores;  // MoE
+  Tensor expert_ids, weights, scores;  // MoE
   kernels::ExpertOrder order;
   Tensor expert_gate_up, expert_act, expert_out;
 };

@@ -35,13 +35,8 @@ class MoeLayer : public FeedForwardLayer {
     FeedForwardSaved& s = saved != nullptr ? *saved : local;
     if (shared_ != nullptr) shared_->Forward(pass, y, delta, saved, {});
 
-    s.router_input = y;
-    if (dtype != acc) {
-      s.router_input = pass.arena.New(acc, {t, hidden_});
-      kernels::Copy(stream, y, s.router_input);
-    }
     const Tensor logits = pass.arena.New(acc, {t, router_.num_experts});
-    kernels::Linear(stream, s.router_input, gate_->value, &gate_->packed, {}, logits);
+    kernels::Linear(stream, y, gate_->value, &gate_->packed, {}, logits);
     s.expert_ids = pass.arena.New(DType::kI32, {t, k});
     s.weights = pass.arena.New(acc, {t, k});
     s.scores = pass.arena.New(acc, {t, router_.num_experts});
@@ -86,16 +81,8 @@ class MoeLayer : public FeedForwardLayer {
     // weights = route(y W_gate^T)
     const Tensor d_logits = pass.arena.New(acc, {t, router_.num_experts});
     kernels::RouteBackward(stream, router_, s.scores, s.expert_ids, d_weights, d_logits);
-    kernels::LinearBackwardWeight(stream, d_logits, s.router_input, gradients[gate_], {}, gradients.accumulate);
-    if (dtype == acc) {
-      kernels::LinearBackwardInput(stream, d_logits, gate_->value, dy, /*accumulate=*/true);
-    } else {
-      const Tensor d_router_input = pass.arena.New(acc, {t, hidden_});
-      const Tensor narrow = pass.arena.New(dtype, {t, hidden_});
-      kernels::LinearBackwardInput(stream, d_logits, gate_->value, d_router_input, false);
-      kernels::Copy(stream, d_router_input, narrow);
-      kernels::Add(stream, narrow, dy);
-    }
+    kernels::LinearBackwardWeight(stream, d_logits, y, gradients[gate_], {}, gradients.accumulate);
+    kernels::LinearBackwardInput(stream, d_logits, gate_->value, dy, /*accumulate=*/true);
     pass.arena.Release(mark);
   }
 

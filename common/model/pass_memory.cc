@@ -254,7 +254,7 @@ class PassWalk {
     const MoeConfig& m = *c_.moe;
     const int64_t k = m.router.top_k, experts = m.router.num_experts, width = m.moe_intermediate_size, rows = t_ * k;
     if (m.n_shared_experts > 0) DenseForward(m.n_shared_experts * width, saved);
-    if (dtype_ != acc_) arena_.New(acc_, t_ * d_);
+    if (!cuda_ && dtype_ != acc_) OfOneOp(static_cast<size_t>(t_ * d_) * 4);  // the router's rows, widened
     arena_.New(acc_, t_ * experts);
     arena_.New(DType::kI32, rows);
     arena_.New(acc_, rows);
@@ -323,10 +323,7 @@ class PassWalk {
     arena_.New(dtype_, rows * 2 * width);
     arena_.New(dtype_, rows * d_);
     arena_.New(acc_, t_ * experts);
-    if (dtype_ != acc_) {
-      arena_.New(acc_, t_ * d_);
-      arena_.New(dtype_, t_ * d_);
-    }
+    if (!cuda_ && dtype_ != acc_) OfOneOp(static_cast<size_t>(t_ * d_) * (4 + 2));  // the router's dx, in float and rounded
     if (cuda_ && narrow_) OfOneOp(static_cast<size_t>(rows * d_) * 2);
     arena_.Release(mark);
   }

@@ -36,7 +36,10 @@ std::string Text(const Shape& s) {
 
 TEST(LinearCudaTest, FloatEqualsTheCpu) {
   GROUPER_NEEDS_CUDA();
-  for (const Shape& s : kShapes) {
+  std::vector<Shape> shapes(std::begin(kShapes), std::end(kShapes));
+  // On 132 multiprocessors, of gemm_f32_cuda.cu's tiles: large for y; large for dx, small for dw; large for dw; middle for dw.
+  shapes.insert(shapes.end(), {{8500, 68, 64}, {1300, 2052, 40}, {39, 2112, 512}, {70, 4100, 100}});
+  for (const Shape& s : shapes) {
     SCOPED_TRACE(Text(s));
     CudaWorld world;
     auto& m = world.memory;
@@ -55,6 +58,35 @@ TEST(LinearCudaTest, FloatEqualsTheCpu) {
     EXPECT_TRUE(Same(world.Get(gdx), dx));
     EXPECT_TRUE(Same(world.Get(gdw), dw));
     EXPECT_TRUE(Same(world.Get(gdb), db));
+  }
+}
+
+// A router's: float weights and logits, rows in bf16.
+TEST(LinearCudaTest, FloatWeightsTakeBf16RowsWithTheCpusBits) {
+  GROUPER_NEEDS_CUDA();
+  std::vector<Shape> shapes(std::begin(kShapes), std::end(kShapes));
+  // On 132 multiprocessors, tiles: large for y; large for dx, small for dw; large for dw; middle for dw.
+  shapes.insert(shapes.end(), {{8500, 72, 64}, {1300, 2056, 40}, {39, 2112, 512}, {70, 4104, 100}});
+  for (const Shape& s : shapes) {
+    SCOPED_TRACE(Text(s));
+    CudaWorld world;
+    auto& m = world.memory;
+    const Tensor x = m.Random(DType::kBF16, {s.t, s.k}, "x"), w = m.Random(DType::kF32, {s.n, s.k}, "w"), bias = m.Random(DType::kF32, {s.n}, "bias");
+    const Tensor dy = m.Random(DType::kF32, {s.t, s.n}, "dy"), y = m.New(DType::kF32, {s.t, s.n});
+    const Tensor added = m.Random(DType::kBF16, {s.t, s.k}, "dx"), written = m.New(DType::kBF16, {s.t, s.k}), dw = m.Random(DType::kF32, {s.n, s.k}, "dw");
+    const Tensor gy = world.Put(y), gadded = world.Put(added), gwritten = world.Put(written), gdw = world.Put(dw);
+    Linear(world.gpu, world.Put(x), world.Put(w), nullptr, world.Put(bias), gy);
+    LinearBackwardInput(world.gpu, world.Put(dy), world.Put(w), gadded, true);
+    LinearBackwardInput(world.gpu, world.Put(dy), world.Put(w), gwritten, false);
+    LinearBackwardWeight(world.gpu, world.Put(dy), world.Put(x), gdw, {});
+    Linear(world.cpu, x, w, nullptr, bias, y);
+    LinearBackwardInput(world.cpu, dy, w, added, true);
+    LinearBackwardInput(world.cpu, dy, w, written, false);
+    LinearBackwardWeight(world.cpu, dy, x, dw, {});
+    EXPECT_TRUE(Same(world.Get(gy), y));
+    EXPECT_TRUE(Same(world.Get(gadded), added));
+    EXPECT_TRUE(Same(world.Get(gwritten), written));
+    EXPECT_TRUE(Same(world.Get(gdw), dw));
   }
 }
 

@@ -74,6 +74,35 @@ TYPED_TEST(LinearTest, EqualsTheNaiveChainForAllShapesThreadsAndPacks) {
   }
 }
 
+// A router's: rows in bf16 beside float weights are as good as widened ones, and a gradient in bf16 is the float one, rounded (and then added).
+TEST(LinearOfMixedTypesTest, RowsAreWidenedAndGradientsRounded) {
+  for (const Shape& s : kShapes) {
+    if (s.t == 0) continue;
+    SCOPED_TRACE(Text(s));
+    Memory memory;
+    TestStream test(2);
+    const Tensor x = memory.RandomStrided(DType::kBF16, {s.t, s.k}, 3, "x"), wide = memory.Convert(x, DType::kF32);
+    const Tensor w = memory.Random(DType::kF32, {s.n, s.k}, "w"), bias = memory.Random(DType::kF32, {s.n}, "bias"),
+                 dy = memory.Random(DType::kF32, {s.t, s.n}, "dy");
+    const Tensor y = memory.New(DType::kF32, {s.t, s.n}), want = memory.New(DType::kF32, {s.t, s.n});
+    Linear(test.stream, x, w, nullptr, bias, y);
+    Linear(test.stream, wide, w, nullptr, bias, want);
+    EXPECT_TRUE(Same(y, want));
+    const Tensor dw = memory.Zero(DType::kF32, {s.n, s.k}), dw_want = memory.Zero(DType::kF32, {s.n, s.k});
+    LinearBackwardWeight(test.stream, dy, x, dw, {});
+    LinearBackwardWeight(test.stream, dy, wide, dw_want, {});
+    EXPECT_TRUE(Same(dw, dw_want));
+    const Tensor dx32 = memory.New(DType::kF32, {s.t, s.k}), dx = memory.New(DType::kBF16, {s.t, s.k});
+    LinearBackwardInput(test.stream, dy, w, dx32, false);
+    LinearBackwardInput(test.stream, dy, w, dx, false);
+    EXPECT_TRUE(Same(dx, memory.Convert(dx32, DType::kBF16)));
+    const Tensor sum = memory.Random(DType::kBF16, {s.t, s.k}, "sum"), sum_want = memory.New(DType::kBF16, {s.t, s.k});
+    for (int64_t i = 0; i < sum.size(); ++i) Set(sum_want, i, static_cast<float>(Get(sum, i)) + static_cast<float>(Get(dx, i)));
+    LinearBackwardInput(test.stream, dy, w, sum, true);
+    EXPECT_TRUE(Same(sum, sum_want));
+  }
+}
+
 TYPED_TEST(LinearTest, BackwardInputEqualsTheNaiveChain) {
   constexpr DType kType = TestFixture::kType;
   for (const Shape& s : kShapes) {
