@@ -28,7 +28,9 @@ int Main(int argc, char** argv) {
     return Fail(absl::FailedPreconditionError("this processor lacks AVX2 or FMA (x86-64-v3), which grouper is built for"), 1);
   }
 #endif
+  // What writes hears of it: a pipe that nobody reads, a file beyond `ulimit -f`.
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
   std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // a line that is printed is there, also in a file or a pipe, and when the process is killed
   const std::vector<std::string> words(argv + 1, argv + argc);
   if (words.empty() || words[0] == "--help" || words[0] == "-h" || (words[0] == "help" && words.size() == 1)) {

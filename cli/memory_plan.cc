@@ -20,9 +20,10 @@ namespace {
 
 // Rows of JSON take several times their text; every stage that reads a file holds it.
 constexpr int64_t kRowFactor = 4;
-// Of a sample from its generation until its group is scored and written, and of each of its tokens (the prompt's too): token, log-probability, text,
-// scores by rule. Measured on an evaluation of 51,200 samples of the quickstart: 1.9 to 2.2 KB.
-constexpr int64_t kSampleBytes = 1600, kSampleTokenBytes = 12;
+// Of a sample of an evaluation, or of a step, until its group is scored, written and trained on; and of each of its tokens (the prompt's too): token,
+// log-probability, text, scores by rule. Measured: evaluations of 128,000 to 800,000 samples of the quickstart with problems of 4 digits, steps of
+// 32,768 to 98,304 of smoke.textproto.
+constexpr int64_t kEvaluationSampleBytes = 2400, kStepSampleBytes = 2900, kSampleTokenBytes = 12;
 // What KvPool keeps of each page, used or not: a reference count and a place in the list of free pages.
 constexpr int64_t kPageTableBytes = 2 * sizeof(int32_t);
 // The CUDA context grows while kernels are loaded; cudaMalloc rounds.
@@ -53,7 +54,8 @@ class Planner {
     MemoryUse::Part samples = {"samples and their scores", 0, ""};
     for (int i = 0; i < recipe_.stages_size(); ++i) {
       for (const Sampling& s : SamplingsOf(i)) {
-        const int64_t bytes = s.groups * s.samples * (kSampleBytes + static_cast<int64_t>(kSampleTokenBytes * s.mean_length));
+        const int64_t fixed = s.evaluation ? kEvaluationSampleBytes : kStepSampleBytes;
+        const int64_t bytes = s.groups * s.samples * (fixed + static_cast<int64_t>(kSampleTokenBytes * s.mean_length));
         if (bytes > samples.bytes) samples = {samples.what, bytes, absl::StrCat("stages[", recipe_.stages(i).name(), s.evaluation ? "].eval.samples" : "].grpo.prompts_per_step")};
       }
     }

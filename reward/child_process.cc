@@ -102,6 +102,7 @@ struct Pipes {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   signal(SIGPIPE, SIG_DFL);
+  signal(SIGXFSZ, SIG_DFL);
   if (memory > 0) {
     const rlimit limit{memory, memory};
     if (setrlimit(RLIMIT_AS, &limit) != 0) fail();

@@ -209,6 +209,15 @@ TEST(BadInputTest, AFullDiskKeepsTheOldCheckpointAndSaysWhere) {
   RunProgram({"umount", mount}, 10);
 }
 
+TEST(BadInputTest, AFileBeyondTheProcessesLimitIsAnErrorThatNamesIt) {
+  const std::string out = FreshDirectory("file_limit");
+  const Outcome outcome = RunProgram({"/bin/bash", "-c", "ulimit -f 64; exec \"$0\" run \"$1\" --out \"$2\" --set threads=1 --set checkpoint.every=1", GrouperBinary(),
+                                      SourcePath("tests/e2e/tiny.textproto"), out}, 60);
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.output;  // not 128 + SIGXFSZ
+  EXPECT_THAT(outcome.output, HasSubstr("File too large"));
+  EXPECT_THAT(outcome.output, HasSubstr(out));
+}
+
 TEST(GenerateTest, ARunDirectoryGenerates) {
   const std::string out = FreshDirectory("to_generate");
   ASSERT_EQ(RunProgram({GrouperBinary(), "run", SourcePath("tests/e2e/tiny.textproto"), "--out", out}, 60).exit_code, 0);
