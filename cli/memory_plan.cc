@@ -197,7 +197,7 @@ class Planner {
   MicroBatch LargestMicroBatch(int index) const {
     const v1::Stage& stage = recipe_.stages(index);
     const StageLengths& lengths = lengths_[static_cast<size_t>(index)];
-    double mean = 1, list = 0;
+    double mean = 1, list = 0;  // mean: of what is likely short, since many sequences end with more pages that are half empty
     MicroBatch micro;
     if (stage.has_sft()) {
       const double n = stage.sft().batch_size();
@@ -206,9 +206,10 @@ class Planner {
       list = n * mean + 3 * std::sqrt(n) * lengths.examples.deviation;
     } else {
       const Sampling s = SamplingsOf(index).front();
-      mean = std::max(1.0, s.mean_length);
+      const double prompt = static_cast<double>(s.prompt);
+      mean = std::max(1.0, prompt + (s.mean_length - prompt) / 3);
       micro.longest = s.longest;
-      list = static_cast<double>(s.groups * s.samples / std::max(1, stage.grpo().updates_per_batch())) * mean;
+      list = static_cast<double>(s.groups * s.samples / std::max(1, stage.grpo().updates_per_batch())) * std::max(1.0, s.mean_length);
     }
     const int64_t limit = stage.optimizer().micro_batch_tokens();
     micro.tokens = std::max(micro.longest, std::min(limit, static_cast<int64_t>(list)));
@@ -222,7 +223,7 @@ class Planner {
     const auto keys = static_cast<int64_t>(pass.keys_and_values), arena = static_cast<int64_t>(pass.activations + pass.logits);
     const bool keys_lie_there = keys <= cache / 2;
     const int64_t lent = cache - (keys_lie_there ? keys : 0);
-    return (arena > lent ? Held(static_cast<size_t>(arena - lent) + pass.logits) : 0) + (keys_lie_there ? 0 : keys);
+    return (arena > lent ? Held(static_cast<size_t>(arena - lent) + pass.largest) : 0) + (keys_lie_there ? 0 : keys);
   }
 
   // Adds the parts of training in stage `index`.

@@ -97,7 +97,7 @@ TrainingPass::Memory TrainingPass::MemoryFor(const Model& model, Device device, 
   const PassBytes pass = BytesFor(model, device, {.tokens = most, .sequences = sequences, .longest = longest, .pages = pages},
                                   LogitRows(model, device, options), options.recompute, backward);
   return {pass.arena - pass.logits, pass.logits,
-          static_cast<size_t>(pages) * KvPool::BytesPerPage(model.config(), model.dtype()), pass.scratch};
+          static_cast<size_t>(pages) * KvPool::BytesPerPage(model.config(), model.dtype()), pass.scratch, pass.largest};
 }
 
 void TrainingPass::Reserve(const std::vector<TrainSequence>& sequences, const std::vector<std::pair<size_t, size_t>>& cuts, bool backward) {
@@ -148,7 +148,7 @@ void TrainingPass::Reserve(const std::vector<TrainSequence>& sequences, const st
     if (bytes.arena > lent) {
       // The rest, and room for a tensor that does not fit where the lent block ends.
       arena_->Allocate(lent);
-      arena_->Allocate(bytes.arena - lent + bytes.logits);
+      arena_->Allocate(bytes.arena - lent + bytes.largest);
     }
   }
   arena_->Reset();

@@ -50,6 +50,7 @@ class TrainingPass {
   // once, before a list's first micro-batch, so that lengths that vary leave no holes in its arena.
   struct Memory {
     size_t activations = 0, logits = 0, keys_and_values = 0, scratch = 0;  // used; what is held for it: HeldBytes
+    size_t largest = 0;  // piece of activations and logits: beyond the end of a block's memory there is room for one more
   };
   static Memory MemoryFor(const Model& model, Device device, const Options& options, bool backward, int64_t tokens,
                           int64_t sequences, int64_t longest);

@@ -39,6 +39,7 @@ void ArenaSizer::Allocate(size_t bytes) {
   used_ += bytes;
   handed_out_ += bytes;
   peak_ = std::max(peak_, handed_out_);
+  largest_ = std::max(largest_, bytes);
 }
 
 void ArenaSizer::Release(Mark mark) {
@@ -355,7 +356,7 @@ PassBytes TrainingBytes(const ModelConfig& config, DType dtype, Device device, c
   arena.New(dtype, size.rows * config.hidden_size);
   walk.LogitsBackward();
   walk.Backward(recompute);
-  return {arena.peak(), static_cast<size_t>(size.logit_rows * LogitsPitch(config, device)) * SizeOf(dtype), scratch.peak()};
+  return {arena.peak(), static_cast<size_t>(size.logit_rows * LogitsPitch(config, device)) * SizeOf(dtype), arena.largest(), scratch.peak()};
 }
 
 PassBytes ForwardBytes(const ModelConfig& config, DType dtype, Device device, const PassSize& size) {
@@ -368,7 +369,7 @@ PassBytes ForwardBytes(const ModelConfig& config, DType dtype, Device device, co
   walk.Forward(false, false);
   scratch.Release(mark);
   walk.Logits();
-  return {arena.peak(), static_cast<size_t>(size.logit_rows * LogitsPitch(config, device)) * SizeOf(dtype), scratch.peak()};
+  return {arena.peak(), static_cast<size_t>(size.logit_rows * LogitsPitch(config, device)) * SizeOf(dtype), arena.largest(), scratch.peak()};
 }
 
 }  // namespace grouper

@@ -26,13 +26,14 @@ class ArenaSizer {
   void Release(Mark mark);
 
   size_t peak() const { return peak_; }  // handed out at once: what one block would have to hold
+  size_t largest() const { return largest_; }  // of the pieces that were asked for
   size_t reserved() const;               // taken from the system, in blocks that grow as an Arena's do
   size_t held() const;                   // of the memory itself: reserved; on the host what is handed out, in huge pages
 
  private:
   bool cuda_;
   std::vector<size_t> blocks_;
-  size_t block_ = 0, used_ = 0, handed_out_ = 0, peak_ = 0;
+  size_t block_ = 0, used_ = 0, handed_out_ = 0, peak_ = 0, largest_ = 0;
 };
 
 // What an Arena holds (ArenaSizer::held) that handed out `bytes` at once.
@@ -51,6 +52,7 @@ struct PassSize {
 struct PassBytes {
   size_t arena = 0;    // the pass' own arena
   size_t logits = 0;   // of that: logits
+  size_t largest = 0;  // the largest piece of the arena: as much is lost where a block ends
   size_t scratch = 0;  // the stream's
 };
 

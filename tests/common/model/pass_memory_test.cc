@@ -106,6 +106,40 @@ TEST_P(PassMemoryTest, CountsWhatATrainingPassTakes) {
   }
 }
 
+// TrainingPass lets a pass begin in memory that is lent, and takes this much beside it.
+TEST_P(PassMemoryTest, WhatIsLostWhereABlockEndsIsAtMostTheLargestPiece) {
+  ThreadPool threads(1);
+  Stream stream(threads);
+  constexpr int64_t kTokens = 230;
+  const std::unique_ptr<Model> model = TinyModel(GetParam(), DType::kBF16, stream);
+  const ModelConfig& config = model->config();
+  const PassBytes counted = TrainingBytes(config, DType::kBF16, {}, {kTokens, 100, 1, kTokens, 60}, false);
+  EXPECT_GE(counted.largest, counted.logits);
+  EXPECT_LT(counted.largest, counted.arena / 2);
+  Batch batch;
+  const std::vector<int32_t> pages = {0, 1, 2, 3};
+  batch.token_ids = RandomTokens(kTokens, 1);
+  batch.sequences = {{0, static_cast<int32_t>(kTokens), 0, pages.data()}};
+  for (int32_t row = 0; row < 100; ++row) batch.output_rows.push_back(row);
+  for (int percent : {10, 33, 50, 60, 71, 80, 90, 97}) {
+    Arena storage;
+    const size_t lent = counted.arena * static_cast<size_t>(percent) / 100 / 64 * 64;
+    Arena arena({}, nullptr, storage.Allocate(lent), lent);
+    arena.Reserve(counted.arena - lent + counted.largest);  // else blocks of 8 MB follow
+    KvPool kv(config, DType::kBF16, 4);
+    Gradients gradients(*model);
+    gradients.Zero(stream);
+    const Tensor hidden = arena.New(DType::kBF16, {100, config.hidden_size});
+    SavedActivations saved(arena, {false});
+    model->Forward(stream, batch, kv, hidden, &saved);
+    for (int i = 0; i < 3; ++i) arena.New(DType::kBF16, {100});
+    arena.New(DType::kBF16, {60, config.vocab_size});
+    const Tensor dhidden = arena.NewZero(DType::kBF16, {100, config.hidden_size});
+    model->Backward(stream, batch, kv, saved, dhidden, gradients);
+    EXPECT_LE(arena.peak_bytes(), counted.arena * 101 / 100 + counted.largest) << percent << "% lent";
+  }
+}
+
 TEST_P(PassMemoryTest, CountsWhatAForwardPassTakes) {
   ThreadPool threads(1);
   constexpr int64_t kTokens = 200;
