@@ -2,8 +2,8 @@
 // gemm_cpu.cc's. For routers and for small models in float.
 //
 // TileKernel takes dense products whose operands are read 16 bytes at a time: a thread owns up to 8 x 4 of C, the threads' copies fill a ring of
-// stages ahead. Bound by the reads from shared memory, 4 (rows + columns) bytes a thread for rows x columns fma; a gradient of weights by its chains
-// as well: 131 072 of them, one a token, are eight a lane of the device.
+// stages ahead. Bound by the reads from shared memory, 4 (rows + columns) bytes a thread for rows x columns fma. A router's gradient has few
+// weights, each a chain as long as there are tokens: 64 x 2048 are eight a lane of the device, so that a thread cannot own more.
 // FewRowsKernel, x W^T for decode, whose chains of k multiply-adds cannot be shortened (2048 of k: 5 us): a chain a thread, 32 columns and a row a
 // warp, so that the rows of a batch are spread over the device; boxes of the copy engine's, so that no thread's time goes into them.
 // ChainKernel takes everything else: a block of 256 threads owns 64 x 64 of C, 4 x 4 a thread, or 32 x 32 where those would leave multiprocessors
