@@ -152,6 +152,31 @@ TEST(CommandsTest, DryRunChecksEverythingPredictsMemoryAndTrainsNothing) {
   EXPECT_EQ(wrong.exit_code, 1) << wrong.output;
 }
 
+TEST(CommandsTest, AStartThatIsRefusedLeavesNothing) {
+  const std::string root = FreshDirectory("refused"), wrong = "stages[sft].data.train=/nonexistent";
+  const auto refused = [&](const std::string& out) {
+    const Outcome outcome = Grouper({"run", TinyRecipe(), "--set", wrong, "--out", out});
+    EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr("/nonexistent"));
+  };
+  refused(root + "/runs/one/");
+  EXPECT_FALSE(std::filesystem::exists(root));
+  // What was there before stays.
+  std::filesystem::create_directories(root + "/mine");
+  refused(root + "/mine");
+  EXPECT_TRUE(std::filesystem::is_empty(root + "/mine"));
+  std::ofstream(root + "/mine/.lock") << "";
+  refused(root + "/mine");
+  EXPECT_TRUE(std::filesystem::exists(root + "/mine/.lock"));
+  std::filesystem::remove(root + "/mine/.lock");
+  std::ofstream(root + "/mine/notes") << "mine";
+  refused(root + "/mine/new");
+  refused(root + "/mine");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(root + "/mine"), {}), 1);
+  // Where a run is, its lock file is.
+  EXPECT_TRUE(std::filesystem::exists(FinishedRun() + "/.lock"));
+}
+
 TEST(CommandsTest, DryRunRefusesWhatTheRunWouldRefuse) {
   const std::string& run = FinishedRun();
   const std::string unfinished = FreshDirectory("dry_unfinished");
