@@ -144,7 +144,8 @@ absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, abs
   if (arguments.Has("dry-run")) {
     ASSIGN_OR_RETURN(const std::string report, CheckRun(run));
     std::fputs(report.c_str(), stdout);
-    std::printf("dry run: everything loads and fits\n");
+    const std::string remote = parts->RemoteServices();
+    std::printf("dry run: everything %sloads and fits%s\n", remote.empty() ? "" : "here ", remote.empty() ? "" : ("; not asked: " + remote).c_str());
     return absl::OkStatus();
   }
   std::unique_ptr<v1::TrainerService::Service> service;
@@ -182,7 +183,7 @@ const Command kRun = {
         {.name = "out", .placeholder = "DIR", .help = "run directory (default: runs/NAME)", .default_text = ""},
         {.name = "rules-library", .placeholder = "FILE", .help = "shared library for library rules without a path", .default_text = "", .repeated = true},
         {.name = "resume", .placeholder = "", .help = "go on from the newest checkpoint of DIR, to the same bits", .default_text = ""},
-        {.name = "dry-run", .placeholder = "", .help = "load and check everything, DIR too, predict memory, train and write nothing", .default_text = ""},
+        {.name = "dry-run", .placeholder = "", .help = "load and check all but remote services, DIR too, predict memory, write nothing", .default_text = ""},
     },
     Run,
 };

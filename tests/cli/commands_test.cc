@@ -152,6 +152,16 @@ TEST(CommandsTest, DryRunChecksEverythingPredictsMemoryAndTrainsNothing) {
   EXPECT_EQ(wrong.exit_code, 1) << wrong.output;
 }
 
+TEST(CommandsTest, DryRunSaysWhichServicesItDidNotAsk) {
+  const std::string out = FreshDirectory("dry_remote");
+  EXPECT_THAT(Grouper({"run", TinyRecipe(), "--out", out, "--dry-run"}).output, HasSubstr("dry run: everything loads and fits\n"));
+  const Outcome outcome = Grouper({"run", TinyRecipe(), "--out", out, "--dry-run", "--set", "rollout.addresses=127.0.0.1:1,127.0.0.1:2", "--set",
+                                   "reward.address=unix:/tmp/nobody"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr("dry run: everything here loads and fits; not asked: rollout.addresses 127.0.0.1:1, 127.0.0.1:2, reward.address "
+                                        "unix:/tmp/nobody\n"));
+}
+
 TEST(CommandsTest, AStartThatIsRefusedLeavesNothing) {
   const std::string root = FreshDirectory("refused"), wrong = "stages[sft].data.train=/nonexistent";
   const auto refused = [&](const std::string& out) {
