@@ -153,6 +153,7 @@ absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, abs
   if (!recipe.logging().trainer_address().empty()) {
     service = MakeTrainerService(control);
     ASSIGN_OR_RETURN(server, RpcServer::Start(recipe.logging().trainer_address(), {}, {service.get()}));
+    std::printf("trainer service listening on %s\n", server->ListensOn().c_str());
   }
   const absl::Status status = RunRecipe(run);
   if (server != nullptr) server->Shutdown(1.0);

@@ -187,6 +187,16 @@ TEST(CommandsTest, AStartThatIsRefusedLeavesNothing) {
   EXPECT_TRUE(std::filesystem::exists(FinishedRun() + "/.lock"));
 }
 
+TEST(CommandsTest, WhatListensSaysWhere) {
+  const std::string socket = FreshDirectory("socket");
+  Process reward({GrouperBinary(), "serve", "reward", "--recipe", TinyRecipe(), "--listen", "unix:" + socket});
+  EXPECT_TRUE(reward.WaitForOutput("reward service listening on unix:" + socket + "\n", 30)) << reward.Output();
+  const Outcome run = Grouper({"run", TinyRecipe(), "--out", FreshDirectory("steered"), "--set", "logging.trainer_address=127.0.0.1:0", "--set",
+                               "stages[sft].steps=1", "--set", "stages[rl].steps=1", "--set", "reward.address=unix:" + socket});
+  EXPECT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_THAT(run.output, ContainsRegex("trainer service listening on port [1-9][0-9]+\n"));
+}
+
 TEST(CommandsTest, DryRunRefusesWhatTheRunWouldRefuse) {
   const std::string& run = FinishedRun();
   const std::string unfinished = FreshDirectory("dry_unfinished");
