@@ -80,8 +80,8 @@ class RetryingRewardClient : public RewardClient {
       const absl::Status status = Try(request, &response);
       if (status.ok()) return response;
       const absl::Duration waited = clock_.Now() - start;
-      const std::string what = absl::StrCat("reward service ", name_, ": Score of request ", request.request_id(), ": ", status.message(),
-                                            " (after ", absl::FormatDuration(absl::Trunc(waited, absl::Milliseconds(1))), ")");
+      std::string what = absl::StrCat("reward service ", name_, ": Score of request ", request.request_id(), ": ", status.message());
+      if (waited >= absl::Seconds(1)) absl::StrAppend(&what, " (after ", absl::FormatDuration(absl::Trunc(waited, absl::Milliseconds(100))), ")");
       if (!Passes(status.code()) || waited >= options_.give_up) return absl::Status(status.code(), what);
       if (StopRequested()) return absl::CancelledError(absl::StrCat(what, "; not waited for any longer, a stop was asked for"));
       if (clock_.Now() >= next_print) {

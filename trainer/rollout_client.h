@@ -7,7 +7,8 @@
 // do. The unfinished samples of one that is given up go to the
 // others with attempt + 1, late answers (older attempt, wrong weight version, already received) are dropped and counted. Given-up workers are
 // tried again; one that answers again is brought to the current weights before it gets work. When no worker is left for 30 s, or all have hung
-// three times in a row without a sample in between, the call fails and names the addresses.
+// three times in a row without a sample in between, the call fails and names the addresses. Of one worker's losses and refusals a line is printed
+// every 10 s at most.
 #pragma once
 
 #include <functional>

@@ -135,7 +135,9 @@ TEST_F(RewardClientTest, AStopGivesARequestUnderWaySomeTimeAndThenCancelsIt) {
 
 TEST_F(RewardClientTest, AnErrorOfTheRequestIsNotRetried) {
   service_.before = [](int, v1::ScoreResponse&) { return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "row_json"); };
-  EXPECT_EQ(client_->Score(request_).status().code(), absl::StatusCode::kInvalidArgument);
+  const absl::Status status = client_->Score(request_).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "reward service rewards:1: Score of request 12: row_json");
   EXPECT_EQ(service_.calls, 1);
 }
 

@@ -377,9 +377,48 @@ TEST_F(RolloutClientTest, NoWorkerLeftIsAnErrorThatNamesThem) {
   const absl::Time start = absl::Now();
   const auto result = client->Generate(groups_, {});
   EXPECT_EQ(result.status().code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(result.status().message()), HasSubstr(address));
+  EXPECT_THAT(std::string(result.status().message()), testing::ContainsRegex(address + "\\) since 2(\\.[0-9])?s; "));
   EXPECT_LT(absl::Now() - start, absl::Seconds(12));
   EXPECT_THAT(std::string(client->UpdateWeights(*model_, 99, threads_).message()), HasSubstr(address));
+}
+
+int CountOf(const std::string& text, const std::string& what) {
+  int count = 0;
+  for (size_t at = text.find(what); at != text.npos; at = text.find(what, at + 1)) ++count;
+  return count;
+}
+
+TEST_F(RolloutClientTest, AWorkerThatStaysAwayIsSaidOnceInTenSeconds) {
+  RealWorker a;
+  auto b = std::make_unique<RealWorker>();
+  const std::string gone = b->address();
+  const auto client = Connect({a.worker(), b->worker()});
+  b.reset();
+  testing::internal::CaptureStderr();
+  // As many steps as a small model makes in a few seconds.
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(client->UpdateWeights(*model_, ++version_, threads_).ok());
+  EXPECT_EQ(CountOf(testing::internal::GetCapturedStderr(), "rollout worker " + gone), 1);
+}
+
+TEST_F(RolloutClientTest, HowLongNoWorkerAnswersIsSaidAsItWasAndOnlyOnceInTenSeconds) {
+  auto a = std::make_unique<RealWorker>();
+  const std::string address = a->address();
+  std::atomic<bool> stop = false;
+  RolloutClient::Options options = Quick();
+  options.no_worker_timeout = absl::Seconds(30);
+  options.stop_requested = [&] { return stop.load(); };
+  const auto client = Connect({a->worker()}, options);
+  a.reset();
+  std::thread stopper([&] {
+    absl::SleepFor(absl::Seconds(2));
+    stop = true;
+  });
+  testing::internal::CaptureStderr();
+  const absl::Status status = client->UpdateWeights(*model_, ++version_, threads_);
+  EXPECT_EQ(CountOf(testing::internal::GetCapturedStderr(), "rollout worker " + address), 1);
+  stopper.join();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  EXPECT_THAT(std::string(status.message()), testing::ContainsRegex(address + "\\) since [2-6](\\.[0-9])?s; "));
 }
 
 TEST_F(RolloutClientTest, AFullWorkerIsAskedAgain) {
