@@ -159,7 +159,9 @@ absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, abs
   if (server != nullptr) server->Shutdown(1.0);
   RETURN_IF_ERROR(status);
   view.Curve();
-  std::printf("%s in %s; results in %s\n", control.StopRequested() ? "stopped" : "finished", HumanDuration(absl::Now() - start).c_str(), out.c_str());
+  const bool begun = DefaultFileSystem().Exists(JoinPath(out, "recipe.textproto"));  // else it was stopped while it waited for services
+  std::printf("%s in %s%s\n", control.StopRequested() ? "stopped" : "finished", HumanDuration(absl::Now() - start).c_str(),
+              begun ? ("; results in " + out).c_str() : "");
   std::printf("%s\n", MemoryReport(memory, parts->loaded().model->device()).c_str());
   return absl::OkStatus();
 }
@@ -178,7 +180,7 @@ const Command kRun = {
     "RECIPE",
     "run all stages of a recipe",
     "Writes RUN/metrics.jsonl, completions.jsonl, tensorboard/, checkpoints/step_N and, at the end, model/ (a Hugging Face directory).\n"
-    "SIGTERM or Ctrl-C finishes the step, saves and exits with 0; a second one exits at once.",
+    "SIGTERM or Ctrl-C finishes the step (an evaluation is cut off, and made after --resume), saves and exits with 0; a second one exits at once.",
     {
         {.name = "set", .placeholder = "FIELD=VALUE", .help = "override a field: stages[rl].steps=5", .default_text = "", .repeated = true},
         {.name = "out", .placeholder = "DIR", .help = "run directory (default: runs/NAME)", .default_text = ""},

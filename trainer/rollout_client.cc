@@ -192,7 +192,7 @@ class PooledRolloutClient : public RolloutClient {
   }
 
   absl::StatusOr<std::vector<std::vector<v1::Sample>>> Generate(const std::vector<v1::GenerateRequest>& groups,
-                                                               std::function<void(const v1::Sample&)> on_sample) override {
+                                                               std::function<void(const v1::Sample&)> on_sample, AtStop at_stop) override {
     if (weights_.model == nullptr) return absl::FailedPreconditionError("Generate before the first UpdateWeights");
     std::vector<v1::GenerateRequest> requests = groups;
     for (v1::GenerateRequest& request : requests) request.set_min_weight_version(weights_.version);
@@ -220,6 +220,11 @@ class PooledRolloutClient : public RolloutClient {
         for (const v1::Sample& sample : fresh) on_sample(sample);
       }
       if (done) break;
+      if (at_stop == AtStop::kCancel && StopRequested()) {
+        absl::MutexLock lock(&job.mutex);
+        job.Fail(absl::CancelledError(absl::StrCat("sampling was cut off with ", job.open(), " completions to go, a stop was asked for")));
+        continue;
+      }
       Watch(job, progress);
     }
     {

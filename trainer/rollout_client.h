@@ -22,6 +22,7 @@
 #include "common/model/model.h"
 #include "grpcpp/channel.h"
 #include "proto/rollout.pb.h"
+#include "trainer/at_stop.h"
 
 namespace grouper {
 
@@ -53,9 +54,10 @@ class RolloutClient {
   virtual absl::Status UpdateWeights(const Model& model, uint64_t version, ThreadPool& threads) = 0;
 
   // Makes all samples of all groups. Result [i][j]: groups[i], sample_indices[j]. on_sample (may be empty) is called on the calling thread as
-  // each finishes. An error is one that retrying cannot mend (a prompt too long, say), or that no worker is left.
+  // each finishes. An error is one that retrying cannot mend (a prompt too long, say), that no worker is left, or a stop (Cancelled): with
+  // AtStop::kCancel the workers drop the call's work at once.
   virtual absl::StatusOr<std::vector<std::vector<v1::Sample>>> Generate(
-      const std::vector<v1::GenerateRequest>& groups, std::function<void(const v1::Sample&)> on_sample) = 0;
+      const std::vector<v1::GenerateRequest>& groups, std::function<void(const v1::Sample&)> on_sample, AtStop at_stop) = 0;
 
   virtual RolloutFaults faults() const = 0;
 };
