@@ -13,6 +13,7 @@
 #include "common/tensor/cuda.h"
 #include "reward/reward_service.h"
 #include "rollout/rollout_service.h"
+#include "trainer/service_check.h"
 
 namespace grouper::cli {
 namespace {
@@ -20,6 +21,15 @@ namespace {
 // Scoring in this process takes as long as its rules do, each of which has a limit of its own for a completion; this is only the backstop that
 // every call has.
 constexpr absl::Duration kOwnScoringBackstop = absl::Hours(24);
+
+// Between the first worker that is reached and the others, before all are asked what they are.
+constexpr absl::Duration kOthersToo = absl::Seconds(1);
+
+using Peers = std::vector<std::pair<std::string, std::shared_ptr<grpc::Channel>>>;
+
+std::string Names(const Peers& peers) {
+  return absl::StrJoin(peers, ", ", [](std::string* out, const auto& peer) { out->append(peer.first); });
+}
 
 }  // namespace
 
@@ -41,6 +51,7 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
                                                                  std::function<bool()> stop_requested) {
   std::unique_ptr<Composition> parts(new Composition);
   parts->stop_requested_ = std::move(stop_requested);
+  parts->exact_on_policy_ = recipe.exact_on_policy();
   parts->threads_ = std::make_unique<ThreadPool>(recipe.threads());
   if (recipe.reward().rules().empty()) {
     parts->rules_ = RuleSet::None();  // nothing is scored, or not here (LoadRecipe)
@@ -108,12 +119,12 @@ absl::Status Composition::WaitForServices(absl::Duration patience) const {
   const struct {
     const char* what;
     const char* field;
-    const std::vector<std::pair<std::string, std::shared_ptr<grpc::Channel>>>& peers;
+    const Peers& peers;
   } kinds[] = {{"rollout worker", "rollout.addresses", remote_workers_}, {"reward service", "reward.address", remote_rewards_}};
   for (const auto& kind : kinds) {
     const auto reached = [](const auto& peer) { return peer.second->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY; };
     while (!kind.peers.empty() && std::none_of(kind.peers.begin(), kind.peers.end(), reached)) {
-      const std::string names = absl::StrJoin(kind.peers, ", ", [](std::string* out, const auto& peer) { out->append(peer.first); });
+      const std::string names = Names(kind.peers);
       if (stop_requested_ && stop_requested_()) return absl::CancelledError(absl::StrCat("stopped while waiting for a ", kind.what, " (", names, ")"));
       if (absl::Now() >= end) {
         return absl::UnavailableError(absl::StrCat("no ", kind.what, " can be reached within ", absl::FormatDuration(patience), ": ", names, " (", kind.field, ")"));
@@ -122,7 +133,19 @@ absl::Status Composition::WaitForServices(absl::Duration patience) const {
       for (const auto& peer : kind.peers) peer.second->WaitForConnected(std::chrono::system_clock::now() + std::chrono::milliseconds(20));
     }
   }
+  const auto soon = std::chrono::system_clock::now() + absl::ToChronoMilliseconds(kOthersToo);
+  for (const auto& [address, channel] : remote_workers_) {
+    if (channel->WaitForConnected(soon)) RETURN_IF_ERROR(CheckRolloutWorker(address, channel, *loaded_.model, exact_on_policy_));
+  }
+  for (const auto& [address, channel] : remote_rewards_) RETURN_IF_ERROR(CheckRewardService(address, channel));
   return absl::OkStatus();
+}
+
+std::string Composition::RemoteServices() const {
+  std::vector<std::string> all;
+  if (!remote_workers_.empty()) all.push_back(absl::StrCat("rollout.addresses ", Names(remote_workers_)));
+  if (!remote_rewards_.empty()) all.push_back(absl::StrCat("reward.address ", Names(remote_rewards_)));
+  return absl::StrJoin(all, ", ");
 }
 
 Composition::~Composition() {

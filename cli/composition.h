@@ -52,9 +52,12 @@ class Composition {
   // The in-process worker's cache, which training may have while nothing is sampled; null on the CPU and with workers elsewhere.
   TurnMemory* memory() { return memory_.get(); }
 
-  // Waits until the remote reward service and one of the remote rollout workers can be reached. Unavailable: not within `patience`; the message names
-  // them. A run asks before it begins: a wrong address should not cost the stages before the one that needs it.
+  // Waits until the remote reward service and one of the remote rollout workers can be reached, and asks all that answer whether they are what the
+  // recipe needs (trainer/service_check.h). Unavailable: not within `patience`; the message names them. A run asks before it begins: a wrong address
+  // should not cost the stages before the one that needs it.
   absl::Status WaitForServices(absl::Duration patience) const;
+  // The addresses of the remote services with their fields in the recipe, for people; empty: there is none.
+  std::string RemoteServices() const;
 
  private:
   Composition() = default;
@@ -68,6 +71,7 @@ class Composition {
   std::unique_ptr<RolloutClient> rollout_client_;
   std::unique_ptr<RewardClient> reward_client_;
   std::vector<std::pair<std::string, std::shared_ptr<grpc::Channel>>> remote_workers_, remote_rewards_;  // by address
+  bool exact_on_policy_ = true;
   std::function<bool()> stop_requested_;
 };
 

@@ -144,7 +144,8 @@ absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, abs
   if (arguments.Has("dry-run")) {
     ASSIGN_OR_RETURN(const std::string report, CheckRun(run));
     std::fputs(report.c_str(), stdout);
-    std::printf("dry run: everything loads and fits\n");
+    const std::string remote = parts->RemoteServices();
+    std::printf("dry run: everything %sloads and fits%s\n", remote.empty() ? "" : "here ", remote.empty() ? "" : ("; not asked: " + remote).c_str());
     return absl::OkStatus();
   }
   std::unique_ptr<v1::TrainerService::Service> service;
@@ -152,12 +153,15 @@ absl::Status RunLoaded(const Arguments& arguments, const v1::Recipe& recipe, abs
   if (!recipe.logging().trainer_address().empty()) {
     service = MakeTrainerService(control);
     ASSIGN_OR_RETURN(server, RpcServer::Start(recipe.logging().trainer_address(), {}, {service.get()}));
+    std::printf("trainer service listening on %s\n", server->ListensOn().c_str());
   }
   const absl::Status status = RunRecipe(run);
   if (server != nullptr) server->Shutdown(1.0);
   RETURN_IF_ERROR(status);
   view.Curve();
-  std::printf("%s in %s; results in %s\n", control.StopRequested() ? "stopped" : "finished", HumanDuration(absl::Now() - start).c_str(), out.c_str());
+  const bool begun = DefaultFileSystem().Exists(JoinPath(out, "recipe.textproto"));  // else it was stopped while it waited for services
+  std::printf("%s in %s%s\n", control.StopRequested() ? "stopped" : "finished", HumanDuration(absl::Now() - start).c_str(),
+              begun ? ("; results in " + out).c_str() : "");
   std::printf("%s\n", MemoryReport(memory, parts->loaded().model->device()).c_str());
   return absl::OkStatus();
 }
@@ -176,13 +180,13 @@ const Command kRun = {
     "RECIPE",
     "run all stages of a recipe",
     "Writes RUN/metrics.jsonl, completions.jsonl, tensorboard/, checkpoints/step_N and, at the end, model/ (a Hugging Face directory).\n"
-    "SIGTERM or Ctrl-C finishes the step, saves and exits with 0; a second one exits at once.",
+    "SIGTERM or Ctrl-C finishes the step (an evaluation is cut off, and made after --resume), saves and exits with 0; a second one exits at once.",
     {
         {.name = "set", .placeholder = "FIELD=VALUE", .help = "override a field: stages[rl].steps=5", .default_text = "", .repeated = true},
         {.name = "out", .placeholder = "DIR", .help = "run directory (default: runs/NAME)", .default_text = ""},
         {.name = "rules-library", .placeholder = "FILE", .help = "shared library for library rules without a path", .default_text = "", .repeated = true},
         {.name = "resume", .placeholder = "", .help = "go on from the newest checkpoint of DIR, to the same bits", .default_text = ""},
-        {.name = "dry-run", .placeholder = "", .help = "load and check everything, DIR too, predict memory, train and write nothing", .default_text = ""},
+        {.name = "dry-run", .placeholder = "", .help = "load and check all but remote services, DIR too, predict memory, write nothing", .default_text = ""},
     },
     Run,
 };

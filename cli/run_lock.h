@@ -1,10 +1,13 @@
 // RunLock: one process at a time works in a run directory.
 //
-// A record lock (fcntl) on RUN/.lock: it ends with the process however that ends, and no child inherits it. The file stays.
+// A record lock (fcntl) on RUN/.lock: it ends with the process however that ends, and no child inherits it. The file stays where a run is; a start
+// that failed before it wrote anything leaves neither the file nor the folders that were made for it.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -22,8 +25,11 @@ class RunLock {
   RunLock& operator=(const RunLock&) = delete;
 
  private:
-  explicit RunLock(int fd) : fd_(fd) {}
+  RunLock(std::string directory, int fd) : directory_(std::move(directory)), fd_(fd) {}
+  const std::string directory_;
   const int fd_;
+  bool made_file_ = false;
+  std::vector<std::string> made_folders_;  // the innermost last
 };
 
 }  // namespace grouper::cli

@@ -28,7 +28,7 @@ absl::Status Run(const Arguments& arguments) {
     if (config.timeout_seconds() > 0) options.timeout = absl::Seconds(config.timeout_seconds());
     options.give_up = std::min(options.timeout, absl::Seconds(30));
     const std::unique_ptr<RewardClient> client = RewardClient::Create(config.address(), std::move(channel), options);
-    const Scorer scorer = [&](const v1::ScoreRequest& request) { return client->Score(request); };
+    const Scorer scorer = [&](const v1::ScoreRequest& request) { return client->Score(request, AtStop::kFinish); };
     ASSIGN_OR_RETURN(summary, ScoreFile(scorer, arguments.Get("input"), arguments.Get("output")));
   } else {
     ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, LoadRuleSet(arguments.Get("rules"), arguments.GetAll("rules-library")));

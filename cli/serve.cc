@@ -18,7 +18,7 @@ namespace {
 absl::Status ServeUntilStopped(const std::string& what, const std::string& listen, const v1::Credentials& tls, grpc::Service* service) {
   StopFlag();
   ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server, RpcServer::Start(listen, tls, {service}));
-  std::printf("%s service listening on port %d\n", what.c_str(), server->port());
+  std::printf("%s service listening on %s\n", what.c_str(), server->ListensOn().c_str());
   WaitForStop();
   LOG(INFO) << what << " service stopping";
   server->Shutdown(5.0);
@@ -64,7 +64,7 @@ const Command kServe = {
     "must be loopback. Stops on SIGTERM.",
     {
         {.name = "recipe", .placeholder = "RECIPE", .help = "the run's recipe", .default_text = "", .required = true},
-        {.name = "listen", .placeholder = "HOST:PORT", .help = "address to listen on; port 0: any free one", .default_text = "", .required = true},
+        {.name = "listen", .placeholder = "HOST:PORT", .help = "address to listen on, or unix:PATH; port 0: any free one", .default_text = "", .required = true},
         {.name = "set", .placeholder = "FIELD=VALUE", .help = "override a field of the recipe", .default_text = "", .repeated = true},
         {.name = "rules-library", .placeholder = "FILE", .help = "shared library for library rules without a path", .default_text = "", .repeated = true},
     },

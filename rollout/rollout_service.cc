@@ -32,6 +32,7 @@ class RolloutServiceOverEngine : public v1::RolloutService::WithCallbackMethod_G
         options_(options),
         engine_(std::move(engine)),
         process_id_(absl::StrCat(getpid(), "-", absl::ToUnixMicros(absl::Now()))),
+        tensors_digest_(TensorsDigest(model)),
         thread_([this] { EngineLoop(); }) {}
 
   ~RolloutServiceOverEngine() override {
@@ -72,6 +73,7 @@ class RolloutServiceOverEngine : public v1::RolloutService::WithCallbackMethod_G
     status->set_preemptions(stats_.preemptions);
     status->set_engine_steps(stats_.steps);
     status->set_max_context(static_cast<uint32_t>(engine_->max_context()));
+    status->set_tensors_digest(tensors_digest_.data(), tensors_digest_.size());
     return grpc::Status::OK;
   }
 
@@ -226,6 +228,7 @@ class RolloutServiceOverEngine : public v1::RolloutService::WithCallbackMethod_G
   std::vector<std::shared_ptr<GenerateCall>> calls_;  // engine thread only; one may stand here more than once
   uint64_t warned_version_ = 0;            // engine thread only: whose logits were not finite, the newest
   const std::string process_id_;
+  const Sha256Digest tensors_digest_;
 
   absl::Mutex update_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   absl::Mutex mutex_;

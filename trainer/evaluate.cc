@@ -111,7 +111,7 @@ absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vect
     prompts.push_back(std::move(prompt));
   }
   ASSIGN_OR_RETURN(result.groups, SampleAndScore(context, std::move(prompts), config.samples(), config.sampling(),
-                                                 kEvaluationStage | static_cast<uint32_t>(context.index), /*retry_failed=*/true));
+                                                 kEvaluationStage | static_cast<uint32_t>(context.index), /*retry_failed=*/true, AtStop::kCancel));
   if (!result.groups.not_finite.empty()) {
     const v1::ModelSource& model = context.recipe.model();
     return absl::InternalError(absl::StrCat("evaluation of model ", model.path().empty() ? model.config() : model.path(), ": not finite: ",

@@ -46,7 +46,8 @@ absl::StatusOr<int> FindDecidingRule(const v1::Reward& reward, const std::string
 absl::Status CheckEvaluation(const StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config,
                              const std::function<absl::Status(const json::Json&)>& check_row);
 
-// Internal, naming the model: a logit or a reward was not finite. FailedPrecondition: the reward service lacks the rule that decides.
+// Internal, naming the model: a logit or a reward was not finite. FailedPrecondition: the reward service lacks the rule that decides. Cancelled: a
+// stop was asked for; what was under way is dropped at once.
 absl::StatusOr<EvaluationResult> Evaluate(StageContext& context, const std::vector<DataRow>& rows, const v1::Evaluation& config);
 
 }  // namespace grouper

@@ -193,7 +193,7 @@ class GrpoStage : public Stage {
     for (int round = 0; round < most && static_cast<int>(all.groups.size()) < wanted; ++round) {
       ASSIGN_OR_RETURN(std::vector<PromptRequest> prompts, TakePrompts(state, wanted));
       ASSIGN_OR_RETURN(ScoredGroups fresh, SampleAndScore(c_, std::move(prompts), g_.group_size(), g_.sampling(),
-                                                          static_cast<uint32_t>(c_.index), g_.failed_reward() == "retry"));
+                                                          static_cast<uint32_t>(c_.index), g_.failed_reward() == "retry", AtStop::kFinish));
       time.rollout += fresh.rollout_time;
       time.reward += fresh.reward_time;
       time.sync += fresh.sync_time;

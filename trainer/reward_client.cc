@@ -34,7 +34,7 @@ class RetryingRewardClient : public RewardClient {
   RetryingRewardClient(std::string name, std::shared_ptr<grpc::Channel> channel, const Options& options, Clock& clock)
       : name_(std::move(name)), stub_(v1::RewardService::NewStub(std::move(channel))), options_(options), clock_(clock) {}
 
-  absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request) override {
+  absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request, AtStop at_stop) override {
     v1::ScoreResponse all;
     all.set_request_id(request.request_id());
     for (int begin = 0; begin < request.groups_size();) {
@@ -47,7 +47,7 @@ class RetryingRewardClient : public RewardClient {
         bytes += request.groups(end).ByteSizeLong();
         *part.add_groups() = request.groups(end++);
       }
-      ASSIGN_OR_RETURN(v1::ScoreResponse response, Call(part));
+      ASSIGN_OR_RETURN(v1::ScoreResponse response, Call(part, at_stop));
       RETURN_IF_ERROR(CheckAnswer(part, response));
       RETURN_IF_ERROR(CheckRules(response));
       MarkFailedRules(response);
@@ -71,17 +71,17 @@ class RetryingRewardClient : public RewardClient {
   int64_t retries() const override { return retries_; }
 
  private:
-  absl::StatusOr<v1::ScoreResponse> Call(const v1::ScoreRequest& request) {
+  absl::StatusOr<v1::ScoreResponse> Call(const v1::ScoreRequest& request, AtStop at_stop) {
     const absl::Time start = clock_.Now();
     absl::Time next_print = start + kPrintEvery;
     absl::Duration pause = absl::Milliseconds(50);
     while (true) {
       v1::ScoreResponse response;
-      const absl::Status status = Try(request, &response);
+      const absl::Status status = Try(request, at_stop, &response);
       if (status.ok()) return response;
       const absl::Duration waited = clock_.Now() - start;
-      const std::string what = absl::StrCat("reward service ", name_, ": Score of request ", request.request_id(), ": ", status.message(),
-                                            " (after ", absl::FormatDuration(absl::Trunc(waited, absl::Milliseconds(1))), ")");
+      std::string what = absl::StrCat("reward service ", name_, ": Score of request ", request.request_id(), ": ", status.message());
+      if (waited >= absl::Seconds(1)) absl::StrAppend(&what, " (after ", absl::FormatDuration(absl::Trunc(waited, absl::Milliseconds(100))), ")");
       if (!Passes(status.code()) || waited >= options_.give_up) return absl::Status(status.code(), what);
       if (StopRequested()) return absl::CancelledError(absl::StrCat(what, "; not waited for any longer, a stop was asked for"));
       if (clock_.Now() >= next_print) {
@@ -94,7 +94,9 @@ class RetryingRewardClient : public RewardClient {
     }
   }
 
-  absl::Status Try(const v1::ScoreRequest& request, v1::ScoreResponse* response) {
+  absl::Status Try(const v1::ScoreRequest& request, AtStop at_stop, v1::ScoreResponse* response) {
+    const absl::Duration patience = at_stop == AtStop::kCancel ? absl::ZeroDuration() : options_.patience_at_stop;
+    if (at_stop == AtStop::kCancel && StopRequested()) return absl::CancelledError("not asked any more");
     const auto context = MakeClientContext(options_.timeout);
     grpc::CompletionQueue queue;
     grpc::Status status;
@@ -112,7 +114,7 @@ class RetryingRewardClient : public RewardClient {
         next_print += kPrintScoringEvery;
       }
       if (StopRequested()) stop_seen = std::min(stop_seen, now);
-      if (now - stop_seen >= options_.patience_at_stop) context->TryCancel();
+      if (now - stop_seen >= patience) context->TryCancel();
     }
     queue.Shutdown();
     while (queue.Next(&tag, &ok)) {

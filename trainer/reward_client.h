@@ -2,8 +2,8 @@
 //
 // UNAVAILABLE, RESOURCE_EXHAUSTED and a passed deadline are retried with back-off; while the service is away its name is printed every 10 s and
 // the trainer waits up to `give_up`, then the call fails naming the address. A stop ends the wait: Cancelled, at once while the service is away,
-// after `patience_at_stop` while it scores. A request that is given up is cancelled, so that its service stops scoring it. Scores are pure
-// functions of the request, so a retry gives the same bits.
+// after `patience_at_stop` while it scores, or at once where the caller says so (at_stop.h). A request that is given up is cancelled, so that its
+// service stops scoring it. Scores are pure functions of the request, so a retry gives the same bits.
 //
 // All answers of a client are by the same rules, whose names are in the same order: when those of a later answer are not those of the first (a
 // service that was started again with other rules, two of them behind one address), Score fails with FailedPrecondition and names both.
@@ -23,6 +23,7 @@
 #include "common/base/clock.h"
 #include "grpcpp/channel.h"
 #include "proto/reward.pb.h"
+#include "trainer/at_stop.h"
 
 namespace grouper {
 
@@ -40,8 +41,8 @@ class RewardClient {
                                               Clock& clock = RealClock());
   virtual ~RewardClient() = default;
 
-  // Splits the request by groups into messages below the size limit, keeps order.
-  virtual absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request) = 0;
+  // Splits the request by groups into messages below the size limit, keeps order. AtStop::kCancel: a stop ends it at once, also while it scores.
+  virtual absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request, AtStop at_stop) = 0;
 
   // The names of the service's rules by its GetStatus, asked once. Empty where it does not say: a service of somebody else's need not.
   virtual std::vector<std::string> RuleNames() = 0;

@@ -19,6 +19,7 @@ namespace grouper {
 namespace {
 
 constexpr absl::Duration kRetryPause = absl::Milliseconds(300);
+constexpr absl::Duration kWarnEvery = absl::Seconds(10);  // of one worker
 // How often a silent worker is asked whether it works, in the time after which it is given up.
 constexpr int kLooksPerTimeout = 8;
 // When a stop was asked for: time without a sample after which a worker is given up, at work or not.
@@ -159,7 +160,7 @@ class PooledRolloutClient : public RolloutClient {
     weights_.exact_on_policy = options_.exact_on_policy;
     const bool one_store = std::all_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot->connection.in_process(); });
     weights_.digest = one_store ? SharedWeightsDigest(version) : WeightsDigest(model, threads, &weights_.tensor_digests);
-    const absl::Time give_up = clock_.Now() + options_.no_worker_timeout;
+    const absl::Time start = clock_.Now();
     while (true) {
       std::vector<absl::Status> outcomes(slots_.size());
       std::vector<std::thread> pushes;
@@ -179,17 +180,19 @@ class PooledRolloutClient : public RolloutClient {
           return outcomes[i];
         }
         if (outcomes[i].code() == absl::StatusCode::kDataLoss) CountRefused();
-        LOG(WARNING) << outcomes[i].message();
+        absl::MutexLock lock(&mutex_);
+        Warn(*slots_[i], std::string(outcomes[i].message()));
       }
       if (any) return absl::OkStatus();
-      if (clock_.Now() >= give_up) return NoWorker(last);
-      if (StopRequested()) return Stopped(NoWorker(last));
+      const absl::Duration waited = clock_.Now() - start;
+      if (waited >= options_.no_worker_timeout) return NoWorker(waited, last);
+      if (StopRequested()) return Stopped(NoWorker(waited, last));
       clock_.Sleep(kRetryPause);
     }
   }
 
   absl::StatusOr<std::vector<std::vector<v1::Sample>>> Generate(const std::vector<v1::GenerateRequest>& groups,
-                                                               std::function<void(const v1::Sample&)> on_sample) override {
+                                                               std::function<void(const v1::Sample&)> on_sample, AtStop at_stop) override {
     if (weights_.model == nullptr) return absl::FailedPreconditionError("Generate before the first UpdateWeights");
     std::vector<v1::GenerateRequest> requests = groups;
     for (v1::GenerateRequest& request : requests) request.set_min_weight_version(weights_.version);
@@ -217,6 +220,11 @@ class PooledRolloutClient : public RolloutClient {
         for (const v1::Sample& sample : fresh) on_sample(sample);
       }
       if (done) break;
+      if (at_stop == AtStop::kCancel && StopRequested()) {
+        absl::MutexLock lock(&job.mutex);
+        job.Fail(absl::CancelledError(absl::StrCat("sampling was cut off with ", job.open(), " completions to go, a stop was asked for")));
+        continue;
+      }
       Watch(job, progress);
     }
     {
@@ -249,13 +257,24 @@ class PooledRolloutClient : public RolloutClient {
     bool timed_out = false;
     bool sent_samples = false;  // on the last stream
     bool receives_weights = false;
+    absl::Time next_warning = absl::InfinitePast();
   };
 
-  absl::Status NoWorker(const absl::Status& last) const {
+  static std::string Seconds(absl::Duration duration) { return absl::FormatDuration(absl::Trunc(duration, absl::Milliseconds(100))); }
+
+  // For what may repeat itself with every try.
+  void Warn(Slot& slot, const std::string& text) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const absl::Time now = clock_.Now();
+    if (now < slot.next_warning) return;
+    slot.next_warning = now + kWarnEvery;
+    LOG(WARNING) << text;
+  }
+
+  absl::Status NoWorker(absl::Duration waited, const absl::Status& last) const {
     std::vector<std::string> names;
     for (const std::unique_ptr<Slot>& slot : slots_) names.push_back(slot->connection.name());
     return absl::UnavailableError(absl::StrCat("no rollout worker answers (", absl::StrJoin(names, ", "), ") since ",
-                                               absl::FormatDuration(options_.no_worker_timeout), "; last: ", last.message()));
+                                               Seconds(waited), "; last: ", last.message()));
   }
 
   bool StopRequested() const { return options_.stop_requested && options_.stop_requested(); }
@@ -286,8 +305,8 @@ class PooledRolloutClient : public RolloutClient {
           progress.Ask(i, slot->connection.stub(), options_.timeout / 2);
           continue;
         }
-        LOG(WARNING) << "rollout worker " << slot->connection.name() << ": Generate: no sample for " << absl::FormatDuration(now - slot->last_activity)
-                     << " and no sign of work for " << absl::FormatDuration(silence) << ", its work goes to others";
+        Warn(*slot, absl::StrCat("rollout worker ", slot->connection.name(), ": Generate: no sample for ", Seconds(now - slot->last_activity),
+                                 " and no sign of work for ", Seconds(silence), ", its work goes to others"));
         slot->timed_out = true;
         ++faults_.timeouts;
         slot->stream_context->TryCancel();
@@ -295,7 +314,7 @@ class PooledRolloutClient : public RolloutClient {
       bool streaming = false;
       for (const std::unique_ptr<Slot>& slot : slots_) streaming |= slot->stream_context != nullptr || slot->receives_weights;
       if (streaming) last_alive_ = now;
-      if (now - last_alive_ >= options_.no_worker_timeout) dead = NoWorker(last_error_);
+      if (now - last_alive_ >= options_.no_worker_timeout) dead = NoWorker(now - last_alive_, last_error_);
       if (dead.ok() && StopRequested()) {
         absl::Time newest = last_alive_;
         if (streaming) newest = absl::InfinitePast();
@@ -303,7 +322,9 @@ class PooledRolloutClient : public RolloutClient {
           if (slot->stream_context != nullptr) newest = std::max(newest, slot->last_activity);
           if (slot->receives_weights) newest = now;
         }
-        if (now - newest >= (streaming ? kSilenceAtStop : absl::Seconds(1))) dead = Stopped(absl::UnavailableError(absl::StrCat("rollout workers are silent since ", absl::FormatDuration(now - newest))));
+        if (now - newest >= (streaming ? kSilenceAtStop : absl::Seconds(1))) {
+          dead = Stopped(absl::UnavailableError(absl::StrCat("rollout workers are silent since ", Seconds(now - newest))));
+        }
       }
     }
     if (dead.ok()) return;
@@ -464,8 +485,7 @@ class PooledRolloutClient : public RolloutClient {
     absl::MutexLock own(&mutex_);
     ++faults_.worker_losses;
     faults_.retried_samples += retried;
-    LOG(WARNING) << "rollout worker " << slot.connection.name() << ": Generate: " << status.message() << "; " << retried
-                 << " samples are made again";
+    Warn(slot, absl::StrCat("rollout worker ", slot.connection.name(), ": Generate: ", status.message(), "; ", retried, " samples are made again"));
     return status;
   }
 

@@ -7,7 +7,8 @@
 // do. The unfinished samples of one that is given up go to the
 // others with attempt + 1, late answers (older attempt, wrong weight version, already received) are dropped and counted. Given-up workers are
 // tried again; one that answers again is brought to the current weights before it gets work. When no worker is left for 30 s, or all have hung
-// three times in a row without a sample in between, the call fails and names the addresses.
+// three times in a row without a sample in between, the call fails and names the addresses. Of one worker's losses and refusals a line is printed
+// every 10 s at most.
 #pragma once
 
 #include <functional>
@@ -21,6 +22,7 @@
 #include "common/model/model.h"
 #include "grpcpp/channel.h"
 #include "proto/rollout.pb.h"
+#include "trainer/at_stop.h"
 
 namespace grouper {
 
@@ -52,9 +54,10 @@ class RolloutClient {
   virtual absl::Status UpdateWeights(const Model& model, uint64_t version, ThreadPool& threads) = 0;
 
   // Makes all samples of all groups. Result [i][j]: groups[i], sample_indices[j]. on_sample (may be empty) is called on the calling thread as
-  // each finishes. An error is one that retrying cannot mend (a prompt too long, say), or that no worker is left.
+  // each finishes. An error is one that retrying cannot mend (a prompt too long, say), that no worker is left, or a stop (Cancelled): with
+  // AtStop::kCancel the workers drop the call's work at once.
   virtual absl::StatusOr<std::vector<std::vector<v1::Sample>>> Generate(
-      const std::vector<v1::GenerateRequest>& groups, std::function<void(const v1::Sample&)> on_sample) = 0;
+      const std::vector<v1::GenerateRequest>& groups, std::function<void(const v1::Sample&)> on_sample, AtStop at_stop) = 0;
 
   virtual RolloutFaults faults() const = 0;
 };

@@ -296,7 +296,7 @@ class Run {
       MetricsRow row;
       row.Set("step", state_.step);
       row.Set("stage", std::string("evaluate"));
-      RETURN_IF_ERROR(EvaluateInto(context, row).status());
+      if (const absl::StatusOr<EvaluationResult> result = EvaluateInto(context, row); !result.ok()) return EndEarly(result.status(), nullptr, nullptr);
       RETURN_IF_ERROR(WriteRow(row));
       return false;
     }
@@ -324,44 +324,40 @@ class Run {
       MetricsRow row;
       row.Set("step", state_.step);
       row.Set("stage", std::string(stage.type()));
-      ASSIGN_OR_RETURN(const EvaluationResult result, EvaluateInto(context, row));
+      const absl::StatusOr<EvaluationResult> result = EvaluateInto(context, row);
+      if (!result.ok()) return EndEarly(result.status(), &optimizer, stage.reference());
       // The run's beginning has no checkpoint, a later stage's is the end of the one before.
-      if (saved_step_ == state_.step) TakeIfBest(result);
+      if (saved_step_ == state_.step) TakeIfBest(*result);
       RETURN_IF_ERROR(WriteRow(row));
     }
-    // The loop: step, evaluate, write, save.
-    while (state_.stage.step < stage.steps()) {
-      while (p_.control.WaitWhilePaused()) RETURN_IF_ERROR(Save(&optimizer, stage.reference()));
-      StepResult result;
-      if (const absl::Status stepped = stage.Step(state_.stage, optimizer, result); !stepped.ok()) {
-        if (!absl::IsCancelled(stepped) || !p_.control.StopRequested()) return stepped;
-        // Stopped while waiting for a service: the step has changed nothing and will be made again.
-        Say(std::string(stepped.message()));
-        if (state_.stage.step > 0) RETURN_IF_ERROR(Save(&optimizer, stage.reference()));  // at 0 the stage's beginning is saved already
-        return Stopped();
-      }
-      ++state_.step;
-      state_.num_tokens += result.tokens;
-      state_.optimizer_steps = optimizer.steps_applied();
-      const bool last = state_.stage.step == stage.steps();
+    // The loop: step, evaluate, write, save. It may begin with an evaluation that an earlier process did not finish.
+    while (!state_.unfinished_row.empty() || state_.stage.step < stage.steps()) {
       MetricsRow row;
-      row.Set("step", state_.step);
-      row.Set("stage", std::string(stage.type()));
-      for (const auto& metric : result.metrics.values()) std::visit([&](const auto& value) { row.Set(metric.first, value); }, metric.second);
-      row.Set("num_tokens", state_.num_tokens);
-      // Forward and backward are 6 operations a token and active parameter.
-      const double rate = row.Number("perf/train_tokens_per_second", 0) * 6 * static_cast<double>(p_.loaded.model->config().NumActiveParameters());
-      row.Set("perf/mfu", rate / peak_flops_);
-      row.Set("perf/host_memory_peak_bytes", PeakResidentBytes());
-      if (const Device device = p_.loaded.model->device(); device.is_cuda()) {
-        row.Set("perf/device_memory_peak_bytes", static_cast<int64_t>(cuda::Allocated(device.index).peak));
+      if (state_.unfinished_row.empty()) {
+        while (p_.control.WaitWhilePaused()) RETURN_IF_ERROR(Save(&optimizer, stage.reference()));
+        const int64_t applied = optimizer.steps_applied();
+        StepResult result;
+        if (const absl::Status stepped = stage.Step(state_.stage, optimizer, result); !stepped.ok()) {
+          if (optimizer.steps_applied() == applied) return EndEarly(stepped, &optimizer, stage.reference());
+          return stepped;  // in the middle of a step: some of its updates are in the weights
+        }
+        ++state_.step;
+        state_.num_tokens += result.tokens;
+        state_.optimizer_steps = optimizer.steps_applied();
+        row = RowOf(stage.type(), result);
+        RETURN_IF_ERROR(WriteCompletions(result));
+      } else {
+        ASSIGN_OR_RETURN(row, MetricsRow::FromJson(state_.unfinished_row));
       }
+      const bool last = state_.stage.step == stage.steps();
       bool best = false;
       if ((config.eval().every() > 0 && state_.stage.step % config.eval().every() == 0) || (last && config.eval().at_end())) {
-        ASSIGN_OR_RETURN(const EvaluationResult evaluated, EvaluateInto(context, row));
-        best = TakeIfBest(evaluated) && p_.recipe.checkpoint().keep_best();
+        state_.unfinished_row = row.ToJson();
+        const absl::StatusOr<EvaluationResult> evaluated = EvaluateInto(context, row);
+        if (!evaluated.ok()) return EndEarly(evaluated.status(), &optimizer, stage.reference());
+        state_.unfinished_row.clear();
+        best = TakeIfBest(*evaluated) && p_.recipe.checkpoint().keep_best();
       }
-      RETURN_IF_ERROR(WriteCompletions(result));
       RETURN_IF_ERROR(WriteRow(row));
       if (p_.observer.step_done) p_.observer.step_done(state_.stage.step, stage.steps(), row);
       p_.control.StepDone(StatusIn(config), row.ToJson());
@@ -388,16 +384,49 @@ class Run {
   }
 
   bool Stopped() {
-    Say(absl::StrCat("stopped after step ", state_.step, "; go on with --resume --out ", p_.directory));
+    Say(absl::StrCat("stopped after step ", state_.step, state_.unfinished_row.empty() ? "" : " and before its evaluation", "; go on with --resume --out ",
+                     p_.directory));
     return true;
+  }
+
+  // After a step or an evaluation that ended with `why`, and the weights are those of the last finished step. True: it was a stop, and what is
+  // finished is saved. Else `why`, whatever becomes of saving: earlier checkpoints stay, for who would rather go back further.
+  absl::StatusOr<bool> EndEarly(const absl::Status& why, const OptimizerState* optimizer, const Model* reference) {
+    if (absl::IsCancelled(why) && p_.control.StopRequested()) {
+      Say(std::string(why.message()));
+      RETURN_IF_ERROR(Save(optimizer, reference));
+      return Stopped();
+    }
+    if (state_.step == 0) return why;
+    const absl::Status saved = saved_step_ == state_.step ? absl::OkStatus() : WriteCheckpoint(optimizer, reference);
+    Say(saved.ok() ? absl::StrCat("the steps up to ", state_.step, " are saved; go on with --resume --out ", p_.directory)
+                   : absl::StrCat("could not save the steps up to ", state_.step, ": ", saved.message()));
+    return why;
+  }
+
+  MetricsRow RowOf(const char* type, const StepResult& result) const {
+    MetricsRow row;
+    row.Set("step", state_.step);
+    row.Set("stage", std::string(type));
+    for (const auto& metric : result.metrics.values()) std::visit([&](const auto& value) { row.Set(metric.first, value); }, metric.second);
+    row.Set("num_tokens", state_.num_tokens);
+    // Forward and backward are 6 operations a token and active parameter.
+    const double rate = row.Number("perf/train_tokens_per_second", 0) * 6 * static_cast<double>(p_.loaded.model->config().NumActiveParameters());
+    row.Set("perf/mfu", rate / peak_flops_);
+    row.Set("perf/host_memory_peak_bytes", PeakResidentBytes());
+    if (const Device device = p_.loaded.model->device(); device.is_cuda()) {
+      row.Set("perf/device_memory_peak_bytes", static_cast<int64_t>(cuda::Allocated(device.index).peak));
+    }
+    return row;
   }
 
   // Adds eval/* to the row.
   absl::StatusOr<EvaluationResult> EvaluateInto(StageContext& context, MetricsRow& row) {
     const v1::Evaluation& config = context.config().eval();
+    const std::string where = absl::StrCat("stage ", context.config().name(), " after step ", state_.step);
+    if (p_.control.StopRequested()) return absl::CancelledError(absl::StrCat(where, ": the evaluation was not begun, a stop was asked for"));
     const absl::Time start = p_.clock.Now();
-    ASSIGN_OR_RETURN(const EvaluationResult result, Annotate(Evaluate(context, context.data.eval_rows(), config),
-                                                             absl::StrCat("stage ", context.config().name(), " after step ", state_.step)));
+    ASSIGN_OR_RETURN(const EvaluationResult result, Annotate(Evaluate(context, context.data.eval_rows(), config), where));
     row.Set("eval/accuracy", result.accuracy);
     row.Set("eval/pass_at_k", result.pass_at_k);
     row.Set("eval/k", result.samples);
@@ -459,6 +488,15 @@ class Run {
       p_.control.CheckpointSaved(CheckpointPath(directory, state_.step));
       return absl::OkStatus();
     }
+    RETURN_IF_ERROR(WriteCheckpoint(optimizer, reference));
+    std::vector<int64_t> keep;
+    if (p_.recipe.checkpoint().keep_best() && state_.best_step >= 0) keep.push_back(state_.best_step);
+    return PruneCheckpoints(p_.fs, directory, p_.recipe.checkpoint().keep_last(), keep);
+  }
+
+  // Saves, and leaves the older ones alone.
+  absl::Status WriteCheckpoint(const OptimizerState* optimizer, const Model* reference) {
+    const std::string directory = CheckpointsOf(p_.directory);
     RETURN_IF_ERROR(metrics_->Sync());
     if (completions_ != nullptr) RETURN_IF_ERROR(completions_->Sync());
     state_.metrics_bytes = state_.stage.step == 0 ? metrics_at_beginning_ : metrics_->size();
@@ -469,9 +507,7 @@ class Run {
     if (!saved.ok()) return Annotate(saved, absl::StrCat("checkpoint of step ", state_.step, " (earlier ones are untouched)"));
     saved_step_ = state_.step;
     p_.control.CheckpointSaved(CheckpointPath(directory, state_.step));
-    std::vector<int64_t> keep;
-    if (p_.recipe.checkpoint().keep_best() && state_.best_step >= 0) keep.push_back(state_.best_step);
-    return PruneCheckpoints(p_.fs, directory, p_.recipe.checkpoint().keep_last(), keep);
+    return absl::OkStatus();
   }
 
   absl::Status WriteModel() {
@@ -524,8 +560,9 @@ class Run {
 absl::Status RunRecipe(RunParts& parts) {
   absl::Status status = Run(parts).Execute();
   if (absl::IsCancelled(status) && parts.control.StopRequested()) {
-    // In the middle of an evaluation: it belongs to a step that is not saved yet.
-    if (parts.observer.message) parts.observer.message(absl::StrCat(status.message(), "; go on with --resume --out ", parts.directory, ", from the last checkpoint"));
+    // Before the first step.
+    const std::string what = parts.resume ? absl::StrCat("go on with --resume --out ", parts.directory) : "nothing was begun";
+    if (parts.observer.message) parts.observer.message(absl::StrCat(status.message(), "; ", what));
     status = absl::OkStatus();
   }
   parts.control.Ended();

@@ -56,10 +56,12 @@ struct RunParts {
   TurnMemory* memory = nullptr;  // TrainingPass::Options::memory
 };
 
-// Runs to the end, or to a requested stop (OK; a checkpoint was saved). Every stage's data is read and checked before the first stage begins and before
-// RUN is touched. AlreadyExists: RUN has a run and resume is off, or files of a run without its recipe. FailedPrecondition: the recipe, the data, the
-// tokenizer or the model differ from those that RUN was started with, or it has finished and neither its model nor a checkpoint is left. DataLoss: a
-// damaged checkpoint. The caller makes sure that nobody else runs in RUN.
+// Runs to the end, or to a requested stop: OK, and a checkpoint was saved, if anything was begun; an evaluation under way is cut off, and made after
+// --resume. Where a step or an evaluation fails, the finished steps are saved before its error is returned, unless some of that step's updates are in
+// the weights already. Every stage's data is read and checked before the first stage begins and before RUN is touched. AlreadyExists: RUN has a run and
+// resume is off, or files of a run without its recipe. FailedPrecondition: the recipe, the data, the tokenizer or the model differ from those that RUN
+// was started with, or it has finished and neither its model nor a checkpoint is left. DataLoss: a damaged checkpoint. The caller makes sure that nobody
+// else runs in RUN.
 absl::Status RunRecipe(RunParts& parts);
 
 // What RunRecipe checks before it writes anything, services apart, with its errors: --dry-run. Returns a text about the stages and what a resumption

@@ -100,7 +100,7 @@ constexpr int64_t kMax = int64_t{1} << 62;  // of a number in state.json
 
 std::string RunState::ToJson() const {
   json::OrderedJson j;
-  j["format"] = 1;
+  j["format"] = unfinished_row.empty() ? 1 : 2;  // a program that knows no unfinished rows must not lose one
   j["step"] = step;
   j["stage_index"] = stage_index;
   j["stage_step"] = stage.step;
@@ -118,12 +118,13 @@ std::string RunState::ToJson() const {
   j["best_step"] = best_step;
   j["numerics_id"] = numerics_id;
   j["inputs_digest"] = inputs_digest;
+  if (!unfinished_row.empty()) j["unfinished_row"] = unfinished_row;
   return j.dump(1) + "\n";
 }
 
 absl::StatusOr<RunState> RunState::FromJson(const std::string& text) {
   ASSIGN_OR_RETURN(const json::Json j, json::Parse(text));
-  RETURN_IF_ERROR(json::GetInt(j, "format", 1, 1));
+  ASSIGN_OR_RETURN(const int64_t format, json::GetInt(j, "format", 1, 2));
   RunState s;
   ASSIGN_OR_RETURN(s.step, json::GetInt(j, "step", 0, kMax));
   ASSIGN_OR_RETURN(s.stage_index, json::GetInt(j, "stage_index", 0, 1 << 20));
@@ -142,6 +143,9 @@ absl::StatusOr<RunState> RunState::FromJson(const std::string& text) {
   ASSIGN_OR_RETURN(s.best_step, json::GetInt(j, "best_step", -1, kMax));
   ASSIGN_OR_RETURN(s.numerics_id, json::GetString(j, "numerics_id"));
   ASSIGN_OR_RETURN(s.inputs_digest, json::GetString(j, "inputs_digest"));
+  if (format == 2) {
+    ASSIGN_OR_RETURN(s.unfinished_row, json::GetString(j, "unfinished_row"));
+  }
   return s;
 }
 

@@ -35,6 +35,8 @@ struct RunState {
   int64_t best_step = -1;
   std::string numerics_id;
   std::string inputs_digest;  // of the tokenizer and of every row of the stages' files and held-out sets
+  // Saved between a step and its evaluation, which failed or was cut off: the step's row of metrics, which the evaluation completes. Else empty.
+  std::string unfinished_row;
 
   std::string ToJson() const;
   static absl::StatusOr<RunState> FromJson(const std::string& text);

@@ -150,7 +150,7 @@ absl::StatusOr<std::vector<int32_t>> StopTokenIds(const LoadedModel& loaded, con
 }
 
 absl::StatusOr<ScoredGroups> SampleAndScore(StageContext& context, std::vector<PromptRequest> prompts, int group_size,
-                                            const v1::Sampling& sampling, uint32_t noise_stage, bool retry_failed) {
+                                            const v1::Sampling& sampling, uint32_t noise_stage, bool retry_failed, AtStop at_stop) {
   ScoredGroups result;
   absl::Time start = context.clock.Now();
   auto lap = [&] {
@@ -185,7 +185,7 @@ absl::StatusOr<ScoredGroups> SampleAndScore(StageContext& context, std::vector<P
   ASSIGN_OR_RETURN(std::vector<std::vector<v1::Sample>> samples, context.rollout.Generate(requests, [&](const v1::Sample& sample) {
     for (bool flag : sample.sampled()) sampled += flag;
     if (context.on_tokens) context.on_tokens(sampled);
-  }));
+  }, at_stop));
   result.not_finite = NotFiniteLogits(prompts, samples);
   if (!result.not_finite.empty()) {
     result.rollout_time = lap();
@@ -206,7 +206,7 @@ absl::StatusOr<ScoredGroups> SampleAndScore(StageContext& context, std::vector<P
   result.rollout_time = lap();
 
   for (int attempt = 0; attempt <= kRewardRetries; ++attempt) {
-    ASSIGN_OR_RETURN(v1::ScoreResponse response, context.reward.Score(MakeScoreRequest(result.groups, sampling)));
+    ASSIGN_OR_RETURN(v1::ScoreResponse response, context.reward.Score(MakeScoreRequest(result.groups, sampling), at_stop));
     bool failed = false;
     for (size_t g = 0; g < result.groups.size(); ++g) {
       ScoredGroup& group = result.groups[g];

@@ -41,9 +41,9 @@ struct PromptRequest {
 std::string NoRewards(const std::vector<const ScoredGroup*>& groups, const std::vector<std::string>& rule_names);
 
 // Publishes the weights when they changed, samples `group_size` completions for each prompt, and scores them. `noise_stage` keys the sampling
-// noise (SampleId.stage). retry_failed: completions whose reward failed are scored again, up to 3 times.
+// noise (SampleId.stage). retry_failed: completions whose reward failed are scored again, up to 3 times. at_stop: of both.
 absl::StatusOr<ScoredGroups> SampleAndScore(StageContext& context, std::vector<PromptRequest> prompts, int group_size,
-                                            const v1::Sampling& sampling, uint32_t noise_stage, bool retry_failed);
+                                            const v1::Sampling& sampling, uint32_t noise_stage, bool retry_failed, AtStop at_stop);
 
 // The text that the rules see: prefill and the sampled tokens' text, special tokens kept, without the terminal stop token.
 std::string CompletionText(const PromptEncoder::Prompt& prompt, const v1::Sample& sample, const Tokenizer& tokenizer);

@@ -1,7 +1,9 @@
 #include "common/metrics/metrics.h"
 
 #include <cmath>
+#include <limits>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/json.h"
 #include "common/base/status.h"
 
@@ -44,6 +46,26 @@ std::string MetricsRow::ToJson() const {
     }
   }
   return json::Dump(row);
+}
+
+absl::StatusOr<MetricsRow> MetricsRow::FromJson(const std::string& text) {
+  ASSIGN_OR_RETURN(const json::OrderedJson object, json::ParseOrdered(text));
+  if (!object.is_object()) return absl::InvalidArgumentError("expected an object of metrics");
+  MetricsRow row;
+  for (const auto& [name, value] : object.items()) {
+    if (value.is_number_integer()) {
+      row.Set(name, value.get<int64_t>());
+    } else if (value.is_number()) {
+      row.Set(name, value.get<double>());
+    } else if (value.is_null()) {
+      row.Set(name, std::numeric_limits<double>::quiet_NaN());
+    } else if (value.is_string()) {
+      row.Set(name, value.get<std::string>());
+    } else {
+      return absl::InvalidArgumentError(absl::StrCat("\"", name, "\": expected a number, null or a string"));
+    }
+  }
+  return row;
 }
 
 absl::StatusOr<std::unique_ptr<JsonLinesFile>> JsonLinesFile::Open(FileSystem& fs, const std::string& path, uint64_t keep_bytes) {

@@ -29,6 +29,8 @@ class MetricsRow {
   const Value* Find(const std::string& name) const;
   double Number(const std::string& name, double otherwise) const;  // integers and doubles
   std::string ToJson() const;  // one line, no newline
+  // The row whose ToJson is `text`: null becomes NaN.
+  static absl::StatusOr<MetricsRow> FromJson(const std::string& text);
 
  private:
   void Put(const std::string& name, Value value);

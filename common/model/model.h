@@ -193,6 +193,9 @@ Sha256Digest WeightsDigest(const Model& model, ThreadPool& threads,
 // The same root from the tensors (names, types, shapes) and their digests.
 Sha256Digest WeightsDigestOf(const std::vector<LogicalTensor>& tensors, const std::vector<Sha256Digest>& tensor_digests);
 
+// SHA-256 over (name, dtype, shape) of every logical tensor in name order: two models with one digest can have the same weights.
+Sha256Digest TensorsDigest(const Model& model);
+
 // The digest of weights that sampler and trainer hold in one store: nothing travels that could change on the way, so their contents are not
 // hashed. SHA-256 of "one weight store" and the version.
 Sha256Digest SharedWeightsDigest(uint64_t version);

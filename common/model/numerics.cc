@@ -48,6 +48,8 @@ Sha256Digest WeightsDigestOf(const std::vector<LogicalTensor>& tensors, const st
   return root.Finish();
 }
 
+Sha256Digest TensorsDigest(const Model& model) { return WeightsDigestOf(model.tensors(), std::vector<Sha256Digest>(model.tensors().size())); }
+
 Sha256Digest SharedWeightsDigest(uint64_t version) {
   Sha256Stream digest;
   digest.Update("one weight store");

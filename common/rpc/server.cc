@@ -42,10 +42,11 @@ absl::StatusOr<Pem> ReadPem(const v1::Credentials& tls) {
 
 class Server : public RpcServer {
  public:
-  Server(std::unique_ptr<grpc::Server> server, int port) : server_(std::move(server)), port_(port) {}
+  Server(std::unique_ptr<grpc::Server> server, std::string listen, int port) : server_(std::move(server)), listen_(std::move(listen)), port_(port) {}
   ~Server() override { Shutdown(0); }
 
   int port() const override { return port_; }
+  std::string ListensOn() const override { return absl::StartsWith(listen_, "unix") ? listen_ : absl::StrCat("port ", port_); }
   std::shared_ptr<grpc::Channel> InProcessChannel() override {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -60,6 +61,7 @@ class Server : public RpcServer {
 
  private:
   std::unique_ptr<grpc::Server> server_;
+  const std::string listen_;
   int port_;
   bool down_ = false;
 };
@@ -120,7 +122,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const std::string& l
     return absl::UnavailableError(absl::StrCat("cannot listen on ", listen.empty() ? "the in-process channel" : listen,
                                                ": the port is in use, or the address is not this machine's"));
   }
-  return std::make_unique<Server>(std::move(server), port);
+  return std::make_unique<Server>(std::move(server), listen, port);
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& target, const v1::Credentials& tls) {

@@ -28,6 +28,7 @@ class RpcServer {
   virtual ~RpcServer() = default;
 
   virtual int port() const = 0;  // 0 when in-process only
+  virtual std::string ListensOn() const = 0;  // for people: "port 50051", or an address that has none ("unix:/tmp/s")
   virtual std::shared_ptr<grpc::Channel> InProcessChannel() = 0;
   // Refuses new calls, cancels those still running after `grace_seconds`, returns when all have ended.
   virtual void Shutdown(double grace_seconds) = 0;

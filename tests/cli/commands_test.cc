@@ -152,6 +152,51 @@ TEST(CommandsTest, DryRunChecksEverythingPredictsMemoryAndTrainsNothing) {
   EXPECT_EQ(wrong.exit_code, 1) << wrong.output;
 }
 
+TEST(CommandsTest, DryRunSaysWhichServicesItDidNotAsk) {
+  const std::string out = FreshDirectory("dry_remote");
+  EXPECT_THAT(Grouper({"run", TinyRecipe(), "--out", out, "--dry-run"}).output, HasSubstr("dry run: everything loads and fits\n"));
+  const Outcome outcome = Grouper({"run", TinyRecipe(), "--out", out, "--dry-run", "--set", "rollout.addresses=127.0.0.1:1,127.0.0.1:2", "--set",
+                                   "reward.address=unix:/tmp/nobody"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr("dry run: everything here loads and fits; not asked: rollout.addresses 127.0.0.1:1, 127.0.0.1:2, reward.address "
+                                        "unix:/tmp/nobody\n"));
+}
+
+TEST(CommandsTest, AStartThatIsRefusedLeavesNothing) {
+  const std::string root = FreshDirectory("refused"), wrong = "stages[sft].data.train=/nonexistent";
+  const auto refused = [&](const std::string& out) {
+    const Outcome outcome = Grouper({"run", TinyRecipe(), "--set", wrong, "--out", out});
+    EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr("/nonexistent"));
+  };
+  refused(root + "/runs/one/");
+  EXPECT_FALSE(std::filesystem::exists(root));
+  // What was there before stays.
+  std::filesystem::create_directories(root + "/mine");
+  refused(root + "/mine");
+  EXPECT_TRUE(std::filesystem::is_empty(root + "/mine"));
+  std::ofstream(root + "/mine/.lock") << "";
+  refused(root + "/mine");
+  EXPECT_TRUE(std::filesystem::exists(root + "/mine/.lock"));
+  std::filesystem::remove(root + "/mine/.lock");
+  std::ofstream(root + "/mine/notes") << "mine";
+  refused(root + "/mine/new");
+  refused(root + "/mine");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(root + "/mine"), {}), 1);
+  // Where a run is, its lock file is.
+  EXPECT_TRUE(std::filesystem::exists(FinishedRun() + "/.lock"));
+}
+
+TEST(CommandsTest, WhatListensSaysWhere) {
+  const std::string socket = FreshDirectory("socket");
+  Process reward({GrouperBinary(), "serve", "reward", "--recipe", TinyRecipe(), "--listen", "unix:" + socket});
+  EXPECT_TRUE(reward.WaitForOutput("reward service listening on unix:" + socket + "\n", 30)) << reward.Output();
+  const Outcome run = Grouper({"run", TinyRecipe(), "--out", FreshDirectory("steered"), "--set", "logging.trainer_address=127.0.0.1:0", "--set",
+                               "stages[sft].steps=1", "--set", "stages[rl].steps=1", "--set", "reward.address=unix:" + socket});
+  EXPECT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_THAT(run.output, ContainsRegex("trainer service listening on port [1-9][0-9]+\n"));
+}
+
 TEST(CommandsTest, DryRunRefusesWhatTheRunWouldRefuse) {
   const std::string& run = FinishedRun();
   const std::string unfinished = FreshDirectory("dry_unfinished");

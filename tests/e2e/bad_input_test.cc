@@ -42,6 +42,26 @@ TEST(BadInputTest, AnEvaluationByARuleThatTheRewardServiceLacksIsSaidBeforeTheFi
                                                HasSubstr("\"low_pair\", \"plus\", \"correct\""), ::testing::Not(HasSubstr("step"))));
 }
 
+TEST(BadInputTest, AServiceThatIsNotTheRunsIsRefusedBeforeTheFirstStep) {
+  const std::string config = SourcePath("tests/golden/models/qwen3/config.json");
+  Service good("rollout", 0), rewards("reward", 0), bf16("rollout", 0, {}, {"model.dtype=bfloat16"}), other("rollout", 0, {}, {"model.config=" + config});
+  const struct {
+    std::string set, expected;
+  } cases[] = {
+      {"rollout.addresses=" + bf16.address(), "exact_on_policy needs the same"},
+      {"rollout.addresses=" + good.address() + "," + other.address(), "other names, types or shapes"},
+      {"rollout.addresses=" + rewards.address(), "another service answers at this address"},
+      {"reward.address=" + good.address(), "another service answers at this address"},
+  };
+  for (const auto& c : cases) {
+    const std::string out = FreshDirectory("wrong_service"), field = c.set.substr(0, c.set.find('=')), address = c.set.substr(c.set.find_last_of("=,") + 1);
+    const Outcome outcome = RunProgram({GrouperBinary(), "run", SourcePath("tests/e2e/tiny.textproto"), "--out", out, "--set", c.set}, 60);
+    EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+    EXPECT_THAT(outcome.output, ::testing::AllOf(HasSubstr("--set " + c.set + ": " + field + ": "), HasSubstr(address), HasSubstr(c.expected)));
+    EXPECT_FALSE(std::filesystem::exists(out)) << c.set;
+  }
+}
+
 TEST(BadInputTest, EveryMistakeIsNamedAndEndsWithOne) {
   const std::string rows = WriteFile("rows.jsonl", "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n{\"prompt\": \"1+2=\", \"answer\": \"3\"\n");
   const std::string no_answer = WriteFile("no_answer.jsonl", "{\"prompt\": \"1+1=\"}\n");

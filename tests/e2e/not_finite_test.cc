@@ -123,6 +123,24 @@ TEST(NotFiniteTest, ThreeInARowEndTheRunAndSayWhatItWas) {
   }
 }
 
+TEST(NotFiniteTest, TheThirdInARowEndsTheRunAndLosesNoStepBeforeIt) {
+  // Steps 6 to 8 of rl, the last of which ends the run; whoever resumes it after a repair goes on with it, as if it had not begun.
+  const std::string whole = FreshDirectory("two_skipped"), out = FreshDirectory("fatal");
+  ASSERT_EQ(RunWith(RunCommand(whole, {"checkpoint.every=0"}), "trainer.loss:14:nan,trainer.loss:15:nan").exit_code, 0);
+  const Outcome fatal = RunWith(RunCommand(out, {"checkpoint.every=0"}), "trainer.loss:14+:nan");
+  EXPECT_EQ(fatal.exit_code, 1) << fatal.output;
+  EXPECT_THAT(fatal.output, AllOf(HasSubstr("so ended 3 steps in a row"), HasSubstr("the steps up to 15 are saved; go on with --resume --out " + out)));
+  std::vector<std::string> resume = RunCommand(out, {"checkpoint.every=0"});
+  resume.push_back("--resume");
+  EXPECT_EQ(RunWith(resume, "trainer.loss:1+:nan").exit_code, 1) << "the third in a row still";
+  const Outcome resumed = RunWith(resume, "");
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+  EXPECT_THAT(resumed.output, HasSubstr("resuming after step 15"));
+  EXPECT_THAT(SkippedSteps(out), ::testing::ElementsAre(14, 15));
+  EXPECT_EQ(Digests(out), Digests(whole));
+  EXPECT_EQ(Completions(out), Completions(whole));
+}
+
 TEST(NotFiniteTest, KilledAndResumedAroundASkippedStepGivesTheSameBits) {
   // Steps 12 to 16 of the run are 4 to 8 of rl; checkpoints are at 3 and 6.
   const std::string out = FreshDirectory("skipped");

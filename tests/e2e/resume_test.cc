@@ -17,11 +17,12 @@
 #include "absl/time/time.h"
 #include "common/base/file.h"
 #include "common/base/json.h"
-#include "tests/testing/process.h"
+#include "tests/testing/service.h"
 
 namespace grouper::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 std::vector<std::string> RunCommand(const std::string& out, bool resume, const std::vector<std::string>& more = {}) {
@@ -143,6 +144,138 @@ TEST(ResumeTest, SigtermSavesAndExitsWithZeroAndResumeGoesOn) {
   const Outcome resumed = RunProgram(RunCommand(out, true), 120);
   ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
   ExpectSame(out, "after SIGTERM");
+}
+
+// The names in RUN/checkpoints.
+std::vector<std::string> CheckpointsOf(const std::string& out) {
+  std::vector<std::string> names = DefaultFileSystem().ListDirectory(out + "/checkpoints").value_or(std::vector<std::string>{});
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+const std::vector<std::string> kNoCheckpoints = {"--set", "checkpoint.every=0"};  // but those between stages and at an end
+
+TEST(ResumeTest, AStepThatFailsLosesNoStepBeforeIt) {
+  const struct {
+    const char* place;
+    std::vector<std::string> saved;
+  } cases[] = {
+      {"trainer.prompt_taken:5:error", {}},                     // of the first step: there is nothing yet
+      {"trainer.backward:6:error", {"step_5"}},                 // sft
+      {"trainer.optimizer:6:error", {}},                        // its update is in the weights
+      {"trainer.generate_sent:4:error", {"step_10", "step_8"}},  // the third step of rl; the first was sft's evaluation
+      {"trainer.score_received:4:error", {"step_10", "step_8"}},
+      {"trainer.advantage:7:error", {"step_14", "step_8"}},
+      {"trainer.backward:13:error", {"step_12", "step_8"}},
+      {"trainer.optimizer:13:error", {"step_8"}},
+      {"trainer.weights_pushed:5:error", {"step_12", "step_8"}},  // to the evaluation after rl's fourth step
+  };
+  for (const auto& c : cases) {
+    const std::string out = FreshDirectory("failed_step");
+    const Outcome first = RunProgram(RunCommand(out, false, kNoCheckpoints), 120, {{"GROUPER_FAIL", c.place}});
+    ASSERT_EQ(first.exit_code, 1) << c.place << "\n" << first.output;
+    EXPECT_EQ(CheckpointsOf(out), c.saved) << c.place << "\n" << first.output;
+    const Outcome second = RunProgram(RunCommand(out, true, kNoCheckpoints), 120);
+    ASSERT_EQ(second.exit_code, 0) << c.place << "\n" << second.output;
+    ExpectSame(out, c.place);
+  }
+}
+
+TEST(ResumeTest, WhereTheSavingFailsTooTheFirstErrorIsReported) {
+  const std::string out = FreshDirectory("failed_twice");
+  const Outcome outcome = RunProgram(RunCommand(out, false, kNoCheckpoints), 120, {{"GROUPER_FAIL", "trainer.advantage:2:error,checkpoint.begin:2:error"}});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("could not save the steps up to 9: checkpoint of step 9 (earlier ones are untouched): injected failure"),
+                                    ::testing::EndsWith("grouper: injected failure at trainer.advantage\n")));
+}
+
+TEST(ResumeTest, AStopBeforeAnythingWasBegunLeavesNothing) {
+  const std::string out = FreshDirectory("not_begun");
+  Process run(RunCommand(out, false, {"--set", "rollout.addresses=127.0.0.1:1"}));
+  for (int i = 0; i < 3000 && run.Running() && !DefaultFileSystem().Exists(out + "/.lock"); ++i) absl::SleepFor(absl::Milliseconds(10));
+  absl::SleepFor(absl::Seconds(1));
+  run.Signal(SIGTERM);
+  const Outcome outcome = run.Wait(15);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr("stopped while waiting for a rollout worker (127.0.0.1:1); nothing was begun"));
+  EXPECT_FALSE(DefaultFileSystem().Exists(out));
+}
+
+TEST(ResumeTest, AnEvaluationThatFailsLosesNoStepAndIsMadeAfterTheResumption) {
+  // At sft's end, after rl's fourth step, and at rl's end: the scorings between are those of the steps.
+  for (const char* place : {"rollout.logits:1:nan", "trainer.score_received:1:error", "trainer.score_received:6:error", "trainer.score_received:11:error"}) {
+    const std::string out = FreshDirectory("failed_evaluation");
+    const Outcome first = RunProgram(RunCommand(out, false, kNoCheckpoints), 120, {{"GROUPER_FAIL", place}});
+    ASSERT_EQ(first.exit_code, 1) << place << "\n" << first.output;
+    ASSERT_FALSE(CheckpointsOf(out).empty()) << place << "\n" << first.output;
+    EXPECT_THAT(first.output, HasSubstr("are saved; go on with --resume --out " + out)) << place;
+    // And once more: the evaluation is the first thing that a resumed run does.
+    const Outcome again = RunProgram(RunCommand(out, true, kNoCheckpoints), 120, {{"GROUPER_FAIL", "trainer.score_received:1:error"}});
+    ASSERT_EQ(again.exit_code, 1) << place << "\n" << again.output;
+    const Outcome second = RunProgram(RunCommand(out, true, kNoCheckpoints), 120);
+    ASSERT_EQ(second.exit_code, 0) << place << "\n" << second.output;
+    ExpectSame(out, place);
+  }
+}
+
+TEST(ResumeTest, SigtermCutsAnEvaluationOffAndTheResumptionMakesIt) {
+  // Half a minute for each evaluation; sft itself decodes nothing.
+  const std::map<std::string, std::string> slow = {{"GROUPER_FAIL", "rollout.decode:1+:delay=2000"}};
+  for (const bool at_start : {false, true}) {
+    std::vector<std::string> sets = kNoCheckpoints;
+    if (at_start) sets.insert(sets.end(), {"--set", "stages[sft].eval.at_start=true"});
+    Result undisturbed = UndisturbedRun().result;
+    if (at_start) {
+      const std::string out = FreshDirectory("with_start");
+      ASSERT_EQ(RunProgram(RunCommand(out, false, sets), 120).exit_code, 0);
+      undisturbed = ReadResult(out);
+    }
+    for (const bool remote : {false, true}) {
+      const std::unique_ptr<Service> worker = remote ? std::make_unique<Service>("rollout", 0, slow) : nullptr;
+      const std::string out = FreshDirectory("cut_off");
+      std::vector<std::string> first = sets;
+      if (remote) first.insert(first.end(), {"--set", "rollout.addresses=" + worker->address()});
+      Process run(RunCommand(out, false, first), remote ? std::map<std::string, std::string>{} : slow);
+      const auto evaluates = [&] {
+        const std::string rows = DefaultFileSystem().ReadFile(out + "/metrics.jsonl", 1 << 20).value_or("none");
+        return at_start ? rows != "none" : absl::StrContains(rows, "\"step\":7,");
+      };
+      for (int i = 0; i < 3000 && run.Running() && !evaluates(); ++i) absl::SleepFor(absl::Milliseconds(10));
+      absl::SleepFor(absl::Seconds(1));
+      ASSERT_TRUE(run.Running()) << run.Output();
+      run.Signal(SIGTERM);
+      const Outcome outcome = run.Wait(15);  // R15: 30 s at most
+      EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+      EXPECT_THAT(outcome.output, AllOf(HasSubstr("sampling was cut off with 16 completions to go, a stop was asked for"),
+                                        HasSubstr(at_start ? "stopped after step 0;" : "stopped after step 8 and before its evaluation;")));
+      EXPECT_THAT(CheckpointsOf(out), ::testing::ElementsAre(at_start ? "step_0" : "step_8"));
+      const Outcome resumed = RunProgram(RunCommand(out, true, sets), 120);
+      ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+      EXPECT_TRUE(ReadResult(out) == undisturbed) << ReadResult(out).metrics;
+    }
+  }
+}
+
+TEST(ResumeTest, AStopWhileAnEvaluationWaitsForAWorkerThatIsGoneLosesNothing) {
+  Service worker("rollout", 0);
+  const std::string out = FreshDirectory("no_worker_at_the_end");
+  std::vector<std::string> remote = kNoCheckpoints;
+  remote.insert(remote.end(), {"--set", "rollout.addresses=" + worker.address()});
+  Process run(RunCommand(out, false, remote), {{"GROUPER_FAIL", "trainer.step_end:4:delay=1000"}});
+  const auto sft = [&] { return absl::StrContains(DefaultFileSystem().ReadFile(out + "/metrics.jsonl", 1 << 20).value_or(""), "\"step\":2,"); };
+  for (int i = 0; i < 3000 && run.Running() && !sft(); ++i) absl::SleepFor(absl::Milliseconds(10));
+  worker.process().Signal(SIGKILL);
+  ASSERT_TRUE(run.WaitForOutput("GetStatus", 30)) << run.Output();
+  absl::SleepFor(absl::Seconds(1));
+  run.Signal(SIGTERM);
+  const Outcome outcome = run.Wait(15);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("no rollout worker answers (" + worker.address() + ") since "),
+                                    HasSubstr("stopped after step 8 and before its evaluation; go on with --resume --out " + out)));
+  EXPECT_THAT(CheckpointsOf(out), ::testing::ElementsAre("step_8"));
+  const Outcome resumed = RunProgram(RunCommand(out, true, kNoCheckpoints), 120);
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+  ExpectSame(out, "stopped at an evaluation without workers");
 }
 
 TEST(ResumeTest, OutputFolderWithARunIsRefusedWithoutResume) {

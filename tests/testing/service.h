@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -11,13 +12,11 @@
 
 namespace grouper::testing {
 
-// A service of tests/e2e/tiny.textproto on a free port; ended with this object.
+// A service of tests/e2e/tiny.textproto with `sets` as in --set, on a free port; ended with this object.
 class Service {
  public:
-  Service(const std::string& kind, int port, const std::map<std::string, std::string>& environment = {})
-      : process_({GrouperBinary(), "serve", kind, "--recipe", SourcePath("tests/e2e/tiny.textproto"), "--set", "threads=1", "--listen",
-                  absl::StrCat("127.0.0.1:", port)},
-                 environment) {
+  Service(const std::string& kind, int port, const std::map<std::string, std::string>& environment = {}, const std::vector<std::string>& sets = {})
+      : process_(Command(kind, port, sets), environment) {
     const bool up = process_.WaitForOutput("listening on port ", 30);
     EXPECT_TRUE(up) << process_.Output();
     const std::string output = process_.Output();
@@ -32,6 +31,13 @@ class Service {
   Process& process() { return process_; }
 
  private:
+  static std::vector<std::string> Command(const std::string& kind, int port, const std::vector<std::string>& sets) {
+    std::vector<std::string> argv = {GrouperBinary(), "serve", kind, "--recipe", SourcePath("tests/e2e/tiny.textproto"), "--set", "threads=1", "--listen",
+                                     absl::StrCat("127.0.0.1:", port)};
+    for (const std::string& set : sets) argv.insert(argv.end(), {"--set", set});
+    return argv;
+  }
+
   Process process_;
   int port_ = 0;
 };

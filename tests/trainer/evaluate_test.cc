@@ -115,7 +115,7 @@ TEST(EvaluateTest, WhatIsNotFiniteIsAnErrorThatNamesTheModel) {
 
 TEST(EvaluateTest, EvaluationNoiseIsNotTrainingNoise) {
   StageWorld world([](uint64_t, uint32_t) { return Scripted{.reward = 1}; });
-  ASSERT_TRUE(SampleAndScore(*world.context, {}, 1, world.recipe.stages(1).grpo().sampling(), 1, false).ok()) << "an empty batch is fine";
+  ASSERT_TRUE(SampleAndScore(*world.context, {}, 1, world.recipe.stages(1).grpo().sampling(), 1, false, AtStop::kFinish).ok()) << "an empty batch is fine";
 }
 
 TEST(CheckEvaluationTest, WhatWouldFailAfterHoursIsSaidAtTheStart) {

@@ -78,7 +78,7 @@ class RewardClientTest : public testing::Test {
 TEST_F(RewardClientTest, BigRequestsAreCutByGroupsAndKeepTheirOrder) {
   request_.mutable_groups(0)->add_completions()->set_text(std::string(12 << 20, 'x'));
   request_.mutable_groups(2)->add_completions()->set_text(std::string(12 << 20, 'y'));
-  ExpectGood(client_->Score(request_));
+  ExpectGood(client_->Score(request_, AtStop::kFinish));
   EXPECT_EQ(service_.calls, 2);
 }
 
@@ -86,13 +86,13 @@ TEST_F(RewardClientTest, AServiceThatIsAwayIsWaitedFor) {
   service_.before = [](int call, v1::ScoreResponse&) {
     return call < 8 ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarting") : grpc::Status::OK;
   };
-  ExpectGood(client_->Score(request_));
+  ExpectGood(client_->Score(request_, AtStop::kFinish));
   EXPECT_EQ(client_->retries(), 8);
 }
 
 TEST_F(RewardClientTest, AServiceThatStaysAwayIsNamedAtLast) {
   service_.before = [](int, v1::ScoreResponse&) { return grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone"); };
-  const auto response = client_->Score(request_);
+  const auto response = client_->Score(request_, AtStop::kFinish);
   EXPECT_EQ(response.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(response.status().message()), testing::AllOf(HasSubstr("rewards:1"), HasSubstr("request 12"), HasSubstr("gone")));
   EXPECT_LE(clock_.Now() - absl::UnixEpoch(), absl::Seconds(62));
@@ -103,7 +103,7 @@ TEST_F(RewardClientTest, AStopEndsTheWait) {
   RewardClient::Options options;
   options.stop_requested = [this] { return service_.calls >= 3; };
   const auto client = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_);
-  const absl::Status status = client->Score(request_).status();
+  const absl::Status status = client->Score(request_, AtStop::kFinish).status();
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
   EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr("rewards:1"), HasSubstr("gone"), HasSubstr("a stop was asked for")));
   EXPECT_EQ(service_.calls, 3);
@@ -117,7 +117,7 @@ TEST_F(RewardClientTest, AStopGivesARequestUnderWaySomeTimeAndThenCancelsIt) {
     stop = true;
     absl::SleepFor(absl::Milliseconds(400));
   };
-  ExpectGood(RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_)->Score(request_));
+  ExpectGood(RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_)->Score(request_, AtStop::kFinish));
 
   stop = false;
   service_.during = [&](grpc::ServerContext& context) {
@@ -126,16 +126,38 @@ TEST_F(RewardClientTest, AStopGivesARequestUnderWaySomeTimeAndThenCancelsIt) {
     heard = context.IsCancelled();
   };
   options.patience_at_stop = absl::ZeroDuration();
-  const absl::Status status = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_)->Score(request_).status();
+  const absl::Status status = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_)->Score(request_, AtStop::kFinish).status();
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
   EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr("rewards:1"), HasSubstr("a stop was asked for")));
   for (int i = 0; i < 1000 && !heard; ++i) absl::SleepFor(absl::Milliseconds(10));
   EXPECT_TRUE(heard);
 }
 
+TEST_F(RewardClientTest, AStopEndsWhatIsNotAStepAtOnce) {
+  std::atomic<bool> stop = false, heard = false;
+  RewardClient::Options options;
+  options.stop_requested = [&] { return stop.load(); };
+  service_.during = [&](grpc::ServerContext& context) {
+    stop = true;
+    for (int i = 0; i < 1000 && !context.IsCancelled(); ++i) absl::SleepFor(absl::Milliseconds(10));
+    heard = context.IsCancelled();
+  };
+  const auto client = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_);
+  const absl::Time start = absl::Now();
+  EXPECT_TRUE(absl::IsCancelled(client->Score(request_, AtStop::kCancel).status()));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(8));
+  for (int i = 0; i < 1000 && !heard; ++i) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_TRUE(heard);
+  const int calls = service_.calls;
+  EXPECT_TRUE(absl::IsCancelled(client->Score(request_, AtStop::kCancel).status()));
+  EXPECT_EQ(service_.calls, calls) << "after a stop nothing is asked";
+}
+
 TEST_F(RewardClientTest, AnErrorOfTheRequestIsNotRetried) {
   service_.before = [](int, v1::ScoreResponse&) { return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "row_json"); };
-  EXPECT_EQ(client_->Score(request_).status().code(), absl::StatusCode::kInvalidArgument);
+  const absl::Status status = client_->Score(request_, AtStop::kFinish).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "reward service rewards:1: Score of request 12: row_json");
   EXPECT_EQ(service_.calls, 1);
 }
 
@@ -152,13 +174,13 @@ TEST_F(RewardClientTest, AnswersOfAnotherShapeAreErrorsNotRewards) {
       damage(response);
       return grpc::Status::OK;
     };
-    const auto response = client_->Score(request_);
+    const auto response = client_->Score(request_, AtStop::kFinish);
     EXPECT_THAT(std::string(response.status().message()), HasSubstr("reward service rewards:1"));
   }
 }
 
 TEST_F(RewardClientTest, OtherRulesThanTheFirstAnswersAreAnErrorThatNamesBoth) {
-  ExpectGood(client_->Score(request_));
+  ExpectGood(client_->Score(request_, AtStop::kFinish));
   const std::function<void(v1::ScoreResponse&)> changes[] = {
       [](auto& r) { r.set_rule_names(0, "short"); },  // as many rules, none of them the same
       [](auto& r) {
@@ -174,13 +196,13 @@ TEST_F(RewardClientTest, OtherRulesThanTheFirstAnswersAreAnErrorThatNamesBoth) {
       change(response);
       return grpc::Status::OK;
     };
-    const absl::Status status = client_->Score(request_).status();
+    const absl::Status status = client_->Score(request_, AtStop::kFinish).status();
     EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
     EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr("rewards:1"), HasSubstr("before"), HasSubstr("\"length\""),
                                                               testing::AnyOf(HasSubstr("\"short\""), HasSubstr("\"length\", \"more\""))));
   }
   service_.before = [](int, v1::ScoreResponse&) { return grpc::Status::OK; };
-  ExpectGood(client_->Score(request_));
+  ExpectGood(client_->Score(request_, AtStop::kFinish));
 }
 
 TEST_F(RewardClientTest, OtherRulesOrWeightsThanTheRecipesAreSaidOnce) {
@@ -191,11 +213,11 @@ TEST_F(RewardClientTest, OtherRulesOrWeightsThanTheRecipesAreSaidOnce) {
     options.recipe_rules = rules;
     const auto client = RewardClient::Create("rewards:1", server_->InProcessChannel(), options, clock_);
     testing::internal::CaptureStderr();
-    ExpectGood(client->Score(request_));
+    ExpectGood(client->Score(request_, AtStop::kFinish));
     const std::string log = testing::internal::GetCapturedStderr();
     EXPECT_EQ(log.find("rewards:1 scores by length x 1; the recipe's") != std::string::npos, differ) << log;
     testing::internal::CaptureStderr();
-    ExpectGood(client->Score(request_));
+    ExpectGood(client->Score(request_, AtStop::kFinish));
     EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
   }
 }
@@ -207,7 +229,7 @@ TEST_F(RewardClientTest, OtherRulesInALaterPartOfOneRequestAreAnErrorToo) {
     if (call == 1) response.set_rule_names(0, "short");
     return grpc::Status::OK;
   };
-  EXPECT_TRUE(absl::IsFailedPrecondition(client_->Score(request_).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(client_->Score(request_, AtStop::kFinish).status()));
 }
 
 TEST_F(RewardClientTest, ARewardThatIsNotFiniteIsHandedOn) {
@@ -218,7 +240,7 @@ TEST_F(RewardClientTest, ARewardThatIsNotFiniteIsHandedOn) {
       score->mutable_rules(0)->set_score(value);
       return grpc::Status::OK;
     };
-    const auto response = client_->Score(request_);
+    const auto response = client_->Score(request_, AtStop::kFinish);
     ASSERT_TRUE(response.ok()) << response.status();
     const v1::CompletionScore& score = response->groups(2).completions(1);
     EXPECT_TRUE(score.has_reward());
@@ -233,7 +255,7 @@ TEST_F(RewardClientTest, ARulesScoreThatIsNotFiniteCostsThatCompletionItsReward)
     response.mutable_groups(2)->mutable_completions(1)->mutable_rules(0)->set_score(std::numeric_limits<double>::infinity());
     return grpc::Status::OK;
   };
-  const auto response = client_->Score(request_);
+  const auto response = client_->Score(request_, AtStop::kFinish);
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_TRUE(response->groups(2).completions(0).has_reward());
   EXPECT_FALSE(response->groups(2).completions(1).has_reward());

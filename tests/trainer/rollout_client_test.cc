@@ -111,7 +111,7 @@ class RolloutClientTest : public testing::Test {
       EXPECT_EQ(std::this_thread::get_id(), caller);
       AddTo(seen, sample);
       if (after) after(++count);
-    });
+    }, AtStop::kFinish);
     ASSERT_TRUE(result.ok()) << result.status();
     EXPECT_EQ(seen, expected_);
     ASSERT_EQ(result->size(), groups_.size());
@@ -238,7 +238,7 @@ TEST_F(RolloutClientTest, WhereAllWorkersHangTheCallEndsAndSaysSo) {
   });
   const auto client = Connect({silent.worker()});
   const absl::Time start = absl::Now();
-  const auto result = client->Generate(groups_, {});
+  const auto result = client->Generate(groups_, {}, AtStop::kFinish);
   EXPECT_EQ(result.status().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(std::string(result.status().message()), testing::AllOf(HasSubstr(silent.worker().name), HasSubstr("hangs"), HasSubstr("3 times in a row")));
   EXPECT_EQ(times, 3);
@@ -329,14 +329,14 @@ TEST_F(RolloutClientTest, APromptThatIsTooLongEndsTheCallNamingTheGroup) {
   RealWorker a, b;
   const auto client = Connect({a.worker(), b.worker()});
   groups_[7] = MakeGroup(7, 256, 4, 4);
-  const auto result = client->Generate(groups_, {});
+  const auto result = client->Generate(groups_, {}, AtStop::kFinish);
   EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument) << result.status();
   EXPECT_THAT(std::string(result.status().message()), testing::AllOf(HasSubstr("group 7"), HasSubstr("127.0.0.1:")));
 }
 
 TEST_F(RolloutClientTest, AWorkerThatKeepsFailingEndsTheCall) {
   DoubleWorker sick([](grpc::ServerContext&, DoubleWorker::Stream&) { return grpc::Status(grpc::StatusCode::INTERNAL, "out of order"); });
-  const auto result = Connect({sick.worker()})->Generate(groups_, {});
+  const auto result = Connect({sick.worker()})->Generate(groups_, {}, AtStop::kFinish);
   EXPECT_THAT(std::string(result.status().message()), testing::AllOf(HasSubstr("out of order"), HasSubstr("127.0.0.1:")));
   EXPECT_EQ(sick.streams(), 3);
   RealWorker healthy;
@@ -348,7 +348,7 @@ TEST_F(RolloutClientTest, ASampleWhoseLogitsAreNotNumbersComesAsItIsAndIsNotMade
   for (const char* where : {"rollout.logits:1:nan", "rollout.logits:300:nan"}) {  // without and with tokens before
     const auto client = Connect({a.worker(), b.worker()});
     ASSERT_TRUE(failpoint::Arm(where).ok());
-    const auto result = client->Generate(groups_, {});
+    const auto result = client->Generate(groups_, {}, AtStop::kFinish);
     ASSERT_TRUE(result.ok()) << result.status();
     std::vector<v1::Sample> whole;
     int broken = 0;
@@ -375,11 +375,73 @@ TEST_F(RolloutClientTest, NoWorkerLeftIsAnErrorThatNamesThem) {
   const auto client = Connect({a->worker()});
   a.reset();
   const absl::Time start = absl::Now();
-  const auto result = client->Generate(groups_, {});
+  const auto result = client->Generate(groups_, {}, AtStop::kFinish);
   EXPECT_EQ(result.status().code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(result.status().message()), HasSubstr(address));
+  EXPECT_THAT(std::string(result.status().message()), testing::ContainsRegex(address + "\\) since [2-9](\\.[0-9])?s; "));
   EXPECT_LT(absl::Now() - start, absl::Seconds(12));
   EXPECT_THAT(std::string(client->UpdateWeights(*model_, 99, threads_).message()), HasSubstr(address));
+}
+
+int CountOf(const std::string& text, const std::string& what) {
+  int count = 0;
+  for (size_t at = text.find(what); at != text.npos; at = text.find(what, at + 1)) ++count;
+  return count;
+}
+
+TEST_F(RolloutClientTest, AWorkerThatStaysAwayIsSaidOnceInTenSeconds) {
+  RealWorker a;
+  auto b = std::make_unique<RealWorker>();
+  const std::string gone = b->address();
+  const auto client = Connect({a.worker(), b->worker()});
+  b.reset();
+  testing::internal::CaptureStderr();
+  // As many steps as a small model makes in a few seconds.
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(client->UpdateWeights(*model_, ++version_, threads_).ok());
+  EXPECT_EQ(CountOf(testing::internal::GetCapturedStderr(), "rollout worker " + gone), 1);
+}
+
+TEST_F(RolloutClientTest, HowLongNoWorkerAnswersIsSaidAsItWasAndOnlyOnceInTenSeconds) {
+  auto a = std::make_unique<RealWorker>();
+  const std::string address = a->address();
+  std::atomic<bool> stop = false;
+  RolloutClient::Options options = Quick();
+  options.no_worker_timeout = absl::Seconds(30);
+  options.stop_requested = [&] { return stop.load(); };
+  const auto client = Connect({a->worker()}, options);
+  a.reset();
+  std::thread stopper([&] {
+    absl::SleepFor(absl::Seconds(2));
+    stop = true;
+  });
+  testing::internal::CaptureStderr();
+  const absl::Status status = client->UpdateWeights(*model_, ++version_, threads_);
+  EXPECT_EQ(CountOf(testing::internal::GetCapturedStderr(), "rollout worker " + address), 1);
+  stopper.join();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  EXPECT_THAT(std::string(status.message()), testing::ContainsRegex(address + "\\) since [2-6](\\.[0-9])?s; "));
+}
+
+TEST_F(RolloutClientTest, AStopEndsWhatIsNotAStepAtOnceAndTheWorkerDropsIt) {
+  RealWorker a;
+  std::atomic<bool> stop = false;
+  RolloutClient::Options options = Quick();
+  options.timeout = absl::Seconds(60);
+  options.stop_requested = [&] { return stop.load(); };
+  const auto client = Connect({a.worker()}, options);
+  ASSERT_TRUE(failpoint::Arm("rollout.decode:3+:delay=300").ok());
+  std::thread stopper([&] {
+    absl::SleepFor(absl::Seconds(1));
+    stop = true;
+  });
+  const absl::Time start = absl::Now();
+  const auto result = client->Generate(groups_, {}, AtStop::kCancel);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(8));
+  stopper.join();
+  EXPECT_TRUE(absl::IsCancelled(result.status())) << result.status();
+  EXPECT_THAT(std::string(result.status().message()), testing::ContainsRegex("cut off with [0-9]+ completions to go, a stop was asked for"));
+  // A step's work is finished all the same, and the worker has nothing left of the other.
+  ASSERT_TRUE(failpoint::Arm("").ok());
+  ExpectGood(*client);
 }
 
 TEST_F(RolloutClientTest, AFullWorkerIsAskedAgain) {

@@ -120,6 +120,19 @@ TEST_F(RunCheckpointTest, AnotherModelsWeightsAreRefusedAndTheTensorNamed) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("model.embed_tokens.weight"));
 }
 
+TEST(RunStateTest, AnUnfinishedRowComesBackAndIsNothingForAnEarlierProgram) {
+  RunState state = SomeState(6);
+  EXPECT_THAT(state.ToJson(), HasSubstr("\"format\": 1"));
+  state.unfinished_row = "{\"step\":6,\"loss\":0.5}";
+  EXPECT_THAT(state.ToJson(), HasSubstr("\"format\": 2"));
+  const auto back = RunState::FromJson(state.ToJson());
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->unfinished_row, state.unfinished_row);
+  std::string without = SomeState(6).ToJson();
+  without.replace(without.find("\"format\": 1"), 11, "\"format\": 2");
+  EXPECT_THAT(std::string(RunState::FromJson(without).status().message()), HasSubstr("unfinished_row"));
+}
+
 TEST(RunStateTest, WhatIsMissingOrOutOfRangeIsNamed) {
   const std::string good = SomeState(6).ToJson();
   ASSERT_TRUE(RunState::FromJson(good).ok());

@@ -35,7 +35,7 @@ class ScriptedRollout : public RolloutClient {
     return absl::OkStatus();
   }
   absl::StatusOr<std::vector<std::vector<v1::Sample>>> Generate(const std::vector<v1::GenerateRequest>& groups,
-                                                               std::function<void(const v1::Sample&)>) override {
+                                                               std::function<void(const v1::Sample&)>, AtStop) override {
     std::vector<std::vector<v1::Sample>> all;
     for (const v1::GenerateRequest& group : groups) {
       serials.push_back(group.group_serial());
@@ -75,7 +75,7 @@ class ScriptedReward : public RewardClient {
  public:
   explicit ScriptedReward(Script script) : script_(std::move(script)) {}
 
-  absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request) override {
+  absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request, AtStop) override {
     ++calls;
     v1::ScoreResponse response;
     for (const std::string& name : rule_names) {

@@ -43,6 +43,22 @@ TEST(MetricsRowTest, DoublesSurviveTheirText) {
   }
 }
 
+TEST(MetricsRowTest, ARowComesBackFromItsText) {
+  MetricsRow row;
+  row.Set("step", 7);
+  row.Set("stage", std::string("sft"));
+  row.Set("loss", 0.1 + 0.2);
+  row.Set("whole", 3.0);
+  row.Set("large", 1e300);
+  row.Set("nothing", std::nan(""));
+  const auto back = MetricsRow::FromJson(row.ToJson());
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->ToJson(), row.ToJson());
+  EXPECT_TRUE(std::holds_alternative<int64_t>(*back->Find("step")));
+  EXPECT_TRUE(std::holds_alternative<double>(*back->Find("whole")));
+  for (const char* bad : {"", "[]", "{\"a\": [1]}", "{\"a\": true}"}) EXPECT_FALSE(MetricsRow::FromJson(bad).ok()) << bad;
+}
+
 TEST(JsonLinesFileTest, ResumeCutsTheFileBackToTheRecordedLength) {
   FileSystem& fs = DefaultFileSystem();
   const std::string path = Folder() + "/m.jsonl";
