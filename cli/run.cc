@@ -182,7 +182,7 @@ const Command kRun = {
         {.name = "out", .placeholder = "DIR", .help = "run directory (default: runs/NAME)", .default_text = ""},
         {.name = "rules-library", .placeholder = "FILE", .help = "shared library for library rules without a path", .default_text = "", .repeated = true},
         {.name = "resume", .placeholder = "", .help = "go on from the newest checkpoint of DIR, to the same bits", .default_text = ""},
-        {.name = "dry-run", .placeholder = "", .help = "load and check everything, DIR too, predict memory, train and write nothing", .default_text = ""},
+        {.name = "dry-run", .placeholder = "", .help = "load and check everything, that DIR can be written too, predict memory, train and leave nothing", .default_text = ""},
     },
     Run,
 };
