@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <tuple>
 
 #include "common/base/json.h"
 #include "tests/testing/process.h"
@@ -204,6 +205,28 @@ TEST(CommandsTest, RowsThatTheTokenizerCannotSayAreRefusedWhenTheyAreLoaded) {
   }
   const std::string rules = WriteFile("rules.textproto", "rules { exact {} }\n");
   EXPECT_THAT(Grouper({"eval", "--model", FinishedRun(), "--data", rl, "--rules", rules}).output, HasSubstr(rl + ":1: the tokenizer has no token for"));
+}
+
+TEST(CommandsTest, UnknownTokensOfTheirOwnAreSaidOnceAFile) {
+  std::string text = ReadFile(SourcePath("recipes/quickstart/tokenizer.json"));
+  const size_t unknown = text.find("\"<pad>\"", text.find("\"unk_token\""));
+  ASSERT_NE(unknown, std::string::npos);
+  const std::string tokenizer = WriteFile("tokenizer.json", text.replace(unknown, 7, "\"?\""));
+  const std::string config = ReadFile(SourcePath("recipes/quickstart/tokenizer_config.json"));
+  std::ofstream(tokenizer.substr(0, tokenizer.rfind('/')) + "/tokenizer_config.json") << config;
+  const std::string sft = WriteFile("sft.jsonl", "{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n{\"prompt\": \"1+b=\", \"completion\": \"ab\"}\n");
+  const std::string rl = WriteFile("rl.jsonl", "{\"prompt\": \"a\", \"answer\": \"3\"}\n{\"prompt\": \"b\", \"answer\": \"3\"}\n");
+  const std::string held = WriteFile("held.jsonl", "{\"prompt\": \"a\", \"answer\": \"3\"}\n");
+  const Outcome outcome = Grouper({"run", TinyRecipe(), "--dry-run", "--out", FreshDirectory("x"), "--set", "model.tokenizer=" + tokenizer, "--set",
+                                   "stages[sft].data.train=" + sft, "--set", "stages[rl].data.train=" + rl, "--set", "stages[rl].data.eval=" + held});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const auto& [file, line, count] : {std::tuple(sft, 2, "3 of"), std::tuple(rl, 1, "2 of"), std::tuple(held, 1, "1 of")}) {
+    const std::string begin = "] " + file + ": " + count;
+    const size_t at = outcome.output.find(begin);
+    ASSERT_NE(at, std::string::npos) << begin << "\n" << outcome.output;
+    EXPECT_EQ(outcome.output.find("] " + file, at + 1), std::string::npos) << outcome.output;
+    EXPECT_THAT(outcome.output.substr(at), HasSubstr("first in " + file + ":" + std::to_string(line) + "\n"));
+  }
 }
 
 TEST(CommandsTest, DryRunRefusesWhatTheRunWouldRefuse) {
