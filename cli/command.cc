@@ -1,7 +1,6 @@
 #include "cli/command.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -9,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "common/base/check.h"
+#include "common/base/parse_double.h"
 #include "common/base/status.h"
 
 namespace grouper::cli {
@@ -52,7 +52,7 @@ absl::StatusOr<int64_t> Arguments::GetInt(const std::string& option, int64_t min
 absl::StatusOr<double> Arguments::GetDouble(const std::string& option, double min, double max) const {
   const std::string text = Get(option);
   double value;
-  if (!absl::SimpleAtod(text, &value) || !(value >= min && value <= max)) {
+  if (!ParseDouble(text, &value) || !(value >= min && value <= max)) {
     return UsageError(*command_, absl::StrCat("--", option, " ", text, ": expected a number in ", min, "..", max));
   }
   return value;

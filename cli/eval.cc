@@ -51,7 +51,7 @@ absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t samples, arguments.GetInt("samples", 1, 1 << 16));
   ASSIGN_OR_RETURN(const int64_t limit, arguments.GetInt("max-problems", 0, 1 << 30));
   ASSIGN_OR_RETURN(const int64_t new_tokens, arguments.GetInt("max-new-tokens", 1, 1 << 30));
-  ASSIGN_OR_RETURN(double temperature, arguments.GetDouble("temperature", 0, 100));
+  ASSIGN_OR_RETURN(double temperature, TemperatureFromOptions(arguments));
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
   ASSIGN_OR_RETURN(const int64_t seed, arguments.GetInt("seed", 0, INT64_MAX));
   ASSIGN_OR_RETURN(const int64_t top_k, arguments.GetInt("top-k", 0, 1 << 30));
@@ -81,7 +81,9 @@ absl::Status Run(const Arguments& arguments) {
   stage->mutable_data()->set_eval(arguments.Get("data"));
   for (const std::string& field : arguments.GetAll("field")) {
     const size_t equals = field.find('=');
-    if (equals == std::string::npos) return absl::InvalidArgumentError("--field " + field + ": expected OUR_NAME=COLUMN");
+    if (equals == std::string::npos || equals == 0 || equals + 1 == field.size()) {
+      return absl::InvalidArgumentError("--field " + field + ": expected OUR_NAME=COLUMN");
+    }
     (*stage->mutable_data()->mutable_fields())[field.substr(0, equals)] = field.substr(equals + 1);
   }
   v1::Evaluation* eval = stage->mutable_eval();
@@ -142,7 +144,7 @@ const Command kEval = {
         {.name = "rule", .placeholder = "NAME", .help = "the rule that decides (default: greatest weight)", .default_text = ""},
         {.name = "field", .placeholder = "NAME=COLUMN", .help = "map our column name to the file's", .default_text = "", .repeated = true},
         {.name = "samples", .placeholder = "K", .help = "samples a problem", .default_text = "1"},
-        {.name = "temperature", .placeholder = "T", .help = "0: greedy", .default_text = "0"},
+        {.name = "temperature", .placeholder = "T", .help = "0: greedy, else 1e-6..100", .default_text = "0"},
         {.name = "top-k", .placeholder = "K", .help = "0: all", .default_text = "0"},
         {.name = "top-p", .placeholder = "P", .help = "1: all", .default_text = "1"},
         {.name = "max-new-tokens", .placeholder = "N", .help = "longest completion", .default_text = "512"},

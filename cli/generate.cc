@@ -39,7 +39,7 @@ absl::StatusOr<DataRow> PromptRow(const Arguments& arguments) {
 
 absl::Status Run(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const int64_t new_tokens, arguments.GetInt("max-new-tokens", 1, 1 << 30));
-  ASSIGN_OR_RETURN(const double temperature, arguments.GetDouble("temperature", 0, 100));
+  ASSIGN_OR_RETURN(const double temperature, TemperatureFromOptions(arguments));
   ASSIGN_OR_RETURN(const int64_t top_k, arguments.GetInt("top-k", 0, 1 << 30));
   ASSIGN_OR_RETURN(const double top_p, arguments.GetDouble("top-p", 1e-9, 1));
   ASSIGN_OR_RETURN(const int64_t num_threads, arguments.GetInt("threads", 0, 4096));
@@ -56,7 +56,9 @@ absl::Status Run(const Arguments& arguments) {
 
   ASSIGN_OR_RETURN(const v1::PromptTemplate prompt_template, PromptFromOptions(arguments, arguments.Get("model"), *loaded.tokenizer));
   ASSIGN_OR_RETURN(const PromptEncoder encoder, PromptEncoder::Create(prompt_template, loaded.tokenizer));
-  ASSIGN_OR_RETURN(const PromptEncoder::Prompt prompt, encoder.EncodePrompt(row));
+  UnknownTokens unknown;
+  ASSIGN_OR_RETURN(const PromptEncoder::Prompt prompt, encoder.EncodePrompt(row, &unknown));
+  unknown.Warn(row.source);
 
   const int64_t context = loaded.model->config().max_position_embeddings;
   if (static_cast<int64_t>(prompt.token_ids.size()) >= context) {
@@ -122,7 +124,7 @@ const Command kGenerate = {
         {.name = "template", .placeholder = "NAME", .help = "plain (the default), r1_zero, chatml, tokenizer", .default_text = ""},
         {.name = "prefill", .placeholder = "TEXT", .help = "beginning of the completion", .default_text = ""},
         {.name = "add-bos", .placeholder = "", .help = "put the bos token first", .default_text = ""},
-        {.name = "temperature", .placeholder = "T", .help = "0: greedy", .default_text = "0"},
+        {.name = "temperature", .placeholder = "T", .help = "0: greedy, else 1e-6..100", .default_text = "0"},
         {.name = "top-k", .placeholder = "K", .help = "0: all", .default_text = "0"},
         {.name = "top-p", .placeholder = "P", .help = "1: all", .default_text = "1"},
         {.name = "max-new-tokens", .placeholder = "N", .help = "longest completion", .default_text = "256"},

@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "common/base/file.h"
 #include "common/base/hash.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 #include "common/checkpoint/checkpoint_directory.h"
 #include "common/checkpoint/stored_tensor.h"

@@ -1,9 +1,10 @@
 #include "cli/prompt_options.h"
 
 #include "common/base/file.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
-#include "common/checkpoint/stored_tensor.h"
 #include "common/recipe/load_recipe.h"
+#include "kernels/sampling.h"
 
 namespace grouper::cli {
 
@@ -24,6 +25,12 @@ absl::Status CheckPromptOptions(const Arguments& arguments) {
     }
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<double> TemperatureFromOptions(const Arguments& arguments) {
+  ASSIGN_OR_RETURN(const double temperature, arguments.GetDouble("temperature", 0, 100));
+  if (temperature == 0 || temperature >= static_cast<double>(kernels::kMinTemperature)) return temperature;
+  return absl::InvalidArgumentError(absl::StrCat("--temperature ", arguments.Get("temperature"), ": expected 0 (greedy) or 1e-6..100"));
 }
 
 absl::StatusOr<v1::PromptTemplate> PromptFromOptions(const Arguments& arguments, const std::string& model, const Tokenizer& tokenizer) {

@@ -186,7 +186,7 @@ const Command kRun = {
         {.name = "out", .placeholder = "DIR", .help = "run directory (default: runs/NAME)", .default_text = ""},
         {.name = "rules-library", .placeholder = "FILE", .help = "shared library for library rules without a path", .default_text = "", .repeated = true},
         {.name = "resume", .placeholder = "", .help = "go on from the newest checkpoint of DIR, to the same bits", .default_text = ""},
-        {.name = "dry-run", .placeholder = "", .help = "load and check all but remote services, DIR too, predict memory, write nothing", .default_text = ""},
+        {.name = "dry-run", .placeholder = "", .help = "load and check all but remote services, that DIR can be written too, predict memory; leave nothing", .default_text = ""},
     },
     Run,
 };

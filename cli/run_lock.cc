@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
@@ -49,6 +50,30 @@ absl::Status HeldByAnother(const std::string& directory, pid_t pid) {
       absl::StrCat(directory, ": another process", pid > 0 ? absl::StrCat(" (pid ", pid, ")") : "", " is running there"));
 }
 
+void RemoveFolders(const std::vector<std::string>& folders) {
+  for (auto folder = folders.rbegin(); folder != folders.rend(); ++folder) rmdir(folder->c_str());  // not where something is in it
+}
+
+// Makes the directory and what is missing above it, writes into it, and takes all of that away again. Only the attempt says whether a file system is
+// read-only, or a folder of /proc.
+absl::Status TryToWrite(const std::string& directory) {
+  const std::vector<std::string> missing = MissingFolders(directory);
+  const auto attempt = [&]() -> absl::Status {
+    RETURN_IF_ERROR(DefaultFileSystem().CreateDirectories(directory));
+    const std::string probe = JoinPath(directory, absl::StrCat(".dry_run.", getpid()));
+    const int fd = open(probe.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat(directory, ": cannot write there"));
+    const bool written = write(fd, "\n", 1) == 1;
+    const int error = errno;
+    close(fd);
+    unlink(probe.c_str());
+    return written ? absl::OkStatus() : absl::ErrnoToStatus(error, absl::StrCat(directory, ": cannot write there"));
+  };
+  const absl::Status status = attempt();
+  RemoveFolders(missing);
+  return status;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RunLock>> RunLock::Acquire(const std::string& directory) {
@@ -86,18 +111,21 @@ absl::StatusOr<std::unique_ptr<RunLock>> RunLock::Acquire(const std::string& dir
 }
 
 absl::Status RunLock::Check(const std::string& directory) {
-  const int fd = open(LockPath(directory).c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return absl::OkStatus();
+  const std::string path = LockPath(directory);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return TryToWrite(directory);
   struct flock holder = WholeFile();
   const bool held = fcntl(fd, F_GETLK, &holder) == 0 && holder.l_type != F_UNLCK;
   close(fd);
-  return held ? HeldByAnother(directory, holder.l_pid) : absl::OkStatus();
+  if (held) return HeldByAnother(directory, holder.l_pid);
+  if (access(path.c_str(), W_OK) != 0) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot open for writing"));
+  return TryToWrite(directory);
 }
 
 RunLock::~RunLock() {
   if (made_file_ && !DefaultFileSystem().Exists(JoinPath(directory_, "recipe.textproto"))) {
     unlink(LockPath(directory_).c_str());  // while it is locked: whoever has it open sees that it is gone
-    for (auto folder = made_folders_.rbegin(); folder != made_folders_.rend(); ++folder) rmdir(folder->c_str());  // not where something else is in it
+    RemoveFolders(made_folders_);
   }
   close(fd_);
 }

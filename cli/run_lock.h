@@ -18,7 +18,8 @@ class RunLock {
   // Makes the directory when it is absent. FailedPrecondition, naming the other's process id, when another process holds it. On a file system
   // without locks it warns and holds nothing.
   static absl::StatusOr<std::unique_ptr<RunLock>> Acquire(const std::string& directory);
-  // Whether another process holds it now: the same error. Writes nothing.
+  // Whether Acquire would fail now, with the same errors: another process holds it, or the directory cannot be made or written to. That is tried and
+  // all of it taken away again.
   static absl::Status Check(const std::string& directory);
   ~RunLock();
   RunLock(const RunLock&) = delete;

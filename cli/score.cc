@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "absl/strings/str_format.h"
 #include "cli/commands.h"
 #include "cli/output_option.h"
 #include "common/base/address.h"
 #include "common/base/status.h"
 #include "common/base/thread_pool.h"
+#include "common/rpc/credentials.h"
 #include "common/rpc/server.h"
 #include "trainer/reward_client.h"
 
@@ -23,6 +25,7 @@ absl::Status Run(const Arguments& arguments) {
   ScoreSummary summary;
   if (!config.address().empty()) {  // somebody else's service
     RETURN_IF_ERROR(file.Locate(Annotate(CheckPeerAddress(config.address()), "reward.address")));
+    RETURN_IF_ERROR(file.Locate(ReadCredentials(config.tls(), "reward.tls").status()));
     ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, OpenChannel(config.address(), config.tls()));
     RewardClient::Options options;
     if (config.timeout_seconds() > 0) options.timeout = absl::Seconds(config.timeout_seconds());
@@ -34,13 +37,14 @@ absl::Status Run(const Arguments& arguments) {
     ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, LoadRuleSet(arguments.Get("rules"), arguments.GetAll("rules-library")));
     ASSIGN_OR_RETURN(summary, ScoreFile(*rules, arguments.Get("input"), arguments.Get("output"), &threads));
   }
-  std::printf("%llu lines, mean reward %.4f over %llu with a reward\n", static_cast<unsigned long long>(summary.lines),
-              summary.rewarded > 0 ? summary.reward_sum / static_cast<double>(summary.rewarded) : 0.0,
-              static_cast<unsigned long long>(summary.rewarded));
+  const std::string mean = summary.rewarded == 0 ? "none with a reward" :
+      absl::StrFormat("mean reward %.4f over %d with a reward", summary.reward_sum / static_cast<double>(summary.rewarded), summary.rewarded);
+  std::printf("%llu lines, %s\n", static_cast<unsigned long long>(summary.lines), mean.c_str());
   for (size_t i = 0; i < summary.rules.size(); ++i) {
     const ScoreSummary::RuleSummary& rule = summary.rules[i];
-    std::printf("  %-20s mean %.4f  scored %llu  not applicable %llu  errors %llu  time-outs %llu\n", summary.rule_names[i].c_str(),
-                rule.scored > 0 ? rule.sum / static_cast<double>(rule.scored) : 0.0, static_cast<unsigned long long>(rule.scored),
+    const std::string rule_mean = rule.scored == 0 ? "nothing scored" : absl::StrFormat("mean %.4f", rule.sum / static_cast<double>(rule.scored));
+    std::printf("  %-20s %s  scored %llu  not applicable %llu  errors %llu  time-outs %llu\n", summary.rule_names[i].c_str(),
+                rule_mean.c_str(), static_cast<unsigned long long>(rule.scored),
                 static_cast<unsigned long long>(rule.not_applicable), static_cast<unsigned long long>(rule.errors),
                 static_cast<unsigned long long>(rule.timeouts));
   }

@@ -8,6 +8,7 @@
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/recipe/load_recipe.h"
+#include "common/rpc/credentials.h"
 #include "reward/reward_service.h"
 #include "rollout/rollout_service.h"
 
@@ -27,24 +28,24 @@ absl::Status ServeUntilStopped(const std::string& what, const std::string& liste
 
 absl::Status Serve(const Arguments& arguments, const v1::Recipe& recipe) {
   const std::string listen = arguments.Get("listen"), what = arguments.positional(0);
+  if (what != "reward" && what != "rollout") return absl::InvalidArgumentError("serve " + what + ": expected rollout or reward");
+  const v1::Credentials& tls = what == "reward" ? recipe.reward().tls() : recipe.rollout().tls();
+  RETURN_IF_ERROR(ReadCredentials(tls, what + ".tls").status());  // before a model is loaded, and by the field's name
   ThreadPool threads(recipe.threads());
   if (what == "reward") {
     ASSIGN_OR_RETURN(const std::unique_ptr<RuleSet> rules, RuleSet::Create(recipe.reward(), "", arguments.GetAll("rules-library")));
     const auto service = CreateRewardService(rules.get(), &threads);
-    return ServeUntilStopped(what, listen, recipe.reward().tls(), service.get());
+    return ServeUntilStopped(what, listen, tls, service.get());
   }
-  if (what == "rollout") {
-    // The weights are replaced by the trainer's first update; until then nothing is served.
-    ASSIGN_OR_RETURN(LoadedModel loaded, LoadRecipeModel(recipe, threads, WeightUse::kForward));
-    RETURN_IF_ERROR(PlanWorkerMemory(recipe, *loaded.model, MeasureMachine(*loaded.model)).Check("the worker"));
-    RolloutServiceOptions options;
-    options.engine.max_batch_tokens = recipe.rollout().max_batch_tokens();
-    options.engine.max_sequences = recipe.rollout().max_sequences();
-    options.engine.cache_pages = recipe.rollout().cache_pages();
-    ASSIGN_OR_RETURN(const auto service, MakeRolloutService(*loaded.model, loaded.tokenizer, threads, options));
-    return ServeUntilStopped(what, listen, recipe.rollout().tls(), service.get());
-  }
-  return absl::InvalidArgumentError("serve " + what + ": expected rollout or reward");
+  // The weights are replaced by the trainer's first update; until then nothing is served.
+  ASSIGN_OR_RETURN(LoadedModel loaded, LoadRecipeModel(recipe, threads, WeightUse::kForward));
+  RETURN_IF_ERROR(PlanWorkerMemory(recipe, *loaded.model, MeasureMachine(*loaded.model)).Check("the worker"));
+  RolloutServiceOptions options;
+  options.engine.max_batch_tokens = recipe.rollout().max_batch_tokens();
+  options.engine.max_sequences = recipe.rollout().max_sequences();
+  options.engine.cache_pages = recipe.rollout().cache_pages();
+  ASSIGN_OR_RETURN(const auto service, MakeRolloutService(*loaded.model, loaded.tokenizer, threads, options));
+  return ServeUntilStopped(what, listen, tls, service.get());
 }
 
 absl::Status Run(const Arguments& arguments) {

@@ -18,8 +18,12 @@
 
 namespace grouper::kernels {
 
+// The least temperature that is not greedy: logits divided by less may overflow, and their differences mean nothing any more.
+inline constexpr float kMinTemperature = 1e-6f;
+
 struct SamplingFilter {
-  float temperature = 1;  // finite. 0: greedy, the argmax with the lowest id; its logprob is 0, any other token's is -inf
+  // Finite; 0, or at least kMinTemperature. 0: greedy, the argmax with the lowest id; its logprob is 0, any other token's is -inf.
+  float temperature = 1;
   int32_t top_k = 0;      // 0: all
   float top_p = 1;
   friend bool operator==(const SamplingFilter&, const SamplingFilter&) = default;

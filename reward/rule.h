@@ -4,7 +4,7 @@
 //   data row ────────┼─► Rule::Score ─► {status, score, reason, extracted} ─► RuleSet: sum of weight * score
 //   earlier results ─┘
 //
-// A failure is never a reward of 0: a rule that throws, returns NaN or is stopped ends in ERROR or TIMEOUT, and the
+// A failure is never a reward of 0: a rule that throws, returns NaN or 1e300, or is stopped ends in ERROR or TIMEOUT, and the
 // completion has no reward. Text comes from a model and may be any bytes; every rule is linear in it (or bounded), and
 // none evaluates it.
 #pragma once
@@ -57,7 +57,7 @@ class Rule {
  public:
   virtual ~Rule() = default;
 
-  // Thread-safe. A thrown exception and a score that is not finite become ERROR in the caller.
+  // Thread-safe. A thrown exception and a score that is not finite or beyond 1e30 (IsScore) become ERROR in the caller.
   virtual RuleResult Score(const RuleInput& input) const = 0;
 
   // Scores a group's completions together; results[i] belongs to group[i]. Only called when sees_group(). Default:

@@ -64,8 +64,9 @@ std::string ToUtf8(std::string text) {
 
 void Finish(RuleResult& result) {
   if (result.status == v1::RULE_STATUS_UNSPECIFIED) result = RuleResult::Error("the rule gave no result");
-  if (result.status == v1::RULE_STATUS_SCORED && !std::isfinite(result.score)) {
-    result = RuleResult::Error(absl::StrCat("the rule's score is ", std::isnan(result.score) ? "NaN" : "infinite"));
+  if (result.status == v1::RULE_STATUS_SCORED && !IsScore(result.score)) {
+    const std::string score = std::isnan(result.score) ? "NaN" : std::isinf(result.score) ? "infinite" : absl::StrCat(result.score);
+    result = RuleResult::Error(absl::StrCat("the rule's score is ", score, ", expected at most 1e30 in magnitude"));
   }
   if (result.status != v1::RULE_STATUS_SCORED) result.score = 0;
   Shorten(result.reason, kMaxReasonBytes);
@@ -169,11 +170,12 @@ absl::StatusOr<std::unique_ptr<RuleSet>> RuleSet::Create(const v1::Reward& confi
       return absl::InvalidArgumentError(absl::StrCat(path, ".", message));
     };
     const std::string name = RuleName(rule);
+    if (const absl::Status fine = CheckName(name); !fine.ok()) return error(absl::StrCat("name: ", fine.message()));
     if (std::find(set->names_.begin(), set->names_.end(), name) != set->names_.end()) {
       return error(absl::StrCat("name: \"", name, "\" is there twice"));
     }
     const double weight = RuleWeight(rule);
-    if (!std::isfinite(weight)) return error("weight: expected a finite number");
+    if (!IsScore(weight)) return error("weight: expected a finite number, at most 1e30 in magnitude");
     if (!(rule.timeout_seconds() >= 0) || rule.timeout_seconds() > 86400)
       return error("timeout_seconds: expected 0 to 86400");
     const absl::Duration timeout =
@@ -347,8 +349,8 @@ absl::StatusOr<v1::ScoreResponse> RuleSet::Score(const v1::ScoreRequest& request
         out->set_reason(ToUtf8(std::move(result.reason)));
         out->set_extracted(ToUtf8(std::move(result.extracted)));
       }
-      // A sum of finite terms may still overflow: that is a failure too, not a reward.
-      score->set_has_reward(any && !failed && std::isfinite(reward));
+      // A sum of scores may still be none: that is a failure too, not a reward.
+      score->set_has_reward(any && !failed && IsScore(reward));
       score->set_reward(score->has_reward() ? reward : 0);
     }
   }

@@ -241,6 +241,7 @@ absl::StatusOr<ScoreSummary> ScoreFile(const Scorer& scorer, const std::string& 
   RETURN_IF_ERROR(output->Flush());
   RETURN_IF_ERROR(output->Close());
   RETURN_IF_ERROR(malformed);
+  if (summary.lines == 0) return absl::InvalidArgumentError(absl::StrCat(input_path, ": no rows, expected JSON lines"));
   return summary;
 }
 

@@ -96,8 +96,9 @@ absl::Status CheckRequest(const v1::GenerateRequest& request, const Model& model
     }
   }
   const v1::SamplingParams& sampling = request.sampling();
-  if (!(sampling.temperature() >= 0) || !std::isfinite(sampling.temperature())) {
-    return absl::InvalidArgumentError(absl::StrCat("sampling.temperature: ", sampling.temperature(), ", expected at least 0"));
+  const float temperature = sampling.temperature();
+  if ((temperature != 0 && !(temperature >= kernels::kMinTemperature)) || !std::isfinite(temperature)) {
+    return absl::InvalidArgumentError(absl::StrCat("sampling.temperature: ", temperature, ", expected 0 (greedy) or at least 1e-6"));
   }
   if (!(sampling.top_p() > 0 && sampling.top_p() <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat("sampling.top_p: ", sampling.top_p(), ", expected more than 0 and at most 1"));

@@ -79,14 +79,17 @@ absl::Status CheckEvaluation(const StageContext& context, const std::vector<Data
   RETURN_IF_ERROR(Annotate(StopTokenIds(context.loaded, config.sampling()).status(), "eval"));
   const size_t count = CountTaken(rows, config);
   int64_t unscorable = 0;
+  UnknownTokens unknown;
   absl::Status first;
   for (size_t i = 0; i < count; ++i) {
-    RETURN_IF_ERROR(context.encoder.EncodePrompt(rows[i]).status());
+    RETURN_IF_ERROR(context.encoder.EncodePrompt(rows[i], &unknown).status());
     const absl::Status scorable = Annotate(check_row(rows[i].columns), rows[i].source);
     if (scorable.ok()) continue;
     if (first.ok()) first = scorable;
     ++unscorable;
   }
+  const v1::Data& data = context.config().data();
+  unknown.Warn(data.eval().empty() ? "the generator's held-out rows" : data.eval());
   if (unscorable > 0 && unscorable == static_cast<int64_t>(count)) return Annotate(first, "no held-out row can be scored");
   if (unscorable > 0) LOG(WARNING) << unscorable << " of " << count << " held-out rows cannot be scored by some rule, the first: " << first.message();
   return absl::OkStatus();

@@ -498,9 +498,10 @@ absl::StatusOr<int64_t> CheckGrpoData(const StageContext& context, const std::fu
     LOG(WARNING) << "stages[" << config.name() << "].grpo.group_size: 1: a completion without others to compare with has advantage 0, nothing will be learned";
   }
   int64_t fitting = 0, skipped = 0, unscorable = 0;
+  UnknownTokens unknown;
   absl::Status first_unscorable;
   auto check = [&](const DataRow& row) -> absl::Status {
-    ASSIGN_OR_RETURN(const PromptEncoder::Prompt prompt, context.encoder.EncodePrompt(row));
+    ASSIGN_OR_RETURN(const PromptEncoder::Prompt prompt, context.encoder.EncodePrompt(row, &unknown));
     if (const int64_t tokens = static_cast<int64_t>(prompt.token_ids.size()); tokens > most) {
       ++skipped;
       int64_t here = 0;
@@ -515,6 +516,7 @@ absl::StatusOr<int64_t> CheckGrpoData(const StageContext& context, const std::fu
   };
   for (const DataRow& row : context.data.file_rows()) RETURN_IF_ERROR(check(row));
   for (int64_t i = 0; i < generated; ++i) RETURN_IF_ERROR(check(context.data.TrainRow(i)));
+  unknown.Warn(config.data().train().empty() ? "the generator's rows" : config.data().train());
   if (fitting == 0 && generated == 0) return absl::InvalidArgumentError(absl::StrCat(config.data().train(), ": no prompt fits the context"));
   if (fitting > 0 && unscorable == fitting) return Annotate(first_unscorable, "no row can be scored");
   if (context.data.epoch_size() > 0) {

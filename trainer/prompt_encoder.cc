@@ -1,5 +1,8 @@
 #include "trainer/prompt_encoder.h"
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/base/log.h"
 #include "common/base/status.h"
 
 namespace grouper {
@@ -30,12 +33,35 @@ std::vector<ChatMessage> PromptEncoder::Messages(const std::vector<ChatTurn>& tu
   return messages;
 }
 
-absl::StatusOr<PromptEncoder::Prompt> PromptEncoder::EncodePrompt(const DataRow& row) const {
+void UnknownTokens::Warn(absl::string_view what) const {
+  if (unknown == 0) return;
+  LOG(WARNING) << what << ": " << unknown << " of " << tokens << " tokens ("
+               << absl::StrFormat("%.3g%%", 100.0 * static_cast<double>(unknown) / static_cast<double>(tokens))
+               << ") are the unknown token: the tokenizer has none for the text that stands there, first in " << first;
+}
+
+absl::StatusOr<std::vector<int32_t>> PromptEncoder::Encode(absl::string_view text, const DataRow& row, const std::vector<ChatTurn>& turns,
+                                                           UnknownTokens* unknown) const {
+  int64_t here = 0;
+  absl::StatusOr<std::vector<int32_t>> ids = tokenizer_->TryEncode(text, /*parse_special=*/true, &here);
+  if (ids.ok()) {
+    if (unknown == nullptr) return ids;
+    unknown->tokens += static_cast<int64_t>(ids->size());
+    unknown->unknown += here;
+    if (here > 0 && unknown->first.empty()) unknown->first = row.source;
+    return ids;
+  }
+  // The row's own text, or what the recipe puts around it?
+  for (const ChatTurn& turn : turns) RETURN_IF_ERROR(Annotate(tokenizer_->TryEncode(turn.content).status(), row.source));
+  return Annotate(ids.status(), absl::StrCat(row.source, turns.empty() ? "" : ": what prompt's template, system and prefill put around the text"));
+}
+
+absl::StatusOr<PromptEncoder::Prompt> PromptEncoder::EncodePrompt(const DataRow& row, UnknownTokens* unknown) const {
   ASSIGN_OR_RETURN(const std::vector<ChatTurn> turns, PromptTurns(row));
   ASSIGN_OR_RETURN(RenderedPrompt rendered, Annotate(template_.RenderPrompt(Messages(turns)), row.source));
   Prompt prompt;
   if (add_bos_) prompt.token_ids.push_back(*tokenizer_->bos_id());
-  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Annotate(tokenizer_->TryEncode(rendered.prompt_text + rendered.completion_prefill), row.source));
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(rendered.prompt_text + rendered.completion_prefill, row, turns, unknown));
   prompt.token_ids.insert(prompt.token_ids.end(), ids.begin(), ids.end());
   prompt.text = std::move(rendered.prompt_text);
   prompt.prefill = std::move(rendered.completion_prefill);
@@ -43,13 +69,14 @@ absl::StatusOr<PromptEncoder::Prompt> PromptEncoder::EncodePrompt(const DataRow&
   return prompt;
 }
 
-absl::StatusOr<TrainSequence> PromptEncoder::EncodeExample(const DataRow& row, bool train_on_prompt) const {
+absl::StatusOr<TrainSequence> PromptEncoder::EncodeExample(const DataRow& row, bool train_on_prompt, UnknownTokens* unknown) const {
   TrainSequence example;
   std::vector<TextSegment> segments;
+  std::vector<ChatTurn> turns;
   if (json::Has(row.columns, "text")) {
     segments.push_back({row.columns["text"].get<std::string>(), true});
   } else {
-    ASSIGN_OR_RETURN(const std::vector<ChatTurn> turns, AllTurns(row));
+    ASSIGN_OR_RETURN(turns, AllTurns(row));
     ASSIGN_OR_RETURN(segments, Annotate(template_.RenderTraining(Messages(turns)), row.source));
   }
   if (add_bos_) {
@@ -57,7 +84,7 @@ absl::StatusOr<TrainSequence> PromptEncoder::EncodeExample(const DataRow& row, b
     example.trained.push_back(0);
   }
   for (const TextSegment& segment : segments) {
-    ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Annotate(tokenizer_->TryEncode(segment.text), row.source));
+    ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(segment.text, row, turns, unknown));
     for (int32_t id : ids) {
       example.token_ids.push_back(id);
       example.trained.push_back(segment.in_loss || train_on_prompt);

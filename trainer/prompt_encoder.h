@@ -15,6 +15,15 @@
 
 namespace grouper {
 
+// How much of a file's text the vocabulary cannot say, where the tokenizer has an unknown token of its own for that (else it is an error).
+struct UnknownTokens {
+  int64_t tokens = 0, unknown = 0;
+  std::string first;  // the first such row's source
+
+  // Once a file: nothing is trained on without a word that is not what the row says.
+  void Warn(absl::string_view what) const;
+};
+
 // Immutable, thread-safe.
 class PromptEncoder {
  public:
@@ -26,16 +35,18 @@ class PromptEncoder {
     std::string text;                // what the model sees, prefill excluded
     std::string prefill;             // the completion's given beginning
   };
-  // Errors name the row's source.
-  absl::StatusOr<Prompt> EncodePrompt(const DataRow& row) const;
+  // Errors name the row's source. `unknown` (may be null) counts on.
+  absl::StatusOr<Prompt> EncodePrompt(const DataRow& row, UnknownTokens* unknown = nullptr) const;
 
   // Tokens and loss mask. train_on_prompt: the loss covers the prompt too. Rows with `text` are trained on as a whole.
-  absl::StatusOr<TrainSequence> EncodeExample(const DataRow& row, bool train_on_prompt) const;
+  absl::StatusOr<TrainSequence> EncodeExample(const DataRow& row, bool train_on_prompt, UnknownTokens* unknown = nullptr) const;
 
  private:
   PromptEncoder(ChatTemplate chat_template, std::string system, bool add_bos, std::shared_ptr<const Tokenizer> tokenizer)
       : template_(std::move(chat_template)), system_(std::move(system)), add_bos_(add_bos), tokenizer_(std::move(tokenizer)) {}
   std::vector<ChatMessage> Messages(const std::vector<ChatTurn>& turns) const;
+  // `text` is that of the row, with what the template puts around it.
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, const DataRow& row, const std::vector<ChatTurn>& turns, UnknownTokens* unknown) const;
 
   ChatTemplate template_;
   std::string system_;

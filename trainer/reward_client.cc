@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/recipe/load_recipe.h"
 #include "common/rpc/context.h"
 #include "common/rpc/server.h"
 #include "common/rpc/status.h"
@@ -162,13 +163,13 @@ class RetryingRewardClient : public RewardClient {
                                                       "\" before; expected the same rules throughout a run"));
   }
 
-  // A rule whose score is not finite has failed, as with our own service: no reward, unless the sum already says that it is none.
+  // A rule whose score is none (IsScore) has failed, as with our own service: no reward, unless the sum already says that it is none.
   static void MarkFailedRules(v1::ScoreResponse& response) {
     for (v1::GroupScore& group : *response.mutable_groups()) {
       for (v1::CompletionScore& completion : *group.mutable_completions()) {
         for (v1::RuleResult& rule : *completion.mutable_rules()) {
-          if (rule.status() != v1::RULE_STATUS_SCORED || std::isfinite(rule.score())) continue;
-          rule.set_reason(absl::StrCat("the service's score is ", rule.score()));
+          if (rule.status() != v1::RULE_STATUS_SCORED || IsScore(rule.score())) continue;
+          rule.set_reason(absl::StrCat("the service's score is ", rule.score(), ", expected at most 1e30 in magnitude"));
           rule.set_status(v1::RULE_STATUS_ERROR);
           rule.set_score(0);
           if (std::isfinite(completion.reward())) completion.set_has_reward(false);

@@ -131,11 +131,12 @@ absl::StatusOr<int64_t> CheckSftData(const StageContext& context) {
   const v1::Stage& config = context.config();
   const int64_t limit = MaxTokens(context), generated = context.data.epoch_size() == 0 ? kProbedRows : 0;
   int64_t fitting = 0, skipped = 0;
+  UnknownTokens unknown;
   auto check = [&](const DataRow& row) -> absl::Status {
     if (!row.HasCompletion()) {
       return absl::InvalidArgumentError(absl::StrCat(row.source, ": expected an SFT row: prompt and completion, messages that end with the assistant, or text"));
     }
-    ASSIGN_OR_RETURN(const TrainSequence example, context.encoder.EncodeExample(row, config.sft().train_on_prompt()));
+    ASSIGN_OR_RETURN(const TrainSequence example, context.encoder.EncodeExample(row, config.sft().train_on_prompt(), &unknown));
     const int64_t tokens = static_cast<int64_t>(example.token_ids.size());
     if (tokens <= limit) {
       ++fitting;
@@ -147,6 +148,7 @@ absl::StatusOr<int64_t> CheckSftData(const StageContext& context) {
   };
   for (const DataRow& row : context.data.file_rows()) RETURN_IF_ERROR(check(row));
   for (int64_t i = 0; i < generated; ++i) RETURN_IF_ERROR(check(context.data.TrainRow(i)));
+  unknown.Warn(config.data().train().empty() ? "the generator's rows" : config.data().train());
   if (context.data.epoch_size() > 0) {
     if (fitting == 0) return absl::InvalidArgumentError(absl::StrCat(config.data().train(), ": no row fits the context"));
     if (skipped > 0) LOG(WARNING) << config.data().train() << ": " << skipped << " rows are longer than " << limit << " tokens and are skipped";

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 
 namespace grouper::json {
@@ -18,8 +19,8 @@ struct Validator : nlohmann::json_sax<Json> {
   std::string column;                                 // its newest key
   std::vector<std::pair<std::string, std::string>> numbers;
 
-  bool Fail(std::string message) {
-    if (error.empty()) error = std::move(message);
+  bool Fail(const std::string& message) {
+    if (error.empty()) error = Printable(message);  // it quotes the text
     return false;
   }
   bool Open() {

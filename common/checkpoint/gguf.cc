@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 
 namespace grouper {

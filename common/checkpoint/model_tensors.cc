@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/json.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 
 namespace grouper {

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/json.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 
 namespace grouper {

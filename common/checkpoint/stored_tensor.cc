@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/check.h"
+#include "common/base/quote.h"
 #include "common/checkpoint/ggml_blocks.h"
 
 namespace grouper {
@@ -125,51 +125,6 @@ absl::Status StorageBytes(StorageType type, const std::vector<int64_t>& shape, u
     return absl::InvalidArgumentError(absl::StrCat("shape [", absl::StrJoin(shape, ", "), "] is too large"));
   }
   return absl::OkStatus();
-}
-
-namespace {
-
-// Bytes of the well-formed UTF-8 character that `text` begins with; 0 when it begins with none (Unicode 15, table 3-7).
-size_t Utf8Length(absl::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0; };
-  const uint8_t first = byte(0), second = byte(1);
-  if (first < 0x80) return 1;
-  const size_t length = first >= 0xC2 && first < 0xE0 ? 2 : first >= 0xE0 && first < 0xF0 ? 3 : first >= 0xF0 && first < 0xF5 ? 4 : 0;
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-  }
-  const bool overlong = (first == 0xE0 && second < 0xA0) || (first == 0xF0 && second < 0x90);
-  const bool beyond = (first == 0xED && second >= 0xA0) || (first == 0xF4 && second >= 0x90);
-  return overlong || beyond ? 0 : length;
-}
-
-}  // namespace
-
-bool IsUtf8(absl::string_view text) {
-  while (!text.empty()) {
-    const size_t length = Utf8Length(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
-  }
-  return true;
-}
-
-std::string QuoteName(absl::string_view name) {
-  constexpr size_t kShown = 120;
-  std::string shown = "\"";
-  size_t pos = 0;
-  while (pos < name.size() && pos < kShown) {
-    const size_t length = Utf8Length(name.substr(pos));
-    if (length > 1) {
-      shown.append(name.data() + pos, length);
-    } else {
-      shown += absl::CHexEscape(name.substr(pos, 1));
-    }
-    pos += std::max<size_t>(length, 1);
-  }
-  absl::StrAppend(&shown, pos < name.size() ? "...\" (" : "\"");
-  if (pos < name.size()) absl::StrAppend(&shown, name.size(), " bytes)");
-  return shown;
 }
 
 }  // namespace grouper

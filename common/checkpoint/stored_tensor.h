@@ -51,10 +51,4 @@ void DecodeToFloat(StorageType type, const char* in, int64_t n, float* out);
 // int64, or an innermost dimension that does not hold whole blocks.
 absl::Status StorageBytes(StorageType type, const std::vector<int64_t>& shape, uint64_t* bytes);
 
-bool IsUtf8(absl::string_view text);
-
-// A name out of a file, made fit for an error message: quoted, valid UTF-8: control characters and ill-formed bytes
-// escaped, cut after 120 bytes.
-std::string QuoteName(absl::string_view name);
-
 }  // namespace grouper

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 #include "common/model/gguf_names.h"
 

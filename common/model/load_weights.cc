@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 
 namespace grouper {

@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "common/base/log.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 
 namespace grouper {

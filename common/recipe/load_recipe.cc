@@ -13,9 +13,11 @@
 #include "absl/strings/str_split.h"
 #include "common/base/address.h"
 #include "common/base/file.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 #include "common/tensor/cuda.h"
 #include "google/protobuf/text_format.h"
+#include "kernels/sampling.h"
 
 namespace grouper {
 namespace {
@@ -186,9 +188,24 @@ class Checker {
 };
 
 constexpr double kMany = 1 << 30;
+constexpr size_t kMaxNameBytes = 200;  // a file's name has 255, and ours gets a suffix
 
-void CheckSampling(Checker& check, const std::string& field, const v1::Sampling& sampling) {
-  check.Range(field + ".temperature", sampling.temperature(), 0, 100);
+absl::Status CheckFieldNames(const v1::Data& data, const std::string& prefix) {
+  for (const auto& [name, column] : data.fields()) {
+    const std::string field = absl::StrCat(prefix, "data.fields");
+    if (name.empty()) return absl::InvalidArgumentError(absl::StrCat(field, ": an empty key, expected our name for the column"));
+    if (column.empty()) return absl::InvalidArgumentError(absl::StrCat(field, "[", Printable(name), "]: empty, expected the file's column"));
+  }
+  return absl::OkStatus();
+}
+
+// `greedy`: temperature 0 is allowed.
+void CheckSampling(Checker& check, const std::string& field, const v1::Sampling& sampling, bool greedy) {
+  const double temperature = sampling.temperature();
+  check.Range(field + ".temperature", temperature, 0, 100);
+  check.RequireNumber(temperature == 0 || temperature >= static_cast<double>(kernels::kMinTemperature), field + ".temperature", temperature,
+                      greedy ? "0 (greedy) or at least 1e-6" : "at least 1e-6");
+  check.Require(greedy || temperature > 0, field + ".temperature", "more than 0 (greedy samples of a group are all equal)");
   check.Range(field + ".top_k", sampling.top_k(), 0, kMany);
   check.RequireNumber(sampling.top_p() >= 1e-9 && sampling.top_p() <= 1, field + ".top_p", sampling.top_p(), "at least 1e-9 and at most 1");
   check.Range(field + ".max_new_tokens", sampling.max_new_tokens(), 1, kMany);
@@ -227,8 +244,7 @@ absl::Status CheckStage(const v1::Stage& stage, const std::string& prefix) {
     const v1::Grpo& grpo = stage.grpo();
     check.Range("grpo.prompts_per_step", grpo.prompts_per_step(), 1, 1 << 20);
     check.Range("grpo.group_size", grpo.group_size(), 1, 1 << 16);
-    CheckSampling(check, "grpo.sampling", grpo.sampling());
-    check.Require(grpo.sampling().temperature() > 0, "grpo.sampling.temperature", "more than 0 (greedy samples of a group are all equal)");
+    CheckSampling(check, "grpo.sampling", grpo.sampling(), /*greedy=*/false);
     check.OneOf("grpo.advantage_std", grpo.advantage_std(), {"group", "batch", "none"});
     check.OneOf("grpo.loss_reduction", grpo.loss_reduction(), {"token_mean", "sequence_mean", "constant"});
     check.OneOf("grpo.policy_loss", grpo.policy_loss(), {"ppo_clip", "gspo", "cispo"});
@@ -249,7 +265,7 @@ absl::Status CheckStage(const v1::Stage& stage, const std::string& prefix) {
     check.Range("eval.every", eval.every(), 0, kMany);
     check.Range("eval.max_problems", eval.max_problems(), 0, kMany);
     check.Range("eval.samples", eval.samples(), 1, 1 << 16);
-    CheckSampling(check, "eval.sampling", eval.sampling());
+    CheckSampling(check, "eval.sampling", eval.sampling(), /*greedy=*/true);
     check.Require(eval.samples() == 1 || eval.sampling().temperature() > 0, "eval.samples", "1 with temperature 0 (all samples are equal)");
     const bool evaluates = eval.every() > 0 || eval.at_start() || eval.at_end();
     check.Require(!evaluates || !data.eval().empty() || data.has_generator(), "data.eval", "a file of held-out rows, since eval is on");
@@ -259,7 +275,16 @@ absl::Status CheckStage(const v1::Stage& stage, const std::string& prefix) {
 
 }  // namespace
 
+absl::Status CheckName(absl::string_view name) {
+  if (name.size() > kMaxNameBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("a name of ", name.size(), " bytes, expected at most ", kMaxNameBytes));
+  }
+  if (!HasControlCharacter(name)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(QuoteName(name), ", expected a name without control characters"));
+}
+
 absl::Status CheckRecipe(const v1::Recipe& recipe) {
+  RETURN_IF_ERROR(Annotate(CheckName(recipe.name()), "name"));
   Checker check("");
   // The run directory's default name is made of it.
   check.Require(!absl::StrContains(recipe.name(), '/') && recipe.name() != "." && recipe.name() != "..", "name", "a name without /");
@@ -296,11 +321,13 @@ absl::Status CheckRecipe(const v1::Recipe& recipe) {
   std::set<std::string> names;
   for (int i = 0; i < recipe.stages_size(); ++i) {
     const v1::Stage& stage = recipe.stages(i);
+    RETURN_IF_ERROR(Annotate(CheckName(stage.name()), absl::StrCat("stages[", i, "].name")));
     const std::string prefix = stage.name().empty() ? absl::StrCat("stages[", i, "].") : absl::StrCat("stages[", stage.name(), "].");
     if (!stage.name().empty() && !names.insert(stage.name()).second) {
       return absl::InvalidArgumentError(absl::StrCat(prefix, "name: two stages have it, expected distinct names"));
     }
     RETURN_IF_ERROR(CheckStage(stage, prefix));
+    RETURN_IF_ERROR(CheckFieldNames(stage.data(), prefix));
     const bool scores = stage.has_grpo() || stage.has_evaluate() || (stage.has_eval() && (stage.eval().every() > 0 ||
                         stage.eval().at_start() || stage.eval().at_end()));
     // A remote service has rules of its own.
@@ -313,7 +340,7 @@ absl::Status CheckRecipe(const v1::Recipe& recipe) {
       bool found = false;
       for (const v1::Rule& rule : recipe.reward().rules()) found |= RuleName(rule) == stage.eval().rule();
       if (!found) {
-        return absl::InvalidArgumentError(absl::StrCat(prefix, "eval.rule: no rule named \"", stage.eval().rule(), "\" in reward.rules"));
+        return absl::InvalidArgumentError(absl::StrCat(prefix, "eval.rule: no rule named ", QuoteName(stage.eval().rule()), " in reward.rules"));
       }
     }
   }

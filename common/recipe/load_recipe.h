@@ -4,6 +4,7 @@
 // stages[rl].optimizer.lr: -1, expected more than 0"), or the override by its text.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -26,7 +27,7 @@ absl::Status ParseTextProto(const std::string& text, const std::string& source, 
 
 // Sets one field through reflection: PATH=VALUE with PATH = field ('.' field)*, and field = NAME or NAME[INDEX] or NAME[ITEM_NAME] for a
 // repeated message whose items have a `name`. Repeated scalars take comma-separated values (empty: none). A sub-message is created when absent;
-// addressing another alternative of a oneof switches it.
+// an alternative of a oneof (a stage's type, a rule's kind, a generator's task) only where no other is set.
 absl::Status ApplyOverride(const std::string& override_text, google::protobuf::Message* message);
 
 // Canonical text: same recipe, same text. What the run directory keeps and what the digest is taken of.
@@ -41,6 +42,10 @@ std::string RecipeDifference(const v1::Recipe& old_recipe, const v1::Recipe& new
 
 absl::Status CheckRecipe(const v1::Recipe& recipe);
 
+// A run's, a stage's or a rule's name goes into file names, metrics and lines of text: at most 200 bytes, no control characters. The error does not
+// name the field.
+absl::Status CheckName(absl::string_view name);
+
 // Index of a stage by name; -1 when there is none.
 int FindStage(const v1::Recipe& recipe, const std::string& name);
 
@@ -48,5 +53,10 @@ int FindStage(const v1::Recipe& recipe, const std::string& name);
 std::string RuleKind(const v1::Rule& rule);
 std::string RuleName(const v1::Rule& rule);
 double RuleWeight(const v1::Rule& rule);
+
+// Whether a number can be a score, a weight or a reward: not NaN, and at most 1e30 in magnitude, so that it is a float too and the sums of squares
+// that statistics are made of stay finite. Anything else is its rule's failure.
+inline constexpr double kMaxScore = 1e30;
+inline bool IsScore(double value) { return std::abs(value) <= kMaxScore; }
 
 }  // namespace grouper

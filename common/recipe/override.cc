@@ -1,4 +1,3 @@
-#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "common/base/parse_double.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 #include "common/recipe/load_recipe.h"
 #include "common/text/utf8.h"
@@ -98,7 +99,7 @@ absl::Status StoreScalar(const std::string& text, const FieldDescriptor* field, 
     }
     case FieldDescriptor::CPPTYPE_DOUBLE: {
       double value;
-      if (!absl::SimpleAtod(text, &value) || !std::isfinite(value)) return wrong();
+      if (!ParseDouble(text, &value)) return wrong();
       repeated ? reflection->AddDouble(message, field, value) : reflection->SetDouble(message, field, value);
       return absl::OkStatus();
     }
@@ -131,6 +132,17 @@ absl::StatusOr<Message*> FindItem(Message* message, const FieldDescriptor* field
                                                  names.empty() ? "" : absl::StrCat(" or one of: ", absl::StrJoin(names, ", "))));
 }
 
+// A stage's type and a rule's kind are not replaced by the way: what the text says of the old one would be gone without a word.
+absl::Status CheckAlternative(const Message& message, const FieldDescriptor* field) {
+  const auto* alternatives = field->real_containing_oneof();
+  if (alternatives == nullptr) return absl::OkStatus();
+  const FieldDescriptor* set = message.GetReflection()->GetOneofFieldDescriptor(message, alternatives);
+  if (set == nullptr || set == field) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("field ", field->name(), " is asked for, but field ", set->name(), " is set, and a ",
+                                                 message.GetDescriptor()->name(), " has only one ", alternatives->name(), "; expected a field of ",
+                                                 set->name(), ", or another ", alternatives->name(), " in the recipe's text"));
+}
+
 absl::Status Apply(const std::vector<PathStep>& path, const std::string& value, Message* message) {
   for (size_t i = 0; i < path.size(); ++i) {
     const PathStep& step = path[i];
@@ -139,6 +151,7 @@ absl::Status Apply(const std::vector<PathStep>& path, const std::string& value, 
       return absl::InvalidArgumentError(absl::StrCat("no field \"", step.name, "\" in ", message->GetDescriptor()->name(),
                                                      "; it has: ", FieldNames(message->GetDescriptor())));
     }
+    RETURN_IF_ERROR(CheckAlternative(*message, field));
     const Reflection* reflection = message->GetReflection();
     const bool is_message = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
     if (i + 1 < path.size()) {
@@ -155,7 +168,7 @@ absl::Status Apply(const std::vector<PathStep>& path, const std::string& value, 
       continue;
     }
     if (field->is_map()) {
-      if (!step.selected) return absl::InvalidArgumentError(absl::StrCat("expected ", step.name, "[KEY]"));
+      if (!step.selected || step.selector.empty()) return absl::InvalidArgumentError(absl::StrCat("expected ", step.name, "[KEY]"));
       Message* entry = nullptr;
       const FieldDescriptor* key_field = field->message_type()->map_key();
       for (int k = 0; k < reflection->FieldSize(*message, field); ++k) {
@@ -171,6 +184,8 @@ absl::Status Apply(const std::vector<PathStep>& path, const std::string& value, 
       return absl::InvalidArgumentError(
           absl::StrCat("\"", step.name, "\" is a message: set one of its fields: ", FieldNames(field->message_type())));
     }
+    // An empty one would be no name at all.
+    if (step.name == "name" && value.empty()) return absl::InvalidArgumentError("expected a name, got an empty one");
     reflection->ClearField(message, field);
     if (!field->is_repeated()) return StoreScalar(value, field, message);
     if (value.empty()) return absl::OkStatus();
@@ -186,7 +201,7 @@ absl::Status ApplyOverride(const std::string& override_text, Message* message) {
     return absl::InvalidArgumentError(
         absl::StrCat("--set ", absl::CHexEscape(override_text), ": byte ", valid + 1, " is not UTF-8, expected UTF-8"));
   }
-  const std::string context = absl::StrCat("--set ", override_text);
+  const std::string context = absl::StrCat("--set ", Printable(override_text));
   const size_t equals = override_text.find('=');
   if (equals == std::string::npos) return absl::InvalidArgumentError(absl::StrCat(context, ": expected FIELD=VALUE"));
   absl::StatusOr<std::vector<PathStep>> path = ParsePath(absl::string_view(override_text).substr(0, equals));

@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/base/quote.h"
 
 namespace grouper {
 namespace {
@@ -78,7 +79,7 @@ std::string TextLocations::Find(const Message& message, absl::string_view path, 
     // A --set of a list gave all its items.
     const bool item = !steps.empty() && set.size() == steps.size() && set.back().second < 0 && !steps.back().first->is_map();
     if (!steps.empty() && (set == steps || (item && std::equal(set.begin(), set.end() - 1, steps.begin()) && set.back().first == steps.back().first))) {
-      return absl::StrCat("--set ", *text);
+      return absl::StrCat("--set ", Printable(*text));
     }
   }
   std::string place = source_;

@@ -1,12 +1,18 @@
 #include "common/rpc/server.h"
 
+#include <sys/un.h>
+
 #include <chrono>
+#include <filesystem>
+#include <system_error>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "common/base/address.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/rpc/credentials.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -20,24 +26,22 @@ namespace {
 
 constexpr int kMaxMetadataBytes = 16 << 10;
 constexpr int kMaxStreams = 256;  // of one connection
-constexpr uint64_t kMaxPemBytes = 1 << 20;
 
-struct Pem {
-  std::string certificate, key, ca;
-};
-
-absl::StatusOr<Pem> ReadPem(const v1::Credentials& tls) {
-  Pem pem;
-  const struct {
-    const std::string& path;
-    std::string& text;
-  } files[] = {{tls.certificate(), pem.certificate}, {tls.key(), pem.key}, {tls.ca(), pem.ca}};
-  for (const auto& file : files) {
-    if (file.path.empty()) continue;
-    ASSIGN_OR_RETURN(file.text, Annotate(DefaultFileSystem().ReadFile(file.path, kMaxPemBytes), "tls"));
+// Why nothing listens at `listen`, as far as it can be said.
+std::string WhyNotListening(const std::string& listen) {
+  absl::string_view path = listen;
+  if (!absl::ConsumePrefix(&path, "unix:")) return "the port is in use, or the address is not this machine's";
+  absl::ConsumePrefix(&path, "//");  // unix:///tmp/s is unix:/tmp/s
+  const size_t most = sizeof(sockaddr_un::sun_path) - 1;
+  if (path.size() > most) return absl::StrCat("a path of ", path.size(), " bytes, expected at most ", most);
+  const std::string folder = Dirname(path);
+  std::error_code error;
+  if (!std::filesystem::is_directory(folder, error)) return absl::StrCat("there is no folder ", folder);
+  const auto there = std::filesystem::symlink_status(std::string(path), error).type();
+  if (there != std::filesystem::file_type::not_found && there != std::filesystem::file_type::socket) {
+    return "a file that is no socket lies there";
   }
-  if (pem.certificate.empty() != pem.key.empty()) return absl::InvalidArgumentError("tls: certificate and key go together");
-  return pem;
+  return absl::StrCat("a socket cannot be made in ", folder);
 }
 
 class Server : public RpcServer {
@@ -87,7 +91,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const std::string& l
     return true;
   }();
   static_cast<void>(plugins);
-  ASSIGN_OR_RETURN(const Pem pem, ReadPem(tls));
+  ASSIGN_OR_RETURN(const Pem pem, ReadCredentials(tls, "tls"));
   grpc::ServerBuilder builder;
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);
@@ -119,15 +123,15 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const std::string& l
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || (!listen.empty() && port == 0)) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", listen.empty() ? "the in-process channel" : listen,
-                                               ": the port is in use, or the address is not this machine's"));
+    if (listen.empty()) return absl::UnavailableError("cannot start the in-process server");
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", listen, ": ", WhyNotListening(listen)));
   }
   return std::make_unique<Server>(std::move(server), listen, port);
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& target, const v1::Credentials& tls) {
   RETURN_IF_ERROR(Annotate(CheckPeerAddress(target), "address"));
-  ASSIGN_OR_RETURN(const Pem pem, ReadPem(tls));
+  ASSIGN_OR_RETURN(const Pem pem, ReadCredentials(tls, "tls"));
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
   if (!pem.ca.empty()) {
     grpc::SslCredentialsOptions options;

@@ -21,8 +21,8 @@ bool IsLoopback(absl::string_view address);
 
 class RpcServer {
  public:
-  // listen: HOST:PORT (base/address.h; port 0: any free one), or "" for in-process only. A port in use is an error that says so. An address that is not
-  // loopback needs TLS credentials or `insecure: true`. Services must outlive the server.
+  // listen: HOST:PORT (base/address.h; port 0: any free one), or "" for in-process only. A port in use, a folder without the socket's place and a wrong
+  // PEM file are errors that say so. An address that is not loopback needs TLS credentials or `insecure: true`. Services must outlive the server.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const std::string& listen, const v1::Credentials& tls,
                                                           const std::vector<grpc::Service*>& services);
   virtual ~RpcServer() = default;

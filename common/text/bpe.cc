@@ -185,7 +185,7 @@ absl::StatusOr<std::unique_ptr<const BpeModel>> BpeModel::FromJson(const json::J
 
 // The piece's first symbols: bytes or characters. Unknown ones as Hugging Face's merge_word does it, including that a pending unk token
 // stays behind the byte tokens that follow it.
-bool BpeModel::Symbols(absl::string_view piece, std::vector<int32_t>* symbols) const {
+bool BpeModel::Symbols(absl::string_view piece, std::vector<int32_t>* symbols, std::vector<std::string>* unknown) const {
   bool complete = true;
   bool pending_unk = false;
   for (size_t pos = 0; pos < piece.size();) {
@@ -211,10 +211,9 @@ bool BpeModel::Symbols(absl::string_view piece, std::vector<int32_t>* symbols) c
       for (const char c : character) symbols->push_back(byte_ids_[static_cast<uint8_t>(c)]);
       continue;
     }
-    if (!unk_id_) {
-      complete = false;
-      continue;
-    }
+    complete = false;
+    if (unknown != nullptr) unknown->emplace_back(character);
+    if (!unk_id_) continue;
     if (pending_unk && !fuse_unk_) symbols->push_back(*unk_id_);
     pending_unk = true;
   }
@@ -222,7 +221,7 @@ bool BpeModel::Symbols(absl::string_view piece, std::vector<int32_t>* symbols) c
   return complete;
 }
 
-bool BpeModel::Encode(absl::string_view piece, std::vector<int32_t>* ids) const {
+bool BpeModel::Encode(absl::string_view piece, std::vector<int32_t>* ids, std::vector<std::string>* unknown) const {
   PieceCache::Entry* entry = nullptr;
   if (piece.size() <= PieceCache::kMaxBytes) {
     entry = &ThreadCache().At(piece);
@@ -247,7 +246,7 @@ bool BpeModel::Encode(absl::string_view piece, std::vector<int32_t>* ids) const 
   }
   thread_local std::vector<int32_t> symbols;
   symbols.clear();
-  const bool complete = Symbols(piece, &symbols);
+  const bool complete = Symbols(piece, &symbols, unknown);
   const size_t before = ids->size();
   if (symbols.size() <= kShortSymbols) {
     MergeShort(&symbols, ids);

@@ -50,11 +50,12 @@ class BpeModel final : public Model {
   static absl::StatusOr<std::unique_ptr<const BpeModel>> FromJson(const json::Json& model, const std::string& path,
                                                                   const Vocabulary& vocabulary, bool byte_level);
 
-  bool Encode(absl::string_view piece, std::vector<int32_t>* ids) const override;
+  bool Encode(absl::string_view piece, std::vector<int32_t>* ids, std::vector<std::string>* unknown) const override;
+  std::optional<int32_t> unk_id() const override { return unk_id_; }
 
  private:
   BpeModel(const Vocabulary& vocabulary, size_t merges);
-  bool Symbols(absl::string_view piece, std::vector<int32_t>* symbols) const;
+  bool Symbols(absl::string_view piece, std::vector<int32_t>* symbols, std::vector<std::string>* unknown) const;
   void MergeShort(std::vector<int32_t>* symbols, std::vector<int32_t>* ids) const;
   void MergeLong(const std::vector<int32_t>& symbols, std::vector<int32_t>* ids) const;
 

@@ -15,12 +15,13 @@ namespace {
 class WordLevelModel final : public Model {
  public:
   WordLevelModel(const Vocabulary& vocabulary, std::optional<int32_t> unk_id) : vocabulary_(vocabulary), unk_id_(unk_id) {}
-  bool Encode(absl::string_view piece, std::vector<int32_t>* ids) const override {
-    std::optional<int32_t> id = vocabulary_.Find(piece);
-    if (!id) id = unk_id_;
-    if (id) ids->push_back(*id);
+  bool Encode(absl::string_view piece, std::vector<int32_t>* ids, std::vector<std::string>* unknown) const override {
+    const std::optional<int32_t> id = vocabulary_.Find(piece);
+    if (id || unk_id_) ids->push_back(id ? *id : *unk_id_);
+    if (!id && unknown != nullptr) unknown->emplace_back(piece);
     return id.has_value();
   }
+  std::optional<int32_t> unk_id() const override { return unk_id_; }
 
  private:
   const Vocabulary& vocabulary_;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,8 +18,10 @@ namespace grouper::text {
 class Model {
  public:
   virtual ~Model() = default;
-  // Appends the ids of `piece` (valid UTF-8, not empty). False: something in it has no token and was left out.
-  virtual bool Encode(absl::string_view piece, std::vector<int32_t>* ids) const = 0;
+  // Appends the ids of `piece` (valid UTF-8, not empty). False: something in it has no token; unk_id stands in its place, or nothing does. `unknown`
+  // (may be null) gets what it was: the characters, or the piece where the vocabulary is of whole pieces.
+  virtual bool Encode(absl::string_view piece, std::vector<int32_t>* ids, std::vector<std::string>* unknown) const = 0;
+  virtual std::optional<int32_t> unk_id() const = 0;
 };
 
 // Reads "model.vocab" (of any model type) into *vocabulary.

@@ -5,6 +5,7 @@
 #include "common/base/check.h"
 #include "common/base/file.h"
 #include "common/base/json.h"
+#include "common/base/quote.h"
 #include "common/base/status.h"
 #include "common/text/tokenizer_parts.h"
 #include "common/text/utf8.h"
@@ -121,13 +122,14 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromDirectory(const 
   return FromFile(JoinPath(directory, "tokenizer.json"));
 }
 
-bool Tokenizer::AppendEncoding(absl::string_view text, bool parse_special, std::vector<int32_t>* ids) const {
+Tokenizer::Encoded Tokenizer::AppendEncoding(absl::string_view text, bool parse_special, std::vector<int32_t>* ids,
+                                             std::vector<std::string>* unknown) const {
   std::string repaired;
   if (!text::IsValidUtf8(text)) {
     text::AppendLossy(text, false, &repaired);
     text = repaired;
   }
-  bool complete = true;
+  Encoded encoded;
   std::vector<text::AddedSegment> raw_segments;
   std::vector<text::AddedSegment> segments;
   text::Pieces pieces;
@@ -153,10 +155,11 @@ bool Tokenizer::AppendEncoding(absl::string_view text, bool parse_special, std::
       }
       const bool at_start = !lost_first && raw.text.data() == text.data() && segment.text.data() == stretch.data();
       parts_->pre_tokenizer.Split(segment.text, at_start, &pieces);
-      for (const text::Pieces::Piece& piece : pieces.items) complete &= parts_->model->Encode(piece.text, ids);
+      for (const text::Pieces::Piece& piece : pieces.items) encoded.all_known &= parts_->model->Encode(piece.text, ids, unknown);
     }
   }
-  return complete && !pieces.limits_hit;
+  encoded.within_limits = !pieces.limits_hit;
+  return encoded;
 }
 
 std::vector<int32_t> Tokenizer::Encode(absl::string_view text, bool parse_special, bool add_special) const {
@@ -168,22 +171,38 @@ std::vector<int32_t> Tokenizer::Encode(absl::string_view text, bool parse_specia
   return ids;
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenizer::TryEncode(absl::string_view text, bool parse_special) const {
+// A text that is full of padding, or ends in its middle, is not what somebody wrote.
+bool Tokenizer::UnkSaysSomethingElse() const {
+  const text::TokenizerConfig& config = parts_->config;
+  const std::optional<int32_t> unk = model_unk_id();
+  const std::vector<int32_t>& stops = config.stop_ids;
+  return unk && (unk == config.pad_id || unk == config.bos_id || unk == config.eos_id || std::find(stops.begin(), stops.end(), *unk) != stops.end());
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::TryEncode(absl::string_view text, bool parse_special, int64_t* unknown) const {
+  constexpr size_t kShown = 10, kShownBytes = 40;
   std::vector<int32_t> ids;
-  if (AppendEncoding(text, parse_special, &ids)) return ids;
-  // Once more, character by character, to say which one it was.
-  std::string repaired;
-  text::AppendLossy(text, false, &repaired);
-  for (size_t pos = 0; pos < repaired.size();) {
-    int length;
-    text::CodePointAt(repaired, pos, &length);
-    const absl::string_view character = absl::string_view(repaired).substr(pos, length);
-    if (!AppendEncoding(character, parse_special, &ids)) {
-      return absl::InvalidArgumentError(absl::StrCat("the tokenizer has no token for \"", character, "\" at byte ", pos));
-    }
-    pos += length;
+  const Encoded encoded = AppendEncoding(text, parse_special, &ids);
+  if (!encoded.within_limits) return absl::InvalidArgumentError("the tokenizer's pre_tokenizer regex took too many steps on this text");
+  if (encoded.all_known) return ids;
+  const std::optional<int32_t> unk = model_unk_id();
+  if (unk && !UnkSaysSomethingElse()) {
+    if (unknown != nullptr) *unknown += std::count(ids.begin(), ids.end(), *unk);
+    return ids;
   }
-  return absl::InvalidArgumentError("the tokenizer's pre_tokenizer regex took too many steps on this text");
+  // Once more, to say what it was.
+  std::vector<std::string> all, different;
+  AppendEncoding(text, parse_special, &ids, &all);
+  for (std::string& one : all) {
+    if (different.size() > kShown) break;
+    if (std::find(different.begin(), different.end(), one) == different.end()) different.push_back(std::move(one));
+  }
+  std::string shown;
+  for (size_t i = 0; i < std::min(different.size(), kShown); ++i) {
+    absl::StrAppend(&shown, i == 0 ? "" : ", ", "\"", Printable(absl::string_view(different[i]).substr(0, kShownBytes)), "\"");
+  }
+  return absl::InvalidArgumentError(absl::StrCat("the tokenizer has no token for ", shown, different.size() > kShown ? ", ..." : "",
+                                                 unk ? absl::StrCat(" (its unknown token is ", Token(*unk), ", which means something else)") : ""));
 }
 
 std::string Tokenizer::Decode(absl::Span<const int32_t> ids, bool skip_special) const {
@@ -219,6 +238,7 @@ std::optional<int32_t> Tokenizer::bos_id() const { return parts_->config.bos_id;
 std::optional<int32_t> Tokenizer::eos_id() const { return parts_->config.eos_id; }
 std::optional<int32_t> Tokenizer::pad_id() const { return parts_->config.pad_id; }
 std::optional<int32_t> Tokenizer::unk_id() const { return parts_->config.unk_id; }
+std::optional<int32_t> Tokenizer::model_unk_id() const { return parts_->model->unk_id(); }
 const std::vector<int32_t>& Tokenizer::stop_ids() const { return parts_->config.stop_ids; }
 const std::string& Tokenizer::chat_template() const { return parts_->config.chat_template; }
 std::string Tokenizer::ToJson() const { return parts_->json; }

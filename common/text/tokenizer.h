@@ -60,10 +60,11 @@ class Tokenizer {
 
   // parse_special: special tokens written in the text become their ids; else they are ordinary text (use it for text from strangers).
   // add_special: the post-processor's tokens (bos, eos) are added, as the file says.
-  // Characters that the vocabulary cannot say are left out when it has no unknown token; TryEncode is an error instead that names the
-  // first one.
+  // What the vocabulary cannot say becomes the model's unknown token, or is left out where there is none.
   std::vector<int32_t> Encode(absl::string_view text, bool parse_special = true, bool add_special = false) const;
-  absl::StatusOr<std::vector<int32_t>> TryEncode(absl::string_view text, bool parse_special = true) const;
+  // As Encode, but InvalidArgument that names the characters (or words, where the vocabulary is of words) without a token, when no token of its own
+  // stands for them: there is none, or it is the one that pads, begins or ends a text. Else adds the number of unknown tokens to *unknown.
+  absl::StatusOr<std::vector<int32_t>> TryEncode(absl::string_view text, bool parse_special = true, int64_t* unknown = nullptr) const;
 
   // The text of `ids`, always valid UTF-8 (ill-formed parts become U+FFFD). Ids without a token are passed over.
   std::string Decode(absl::Span<const int32_t> ids, bool skip_special) const;
@@ -78,7 +79,8 @@ class Tokenizer {
   std::optional<int32_t> bos_id() const;
   std::optional<int32_t> eos_id() const;
   std::optional<int32_t> pad_id() const;
-  std::optional<int32_t> unk_id() const;
+  std::optional<int32_t> unk_id() const;              // of the configuration
+  std::optional<int32_t> model_unk_id() const;        // what Encode puts for what has no token
   const std::vector<int32_t>& stop_ids() const;      // generation_config.json's eos_token_id(s), else eos_id; may be empty
   const std::string& chat_template() const;          // Jinja text, or empty
 
@@ -94,7 +96,13 @@ class Tokenizer {
 
  private:
   friend class IncrementalDecoder;
-  bool AppendEncoding(absl::string_view text, bool parse_special, std::vector<int32_t>* ids) const;
+  struct Encoded {
+    bool all_known = true;      // all of the text has tokens of its own
+    bool within_limits = true;  // of the pre_tokenizer's regex
+  };
+  // `unknown` (may be null): what has no token, as text::Model::Encode says it.
+  Encoded AppendEncoding(absl::string_view text, bool parse_special, std::vector<int32_t>* ids, std::vector<std::string>* unknown = nullptr) const;
+  bool UnkSaysSomethingElse() const;
 
   std::unique_ptr<const Parts> parts_;
 };

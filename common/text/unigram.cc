@@ -118,7 +118,7 @@ absl::StatusOr<std::unique_ptr<const UnigramModel>> UnigramModel::FromJson(const
 }
 
 // Unknown characters, one or more.
-bool UnigramModel::EncodeUnknown(absl::string_view text, std::vector<int32_t>* ids) const {
+bool UnigramModel::EncodeUnknown(absl::string_view text, std::vector<int32_t>* ids, std::vector<std::string>* unknown) const {
   if (const std::optional<int32_t> id = vocabulary_.Find(text)) {
     ids->push_back(*id);
     return true;
@@ -128,12 +128,15 @@ bool UnigramModel::EncodeUnknown(absl::string_view text, std::vector<int32_t>* i
     for (const char byte : text) ids->push_back(id_of(byte));
     return true;
   }
-  if (!unk_id_) return false;
-  ids->push_back(*unk_id_);
-  return true;
+  if (unk_id_) ids->push_back(*unk_id_);
+  for (int length; unknown != nullptr && !text.empty(); text.remove_prefix(static_cast<size_t>(length))) {
+    CodePointAt(text, 0, &length);
+    unknown->emplace_back(text.substr(0, static_cast<size_t>(length)));
+  }
+  return false;
 }
 
-bool UnigramModel::Encode(absl::string_view piece, std::vector<int32_t>* ids) const {
+bool UnigramModel::Encode(absl::string_view piece, std::vector<int32_t>* ids, std::vector<std::string>* unknown) const {
   constexpr int32_t kUnknown = -1;
   struct Best {  // path that ends here
     double score = 0;
@@ -183,7 +186,7 @@ bool UnigramModel::Encode(absl::string_view piece, std::vector<int32_t>* ids) co
   bool complete = true;
   for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
     if (part->id == unk) {
-      complete &= EncodeUnknown(piece.substr(part->begin, part->end - part->begin), ids);
+      complete &= EncodeUnknown(piece.substr(part->begin, part->end - part->begin), ids, unknown);
     } else {
       ids->push_back(part->id);
     }

@@ -43,11 +43,12 @@ class UnigramModel final : public Model {
  public:
   static absl::StatusOr<std::unique_ptr<const UnigramModel>> FromJson(const json::Json& model, const std::string& path,
                                                                       const Vocabulary& vocabulary);
-  bool Encode(absl::string_view piece, std::vector<int32_t>* ids) const override;
+  bool Encode(absl::string_view piece, std::vector<int32_t>* ids, std::vector<std::string>* unknown) const override;
+  std::optional<int32_t> unk_id() const override { return unk_id_; }
 
  private:
   explicit UnigramModel(const Vocabulary& vocabulary) : vocabulary_(vocabulary) {}
-  bool EncodeUnknown(absl::string_view text, std::vector<int32_t>* ids) const;
+  bool EncodeUnknown(absl::string_view text, std::vector<int32_t>* ids, std::vector<std::string>* unknown) const;
 
   const Vocabulary& vocabulary_;
   std::vector<double> scores_;

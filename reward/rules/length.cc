@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/recipe/load_recipe.h"
 #include "reward/rules/rules.h"
 
 namespace grouper {
@@ -114,8 +115,8 @@ RuleOr CreateCosineLengthRule(const v1::CosineLengthRule& config, const std::vec
   ASSIGN_OR_RETURN(const size_t correct, FindCorrect(config.correct(), earlier));
   if (config.max_length() < 0) return absl::InvalidArgumentError("max_length: expected 0 or more");
   for (const double value : {config.min_wrong(), config.max_wrong(), config.min_right(), config.max_right()}) {
-    if (!std::isfinite(value))
-      return absl::InvalidArgumentError("min_wrong, max_wrong, min_right, max_right: expected finite numbers");
+    if (!IsScore(value))
+      return absl::InvalidArgumentError("min_wrong, max_wrong, min_right, max_right: expected finite numbers, at most 1e30 in magnitude");
   }
   return std::make_unique<CosineLengthRule>(config, correct);
 }

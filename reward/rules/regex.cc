@@ -1,6 +1,5 @@
-#include <cmath>
-
 #include "absl/strings/str_cat.h"
+#include "common/recipe/load_recipe.h"
 #include "re2/re2.h"
 #include "reward/rules/rules.h"
 
@@ -43,8 +42,8 @@ RuleOr CreateRegexRule(const v1::RegexRule& config) {
   if (!pattern->ok())
     return absl::InvalidArgumentError(absl::StrCat("pattern: ", pattern->error(), ": ", config.pattern()));
   const double score = config.has_score() ? config.score() : 1;
-  if (!std::isfinite(score)) return absl::InvalidArgumentError("score: expected a finite number");
-  if (!std::isfinite(config.otherwise())) return absl::InvalidArgumentError("otherwise: expected a finite number");
+  if (!IsScore(score)) return absl::InvalidArgumentError("score: expected a finite number, at most 1e30 in magnitude");
+  if (!IsScore(config.otherwise())) return absl::InvalidArgumentError("otherwise: expected a finite number, at most 1e30 in magnitude");
   return std::make_unique<RegexRule>(std::move(pattern), config.full_match(), score, config.otherwise());
 }
 

@@ -1,8 +1,7 @@
-#include <cmath>
-
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "common/recipe/load_recipe.h"
 #include "reward/rules/rules.h"
 
 namespace grouper {
@@ -73,8 +72,8 @@ RuleOr CreateRepetitionRule(const v1::RepetitionRule& config) {
   if (config.n() < 0 || config.n() > kMaxN)
     return absl::InvalidArgumentError(absl::StrCat("n: ", config.n(), ", expected 1 to ", kMaxN));
   const double penalty = config.has_max_penalty() ? config.max_penalty() : -1;
-  if (!(penalty <= 0) || !std::isfinite(penalty)) {
-    return absl::InvalidArgumentError(absl::StrCat("max_penalty: ", penalty, ", expected at most 0"));
+  if (!(penalty <= 0) || !IsScore(penalty)) {
+    return absl::InvalidArgumentError(absl::StrCat("max_penalty: ", penalty, ", expected -1e30..0"));
   }
   if (!config.over().empty() && config.over() != "words" && config.over() != "tokens") {
     return absl::InvalidArgumentError(absl::StrCat("over: \"", config.over(), "\", expected words or tokens"));

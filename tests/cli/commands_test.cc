@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <tuple>
 
 #include "common/base/json.h"
 #include "tests/testing/process.h"
@@ -112,6 +113,20 @@ TEST(CommandsTest, WrongValuesExitWithOneAndNameTheOption) {
       {{"generate", "--model", run, "--prompt", "1", "--stop", ""}, "--stop: expected a text"},
       {{"generate", "--model", run, "--prompt", "1", "--temperature", "nan"}, "--temperature nan: expected a number in 0..100"},
       {{"generate", "--model", run, "--prompt", "1", "--temperature", "-1"}, "--temperature -1"},
+      {{"generate", "--model", run, "--prompt", "1", "--temperature", "1e-40"}, "--temperature 1e-40: expected 0 (greedy) or 1e-6..100"},
+      {{"generate", "--model", run, "--prompt", "1", "--temperature", "1e-400"}, "--temperature 1e-400: expected a number in 0..100"},
+      {{"eval", "--model", run, "--data", "d", "--rules", "r", "--temperature", "1e-7"}, "--temperature 1e-7: expected 0 (greedy) or 1e-6..100"},
+      {{"eval", "--model", run, "--data", "d", "--rules", TinyRecipe(), "--field", "=answer"}, "--field =answer: expected OUR_NAME=COLUMN"},
+      {{"eval", "--model", run, "--data", "d", "--rules", TinyRecipe(), "--field", "answer="}, "--field answer=: expected OUR_NAME=COLUMN"},
+      {{"generate", "--model", run, "--prompt", "abc"}, "--prompt: the tokenizer has no token for \"a\", \"b\", \"c\""},
+      {{"serve", "reward", "--recipe", TinyRecipe(), "--listen", "127.0.0.1:0", "--set", "reward.tls.certificate=" + TinyRecipe(), "--set",
+        "reward.tls.key=" + TinyRecipe()},
+       "--set reward.tls.certificate=" + TinyRecipe() + ": reward.tls.certificate: " + TinyRecipe() + ": no certificate in PEM"},
+      {{"serve", "rollout", "--recipe", TinyRecipe(), "--listen", "unix:/nonexistent/socket"}, "unix:/nonexistent/socket: there is no folder /nonexistent"},
+      {{"run", TinyRecipe(), "--dry-run", "--out", FreshDirectory("x"), "--set", "rollout.addresses=127.0.0.1:9", "--set", "rollout.tls.ca=" + TinyRecipe()},
+       "tls.ca: " + TinyRecipe() + ": no certificate in PEM"},
+      {{"run", TinyRecipe(), "--dry-run", "--out", FreshDirectory("x"), "--set", "stages[rl].sft.batch_size=3"},
+       "--set stages[rl].sft.batch_size=3: field sft is asked for, but field grpo is set"},
       {{"generate", "--model", run, "--prompt", "1", "--dtype", "float16"}, "--dtype float16: expected float32 or bfloat16"},
       {{"eval", "--model", run, "--data", "d", "--rules", "r", "--dtype", "float16"}, "--dtype float16: expected float32 or bfloat16"},
       {{"eval", "--model", run, "--data", "d", "--rules", "r", "--samples", "4", "--temperature", "0"}, "--temperature 0"},
@@ -195,6 +210,68 @@ TEST(CommandsTest, WhatListensSaysWhere) {
                                "stages[sft].steps=1", "--set", "stages[rl].steps=1", "--set", "reward.address=unix:" + socket});
   EXPECT_EQ(run.exit_code, 0) << run.output;
   EXPECT_THAT(run.output, ContainsRegex("trainer service listening on port [1-9][0-9]+\n"));
+}
+
+TEST(CommandsTest, DryRunTriesTheDirectoryAndLeavesNothing) {
+  // Root may write where a mode says no, so these are places where nobody can: what cannot be made, what is no directory, where no file can be.
+  const std::string parent = FreshDirectory("dry_parent");
+  std::filesystem::create_directories(parent);
+  std::ofstream(parent + "/file") << "text";
+  for (const std::string& out : {std::string("/proc/nonexistent/run"), std::string("/proc"), parent + "/file", parent + "/file/run", parent + "/" + std::string(300, 'n')}) {
+    const Outcome dry = Grouper({"run", TinyRecipe(), "--out", out, "--dry-run"}), real = Grouper({"run", TinyRecipe(), "--out", out});
+    EXPECT_EQ(dry.exit_code, 1) << out << "\n" << dry.output;
+    EXPECT_EQ(real.exit_code, 1) << out << "\n" << real.output;
+    EXPECT_THAT(dry.output, Not(HasSubstr("everything loads and fits")));
+  }
+  EXPECT_THAT(Grouper({"run", TinyRecipe(), "--out", "/proc/nonexistent/run", "--dry-run"}).output, HasSubstr("/proc/nonexistent: cannot create directory"));
+  EXPECT_EQ(Grouper({"run", TinyRecipe(), "--out", parent + "/a/b/c", "--dry-run"}).exit_code, 0);
+  EXPECT_EQ(Grouper({"run", TinyRecipe(), "--out", parent, "--dry-run"}).exit_code, 0);
+  std::vector<std::string> left;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(parent)) left.push_back(entry.path().filename());
+  EXPECT_EQ(left, std::vector<std::string>{"file"});
+}
+
+TEST(CommandsTest, RowsThatTheTokenizerCannotSayAreRefusedWhenTheyAreLoaded) {
+  const std::string sft = WriteFile("sft.jsonl", "{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n{\"prompt\": \"1+2=\", \"completion\": \"forty two\"}\n");
+  const std::string rl = WriteFile("rl.jsonl", "{\"prompt\": \"\u65e5\u672c\", \"answer\": \"3\"}\n");
+  const std::pair<std::string, std::string> cases[] = {
+      {"stages[sft].data.train=" + sft, sft + ":2: the tokenizer has no token for \"f\", \"o\", \"r\", \"t\", \"y\", \"w\""},
+      {"stages[rl].data.train=" + rl, rl + ":1: the tokenizer has no token for \"\u65e5\", \"\u672c\""},
+      {"stages[rl].data.eval=" + rl, rl + ":1: the tokenizer has no token for \"\u65e5\", \"\u672c\""},
+  };
+  for (const auto& [set, expected] : cases) {
+    for (const bool dry : {true, false}) {
+      std::vector<std::string> arguments = {"run", TinyRecipe(), "--out", FreshDirectory("unknown"), "--set", set};
+      if (dry) arguments.push_back("--dry-run");
+      const Outcome outcome = Grouper(arguments);
+      EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+      EXPECT_THAT(outcome.output, HasSubstr(expected));
+    }
+  }
+  const std::string rules = WriteFile("rules.textproto", "rules { exact {} }\n");
+  EXPECT_THAT(Grouper({"eval", "--model", FinishedRun(), "--data", rl, "--rules", rules}).output, HasSubstr(rl + ":1: the tokenizer has no token for"));
+}
+
+TEST(CommandsTest, UnknownTokensOfTheirOwnAreSaidOnceAFile) {
+  std::string text = ReadFile(SourcePath("recipes/quickstart/tokenizer.json"));
+  const size_t unknown = text.find("\"<pad>\"", text.find("\"unk_token\""));
+  ASSERT_NE(unknown, std::string::npos);
+  const std::string tokenizer = WriteFile("tokenizer.json", text.replace(unknown, 7, "\"?\""));
+  const std::string config = ReadFile(SourcePath("recipes/quickstart/tokenizer_config.json"));
+  std::ofstream(tokenizer.substr(0, tokenizer.rfind('/')) + "/tokenizer_config.json") << config;
+  const std::string sft = WriteFile("sft.jsonl", "{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n{\"prompt\": \"1+b=\", \"completion\": \"ab\"}\n");
+  const std::string rl = WriteFile("rl.jsonl", "{\"prompt\": \"a\", \"answer\": \"3\"}\n{\"prompt\": \"b\", \"answer\": \"3\"}\n");
+  const std::string held = WriteFile("held.jsonl", "{\"prompt\": \"a\", \"answer\": \"3\"}\n");
+  const Outcome outcome = Grouper({"run", TinyRecipe(), "--dry-run", "--out", FreshDirectory("x"), "--set", "model.tokenizer=" + tokenizer, "--set",
+                                   "stages[sft].data.train=" + sft, "--set", "stages[rl].data.train=" + rl, "--set", "stages[rl].data.eval=" + held});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const auto& [file, line, count] : {std::tuple(sft, 2, "3 of"), std::tuple(rl, 1, "2 of"), std::tuple(held, 1, "1 of")}) {
+    const std::string begin = "] " + file + ": " + count;
+    const size_t at = outcome.output.find(begin);
+    ASSERT_NE(at, std::string::npos) << begin << "\n" << outcome.output;
+    EXPECT_EQ(outcome.output.find("] " + file, at + 1), std::string::npos) << outcome.output;
+    EXPECT_THAT(outcome.output.substr(at), HasSubstr("first in " + file + ":" + std::to_string(line) + "\n"));
+  }
 }
 
 TEST(CommandsTest, DryRunRefusesWhatTheRunWouldRefuse) {
@@ -455,11 +532,22 @@ TEST(CommandsTest, GenerateContinuesAConversation) {
   const std::string context = "\"max_position_embeddings\": 64";
   ASSERT_NE(config.find(context), std::string::npos) << config;
   std::ofstream(model + "/config.json") << config.replace(config.find(context), context.size(), "\"max_position_embeddings\": 256");
+  // The marks hold letters that it has no token for; with an unknown token that means nothing else they are taken, and that is said.
+  EXPECT_THAT(Grouper({"generate", "--model", model, "--template", "chatml", "--prompt", "1"}).output,
+              HasSubstr("--prompt: what prompt's template, system and prefill put around the text: the tokenizer has no token for \"<\", \"|\", \"i\""));
+  std::string tokenizer = ReadFile(model + "/tokenizer.json");
+  const size_t unknown = tokenizer.find("\"<pad>\"", tokenizer.find("\"unk_token\""));
+  ASSERT_NE(unknown, std::string::npos);
+  std::ofstream(model + "/tokenizer.json") << tokenizer.replace(unknown, 7, "\"?\"");
   const auto generate = [&](const std::string& history, const std::string& prompt, std::vector<std::string> more = {"--template", "chatml"}) {
     more.insert(more.begin(), {"generate", "--model", model, "--max-new-tokens", "8", "--prompt", prompt});
     if (!history.empty()) more.insert(more.end(), {"--history", WriteFile("history.json", history)});
     const Outcome outcome = Grouper(more);
-    return outcome.exit_code == 0 ? outcome.output.substr(0, outcome.output.find(" tokens, ")) : "error: " + outcome.output;
+    if (outcome.exit_code != 0) return "error: " + outcome.output;
+    const size_t warning = outcome.output.find("W "), end = outcome.output.find('\n', warning);
+    EXPECT_THAT(outcome.output.substr(warning, end - warning), HasSubstr("are the unknown token"));
+    const std::string rest = outcome.output.substr(0, warning) + outcome.output.substr(end + 1);
+    return rest.substr(0, rest.find(" tokens, "));
   };
   const std::string turns = R"([{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}])";
   const std::string spelt = "<|im_start|>user\n1+1=<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n<|im_start|>user\n2+2=<|im_end|>\n<|im_start|>assistant\n";
@@ -528,6 +616,18 @@ TEST(CommandsTest, ScoreWritesALineACaseAndNamesABadLine) {
   const Outcome outcome = Grouper({"score", "--rules", rules, "--input", bad, "--output", output});
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.output, HasSubstr("bad.jsonl:2"));
+  std::filesystem::remove(output);
+}
+
+TEST(CommandsTest, ScoreSaysWhenNothingWasScored) {
+  const std::string rules = WriteFile("rules.textproto", "rules { name: \"right\" exact {} }\n");
+  const std::string cases = WriteFile("cases.jsonl", "{\"completion\": \"7\"}\n"), empty = WriteFile("empty.jsonl", ""), output = FreshDirectory("scores") + ".jsonl";
+  const Outcome none = Grouper({"score", "--rules", rules, "--input", cases, "--output", output});
+  EXPECT_EQ(none.exit_code, 0);
+  EXPECT_THAT(none.output, AllOf(HasSubstr("1 lines, none with a reward"), ContainsRegex("right +nothing scored  scored 0"), Not(HasSubstr("mean"))));
+  const Outcome outcome = Grouper({"score", "--rules", rules, "--input", empty, "--output", output});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.output, HasSubstr(empty + ": no rows, expected JSON lines"));
   std::filesystem::remove(output);
 }
 

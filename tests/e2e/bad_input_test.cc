@@ -210,6 +210,19 @@ TEST(BadInputTest, AModelThatLiesIsRefusedByInspect) {
   }
 }
 
+TEST(BadInputTest, ADryRunSaysThatADiskIsReadOnly) {
+  const std::string mount = FreshDirectory("read_only_disk");
+  std::filesystem::create_directories(mount);
+  if (RunProgram({"mount", "-t", "tmpfs", "-o", "ro", "tmpfs", mount}, 10).exit_code != 0) GTEST_SKIP() << "cannot mount a read-only file system here";
+  for (const std::string& out : {mount, mount + "/run"}) {
+    const Outcome outcome = RunProgram({GrouperBinary(), "run", SourcePath("tests/e2e/tiny.textproto"), "--dry-run", "--out", out}, 60);
+    EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr(out + ": cannot"));
+    EXPECT_THAT(outcome.output, HasSubstr("Read-only file system"));
+  }
+  EXPECT_EQ(RunProgram({"umount", mount}, 10).exit_code, 0);
+}
+
 TEST(BadInputTest, AFullDiskKeepsTheOldCheckpointAndSaysWhere) {
   // A file system of 6 MB fills within a few checkpoints of 6 MB.
   const std::string mount = FreshDirectory("small_disk");

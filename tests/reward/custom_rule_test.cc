@@ -243,6 +243,45 @@ TEST_F(CustomRule, TheAdapterCallsFunctionsAsTrlAndVerlDo) {
   EXPECT_EQ(score("verl", "named", R"({"ground_truth": "5"})"), "0");
 }
 
+TEST_F(CustomRule, TheAdapterTakesOneValueForOneCompletion) {
+  const std::string file = testing::TempDir() + "/adapter_counts.py";
+  std::ofstream(file) << "def two(completions, **kwargs): return [0.5, 1.0]\n"
+                         "def none(completions, **kwargs): return []\n"
+                         "def bare(completions, **kwargs): return 0.5\n"
+                         "def one(completions, **kwargs): return (0.5,)\n";
+  const std::pair<const char*, const char*> cases[] = {{"two", "two returned 2 values for 1 completion, expected a list of 1 value"},
+                                                       {"none", "none returned 0 values for 1 completion"},
+                                                       {"bare", "bare returned no list for 1 completion"},
+                                                       {"one", ""}};
+  for (const auto& [function, expected] : cases) {
+    RuleWorld world(absl::StrCat("rules { process { command: '", GROUPER_SOURCE_DIR, "/recipes/rules/examples/adapter.py' command: 'trl' command: '", file,
+                                 "' command: '", function, "' } }"));
+    v1::ScoreRequest request;
+    request.add_groups()->add_completions()->set_text("x");
+    const auto response = world.rules().Score(request, nullptr);
+    ASSERT_TRUE(response.ok()) << response.status();
+    const v1::CompletionScore& score = response->groups(0).completions(0);
+    EXPECT_EQ(score.has_reward(), *expected == 0) << function;
+    EXPECT_TRUE(absl::StrContains(score.rules(0).reason(), expected)) << score.rules(0).reason();
+  }
+}
+
+TEST_F(CustomRule, AScoreThatNoStatisticCanHoldIsAnError) {
+  for (const char* huge : {"1e308", "-1e31", "1e39"}) {
+    RuleWorld world = World(absl::StrCat("    score = ", huge, " if c == 'huge' else 1e30\n    print(json.dumps({'id': q['id'], 'score': score}), flush=True)\n"));
+    v1::ScoreRequest request;
+    for (const char* text : {"huge", "large"}) request.add_groups()->add_completions()->set_text(text);
+    const auto response = world.rules().Score(request, nullptr);
+    ASSERT_TRUE(response.ok()) << response.status();
+    const v1::CompletionScore &bad = response->groups(0).completions(0), &good = response->groups(1).completions(0);
+    EXPECT_FALSE(bad.has_reward());
+    EXPECT_EQ(bad.rules(0).status(), v1::RULE_STATUS_ERROR);
+    EXPECT_TRUE(absl::StrContains(bad.rules(0).reason(), "the rule's score is ")) << bad.rules(0).reason();
+    EXPECT_TRUE(absl::StrContains(bad.rules(0).reason(), "expected at most 1e30 in magnitude")) << bad.rules(0).reason();
+    EXPECT_EQ(good.reward(), 1e30) << good.rules(0).reason();
+  }
+}
+
 TEST_F(CustomRule, HundredsOfPoisonRowsLoseNoProcess) {
   RuleWorld world = World(absl::StrCat("    if c == 'die': os._exit(1)\n", kLength), "processes: 2");
   v1::ScoreRequest request;

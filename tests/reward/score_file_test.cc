@@ -103,10 +103,18 @@ TEST_F(ScoreFileTest, AMalformedLineIsNamedByNumber) {
   }
 }
 
+TEST_F(ScoreFileTest, AFileWithoutACaseIsAnError) {
+  for (const char* input : {"", "\n", " \n\n"}) {
+    const auto summary = Score("rules { format {} }", input);
+    ASSERT_FALSE(summary.ok());
+    EXPECT_TRUE(absl::StrContains(summary.status().message(), ".jsonl: no rows, expected JSON lines")) << summary.status();
+  }
+}
+
 TEST_F(ScoreFileTest, RulesFileErrorsNameFileAndPlace) {
   const auto unknown = Score("rules { formt {} }", "");
   EXPECT_TRUE(absl::StrContains(unknown.status().message(), "rules.textproto:1:")) << unknown.status();
-  EXPECT_TRUE(Score("reward { rules { format {} } }", "").ok());
+  EXPECT_TRUE(Score("reward { rules { format {} } }", R"({"completion": "x"})").ok());
 }
 
 TEST_F(ScoreFileTest, ABadValueIsNamedWithLineColumnAndField) {
@@ -142,7 +150,7 @@ TEST_F(ScoreFileTest, ABadValueIsNamedWithLineColumnAndField) {
   EXPECT_TRUE(absl::StrContains(Score("rules { math {} weight: inf }", "").status().message(),
                                 "rules.textproto:1:17: rules[0].weight: expected a finite number"));
   EXPECT_TRUE(absl::StrContains(Score("timeout_seconds: 5", "").status().message(), "rules.textproto: rules: at least one rule"));
-  EXPECT_TRUE(Score(absl::StrReplaceAll(text, {{"VALUE", "math {}"}}), "").ok()) << "the text around it is good";
+  EXPECT_TRUE(Score(absl::StrReplaceAll(text, {{"VALUE", "math {}"}}), R"({"completion": "x"})").ok()) << "the text around it is good";
 }
 
 TEST_F(ScoreFileTest, TheReadyBlocksLoadAndScore) {

@@ -264,6 +264,8 @@ TEST_P(EngineTest, BadRequestsNameGroupAndField) {
       {"prompt_token_ids: id 41", [](auto& r) { r.set_prompt_token_ids(2, 41); }},
       {"prompt_token_ids: id -1", [](auto& r) { r.set_prompt_token_ids(0, -1); }},
       {"sampling.temperature", [](auto& r) { r.mutable_sampling()->set_temperature(-1); }},
+      {"sampling.temperature: 9.99995e-41, expected 0 (greedy) or at least 1e-6", [](auto& r) { r.mutable_sampling()->set_temperature(1e-40f); }},
+      {"sampling.temperature: 9e-07", [](auto& r) { r.mutable_sampling()->set_temperature(9e-7f); }},
       {"sampling.temperature", [](auto& r) { r.mutable_sampling()->set_temperature(std::numeric_limits<float>::quiet_NaN()); }},
       {"sampling.temperature", [](auto& r) { r.mutable_sampling()->set_temperature(std::numeric_limits<float>::infinity()); }},
       {"sampling.top_p", [](auto& r) { r.mutable_sampling()->set_top_p(0); }},

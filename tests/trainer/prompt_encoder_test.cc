@@ -87,5 +87,48 @@ TEST(PromptEncoderTest, ATemplateThatTheTokenizerLacksIsNamed) {
   EXPECT_THAT(std::string(PromptEncoder::Create(config, Characters()).status().message()), HasSubstr("prompt.template"));
 }
 
+TEST(PromptEncoderTest, TextThatTheVocabularyCannotSayIsAnErrorOfTheRow) {
+  const PromptEncoder plain = MakeEncoder("plain", true);
+  EXPECT_THAT(std::string(plain.EncodeExample(Row(R"({"prompt": "1+2=", "completion": "forty two"})"), false).status().message()),
+              HasSubstr("rows.jsonl:7: the tokenizer has no token for \"f\", \"o\", \"r\", \"t\", \"y\", \"w\" (its unknown token is <pad>"));
+  EXPECT_THAT(std::string(plain.EncodeExample(Row(R"({"prompt": "日本", "completion": "1"})"), false).status().message()),
+              HasSubstr("rows.jsonl:7: the tokenizer has no token for \"日\", \"本\""));
+  EXPECT_THAT(std::string(plain.EncodeExample(Row(R"({"text": "1\n"})"), false).status().message()),
+              HasSubstr("rows.jsonl:7: the tokenizer has no token for \"\\n\""));
+  EXPECT_THAT(std::string(plain.EncodePrompt(Row(R"({"prompt": "a+2="})")).status().message()), HasSubstr("rows.jsonl:7: the tokenizer has no token for \"a\""));
+}
+
+TEST(PromptEncoderTest, WhatTheTemplateAddsIsNotTheRowsFault) {
+  const PromptEncoder custom = MakeEncoder("custom", false, "", "Q: {question}");
+  EXPECT_THAT(std::string(custom.EncodePrompt(Row(R"({"prompt": "1+2="})")).status().message()),
+              HasSubstr("rows.jsonl:7: what prompt's template, system and prefill put around the text: the tokenizer has no token for \"Q\""));
+  EXPECT_THAT(std::string(custom.EncodePrompt(Row(R"({"prompt": "x"})")).status().message()), HasSubstr("rows.jsonl:7: the tokenizer has no token for \"x\""));
+}
+
+TEST(PromptEncoderTest, UnknownTokensOfTheirOwnAreCountedWithTheFirstRow) {
+  const auto tokenizer = Tokenizer::FromJson(R"({"version":"1.0","added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,
+    "decoder":null,"model":{"type":"WordLevel","vocab":{"[UNK]":0,"one":1},"unk_token":"[UNK]"}})", "words");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  v1::PromptTemplate config;
+  config.set_template_("plain");
+  const auto encoder = PromptEncoder::Create(config, *tokenizer);
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  UnknownTokens unknown;
+  for (const char* prompt : {"one one", "one three", "four"}) {
+    DataRow row{{{"prompt", prompt}}, prompt};
+    ASSERT_TRUE(encoder->EncodePrompt(row, &unknown).ok());
+  }
+  EXPECT_EQ(unknown.tokens, 5);
+  EXPECT_EQ(unknown.unknown, 2);
+  EXPECT_EQ(unknown.first, "one three");
+  ::testing::internal::CaptureStderr();
+  UnknownTokens{.tokens = 8, .unknown = 0, .first = ""}.Warn("none.jsonl");
+  unknown.Warn("train.jsonl");
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(said, HasSubstr("train.jsonl: 2 of 5 tokens (40%) are the unknown token"));
+  EXPECT_THAT(said, HasSubstr("first in one three"));
+  EXPECT_THAT(said, ::testing::Not(HasSubstr("none.jsonl")));
+}
+
 }  // namespace
 }  // namespace grouper

@@ -250,6 +250,20 @@ TEST_F(RewardClientTest, ARewardThatIsNotFiniteIsHandedOn) {
   }
 }
 
+TEST_F(RewardClientTest, ARulesScoreThatNoStatisticCanHoldCostsThatCompletionItsReward) {
+  for (const double value : {1e308, -1e31}) {
+    service_.before = [&](int, v1::ScoreResponse& response) {
+      response.mutable_groups(2)->mutable_completions(1)->mutable_rules(0)->set_score(value);
+      return grpc::Status::OK;
+    };
+    const auto response = client_->Score(request_, AtStop::kFinish);
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_TRUE(response->groups(2).completions(0).has_reward());
+    EXPECT_FALSE(response->groups(2).completions(1).has_reward()) << value;
+    EXPECT_EQ(response->groups(2).completions(1).rules(0).status(), v1::RULE_STATUS_ERROR) << value;
+  }
+}
+
 TEST_F(RewardClientTest, ARulesScoreThatIsNotFiniteCostsThatCompletionItsReward) {
   service_.before = [](int, v1::ScoreResponse& response) {
     response.mutable_groups(2)->mutable_completions(1)->mutable_rules(0)->set_score(std::numeric_limits<double>::infinity());

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs reward functions written for TRL or verl, unchanged: adapter.py trl|verl FILE FUNCTION
 
-    trl    fn(prompts=, completions=, completion_ids=, **columns) -> list of float or None. Completions are lists of messages where
+    trl    fn(prompts=, completions=, completion_ids=, **columns) -> list of float or None, one value a completion. Completions are lists of messages where
            the row's `prompt` is one, else strings; completion_ids have the right length, their values mean nothing
     verl   fn(data_source=, solution_str=, ground_truth=, extra_info=) -> float or {"score": float, ...}
 
@@ -23,6 +23,14 @@ def call_trl(function, request):
                     completion_ids=[list(range(request["num_tokens"]))], **columns)
 
 
+def one_score(name, result):
+    """The score of the one completion that the function was given."""
+    count = len(result) if hasattr(result, "__len__") else None
+    if count != 1:
+        raise ValueError(f"{name} returned {'no list' if count is None else f'{count} values'} for 1 completion, expected a list of 1 value")
+    return result[0]
+
+
 def call_verl(function, request):
     row = request["row"]
     gold = (row.get("reward_model") or {}).get("ground_truth", row.get("ground_truth", row.get("answer", row.get("gold"))))
@@ -42,7 +50,7 @@ def main(style, path, name):
         try:
             result = call(function, request)
             result = asyncio.run(result) if inspect.iscoroutine(result) else result
-            result = result[0] if style == "trl" else result
+            result = one_score(name, result) if style == "trl" else result
             answer["score"] = result["score"] if isinstance(result, dict) else None if result is None else float(result)
         except Exception as error:
             answer["error"] = f"{type(error).__name__}: {error}"

@@ -34,6 +34,8 @@ TEST(Json, RefusesWhatIsNotJsonOrPassesItsLimits) {
       {"\"\xff\"", "not JSON"},
       {"\"\xc0\xaf\"", "not JSON"},
       {R"("\ud800")", "not JSON"},
+      {"{\"a\":\"<th\xff\"}", "ill-formed UTF-8 byte; last read: '\"<th\\xff'"},
+      {R"({"\u001b[31m":1,"\u001b[31m":1})", "duplicate key \"\\x1b[31m\""},
       {R"({"a":1,"a":1})", "duplicate key \"a\""},
       {R"({"b":{"a":1,"c":2,"a":3}})", "duplicate key \"a\""},
       {R"({"a":1,"\u0061":2})", "duplicate key \"a\""},

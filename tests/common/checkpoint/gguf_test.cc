@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/quote.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_replace.h"
 #include "common/base/file.h"
 
 namespace grouper {
@@ -143,7 +144,12 @@ TEST(LoadRecipeTest, RangesAreCheckedByFieldPath) {
       {"stages[rl].optimizer.schedule=wave", "expected one of: constant, linear, cosine"},
       {"stages[rl].steps=0", "stages[rl].steps"},
       {"stages[rl].steps=-3", "stages[rl].steps"},
-      {"stages[rl].grpo.sampling.temperature=0", "temperature"},
+      {"stages[rl].grpo.sampling.temperature=0", "stages[rl].grpo.sampling.temperature: expected more than 0"},
+      {"stages[rl].grpo.sampling.temperature=1e-40", "stages[rl].grpo.sampling.temperature: 1e-40, expected at least 1e-6"},
+      {"stages[rl].grpo.sampling.temperature=1e-300", "stages[rl].grpo.sampling.temperature: 1e-300, expected at least 1e-6"},
+      {"stages[rl].grpo.sampling.temperature=1e-400", "expected a number, got \"1e-400\""},
+      {"stages[rl].eval.sampling.temperature=9e-7", "stages[rl].eval.sampling.temperature: 9e-07, expected 0 (greedy) or at least 1e-6"},
+      {"stages[rl].sft.batch_size=3", "field sft is asked for, but field grpo is set"},
       {"stages[rl].grpo.sampling.top_p=1.5", "top_p"},
       {"stages[rl].grpo.advantage_std=mean", "advantage_std"},
       {"stages[rl].grpo.clip_low=-0.1", "clip_low"},
@@ -154,7 +160,7 @@ TEST(LoadRecipeTest, RangesAreCheckedByFieldPath) {
       {"prompt.template=custom", "prompt.text"},
       {"threads=-1", "threads"},
       {"stages[rl].data.too_long=cut", "too_long"},
-      {"stages[rl].evaluate.x=1", "no field"},
+      {"stages[rl].evaluate.x=1", "field evaluate is asked for, but field grpo is set"},
       {"rollout.addresses=node:1,127.0.0.1", "rollout.addresses[1]: \"127.0.0.1\", expected HOST:PORT with a port of 1..65535"},
       {"reward.address=127.0.0.1:99999", "reward.address: \"127.0.0.1:99999\", expected HOST:PORT"},
       {"logging.trainer_address=127.0.0.1:", "logging.trainer_address: \"127.0.0.1:\", expected HOST:PORT with a port of 0..65535"},
@@ -164,6 +170,44 @@ TEST(LoadRecipeTest, RangesAreCheckedByFieldPath) {
     EXPECT_FALSE(recipe.ok()) << c.override_text;
     EXPECT_THAT(recipe.status().message(), HasSubstr(c.expected)) << c.override_text;
   }
+}
+
+TEST(LoadRecipeTest, TheLeastTemperatureIsTaken) {
+  for (const char* given : {"stages[rl].grpo.sampling.temperature=1e-6", "stages[rl].eval.sampling.temperature=0"}) {
+    EXPECT_TRUE(LoadRecipe(Write(kGood), {given}).ok()) << LoadRecipe(Write(kGood), {given}).status();
+  }
+}
+
+TEST(LoadRecipeTest, NamesAreShortAndPrintable) {
+  const std::string long_name(201, 'n'), longest_name(200, 'n');
+  const struct {
+    std::string override_text;
+    const char* expected;
+  } cases[] = {
+      {"name=a\nb", "--set name=a\\nb: name: \"a\\nb\", expected a name without control characters"},
+      {std::string("name=a\0b", 8), "name: \"a\\x00b\", expected a name without control characters"},
+      {"name=" + long_name, "name: a name of 201 bytes, expected at most 200"},
+      {"stages[rl].name=\x1b[31m", "stages[0].name: \"\\x1b[31m\", expected a name without control characters"},
+      {"stages[rl].name=" + long_name, "stages[0].name: a name of 201 bytes, expected at most 200"},
+      {"stages[rl].name=", "--set stages[rl].name=: expected a name, got an empty one"},
+      {"stages[rl].data.fields[]=x", "expected fields[KEY]"},
+  };
+  for (const auto& c : cases) EXPECT_THAT(LoadRecipe(Write(kGood), {c.override_text}).status().message(), HasSubstr(c.expected)) << c.override_text;
+  EXPECT_TRUE(LoadRecipe(Write(kGood), {"name=" + longest_name}).ok());
+  EXPECT_TRUE(LoadRecipe(Write(kGood), {"name=東京 1"}).ok());
+  EXPECT_THAT(LoadRecipe(Write("name: 'a\\nb'\n" + std::string(kGood)), {}).status().message(), HasSubstr("r.textproto:1:1: name: \"a\\nb\", expected"));
+}
+
+TEST(LoadRecipeTest, AnEmptyColumnNameIsRefused) {
+  const auto with = [&](const std::string& key, const std::string& value) {
+    std::string text = kGood;
+    const std::string old = "data { generator { addition {} } }";
+    text.replace(text.find(old), old.size(), "data { train: 'rows.jsonl' fields { key: '" + key + "' value: '" + value + "' } }");
+    return std::string(LoadRecipe(Write(text), {}).status().message());
+  };
+  EXPECT_EQ(with("answer", "solution"), "");
+  EXPECT_THAT(with("", "solution"), HasSubstr("stages[rl].data.fields: an empty key, expected our name for the column"));
+  EXPECT_THAT(with("answer", ""), HasSubstr("stages[rl].data.fields[answer]: empty, expected the file's column"));
 }
 
 TEST(LoadRecipeTest, MissingFileIsNamed) {
@@ -184,11 +228,12 @@ TEST(RecipeDifferenceTest, SpeedFieldsMayDifferAndResultFieldsShow) {
 
 TEST(RecipeDifferenceTest, WhatACheckpointKnowsMayLieElsewhereAndAProgramMayNot) {
   const std::vector<std::string> files = {"model.config=a/config.json", "model.tokenizer=a/tokenizer.json", "stages[rl].data.train=a/rows.jsonl",
-                                          "stages[rl].data.eval=a/held.jsonl", "reward.rules[0].code.checker=a/checker.py"};
+                                          "stages[rl].data.eval=a/held.jsonl", "reward.rules[1].code.checker=a/checker.py"};
+  const std::string path = Write(absl::StrReplaceAll(kGood, {{"format {} }", "format {} } rules { code {} }"}}));
   const auto load = [&](const std::vector<std::string>& more) {
     std::vector<std::string> all = files;
     all.insert(all.end(), more.begin(), more.end());
-    auto recipe = LoadRecipe(Write(kGood), all);
+    auto recipe = LoadRecipe(path, all);
     EXPECT_TRUE(recipe.ok()) << recipe.status();
     return *recipe;
   };
@@ -196,7 +241,7 @@ TEST(RecipeDifferenceTest, WhatACheckpointKnowsMayLieElsewhereAndAProgramMayNot)
                                              "stages[rl].data.eval=b/h.jsonl"})),
             "");
   EXPECT_THAT(RecipeDifference(load({}), load({"stages[rl].data.eval="})), HasSubstr("a/held.jsonl"));
-  EXPECT_THAT(RecipeDifference(load({}), load({"reward.rules[0].code.checker=b/checker.py"})), HasSubstr("b/checker.py"));
+  EXPECT_THAT(RecipeDifference(load({}), load({"reward.rules[1].code.checker=b/checker.py"})), HasSubstr("b/checker.py"));
 }
 
 TEST(RecipesTest, EveryRecipeInTheTreeLoads) {

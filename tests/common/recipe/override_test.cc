@@ -61,6 +61,41 @@ TEST(OverrideTest, EmptyValueClearsARepeatedField) {
   EXPECT_EQ(recipe.rollout().addresses_size(), 0);
 }
 
+TEST(OverrideTest, AnotherAlternativeOfAOneofIsRefusedAndNothingIsLost) {
+  v1::Recipe recipe = Base();
+  recipe.mutable_stages(0)->mutable_data()->mutable_generator()->mutable_addition()->set_digits(3);
+  const std::string before = RecipeText(recipe);
+  const struct {
+    const char* text;
+    const char* expected;
+  } cases[] = {
+      {"stages[rl].sft.batch_size=3", "field sft is asked for, but field grpo is set, and a Stage has only one type"},
+      {"stages[sft].grpo.group_size=4", "field grpo is asked for, but field sft is set"},
+      {"stages[sft].grpo.sampling.temperature=1", "field grpo is asked for, but field sft is set"},
+      {"reward.rules[format].regex.pattern=x", "field regex is asked for, but field format is set, and a Rule has only one kind"},
+      {"stages[sft].data.generator.countdown.max_number=9", "field countdown is asked for, but field addition is set, and a Generator has only one task"},
+  };
+  for (const auto& c : cases) {
+    const std::string message(ApplyOverride(c.text, &recipe).message());
+    EXPECT_EQ(message.rfind(std::string("--set ") + c.text + ": " + c.expected, 0), 0u) << message;
+    EXPECT_EQ(RecipeText(recipe), before) << c.text;
+  }
+}
+
+TEST(OverrideTest, AnAlternativeIsSetWhereThereIsNoneYet) {
+  v1::Recipe recipe;
+  recipe.add_stages()->set_name("rl");
+  ASSERT_TRUE(ApplyOverride("stages[rl].grpo.group_size=4", &recipe).ok());
+  EXPECT_EQ(recipe.stages(0).grpo().group_size(), 4);
+  EXPECT_FALSE(ApplyOverride("stages[rl].sft.batch_size=3", &recipe).ok());
+  ASSERT_TRUE(ApplyOverride("stages[rl].grpo.kl_coef=0.5", &recipe).ok());
+  EXPECT_EQ(recipe.stages(0).grpo().group_size(), 4);
+  // Fields that are optional in the text are no alternatives of each other.
+  ASSERT_TRUE(ApplyOverride("stages[rl].grpo.clip_low=0.1", &recipe).ok());
+  ASSERT_TRUE(ApplyOverride("stages[rl].grpo.clip_high=0.2", &recipe).ok());
+  EXPECT_EQ(recipe.stages(0).grpo().clip_low(), 0.1);
+}
+
 TEST(OverrideTest, MistakesAreNamed) {
   const struct {
     const char* text;
@@ -82,6 +117,9 @@ TEST(OverrideTest, MistakesAreNamed) {
       {"stages[rl].optimizer.lr=nan", "expected a number"},
       {".seed=1", "expected a field name"},
       {"=1", "expected a field name"},
+      {"stages[rl].name=", "expected a name, got an empty one"},
+      {"name=", "expected a name, got an empty one"},
+      {"stages[rl].data.fields[]=answer", "expected fields[KEY]"},
   };
   for (const auto& c : cases) {
     v1::Recipe recipe = Base();

@@ -130,8 +130,72 @@ TEST(TokenizerTest, TryEncodeNamesTheCharacterWithoutAToken) {
   EXPECT_THAT(*(*tokenizer)->TryEncode("abba"), testing::ElementsAre(0, 1, 1, 0));
   const auto failed = (*tokenizer)->TryEncode("abéb");
   EXPECT_EQ(failed.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(failed.status().message()), testing::HasSubstr("\"é\" at byte 2"));
+  EXPECT_THAT(std::string(failed.status().message()), testing::HasSubstr("the tokenizer has no token for \"é\""));
   EXPECT_THAT((*tokenizer)->Encode("abéb"), testing::ElementsAre(0, 1, 1));
+}
+
+// `model` with unknown token 0, which the configuration gives a role or not.
+std::shared_ptr<const Tokenizer> WithUnknown(const std::string& model, const std::string& config, const std::string& pre_tokenizer = "null") {
+  const auto tokenizer = Tokenizer::FromJson(R"({"version":"1.0","added_tokens":[{"id":0,"content":"<u>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"normalizer":null,"pre_tokenizer":)" +
+                                                 pre_tokenizer + R"(,"post_processor":null,"decoder":{"type":"Fuse"},"model":)" + model + "}",
+                                             "t.json", config);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *tokenizer;
+}
+
+constexpr char kWords[] = R"({"type":"WordLevel","vocab":{"<u>":0,"one":1,"two":2},"unk_token":"<u>"})";
+constexpr char kBpe[] = R"({"type":"BPE","vocab":{"<u>":0,"a":1,"b":2,"ab":3},"merges":["a b"],"unk_token":"<u>"})";
+constexpr char kUnigram[] = R"({"type":"Unigram","vocab":[["<u>",0.0],["a",-1.0],["b",-1.0]],"unk_id":0})";
+
+TEST(TokenizerTest, AnUnknownTokenThatMeansSomethingElseIsAnError) {
+  const struct {
+    const char* model;
+    const char* pre_tokenizer;
+    const char* good;
+    const char* bad;
+    const char* missing;
+  } cases[] = {
+      {kWords, R"({"type":"WhitespaceSplit"})", "one two", "one three two\u00e9 three", "\"three\", \"two\u00e9\""},
+      {kBpe, "null", "abba", "ab\u65e5cb\u65e5", "\"\u65e5\", \"c\""},
+      {kUnigram, "null", "abba", "ab\u65e5cb\u65e5", "\"\u65e5\", \"c\""},
+      {kBpe, "null", "ab", "a\nb", "\"\\n\""},
+      {kBpe, "null", "ab", "0123456789cd", "\"0\", \"1\", \"2\", \"3\", \"4\", \"5\", \"6\", \"7\", \"8\", \"9\", ..."},
+  };
+  for (const auto& c : cases) {
+    for (const char* config : {R"({"pad_token":"<u>"})", R"({"eos_token":"<u>"})", R"({"bos_token":"<u>"})"}) {
+      const auto tokenizer = WithUnknown(c.model, config, c.pre_tokenizer);
+      int64_t unknown = 0;
+      EXPECT_TRUE(tokenizer->TryEncode(c.good, true, &unknown).ok()) << tokenizer->TryEncode(c.good).status();
+      EXPECT_TRUE(tokenizer->TryEncode(std::string(c.good) + "<u>").ok()) << "written out it is what somebody wrote";
+      EXPECT_EQ(tokenizer->TryEncode(c.bad, true, &unknown).status().message(),
+                absl::StrCat("the tokenizer has no token for ", c.missing, " (its unknown token is <u>, which means something else)"));
+      EXPECT_EQ(unknown, 0);
+    }
+  }
+}
+
+TEST(TokenizerTest, AnUnknownTokenOfItsOwnIsCounted) {
+  const std::pair<const char*, const char*> cases[] = {{kWords, R"({"type":"WhitespaceSplit"})"}, {kBpe, "null"}, {kUnigram, "null"}};
+  for (const auto& [model, pre_tokenizer] : cases) {
+    for (const char* config : {R"({"unk_token":"<u>"})", "{}"}) {
+      const auto tokenizer = WithUnknown(model, config, pre_tokenizer);
+      EXPECT_EQ(tokenizer->model_unk_id(), 0);
+      int64_t unknown = 0;
+      for (int round = 1; round <= 2; ++round) {  // the second comes from what was kept of the first
+        const auto ids = tokenizer->TryEncode("\u65e5", true, &unknown);
+        ASSERT_TRUE(ids.ok()) << ids.status();
+        EXPECT_THAT(*ids, testing::ElementsAre(0));
+        EXPECT_EQ(unknown, round);
+      }
+    }
+  }
+}
+
+TEST(TokenizerTest, ByteFallbackHasATokenForEverything) {
+  const std::shared_ptr<const Tokenizer> tokenizer = GoldenTokenizer("llama2");
+  int64_t unknown = 0;
+  EXPECT_TRUE(tokenizer->TryEncode("\u6771\u4eac \U0001F9EA\x01", true, &unknown).ok());
+  EXPECT_EQ(unknown, 0);
 }
 
 TEST(TokenizerTest, ConfigNamesTheSpecialTokens) {
