@@ -13,4 +13,8 @@ fi
 scripts/setup.sh
 scripts/build.sh
 cd "${BUILD_DIR:-build}"
-exec ctest --output-on-failure -j "$(nproc)" "${exclude[@]}" "$@"
+TEST_TMPDIR=$(mktemp -d)  # what tests leave goes with it
+export TEST_TMPDIR
+chmod 755 "$TEST_TMPDIR"  # sandboxes are another user
+trap 'rm -rf "$TEST_TMPDIR"' EXIT
+ctest --output-on-failure -j "$(nproc)" "${exclude[@]}" "$@"

@@ -16,4 +16,8 @@ build=${BUILD_DIR:-build-emulated}
 cmake --build "$build" --target kernels_cuda_test model_test rollout_test trainer_test e2e_test
 cd "$build"
 [ $# -gt 0 ] || set -- -R 'Cuda|_cuda'
-exec ctest --output-on-failure -j "$(nproc)" "${exclude[@]}" "$@"
+TEST_TMPDIR=$(mktemp -d)  # what tests leave goes with it
+export TEST_TMPDIR
+chmod 755 "$TEST_TMPDIR"  # sandboxes are another user
+trap 'rm -rf "$TEST_TMPDIR"' EXIT
+ctest --output-on-failure -j "$(nproc)" "${exclude[@]}" "$@"
