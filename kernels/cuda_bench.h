@@ -162,7 +162,7 @@ class CudaBench {
   std::set<std::string> printed_;
 };
 
-// Lines of y = x w^T, dx = dy w and dw += dy^T x: x [t, k], w [n, k], both bf16 or both float; dw is float. Without an input's name the first alone.
+// Lines of y = x w^T, dx = dy w and dw += dy^T x: x [t, k], w [n, k], bf16 or float, dx in x's type; y and dy in w's; dw is float. Without an input's name the first alone.
 // linear_cuda_bench.cc.
 struct ProductNames {
   std::string forward, input{}, weight{};

@@ -20,6 +20,12 @@ namespace {
 
 constexpr int kStep = 16, kThreads = 256;
 
+// Elements that one load brings.
+template <typename T, int kCount>
+struct alignas(kCount * sizeof(T)) Neighbours {
+  T x[kCount];
+};
+
 // What a chain begins with, and where it ends.
 __device__ __forceinline__ float Begin(const float* c, bool accumulate) { return accumulate ? *c : 0.0f; }
 __device__ __forceinline__ float Begin(const __nv_bfloat16*, bool) { return 0; }
@@ -33,9 +39,7 @@ template <int kTile, typename TA, typename TB, typename TC>
 __global__ void __launch_bounds__(kThreads) ChainKernel(const GemmF32Problem p) {
   KernelBegin();
   constexpr int kEach = kTile / 16;  // rows and columns a thread
-  struct alignas(4 * kEach) Few {
-    float x[kEach];
-  };
+  using Few = Neighbours<float, kEach>;
   __shared__ __align__(16) float a[kStep][kTile + 4], b[kStep][kTile + 4];
   int64_t batch = blockIdx.z, m_begin = static_cast<int64_t>(blockIdx.x) * kTile, m_end = p.m, k_begin = 0, k_end = p.k;
   int64_t batch_a = batch, batch_b = batch, batch_c = batch;
@@ -138,12 +142,6 @@ __global__ void __launch_bounds__(kThreads) ChainKernel(const GemmF32Problem p) 
 // --- operands with rows of 16 bytes ------------------------------------------------------
 
 constexpr int kChunk = 32;  // of k: a stage
-
-// Elements that one load brings.
-template <typename T, int kCount>
-struct alignas(kCount * sizeof(T)) Neighbours {
-  T x[kCount];
-};
 
 // A tile's side in a stage: kSize rows of A or columns of B, kChunk of k. Along k where that is how the operand lies in memory, else along the side.
 // A thread has kEach of the side's kSize.

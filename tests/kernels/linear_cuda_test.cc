@@ -25,6 +25,13 @@ const Shape kShapes[] = {{1, 1, 1},     {1, 96, 96},   {2, 17, 33},   {3, 40, 31
                          {7, 96, 17},   {63, 64, 65},  {64, 576, 96}, {65, 13, 100}, {129, 192, 129},
                          {300, 8, 264}, {513, 72, 40}, {40, 1536, 24}, {33, 260, 64}, {700, 132, 40}, {1200, 68, 64}};
 
+// And those that take gemm_f32_cuda.cu's tiles on 132 multiprocessors: large for y; large for dx, small for dw; large for dw; middle for dw.
+std::vector<Shape> ShapesOfFloat() {
+  std::vector<Shape> shapes(std::begin(kShapes), std::end(kShapes));
+  shapes.insert(shapes.end(), {{8500, 72, 64}, {1300, 2056, 40}, {39, 2112, 512}, {70, 4104, 100}});
+  return shapes;
+}
+
 std::string Text(const Shape& s) {
   return std::to_string(s.t) + " x " + std::to_string(s.k) + " x " + std::to_string(s.n);
 }
@@ -36,10 +43,7 @@ std::string Text(const Shape& s) {
 
 TEST(LinearCudaTest, FloatEqualsTheCpu) {
   GROUPER_NEEDS_CUDA();
-  std::vector<Shape> shapes(std::begin(kShapes), std::end(kShapes));
-  // On 132 multiprocessors, of gemm_f32_cuda.cu's tiles: large for y; large for dx, small for dw; large for dw; middle for dw.
-  shapes.insert(shapes.end(), {{8500, 68, 64}, {1300, 2052, 40}, {39, 2112, 512}, {70, 4100, 100}});
-  for (const Shape& s : shapes) {
+  for (const Shape& s : ShapesOfFloat()) {
     SCOPED_TRACE(Text(s));
     CudaWorld world;
     auto& m = world.memory;
@@ -64,10 +68,7 @@ TEST(LinearCudaTest, FloatEqualsTheCpu) {
 // A router's: float weights and logits, rows in bf16.
 TEST(LinearCudaTest, FloatWeightsTakeBf16RowsWithTheCpusBits) {
   GROUPER_NEEDS_CUDA();
-  std::vector<Shape> shapes(std::begin(kShapes), std::end(kShapes));
-  // On 132 multiprocessors, tiles: large for y; large for dx, small for dw; large for dw; middle for dw.
-  shapes.insert(shapes.end(), {{8500, 72, 64}, {1300, 2056, 40}, {39, 2112, 512}, {70, 4104, 100}});
-  for (const Shape& s : shapes) {
+  for (const Shape& s : ShapesOfFloat()) {
     SCOPED_TRACE(Text(s));
     CudaWorld world;
     auto& m = world.memory;
