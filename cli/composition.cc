@@ -88,7 +88,7 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
   std::vector<RolloutClient::Worker> workers;
   if (own_rollout) workers.push_back({"in-process rollout worker", parts->server_->InProcessChannel(), true});
   for (const std::string& address : recipe.rollout().addresses()) {
-    ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, Annotate(OpenChannel(address, recipe.rollout().tls()), "rollout"));
+    ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, OpenChannel(address, recipe.rollout().tls(), "rollout.tls"));
     parts->remote_workers_.emplace_back(address, channel);
     workers.push_back({address, std::move(channel), false});
   }
@@ -102,7 +102,7 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Recip
   if (own_reward) {
     reward_channel = parts->server_->InProcessChannel();
   } else {
-    ASSIGN_OR_RETURN(reward_channel, Annotate(OpenChannel(recipe.reward().address(), recipe.reward().tls()), "reward"));
+    ASSIGN_OR_RETURN(reward_channel, OpenChannel(recipe.reward().address(), recipe.reward().tls(), "reward.tls"));
     parts->remote_rewards_.emplace_back(recipe.reward().address(), reward_channel);
   }
   RewardClient::Options reward_options;

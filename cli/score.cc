@@ -9,7 +9,6 @@
 #include "common/base/address.h"
 #include "common/base/status.h"
 #include "common/base/thread_pool.h"
-#include "common/rpc/credentials.h"
 #include "common/rpc/server.h"
 #include "trainer/reward_client.h"
 
@@ -25,12 +24,12 @@ absl::Status Run(const Arguments& arguments) {
   ScoreSummary summary;
   if (!config.address().empty()) {  // somebody else's service
     RETURN_IF_ERROR(file.Locate(Annotate(CheckPeerAddress(config.address()), "reward.address")));
-    RETURN_IF_ERROR(file.Locate(ReadCredentials(config.tls(), "reward.tls").status()));
-    ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, OpenChannel(config.address(), config.tls()));
+    absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = OpenChannel(config.address(), config.tls(), "reward.tls");
+    if (!channel.ok()) return file.Locate(channel.status());
     RewardClient::Options options;
     if (config.timeout_seconds() > 0) options.timeout = absl::Seconds(config.timeout_seconds());
     options.give_up = std::min(options.timeout, absl::Seconds(30));
-    const std::unique_ptr<RewardClient> client = RewardClient::Create(config.address(), std::move(channel), options);
+    const std::unique_ptr<RewardClient> client = RewardClient::Create(config.address(), *std::move(channel), options);
     const Scorer scorer = [&](const v1::ScoreRequest& request) { return client->Score(request, AtStop::kFinish); };
     ASSIGN_OR_RETURN(summary, ScoreFile(scorer, arguments.Get("input"), arguments.Get("output")));
   } else {

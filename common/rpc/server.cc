@@ -129,9 +129,9 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const std::string& l
   return std::make_unique<Server>(std::move(server), listen, port);
 }
 
-absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& target, const v1::Credentials& tls) {
+absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& target, const v1::Credentials& tls, const std::string& tls_field) {
   RETURN_IF_ERROR(Annotate(CheckPeerAddress(target), "address"));
-  ASSIGN_OR_RETURN(const Pem pem, ReadCredentials(tls, "tls"));
+  ASSIGN_OR_RETURN(const Pem pem, ReadCredentials(tls, tls_field));
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
   if (!pem.ca.empty()) {
     grpc::SslCredentialsOptions options;

@@ -35,6 +35,8 @@ class RpcServer {
 };
 
 // Connects lazily; target is HOST:PORT or what else base/address.h has ("dns:///rollout:50051", "unix:/tmp/s"). Keep-alive pings notice a dead peer.
-absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& target, const v1::Credentials& tls);
+// `tls_field`: what errors of the PEM files begin with.
+absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& target, const v1::Credentials& tls,
+                                                         const std::string& tls_field = "tls");
 
 }  // namespace grouper

@@ -124,7 +124,7 @@ TEST(CommandsTest, WrongValuesExitWithOneAndNameTheOption) {
        "--set reward.tls.certificate=" + TinyRecipe() + ": reward.tls.certificate: " + TinyRecipe() + ": no certificate in PEM"},
       {{"serve", "rollout", "--recipe", TinyRecipe(), "--listen", "unix:/nonexistent/socket"}, "unix:/nonexistent/socket: there is no folder /nonexistent"},
       {{"run", TinyRecipe(), "--dry-run", "--out", FreshDirectory("x"), "--set", "rollout.addresses=127.0.0.1:9", "--set", "rollout.tls.ca=" + TinyRecipe()},
-       "tls.ca: " + TinyRecipe() + ": no certificate in PEM"},
+       ": rollout.tls.ca: " + TinyRecipe() + ": no certificate in PEM"},
       {{"run", TinyRecipe(), "--dry-run", "--out", FreshDirectory("x"), "--set", "stages[rl].sft.batch_size=3"},
        "--set stages[rl].sft.batch_size=3: field sft is asked for, but field grpo is set"},
       {{"generate", "--model", run, "--prompt", "1", "--dtype", "float16"}, "--dtype float16: expected float32 or bfloat16"},
