@@ -51,7 +51,7 @@ const std::vector<BenchOption>& BenchOptions() {
       {{"train"}, {.name = "no-optimizer", .placeholder = "", .help = "forward and backward alone", .default_text = ""}},
       {{"train", "step"}, {.name = "gradients", .placeholder = "DTYPE", .help = "of the blocks' matrices, float32 or bfloat16 (on a GPU)", .default_text = "float32"}},
       {{"rollout", "step"},
-       {.name = "decode-ahead", .placeholder = "WHEN", .help = "decode steps before the results of the last: auto (on a GPU, as graphs), always, never", .default_text = "auto"}},
+       {.name = "decode-ahead", .placeholder = "WHEN", .help = "passes launched before the results of the last: auto (on a GPU, decode steps as graphs), always, never", .default_text = "auto"}},
       {{"kernels"}, {.name = "filter", .placeholder = "TEXT", .help = "only lines whose name contains this", .default_text = ""}},
       {kBenchmarks, {.name = "threads", .placeholder = "N", .help = "0: one per core", .default_text = "0"}},
   };

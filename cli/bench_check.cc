@@ -36,7 +36,7 @@ absl::StatusOr<Case> DrawCase(const Model& model, ThreadPool& threads, const Ref
   engine_options.max_sequences = 8;
   engine_options.max_batch_tokens = 48;
   engine_options.cache_pages = static_cast<int32_t>(context / kernels::kPageTokens + 32);
-  engine_options.decode_ahead = options.ahead;
+  engine_options.ahead = options.ahead;
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(model, nullptr, threads, engine_options));
   PhiloxStream random(MakePhiloxKey(static_cast<uint64_t>(draw), "bench reference"));
   std::vector<v1::Sample> samples;

@@ -57,7 +57,7 @@ absl::Status Compare(const LoadedModel& loaded, ThreadPool& threads, TrainingPas
   engine_options.max_sequences = way.sequences;
   engine_options.max_batch_tokens = static_cast<int32_t>(way.chunk > 0 ? way.chunk : options.batch_tokens);
   engine_options.share_prefix = way.share_prefix;
-  engine_options.decode_ahead = way.ahead;
+  engine_options.ahead = way.ahead;
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(model, nullptr, threads, engine_options));
   PhiloxStream random(MakePhiloxKey(first_serial, "exactness"));
   std::vector<v1::Sample> samples;

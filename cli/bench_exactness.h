@@ -16,7 +16,7 @@ struct ExactnessOptions {
 };
 
 // Samples in many ways (1 to 1024 sequences together, prompts and completions of mixed lengths, prefixes shared or not, prompts whole or in
-// chunks, decode steps ahead as graphs or one by one, every filter), scores the samples as training does, and compares every sampled token's
+// chunks, passes ahead, with graphs, or one by one, every filter), scores the samples as training does, and compares every sampled token's
 // log-probability with ==. One line a way; Internal when one differs.
 absl::Status BenchExactness(const LoadedModel& loaded, ThreadPool& threads, const ExactnessOptions& options);
 

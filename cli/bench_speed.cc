@@ -83,7 +83,7 @@ absl::StatusOr<std::unique_ptr<Engine>> BenchEngine(const LoadedModel& loaded, T
   EngineOptions options;
   options.max_sequences = static_cast<int32_t>(shape.batch);
   options.max_batch_tokens = static_cast<int32_t>(shape.batch_tokens);
-  options.decode_ahead = shape.ahead;
+  options.ahead = shape.ahead;
   return Engine::Create(*loaded.model, loaded.tokenizer, threads, options);
 }
 
@@ -188,6 +188,7 @@ absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const BenchS
   Model& model = *loaded.model;
   std::vector<double> seconds, decoding;
   uint64_t first_hash = 0;
+  Engine::Stats warm;
   Decoding alone;
   RETURN_IF_ERROR(CheckBenchMemory(BenchKind::kRollout, model, shape));
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, BenchEngine(loaded, threads, shape));
@@ -198,6 +199,7 @@ absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const BenchS
     // Check: every round samples the same tokens.
     if (round == 0) {
       first_hash = hash;
+      warm = engine->stats();
     } else {
       seconds.push_back(absl::ToDoubleSeconds(absl::Now() - start));
       decoding.push_back(alone.seconds);
@@ -205,10 +207,12 @@ absl::Status BenchRollout(LoadedModel& loaded, ThreadPool& threads, const BenchS
     if (hash != first_hash) return absl::InternalError("bench rollout: two rounds sampled different tokens");
   }
   const double rate = static_cast<double>(shape.batch * shape.new_tokens) / Median(seconds);
-  std::printf("rollout %s batch %ld, %ld a prompt, %ld + %ld, %s: %.0f tok/s, %.1f ms; %s\n", model.config().architecture.c_str(),
+  const Engine::Stats stats = engine->stats();
+  std::printf("rollout %s batch %ld, %ld a prompt, %ld + %ld, %s: %.0f tok/s, %.1f ms; %s; %lu of %lu passes ahead\n", model.config().architecture.c_str(),
               static_cast<long>(shape.batch), static_cast<long>(shape.group), static_cast<long>(shape.prompt), static_cast<long>(shape.new_tokens),
               Where(model, threads).c_str(), rate, 1e3 * Median(seconds),
-              DecodingAlone(model, shape, alone.tokens, Median(decoding), ceilings).c_str());
+              DecodingAlone(model, shape, alone.tokens, Median(decoding), ceilings).c_str(),
+              static_cast<unsigned long>((stats.ahead - warm.ahead) / kRounds), static_cast<unsigned long>((stats.steps - warm.steps) / kRounds));
   return absl::OkStatus();
 }
 

@@ -57,27 +57,18 @@ AttentionBatch::AttentionBatch(Stream& stream, const std::vector<AttentionSequen
 
 AttentionBatch::AttentionBatch(Stream& stream, const AttentionTables& tables, const KvLayout& layout, int64_t query_heads,
                                Arena& memory) {
-  CHECK(tables.sequences.rank() == 2 && tables.sequences.dim(1) == 4 && tables.sequences.contiguous() &&
+  CHECK(stream.device.is_cuda() && tables.sequences.rank() == 2 && tables.sequences.dim(1) == 4 && tables.sequences.contiguous() &&
         tables.sequences.device() == stream.device && tables.pages.device() == stream.device);
-  const int32_t* const rows = tables.sequences.data<int32_t>();
-  const int32_t* const pages = tables.pages.data<int32_t>();
-  const int32_t count = static_cast<int32_t>(tables.sequences.dim(0));
   if constexpr (kWithCuda) {
-    if (stream.device.is_cuda()) {
-      const cuda::DeviceBatch batch = {reinterpret_cast<const cuda::DeviceSequence*>(rows), pages, count, tables.tokens,
-                                       tables.max_q_len, tables.max_context};
-      prepared_ = std::make_shared<const cuda::PreparedBatch>(
-          cuda::PrepareAttention(stream, batch, layout, static_cast<int>(query_heads), memory));
-      return;
-    }
+    const cuda::DeviceBatch batch = {reinterpret_cast<const cuda::DeviceSequence*>(tables.sequences.data<int32_t>()),
+                                     tables.pages.data<int32_t>(),
+                                     static_cast<int32_t>(tables.sequences.dim(0)),
+                                     tables.tokens,
+                                     tables.max_q_len,
+                                     tables.max_context};
+    prepared_ = std::make_shared<const cuda::PreparedBatch>(cuda::PrepareAttention(
+        stream, batch, layout, static_cast<int>(query_heads), memory, cuda::kSplitPages, tables.partial_rows));
   }
-  auto own = std::make_shared<std::vector<AttentionSequence>>();
-  for (int32_t i = 0; i < count; ++i) {
-    const int32_t* const row = rows + 4 * i;
-    own->push_back({row[0], row[1], row[2], pages + row[3]});
-  }
-  sequences_ = own.get();
-  own_ = std::move(own);
 }
 
 void WriteKv(Stream& stream, const PagedKv& kv, const AttentionBatch& batch, const Tensor& k, const Tensor& v) {

@@ -52,14 +52,15 @@ struct AttentionSequence {
   const int32_t* pages = nullptr;
 };
 
-// A batch's sequences where the stream's ops read them (a device's memory; the host's on the CPU), so that a recorded pass
-// (common/tensor/graph.h) takes what lies there when it runs. The bounds are the host's knowledge: they size grids and memory.
+// A batch's sequences in a device's memory, so that a recorded pass (common/tensor/graph.h) takes what lies there when it runs. The bounds are
+// the host's knowledge: they size grids and memory.
 struct AttentionTables {
   Tensor sequences;     // [S, 4] int32: q_begin, q_len, context, and where in `pages` the sequence's page table begins
   Tensor pages;         // [n] int32
   int32_t tokens = 0;   // sum of q_len
   int32_t max_q_len = 0;
   int32_t max_context = 0;  // of context + q_len
+  int64_t partial_rows = -1;  // sum of cuda::PartialRows; -1: not known when the pass is recorded, as many as such a batch may have
 };
 
 // What a batch is made ready for.
@@ -73,15 +74,15 @@ class AttentionBatch {
   // What it needs lies in `memory`, of the stream's device. `sequences` and their page tables must outlive this.
   AttentionBatch(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout, int64_t query_heads,
                  Arena& memory, AttentionUse use = AttentionUse::kAll);
+  // REQUIRES: a stream of a device.
   AttentionBatch(Stream& stream, const AttentionTables& tables, const KvLayout& layout, int64_t query_heads, Arena& memory);
 
-  // REQUIRES: the CPU, or a batch that was made from the host's sequences.
+  // REQUIRES: a batch that was made from the host's sequences.
   const std::vector<AttentionSequence>& sequences() const { return *sequences_; }
   const cuda::PreparedBatch* prepared() const { return prepared_.get(); }  // null on the CPU
 
  private:
   const std::vector<AttentionSequence>* sequences_ = nullptr;
-  std::shared_ptr<const std::vector<AttentionSequence>> own_;  // read from tables, on the CPU
   std::shared_ptr<const cuda::PreparedBatch> prepared_;
 };
 

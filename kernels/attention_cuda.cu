@@ -128,12 +128,8 @@ DeviceBatch Upload(Stream& stream, const std::vector<AttentionSequence>& sequenc
 
 PreparedBatch PrepareAttention(Stream& stream, const std::vector<AttentionSequence>& sequences, const KvLayout& layout,
                                int query_heads, Arena& memory, int split_pages) {
-  const int64_t kv_heads = layout.num_kv_heads, group = query_heads / kv_heads;
   int64_t partial_rows = 0;
-  for (const AttentionSequence& s : sequences) {
-    const int64_t rows = s.q_len * group, splits = SplitsOf(s.context + s.q_len, split_pages);
-    if (rows <= kMaxRowsApart && splits > 1) partial_rows += kv_heads * splits * rows;
-  }
+  for (const AttentionSequence& s : sequences) partial_rows += PartialRows(s, layout, query_heads, split_pages);
   return PrepareAttention(stream, Upload(stream, sequences, memory), layout, query_heads, memory, split_pages, partial_rows);
 }
 

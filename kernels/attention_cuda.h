@@ -60,8 +60,15 @@ struct PreparedBatch {
   int max_sharing = 1;         // sequences on one tile
   bool may_run_whole = false;  // whether a few rows' splits may also run one after another
 };
+// How many rows of partial results a sequence has at most, over all query heads: 0 where its splits never run side by side.
+inline int64_t PartialRows(const AttentionSequence& sequence, const KvLayout& layout, int64_t query_heads, int split_pages = kSplitPages) {
+  const int64_t group = query_heads / layout.num_kv_heads, tokens_a_split = int64_t{split_pages} * kPageTokens;
+  const int64_t splits = (int64_t{sequence.context} + sequence.q_len + tokens_a_split - 1) / tokens_a_split;
+  return splits > 1 && sequence.q_len * group <= kMaxRowsApart ? splits * sequence.q_len * query_heads : 0;
+}
+
 // Another split_pages than kSplitPages gives other bits: for measuring what one size for all batches costs.
-// partial_rows: how many rows of results splits side by side have at most; -1: not known here, as many as such a batch may have.
+// partial_rows: sum of the sequences' PartialRows; -1: not known here, as many as such a batch may have.
 PreparedBatch PrepareAttention(Stream& stream, const DeviceBatch& batch, const KvLayout& layout, int query_heads,
                                Arena& memory, int split_pages = kSplitPages, int64_t partial_rows = -1);
 // From the host's description, copied first. Sequences from their beginning on have no splits side by side, and take no memory for them.

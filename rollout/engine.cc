@@ -12,7 +12,7 @@
 #include "common/base/status.h"
 #include "common/model/pass_memory.h"
 #include "common/tensor/cuda.h"
-#include "rollout/decode_ahead.h"
+#include "rollout/pass_queue.h"
 #include "rollout/scheduler.h"
 #include "rollout/sequence.h"
 
@@ -20,10 +20,13 @@ namespace grouper {
 
 namespace {
 
-bool DecodesAhead(const Model& model, const EngineOptions& options) {
+// Ahead, one place in so many stands empty before those that wait interrupt those that decode.
+constexpr int32_t kPlacesAFreeOne = 32;
+
+bool RunsAhead(const Model& model, const EngineOptions& options) {
   using Ahead = EngineOptions::Ahead;
-  return options.decode_ahead == Ahead::kAlways ||
-         (options.decode_ahead == Ahead::kOnCuda && model.device().is_cuda());
+  return options.ahead == Ahead::kAlways ||
+         (options.ahead == Ahead::kOnCuda && model.device().is_cuda());
 }
 
 }  // namespace
@@ -35,10 +38,12 @@ struct Engine::State {
         stream(threads, model.device()),
         memory(options.memory),
         kv(model.config(), model.dtype(), pages, model.device(), memory == nullptr ? nullptr : memory->data()),
-        scheduler(kv, stream, options),
+        runs_ahead(RunsAhead(model, options)),
+        scheduler(kv, stream, options, model.config().max_position_embeddings, runs_ahead ? options.max_sequences / kPlacesAFreeOne : 0),
         arena(model.device(), stream.handle) {
     if (model.device().is_cuda()) Reserve(options);
-    if (DecodesAhead(model, options)) decode.emplace(model, stream, kv, arena, options.max_sequences);
+    const int32_t tokens = std::max(options.max_batch_tokens, options.max_sequences);  // padding included
+    passes.emplace(model, stream, kv, arena, PassQueue::Options{options.max_sequences, tokens, runs_ahead});
     pages_for_sequences = kv.free_pages();
   }
 
@@ -52,10 +57,11 @@ struct Engine::State {
     stream.scratch.Release(mark);
   }
 
+  absl::Status Launch(const std::vector<Scheduler::Work>& work);
+  // Waits for the tokens of the oldest pass under way and puts them at the ends of their sequences.
+  absl::Status Collect();
   // Puts a sampled token at the end of its sequence, and finishes the sequence if it ends there, or if the token's logits were not numbers.
   absl::Status Take(Sequence& sequence, const kernels::SampledToken& token);
-  absl::StatusOr<bool> StepAhead();
-  absl::Status CollectAhead();
   // Waits for what is under way and throws it away.
   void DropUnderWay();
   // With nothing left to do: from now on others may change the weights and use the memory.
@@ -66,19 +72,14 @@ struct Engine::State {
   Stream stream;
   std::shared_ptr<TurnMemory> memory;
   KvPool kv;
+  const bool runs_ahead;
   Scheduler scheduler;
   Arena arena;
   Stats stats;
-  std::optional<DecodeAhead> decode;
-  std::deque<std::vector<std::shared_ptr<Sequence>>> under_way;  // whose tokens decode's steps in flight sample
+  std::optional<PassQueue> passes;                               // when `arena` has its size
+  std::deque<std::vector<std::shared_ptr<Sequence>>> under_way;  // whose tokens the passes in flight sample
   int32_t pages_for_sequences = 0;
-
-  // Of the present pass; kept for their memory.
-  Batch batch;
-  std::vector<Sequence*> sampling;
-  std::vector<kernels::SampleRequest> requests;
-  std::vector<kernels::SampledToken> sampled;
-  std::vector<DecodeAhead::Row> rows;
+  std::vector<PassQueue::Item> items;  // of the present pass; kept for its memory
 };
 
 namespace {
@@ -152,7 +153,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model& model, std::
                                                    " for one context of ", context, " tokens (or a smaller model.max_context)"));
   }
   int32_t pages = options.cache_pages != 0 ? options.cache_pages : DefaultPages(model, options);
-  const int32_t padding = DecodesAhead(model, options) ? 1 : 0;  // a page of DecodeAhead's own
+  const int32_t padding = RunsAhead(model, options) ? 1 : 0;  // a page of the recorded passes' own
   if (options.memory != nullptr) {
     const int64_t there = static_cast<int64_t>(options.memory->size() / KvPool::BytesPerPage(model.config(), model.dtype())) - padding;
     if (there < least) {
@@ -173,7 +174,7 @@ PassSize Engine::LargestPass(const ModelConfig& config, const EngineOptions& opt
 
 size_t Engine::CacheBytes(const Model& model, const EngineOptions& options) {
   const int32_t pages = options.cache_pages != 0 ? options.cache_pages : DefaultPages(model, options);
-  return static_cast<size_t>(pages + (DecodesAhead(model, options) ? 1 : 0)) * KvPool::BytesPerPage(model.config(), model.dtype());
+  return static_cast<size_t>(pages + (RunsAhead(model, options) ? 1 : 0)) * KvPool::BytesPerPage(model.config(), model.dtype());
 }
 
 int64_t Engine::max_context() const { return state_->model.config().max_position_embeddings; }
@@ -278,7 +279,7 @@ absl::Status Engine::State::Take(Sequence& sequence, const kernels::SampledToken
 }
 
 void Engine::State::DropUnderWay() {
-  while (decode && decode->in_flight() > 0) decode->Collect();
+  while (passes->in_flight() > 0) passes->Collect();
   under_way.clear();
 }
 
@@ -288,91 +289,58 @@ void Engine::State::Rest() {
   if (memory != nullptr) memory->Give(this);
 }
 
-// Launches the next decode step if there is one, and takes the tokens of the oldest when enough are under way. False when nothing could be
-// done: nothing is under way, and the scheduler has another kind of pass, or nothing.
-absl::StatusOr<bool> Engine::State::StepAhead() {
-  const std::vector<std::shared_ptr<Sequence>>& next = scheduler.ScheduleAhead(model.config().max_position_embeddings);
-  if (!next.empty()) {
-    RETURN_IF_ERROR(failpoint::Hit("rollout.decode"));
-    rows.clear();
-    for (const std::shared_ptr<Sequence>& sequence : next) {
-      const int32_t size = sequence->size() + sequence->ahead;
-      DecodeAhead::Row row;
-      row.token = sequence->ahead > 0 ? kernels::NextToken{sequence->row, 0} : kernels::NextToken{-1, sequence->tokens.back()};
-      row.position = size - 1;
-      row.pages = &sequence->pages;
-      row.request = {sequence->group->filter, sequence->group->key, sequence->sample_index, static_cast<uint32_t>(size)};
-      sequence->row = static_cast<int32_t>(rows.size());
-      ++sequence->ahead;
-      rows.push_back(row);
-    }
-    decode->Launch(rows);
-    under_way.push_back(next);
-    ++stats.steps;
-    ++stats.ahead;
+absl::Status Engine::State::Launch(const std::vector<Scheduler::Work>& work) {
+  items.clear();
+  std::vector<std::shared_ptr<Sequence>> sampling;
+  uint64_t prefill = 0;
+  for (const Scheduler::Work& w : work) {
+    Sequence& sequence = *w.sequence;
+    const int32_t known = std::min(w.tokens, sequence.size() - sequence.computed);
+    PassQueue::Item& item = items.emplace_back();
+    item.tokens = absl::MakeConstSpan(sequence.tokens).subspan(static_cast<size_t>(sequence.computed), static_cast<size_t>(known));
+    if (known < w.tokens) item.from = sequence.row;
+    item.context = sequence.computed;
+    item.pages = &sequence.pages;
+    if (w.tokens > 1) prefill += static_cast<uint64_t>(w.tokens);
+    if (w.tokens < sequence.remaining()) continue;  // a chunk of a longer prompt
+    item.sample = {sequence.group->filter, sequence.group->key, sequence.sample_index, static_cast<uint32_t>(sequence.length())};
+    sampling.push_back(w.sequence);
   }
-  if (decode->in_flight() == 0) return false;
-  if (next.empty() || decode->in_flight() == DecodeAhead::kMaxInFlight) RETURN_IF_ERROR(CollectAhead());
-  return true;
+  RETURN_IF_ERROR(failpoint::Hit(prefill > 0 ? "rollout.prefill" : "rollout.decode"));
+  stats.ahead += passes->in_flight() > 0 ? 1 : 0;
+  ++stats.steps;
+  stats.prefill_tokens += prefill;
+  passes->Launch(items);
+  scheduler.Computed(work);
+  for (size_t i = 0; i < sampling.size(); ++i) {
+    sampling[i]->row = static_cast<int32_t>(i);
+    ++sampling[i]->ahead;
+  }
+  under_way.push_back(std::move(sampling));
+  return absl::OkStatus();
 }
 
-absl::Status Engine::State::CollectAhead() {
+absl::Status Engine::State::Collect() {
   const std::vector<std::shared_ptr<Sequence>> sequences = std::move(under_way.front());
   under_way.pop_front();
-  const absl::Span<const kernels::SampledToken> collected = decode->Collect();
+  const absl::Span<const kernels::SampledToken> collected = passes->Collect();
   const std::vector<kernels::SampledToken> tokens(collected.begin(), collected.end());  // Take may let a new step begin
   for (size_t i = 0; i < sequences.size(); ++i) {
     Sequence& sequence = *sequences[i];
     --sequence.ahead;
-    if (sequence.over) continue;
-    scheduler.Computed({{&sequence, 1}});
-    RETURN_IF_ERROR(Take(sequence, tokens[i]));
+    if (!sequence.over) RETURN_IF_ERROR(Take(sequence, tokens[i]));
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<bool> Engine::Step() {
   State& s = *state_;
-  if (s.decode) {
-    ASSIGN_OR_RETURN(const bool ahead, s.StepAhead());
-    if (ahead) return true;
-  }
-  const std::vector<Scheduler::Work>& work = s.scheduler.Schedule();
-  if (work.empty()) return false;
-
-  s.batch.token_ids.clear();
-  s.batch.sequences.clear();
-  s.batch.output_rows.clear();
-  s.sampling.clear();
-  s.requests.clear();
-  bool prefills = false;
-  for (const Scheduler::Work& w : work) {
-    Sequence& sequence = *w.sequence;
-    const int32_t begin = static_cast<int32_t>(s.batch.token_ids.size());
-    s.batch.sequences.push_back({begin, w.tokens, sequence.computed, sequence.pages.data()});
-    s.batch.token_ids.insert(s.batch.token_ids.end(), sequence.tokens.begin() + sequence.computed,
-                             sequence.tokens.begin() + sequence.computed + w.tokens);
-    prefills |= w.tokens > 1;
-    if (w.tokens > 1) s.stats.prefill_tokens += static_cast<uint64_t>(w.tokens);
-    if (sequence.computed + w.tokens < sequence.size()) continue;  // a chunk of a longer prompt
-    s.batch.output_rows.push_back(begin + w.tokens - 1);
-    s.sampling.push_back(&sequence);
-    s.requests.push_back({sequence.group->filter, sequence.group->key, sequence.sample_index, static_cast<uint32_t>(sequence.size())});
-  }
-  RETURN_IF_ERROR(failpoint::Hit(prefills ? "rollout.prefill" : "rollout.decode"));
-
-  s.arena.Reset();
-  const ModelConfig& config = s.model.config();
-  const int64_t rows = static_cast<int64_t>(s.batch.output_rows.size());
-  const Tensor hidden = s.arena.New(s.model.dtype(), {rows, config.hidden_size});
-  s.model.Forward(s.stream, s.batch, s.kv, hidden, nullptr);
-  s.scheduler.Computed(work);
-  ++s.stats.steps;
-  if (rows == 0) return true;
-  const Tensor logits = s.arena.New(s.model.dtype(), {rows, config.vocab_size});
-  s.model.Logits(s.stream, hidden, logits);
-  kernels::Sample(s.stream, logits, s.requests, s.sampled);
-  for (size_t i = 0; i < s.sampling.size(); ++i) RETURN_IF_ERROR(s.Take(*s.sampling[i], s.sampled[i]));
+  const std::vector<Scheduler::Work>& work = s.scheduler.Schedule(s.passes->in_flight() > 0);
+  const bool launches = !work.empty();
+  if (launches) RETURN_IF_ERROR(s.Launch(work));
+  const int in_flight = s.passes->in_flight();
+  if (in_flight == 0) return false;
+  if (!launches || in_flight == (s.runs_ahead ? PassQueue::kMaxInFlight : 1)) RETURN_IF_ERROR(s.Collect());
   return true;
 }
 

@@ -5,7 +5,7 @@
 // out a sequence of the youngest group is preempted: its pages are freed and it is computed again later, to the same bits. What a sample becomes
 // depends on (seed, stage, group_serial, sample_index) and the weights alone, never on the batch it happened to be in.
 //
-// Passes that only decode run ahead on a GPU: the host sees a token while the next one is being sampled.
+// Passes run ahead on a GPU: the host sees a token while the next one is being sampled.
 //
 // Not thread-safe: one thread owns an engine (rollout_service.h has that thread).
 #pragma once
@@ -32,9 +32,9 @@ struct EngineOptions {
   int32_t max_sequences = 256;      // running at once
   int32_t cache_pages = 0;  // 0: enough for max_sequences full contexts, up to a quarter of the machine's memory
   bool share_prefix = true;  // off: each sample computes its own prompt (same bits; for tests)
-  // Passes that only decode are launched ahead of their results (decode_ahead.h; same bits): when they run on a GPU, always, never.
+  // A pass is launched before the results of the one before are known (pass_queue.h; same bits): when it runs on a GPU, always, never.
   enum class Ahead { kOnCuda, kAlways, kNever };
-  Ahead decode_ahead = Ahead::kOnCuda;
+  Ahead ahead = Ahead::kOnCuda;
   // Where the cache lies, if not in memory of the engine's own; others may have it while nothing runs or waits. Its size bounds cache_pages.
   std::shared_ptr<TurnMemory> memory = nullptr;
 };
@@ -76,7 +76,7 @@ class Engine {
 
   struct Stats {
     int32_t running = 0, waiting = 0, free_pages = 0, total_pages = 0;
-    uint64_t sampled_tokens = 0, prefill_tokens = 0, preemptions = 0, steps = 0, ahead = 0;  // ahead: of the steps
+    uint64_t sampled_tokens = 0, prefill_tokens = 0, preemptions = 0, steps = 0, ahead = 0;  // ahead: steps launched before the results of the last
   };
   Stats stats() const;
   int64_t max_context() const;

@@ -9,11 +9,10 @@ namespace grouper {
 namespace {
 constexpr int32_t kPage = kernels::kPageTokens;
 int32_t PagesFor(int32_t tokens) { return (tokens + kPage - 1) / kPage; }
-// ScheduleAhead lets one place in so many stand empty before it makes way for those that wait.
-constexpr int32_t kPlacesKeptFree = 32;
 }  // namespace
 
-Scheduler::Scheduler(KvPool& kv, Stream& stream, const EngineOptions& options) : kv_(kv), stream_(stream), options_(options) {}
+Scheduler::Scheduler(KvPool& kv, Stream& stream, const EngineOptions& options, int64_t max_context, int32_t places_kept_free)
+    : kv_(kv), stream_(stream), options_(options), max_context_(max_context), places_kept_free_(places_kept_free) {}
 
 void Scheduler::Add(std::shared_ptr<Sequence> sequence) {
   waiting_.push_back(std::move(sequence));
@@ -34,6 +33,7 @@ void Scheduler::FreePages(Sequence& sequence) {
 }
 
 void Scheduler::ReleasePrefix(Group& group) {
+  if (!group.prefix_pages.empty()) admission_tried_ = false;
   for (int32_t page : group.prefix_pages) kv_.Release(page);
   group.prefix_pages.clear();
   if (group.prefix == Group::Prefix::kReady) group.prefix = Group::Prefix::kNone;
@@ -115,6 +115,24 @@ void Scheduler::Run(std::shared_ptr<Sequence> sequence) {
   running_.insert(place, std::move(sequence));
 }
 
+bool Scheduler::Ends(const Sequence& sequence) const {
+  const int64_t sampled = static_cast<int64_t>(sequence.logprobs.size()) + sequence.ahead;
+  return sequence.ahead > 0 && (sampled >= sequence.group->request.sampling().max_new_tokens() || sequence.length() >= max_context_);
+}
+
+bool Scheduler::Decode(int32_t& budget, bool under_way) {
+  // A preemption takes from the end of the list, so what was scheduled before stays.
+  for (auto it = running_.begin(); it != running_.end() && budget > 0; ++it) {
+    Sequence& sequence = **it;
+    if (sequence.remaining() != 1 || Ends(sequence)) continue;
+    if (under_way && !AllocatePages(sequence, sequence.length())) return false;
+    if (!under_way && !AllocateOrPreempt(sequence, sequence.length())) continue;
+    work_.push_back({*it, 1});
+    --budget;
+  }
+  return true;
+}
+
 bool Scheduler::Prefill(int32_t& budget) {
   bool all = true;
   for (auto it = running_.begin(); it != running_.end() && budget > 0; ++it) {
@@ -125,7 +143,7 @@ bool Scheduler::Prefill(int32_t& budget) {
       all = false;
       continue;
     }
-    work_.push_back({&sequence, tokens});
+    work_.push_back({*it, tokens});
     budget -= tokens;
   }
   return all;
@@ -149,27 +167,29 @@ void Scheduler::Admit(int32_t& budget) {
     if (needed + reserve > kv_.free_pages()) return;
     Start(sequence);
     CHECK(AllocatePages(sequence, computed + tokens));
+    work_.push_back({*it, tokens});
     Run(std::move(*it));
     it = waiting_.erase(it);
-    work_.push_back({&sequence, tokens});
     budget -= tokens;
   }
 }
 
-const std::vector<Scheduler::Work>& Scheduler::Schedule() {
+const std::vector<Scheduler::Work>& Scheduler::Schedule(bool under_way) {
   work_.clear();
   int32_t budget = options_.max_batch_tokens;
-  // Decode. A preemption takes from the end of the list, so what was scheduled before stays.
-  for (auto it = running_.begin(); it != running_.end() && budget > 0; ++it) {
-    Sequence& sequence = **it;
-    if (sequence.remaining() != 1) continue;
-    if (!AllocateOrPreempt(sequence, sequence.size())) continue;
-    work_.push_back({&sequence, 1});
-    --budget;
+  if (!Decode(budget, under_way)) {
+    work_.clear();
+    return work_;
   }
-  if (Prefill(budget)) Admit(budget);
-  admission_tried_ = budget > 0;
-  if (!work_.empty()) return work_;
+  const size_t decode = work_.size();
+  const bool all = Prefill(budget);
+  // A pass that only decodes is faster for those in it: with many sequences, places are filled several at a time.
+  const bool interrupts = decode > 0 && work_.size() == decode;
+  if (!admission_tried_ && !(interrupts && options_.max_sequences - running() <= places_kept_free_)) {
+    if (all) Admit(budget);
+    admission_tried_ = budget > 0;
+  }
+  if (!work_.empty() || under_way) return work_;
   // Nothing fits: prompts kept for later samples go, then all but the oldest sequence. One alone always fits.
   if (running_.empty()) {
     if (waiting_.empty()) return work_;
@@ -177,36 +197,13 @@ const std::vector<Scheduler::Work>& Scheduler::Schedule() {
     Admit(budget);
   } else {
     while (running_.size() > 1) Preempt(std::prev(running_.end()));
-    Sequence& sequence = *running_.front();
-    const int32_t tokens = std::min(options_.max_batch_tokens, sequence.remaining());
-    CHECK(AllocateOrPreempt(sequence, sequence.computed + tokens)) << "the cache is too small for one sequence";
-    work_.push_back({&sequence, tokens});
+    const std::shared_ptr<Sequence>& sequence = running_.front();
+    const int32_t tokens = std::min(options_.max_batch_tokens, sequence->remaining());
+    CHECK(AllocateOrPreempt(*sequence, sequence->computed + tokens)) << "the cache is too small for one sequence";
+    work_.push_back({sequence, tokens});
   }
   CHECK(!work_.empty()) << "the cache is too small for one sequence";
   return work_;
-}
-
-const std::vector<std::shared_ptr<Sequence>>& Scheduler::ScheduleAhead(int64_t max_context) {
-  ahead_.clear();
-  if (running() > options_.max_batch_tokens) return ahead_;
-  // With many sequences places are filled several at a time: a pass with prompts in it interrupts the others.
-  const int32_t free_places = options_.max_sequences - running();
-  if (!waiting_.empty() && !admission_tried_ && free_places > options_.max_sequences / kPlacesKeptFree) return ahead_;
-  for (const std::shared_ptr<Sequence>& sequence : running_) {
-    if (sequence->remaining() != 1) {
-      ahead_.clear();
-      return ahead_;
-    }
-    const int64_t sampled = static_cast<int64_t>(sequence->logprobs.size()) + sequence->ahead;
-    const int32_t size = sequence->size() + sequence->ahead;
-    if (sampled >= sequence->group->request.sampling().max_new_tokens() || size >= max_context) continue;
-    if (!AllocatePages(*sequence, size)) {
-      ahead_.clear();
-      return ahead_;
-    }
-    ahead_.push_back(sequence);
-  }
-  return ahead_;
 }
 
 void Scheduler::Computed(const std::vector<Work>& work) {

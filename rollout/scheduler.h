@@ -5,9 +5,11 @@
 //      └────preempt───────┘   (of the youngest group first; its pages are freed, it starts again from its tokens)
 //
 // Decode comes first: every running sequence that lacks one token. Then prefill: running sequences that lack more, then waiting ones, oldest
-// first, in chunks, as far as max_batch_tokens, max_sequences and pages allow; none begins while one that runs waits for pages. While one sample computes its group's prompt the others of
-// the group wait for its pages. The samples of a group run side by side in a batch, where attention reads the pages that they share once
-// (kernels/attention_cuda.h).
+// first, in chunks, as far as max_batch_tokens, max_sequences and pages allow; none begins while one that runs waits for pages. While one sample
+// computes its group's prompt the others of the group wait for its pages. The samples of a group run side by side in a batch, where attention
+// reads the pages that they share once (kernels/attention_cuda.h).
+//
+// A pass may be scheduled before the tokens of the one before are known (pass_queue.h): a token that is being sampled counts (Sequence::ahead).
 #pragma once
 
 #include <cstdint>
@@ -24,24 +26,23 @@ namespace grouper {
 
 class Scheduler {
  public:
-  // `kv` and `stream` must outlive the scheduler.
-  Scheduler(KvPool& kv, Stream& stream, const EngineOptions& options);
+  // `kv` and `stream` must outlive the scheduler. max_context: tokens, of a sequence. `places_kept_free`: as long as no more places than that are
+  // free, none who waits interrupts those who decode.
+  Scheduler(KvPool& kv, Stream& stream, const EngineOptions& options, int64_t max_context, int32_t places_kept_free = 0);
 
   void Add(std::shared_ptr<Sequence> sequence);
 
   struct Work {
-    Sequence* sequence;
+    std::shared_ptr<Sequence> sequence;
     int32_t tokens;  // to feed now, from sequence->computed on; their pages are there
   };
-  // The next pass; empty when nothing waits or runs. A single sequence always fits (Engine::Create checked the cache's size).
-  const std::vector<Work>& Schedule();
+  // The next pass; sequences that certainly end with what is being sampled for them are left out. Empty when nothing waits or runs, or when
+  // the tokens under way must be known first: `under_way` says whether there are any; sequences are preempted only when there are none.
+  // A single sequence always fits (Engine::Create checked the cache's size).
+  const std::vector<Work>& Schedule(bool under_way = false);
 
-  // The next pass while all that runs decodes and nothing that waits could start: the sequences to be given one token more, oldest group first,
-  // counting those still being sampled (Sequence::ahead); sequences that certainly end with these are left out. Pages are there. Empty: bring
-  // in what is being sampled, then ask Schedule.
-  const std::vector<std::shared_ptr<Sequence>>& ScheduleAhead(int64_t max_context);
-
-  // After the pass: the fed tokens are in the cache. A sequence that has computed its group's prompt hands it to the group.
+  // After the pass was launched: the fed tokens are in the cache for all passes after it. A sequence that has computed its group's prompt hands
+  // it to the group.
   void Computed(const std::vector<Work>& work);
   // Takes a finished sequence out and frees its pages.
   void Finish(Sequence* sequence);
@@ -56,7 +57,9 @@ class Scheduler {
   bool AllocateOrPreempt(Sequence& sequence, int32_t tokens);
   bool MayUsePrefix(const Sequence& sequence) const;
   void Start(Sequence& sequence);  // takes the group's prefix, or becomes the one that computes it
-  bool Prefill(int32_t& budget);   // running sequences that lack more than one token; false: one waits for pages
+  bool Ends(const Sequence& sequence) const;  // with the token that is being sampled, if not before
+  bool Decode(int32_t& budget, bool under_way);  // running sequences that lack one token; false: pages lack, and may not be taken from others
+  bool Prefill(int32_t& budget);   // those that lack more; false: one waits for pages
   void Admit(int32_t& budget);     // waiting ones
   void Run(std::shared_ptr<Sequence> sequence);  // into running_
   bool ReleaseWaitingPrefixes();   // prompts kept only for samples that have not started; true when there were any
@@ -67,13 +70,14 @@ class Scheduler {
 
   KvPool& kv_;
   Stream& stream_;
-  EngineOptions options_;
+  const EngineOptions options_;
+  const int64_t max_context_;
+  const int32_t places_kept_free_;
   std::deque<std::shared_ptr<Sequence>> waiting_;
   std::list<std::shared_ptr<Sequence>> running_;  // oldest group first, its samples together
   int64_t turns_ = 0;                             // groups that have run
   std::vector<Work> work_;
-  std::vector<std::shared_ptr<Sequence>> ahead_;
-  // Since Schedule last tried, nothing has changed for those that wait.
+  // Since Schedule last tried, nothing has changed for those that wait: no page, place or prompt has come.
   bool admission_tried_ = false;
   uint64_t preemptions_ = 0;
 };

@@ -39,18 +39,19 @@ struct Sequence {
   uint32_t sample_index = 0;
   std::vector<int32_t> tokens;  // prompt, then what was sampled
   std::vector<float> logprobs;  // of the sampled tokens
-  int32_t computed = 0;         // tokens whose keys and values are in the cache
+  int32_t computed = 0;         // tokens whose keys and values are in the cache, or come with a pass that is under way
   std::vector<int32_t> pages;
   bool computes_prefix = false;  // its prompt becomes the group's prefix
   bool started = false;          // counted off group->unstarted
-  int32_t ahead = 0;             // tokens that are being sampled (decode_ahead.h), not yet in `tokens`
-  int32_t row = -1;              // of the step that samples the newest of them
+  int32_t ahead = 0;             // tokens that are being sampled (pass_queue.h), not yet in `tokens`
+  int32_t row = -1;              // as whose'th its pass samples the newest of them
   bool over = false;             // finished or dropped: what is still being sampled for it is thrown away
   std::optional<IncrementalDecoder> decoder;  // with stop strings only
   std::string text;                           // decoded completion so far, likewise
 
   int32_t size() const { return static_cast<int32_t>(tokens.size()); }
-  int32_t remaining() const { return size() - computed; }  // tokens to feed before the next one can be sampled
+  int32_t length() const { return size() + ahead; }
+  int32_t remaining() const { return length() - computed; }  // tokens to feed before the next one can be sampled
 };
 
 }  // namespace grouper

@@ -6,6 +6,7 @@
 // The additions are part of the following norm (AddRmsNorm): a block hands on its residual x and the feed-forward's
 // delta, not yet added.
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 #include "common/model/expanded_kv.h"
@@ -51,6 +52,33 @@ Tensor Indices(Stream& stream, const std::vector<int32_t>& values, Arena& memory
   const Tensor device = memory.New(DType::kI32, {n});
   UploadAsync(stream, host, device);
   return device;
+}
+
+// On the CPU, whose memory the tables are in.
+Batch HostBatch(const DeviceBatch& from) {
+  const auto values = [](const Tensor& t) {
+    return std::vector<int32_t>(t.data<int32_t>(), t.data<int32_t>() + t.size());
+  };
+  Batch batch;
+  batch.token_ids = values(from.token_ids);
+  const Tensor& tables = from.attention.sequences;
+  for (int64_t i = 0; i < tables.dim(0); ++i) {
+    const int32_t* const row = tables.row<int32_t>(i);
+    batch.sequences.push_back({row[0], row[1], row[2], from.attention.pages.data<int32_t>() + row[3]});
+  }
+  if (from.output_rows.empty()) {
+    batch.output_rows.resize(batch.token_ids.size());
+    std::iota(batch.output_rows.begin(), batch.output_rows.end(), 0);
+  } else {
+    batch.output_rows = values(from.output_rows);
+  }
+  return batch;
+}
+
+Tensor Gather(Stream& stream, const Tensor& x, const Tensor& rows, Arena& arena) {
+  const Tensor gathered = arena.New(x.dtype(), {rows.dim(0), x.dim(1)});
+  kernels::GatherRows(stream, x, rows, gathered);
+  return gathered;
 }
 
 // One block. `before` [T, D]: the residual that the block before left, with its `delta` not yet added (empty: there is none, and `input` is
@@ -132,11 +160,8 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
     x = middle;
   }
   if (rows > 0) {
-    const Tensor last = arena.New(s.dtype, {rows, d});
-    const Tensor last_delta = arena.New(s.dtype, {rows, d});
     const Tensor output_rows = Indices(stream, batch.output_rows, arena);
-    kernels::GatherRows(stream, x, output_rows, last);
-    kernels::GatherRows(stream, delta, output_rows, last_delta);
+    const Tensor last = Gather(stream, x, output_rows, arena), last_delta = Gather(stream, delta, output_rows, arena);
     Tensor rstd;
     if (saved != nullptr) {
       rstd = saved->blocks->final_rstd = arena.New(AccumulatorType(s.dtype), {rows});
@@ -147,20 +172,16 @@ void Model::Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor
   if (saved == nullptr) arena.Release(start);
 }
 
-void Model::Forward(Stream& stream, const DecodeBatch& batch, KvPool& kv, const Tensor& hidden) const {
+void Model::Forward(Stream& stream, const DeviceBatch& batch, KvPool& kv, const Tensor& hidden) const {
   const State& s = *state_;
-  const int64_t t = batch.token_ids.dim(0);
-  CHECK_EQ(hidden.dim(0), t);
+  if (!s.device.is_cuda()) return Forward(stream, HostBatch(batch), kv, hidden, nullptr);
+  const int64_t t = batch.token_ids.dim(0), d = s.config.hidden_size, rows = batch.num_outputs();
+  CHECK_EQ(hidden.dim(0), rows);
   CHECK(stream.device == s.device && hidden.device() == s.device) << "a pass runs on the model's device";
   if (t == 0) return;
-  if (!s.device.is_cuda()) {
-    const int32_t* const positions = batch.positions.data<int32_t>();
-    s.rotary->Fill(int64_t{*std::max_element(positions, positions + t)} + 1);
-  }
   Arena& arena = stream.scratch;
   const Arena::Mark start = arena.mark();
-  const Tensor x = arena.New(s.dtype, {t, s.config.hidden_size});
-  const Tensor delta = arena.New(s.dtype, {t, s.config.hidden_size});
+  Tensor x = arena.New(s.dtype, {t, d}), delta = arena.New(s.dtype, {t, d});
   Pass pass{stream, kv, arena, t, batch.positions,
             kernels::AttentionBatch(stream, batch.attention, kv.layout(), s.config.num_attention_heads, arena)};
   kernels::Embedding(stream, s.embedding->value, batch.token_ids, x);
@@ -169,7 +190,13 @@ void Model::Forward(Stream& stream, const DecodeBatch& batch, KvPool& kv, const 
     BlockForward(pass, s.config, s.blocks[i], static_cast<int64_t>(i), i > 0 ? x : Tensor(), x, x, delta, nullptr, {});
     arena.Release(mark);
   }
-  kernels::AddRmsNorm(stream, delta, x, x, s.final_norm->value, s.config.rms_norm_eps, hidden, {});
+  if (rows > 0) {
+    if (!batch.output_rows.empty()) {
+      x = Gather(stream, x, batch.output_rows, arena);
+      delta = Gather(stream, delta, batch.output_rows, arena);
+    }
+    kernels::AddRmsNorm(stream, delta, x, x, s.final_norm->value, s.config.rms_norm_eps, hidden, {});
+  }
   arena.Release(start);
 }
 

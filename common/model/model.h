@@ -44,12 +44,14 @@ struct Batch {
   std::vector<int32_t> output_rows;                   // ascending rows whose final hidden state is wanted
 };
 
-// The same for one token of each of B sequences, read on the model's device when the pass runs: a pass that was recorded
-// (common/tensor/graph.h) can run again with other contents. All rows are output rows.
-struct DecodeBatch {
-  Tensor token_ids;  // [B] int32
-  Tensor positions;  // [B] int32, of the tokens in their sequences
-  kernels::AttentionTables attention;  // q_begin i, q_len 1, context positions[i]
+// The same in the memory of the model's device, or in the host's on the CPU, read when the pass runs: a token may be what the pass before
+// samples, and a pass that was recorded (common/tensor/graph.h) can run again with other contents.
+struct DeviceBatch {
+  Tensor token_ids;    // [T] int32
+  Tensor positions;    // [T] int32, of the tokens in their sequences
+  Tensor output_rows;  // [R] int32, ascending; empty: all rows
+  kernels::AttentionTables attention;  // in the device's memory, or the host's
+  int64_t num_outputs() const { return (output_rows.empty() ? token_ids : output_rows).dim(0); }
 };
 
 // Gradients, one float (F64 for an F64 model) tensor for each of Model::tensors(), same order and shape. Accumulated
@@ -150,8 +152,8 @@ class Model {
   // keys and values into `kv`. saved: null, or filled for Backward (then every sequence must have context == 0).
   void Forward(Stream& stream, const Batch& batch, KvPool& kv, const Tensor& hidden, SavedActivations* saved) const;
 
-  // hidden [B, hidden_size]. Same bits as above.
-  void Forward(Stream& stream, const DecodeBatch& batch, KvPool& kv, const Tensor& hidden) const;
+  // The same bits. hidden [num_outputs(), hidden_size].
+  void Forward(Stream& stream, const DeviceBatch& batch, KvPool& kv, const Tensor& hidden) const;
 
   // logits [R, vocab_size] (=) of hidden [R, hidden_size], in the model's dtype.
   void Logits(Stream& stream, const Tensor& hidden, const Tensor& logits) const;

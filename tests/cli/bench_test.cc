@@ -158,7 +158,7 @@ TEST_F(BenchCommandTest, ChecksThenPrintsALineAShape) {
   EXPECT_THAT(train.output, ContainsRegex(check + "train DeepseekV3ForCausalLM 2 x 8, .*: [0-9]+ tok/s, [0-9.]+ ms a step, " + flops + "\ntrain .* 3 x 8"));
   const Outcome rollout = Bench({"rollout", "--model", model_, "--device", "cpu", "--batch", "8", "--group", "4", "--new-tokens", "3"});
   EXPECT_EQ(rollout.exit_code, 0) << rollout.output;
-  EXPECT_THAT(rollout.output, ContainsRegex(check + "rollout DeepseekV3ForCausalLM batch 8, 4 a prompt, 9 . 3, .*: [0-9]+ tok/s, [0-9.]+ ms; " + bytes));
+  EXPECT_THAT(rollout.output, ContainsRegex(check + "rollout DeepseekV3ForCausalLM batch 8, 4 a prompt, 9 . 3, .*: [0-9]+ tok/s, [0-9.]+ ms; " + bytes + "; 0 of [0-9]+ passes ahead"));
   const Outcome step = Bench({"step", "--model", model_, "--device", "cpu", "--batch", "8", "--group", "4", "--new-tokens", "3", "--recompute"});
   EXPECT_EQ(step.exit_code, 0) << step.output;
   EXPECT_THAT(step.output, ContainsRegex(check + "step DeepseekV3ForCausalLM 2 x 4, 9 . 3, .*: [0-9.]+ ms a step .rollout [0-9.]+, train [0-9.]+., "

@@ -52,11 +52,11 @@ TEST_P(EngineFamilies, ASampleIsTheSameBitsHoweverItIsBatched) {
       {"few pages, own prefixes", {.cache_pages = 7, .share_prefix = false}, threads_},
       {"few pages, small batches", {.max_batch_tokens = 33, .cache_pages = 6}, two},
       {"two threads", {}, two},
-      {"decoding ahead", {.decode_ahead = EngineOptions::Ahead::kAlways}, threads_},
-      {"decoding ahead, three sequences", {.max_sequences = 3, .decode_ahead = EngineOptions::Ahead::kAlways}, two},
-      {"decoding ahead, few pages", {.cache_pages = 6, .decode_ahead = EngineOptions::Ahead::kAlways}, threads_},
-      {"not ahead", {.decode_ahead = EngineOptions::Ahead::kNever}, threads_},
-      {"decoding ahead, small batches", {.max_batch_tokens = 7, .decode_ahead = EngineOptions::Ahead::kAlways}, threads_},
+      {"decoding ahead", {.ahead = EngineOptions::Ahead::kAlways}, threads_},
+      {"decoding ahead, three sequences", {.max_sequences = 3, .ahead = EngineOptions::Ahead::kAlways}, two},
+      {"decoding ahead, few pages", {.cache_pages = 6, .ahead = EngineOptions::Ahead::kAlways}, threads_},
+      {"not ahead", {.ahead = EngineOptions::Ahead::kNever}, threads_},
+      {"decoding ahead, small batches", {.max_batch_tokens = 7, .ahead = EngineOptions::Ahead::kAlways}, threads_},
   };
   for (const auto& c : cases) EXPECT_EQ(BitsOf(RunAll(*MakeEngine(*model_, c.threads, c.options), groups)), expected) << c.name;
 }
@@ -132,7 +132,7 @@ class EngineTest : public testing::TestWithParam<EngineOptions::Ahead> {
   EngineTest() : threads_(1), stream_(threads_), model_(TinyModel("llama", DType::kF32, stream_)) {}
   ~EngineTest() override { EXPECT_TRUE(failpoint::Arm("").ok()); }
   std::unique_ptr<Engine> Make(EngineOptions options = {}) {
-    options.decode_ahead = GetParam();
+    options.ahead = GetParam();
     return MakeEngine(*model_, threads_, options);
   }
   ThreadPool threads_;
@@ -160,7 +160,7 @@ TEST_P(EngineTest, ItsCacheMayBeLentMemoryThatIsFreeWhenNothingRuns) {
   const Samples expected = BitsOf(RunAll(*Make(), MixedGroups()));
   EngineOptions options;
   options.cache_pages = 9;
-  options.decode_ahead = GetParam();
+  options.ahead = GetParam();
   options.memory = std::make_shared<TurnMemory>(Device{}, Engine::CacheBytes(*model_, options));
   const std::unique_ptr<Engine> engine = MakeEngine(*model_, threads_, options);
   int other;
@@ -195,6 +195,14 @@ TEST_P(EngineTest, AGroupsPromptIsComputedOnce) {
   const std::unique_ptr<Engine> own = Make({.share_prefix = false});
   RunAll(*own, {group});
   EXPECT_EQ(own->stats().prefill_tokens, 1600u);
+}
+
+// Prompts in pieces, others' tokens beside them, samples that begin and end: the device always has the next pass before its last results are read.
+TEST_P(EngineTest, AheadNoPassWaitsForTheResultsOfTheOneBefore) {
+  const std::unique_ptr<Engine> engine = Make({.max_batch_tokens = 48});
+  RunAll(*engine, {MakeGroup(1, 130, 4, 9), MakeGroup(2, 5, 3, 40), MakeGroup(3, 64, 2, 25), MakeGroup(4, 200, 2, 40)});
+  EXPECT_GT(engine->stats().steps, 40u);
+  EXPECT_EQ(engine->stats().ahead, GetParam() == EngineOptions::Ahead::kAlways ? engine->stats().steps - 1 : 0);
 }
 
 TEST_P(EngineTest, TheContextEndsASampleAsTruncated) {
@@ -311,7 +319,7 @@ TEST_P(EngineTest, LogitsThatAreNotNumbersEndTheirSamplesAndNothingElse) {
   for (const char* family : {"llama", "qwen3_moe", "deepseek_v3"}) {
     const std::unique_ptr<Model> model = TinyModel(family, DType::kF32, stream_);
     EngineOptions options;
-    options.decode_ahead = GetParam();
+    options.ahead = GetParam();
     const std::unique_ptr<Engine> engine = MakeEngine(*model, threads_, options);
     const Samples expected = BitsOf(RunAll(*engine, MixedGroups()));
     // In the keys and values of all tokens, the prompt's too.
