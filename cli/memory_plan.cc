@@ -62,6 +62,7 @@ class Planner {
     if (samples.bytes > 0) parts.push_back(samples);
     // A checkpoint holds a tensor's master while it is written.
     if (OnCuda()) parts.push_back({"staging of weights", LargestTensor() * static_cast<int64_t>(sizeof(float)), ""});
+    if (OnCuda() && recipe_.rollout().addresses_size() == 0) parts.push_back(PinnedPassInput());
     return PlanOf(LargestStage(), parts);
   }
 
@@ -70,7 +71,9 @@ class Planner {
     AddWeights(worker.parts);
     AddEngine(PoolPages(), {LargestPass()}, worker.parts);
     // An update's tensor is verified on the host.
-    return PlanOf(worker, {{"staging of weights", LargestTensor() * static_cast<int64_t>(SizeOf(model_.dtype())), ""}});
+    std::vector<MemoryUse::Part> parts = {{"staging of weights", LargestTensor() * static_cast<int64_t>(SizeOf(model_.dtype())), ""}};
+    if (OnCuda()) parts.push_back(PinnedPassInput());
+    return PlanOf(worker, parts);
   }
 
  private:
@@ -141,11 +144,17 @@ class Planner {
     return running * own + groups * shared;
   }
 
-  PassSize LargestPass() const {
+  EngineOptions SizesOfPasses() const {
     EngineOptions options;
     options.max_batch_tokens = recipe_.rollout().max_batch_tokens();
     options.max_sequences = recipe_.rollout().max_sequences();
-    return Engine::LargestPass(config_, options);
+    return options;
+  }
+  PassSize LargestPass() const { return Engine::LargestPass(config_, SizesOfPasses()); }
+  Engine::InputBytes PassInput() const { return Engine::PassInputBytes(config_, SizesOfPasses()); }
+  // On the host beside a device's engine.
+  MemoryUse::Part PinnedPassInput() const {
+    return {"passes' input", static_cast<int64_t>(PassInput().pinned), "rollout.max_sequences, model.max_context"};
   }
 
   // Adds the engine's parts: so many pages of the cache filled, and these passes.
@@ -161,6 +170,7 @@ class Planner {
     const int64_t bytes = OnCuda() ? (PoolPages() + 1) * page : std::min(filled, PoolPages()) * page + PoolPages() * kPageTableBytes;
     parts.push_back({"key-value cache", bytes, "rollout.cache_pages, rollout.max_sequences, model.max_context"});
     parts.push_back({"a pass of the engine", arena + scratch, "rollout.max_batch_tokens, rollout.max_sequences"});
+    if (OnCuda()) parts.push_back({"passes' input", static_cast<int64_t>(PassInput().device), "rollout.max_sequences, model.max_context"});
   }
 
   // The same for all sampling up to and with stage `index`.

@@ -52,8 +52,8 @@ struct AttentionSequence {
   const int32_t* pages = nullptr;
 };
 
-// A batch's sequences in a device's memory, so that a recorded pass (common/tensor/graph.h) takes what lies there when it runs. The bounds are
-// the host's knowledge: they size grids and memory.
+// A batch's sequences in memory that the stream's ops read, a device's, so that a recorded pass (common/tensor/graph.h) takes what lies there when
+// it runs. The bounds are the host's knowledge: they size grids and memory.
 struct AttentionTables {
   Tensor sequences;     // [S, 4] int32: q_begin, q_len, context, and where in `pages` the sequence's page table begins
   Tensor pages;         // [n] int32

@@ -29,6 +29,10 @@ bool RunsAhead(const Model& model, const EngineOptions& options) {
          (options.ahead == Ahead::kOnCuda && model.device().is_cuda());
 }
 
+PassQueue::Options QueueOptions(const EngineOptions& options, bool graphs) {
+  return {options.max_sequences, std::max(options.max_batch_tokens, options.max_sequences), graphs};  // tokens: padding included
+}
+
 }  // namespace
 
 struct Engine::State {
@@ -42,8 +46,7 @@ struct Engine::State {
         scheduler(kv, stream, options, model.config().max_position_embeddings, runs_ahead ? options.max_sequences / kPlacesAFreeOne : 0),
         arena(model.device(), stream.handle) {
     if (model.device().is_cuda()) Reserve(options);
-    const int32_t tokens = std::max(options.max_batch_tokens, options.max_sequences);  // padding included
-    passes.emplace(model, stream, kv, arena, PassQueue::Options{options.max_sequences, tokens, runs_ahead});
+    passes.emplace(model, stream, kv, arena, QueueOptions(options, runs_ahead));
     pages_for_sequences = kv.free_pages();
   }
 
@@ -140,7 +143,7 @@ absl::Status CheckFinite(const v1::Sample& sample) {
 }
 
 Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Engine::~Engine() = default;
+Engine::~Engine() { state_->Rest(); }  // the copies under way, and what was lent
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Model& model, std::shared_ptr<const Tokenizer> tokenizer, ThreadPool& threads,
                                                        const EngineOptions& options) {
@@ -170,6 +173,11 @@ PassSize Engine::LargestPass(const ModelConfig& config, const EngineOptions& opt
   size.tokens = std::max(options.max_batch_tokens, options.max_sequences);
   size.longest = config.max_position_embeddings;  // graphs keep their addresses: what they use must not grow
   return size;
+}
+
+Engine::InputBytes Engine::PassInputBytes(const ModelConfig& config, const EngineOptions& options) {
+  const PassQueue::Options queue = QueueOptions(options, false);
+  return {PassQueue::DeviceBytes(config, queue), PassQueue::PinnedBytes(config, queue)};
 }
 
 size_t Engine::CacheBytes(const Model& model, const EngineOptions& options) {
@@ -324,7 +332,7 @@ absl::Status Engine::State::Collect() {
   const std::vector<std::shared_ptr<Sequence>> sequences = std::move(under_way.front());
   under_way.pop_front();
   const absl::Span<const kernels::SampledToken> collected = passes->Collect();
-  const std::vector<kernels::SampledToken> tokens(collected.begin(), collected.end());  // Take may let a new step begin
+  const std::vector<kernels::SampledToken> tokens(collected.begin(), collected.end());  // Take may drop what is under way
   for (size_t i = 0; i < sequences.size(); ++i) {
     Sequence& sequence = *sequences[i];
     --sequence.ahead;

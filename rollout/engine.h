@@ -1,7 +1,6 @@
 // Engine: continuous batching over one model. Groups in, finished samples out.
 //
-// One Step() = one forward pass over a ragged batch: first one token for each running sequence (decode), then prefill in chunks up to
-// max_batch_tokens. A group's prompt is computed once: its full pages are shared by the samples, the last page is copied. When pages run
+// A forward pass is a ragged batch: first one token for each running sequence (decode), then prefill in chunks up to max_batch_tokens. A group's prompt is computed once: its full pages are shared by the samples, the last page is copied. When pages run
 // out a sequence of the youngest group is preempted: its pages are freed and it is computed again later, to the same bits. What a sample becomes
 // depends on (seed, stage, group_serial, sample_index) and the weights alone, never on the batch it happened to be in.
 //
@@ -32,7 +31,8 @@ struct EngineOptions {
   int32_t max_sequences = 256;      // running at once
   int32_t cache_pages = 0;  // 0: enough for max_sequences full contexts, up to a quarter of the machine's memory
   bool share_prefix = true;  // off: each sample computes its own prompt (same bits; for tests)
-  // A pass is launched before the results of the one before are known (pass_queue.h; same bits): when it runs on a GPU, always, never.
+  // A pass is launched before the results of the one before are known, those that only decode as graphs (pass_queue.h; same bits): when it runs on
+  // a GPU, always, never.
   enum class Ahead { kOnCuda, kAlways, kNever };
   Ahead ahead = Ahead::kOnCuda;
   // Where the cache lies, if not in memory of the engine's own; others may have it while nothing runs or waits. Its size bounds cache_pages.
@@ -50,6 +50,11 @@ class Engine {
   ~Engine();
   // Bytes of the cache that Create makes for these options.
   static size_t CacheBytes(const Model& model, const EngineOptions& options);
+  // What an engine takes for its passes' input, of the device and of the host.
+  struct InputBytes {
+    size_t device, pinned;
+  };
+  static InputBytes PassInputBytes(const ModelConfig& config, const EngineOptions& options);
   // The pass for which an engine on a device takes memory when it is made: with the longest contexts.
   static PassSize LargestPass(const ModelConfig& config, const EngineOptions& options);
 
@@ -64,8 +69,8 @@ class Engine {
   absl::Status Add(const v1::GenerateRequest& request, uint64_t weight_version, OnFinished on_finished, OnToken on_token = {},
                    const void* owner = nullptr);
 
-  // Runs one forward pass and samples, or launches one and takes the results of an earlier one. False when there was nothing to do: then nothing
-  // is under way either, and the weights may be changed. A sample whose logits are not numbers is finished by that (FINISH_REASON_NOT_FINITE);
+  // Runs one forward pass and samples; or, ahead, launches one, takes the results of the one before, or both. False when there was nothing to do:
+  // then nothing is under way either, and the weights may be changed. A sample whose logits are not numbers is finished by that (FINISH_REASON_NOT_FINITE);
   // the others go on. An error is an injected failure; the engine must be aborted then.
   absl::StatusOr<bool> Step();
 

@@ -48,19 +48,32 @@ PassQueue::PassQueue(const Model& model, Stream& stream, KvPool& kv, Arena& memo
       pass_memory_(memory),
       memory_(model.device(), stream.handle) {
   CHECK(options.max_sequences > 0 && options.max_tokens >= options.max_sequences && (!options.graphs || padding_page_ >= 0));
-  Shape largest;
-  largest.sequences = largest.samples = options.max_sequences;
-  largest.tokens = options.max_tokens;
-  const size_t rows = static_cast<size_t>(options.max_sequences), tokens = static_cast<size_t>(options.max_tokens);
-  const size_t bytes = Layout(largest).pages + rows * static_cast<size_t>(max_pages_) * sizeof(int32_t);
-  memory_.Reserve(bytes + rows * sizeof(kernels::SampledToken) + tokens * sizeof(int32_t) + 3 * 256);  // else it takes a whole block
+  const size_t rows = static_cast<size_t>(options.max_sequences), bytes = InputBytes(model.config(), options);
+  memory_.Reserve(DeviceBytes(model.config(), options));  // else it takes a whole block
   input_ = static_cast<char*>(memory_.Allocate(bytes));
   sampled_ = static_cast<kernels::SampledToken*>(memory_.Allocate(rows * sizeof(kernels::SampledToken)));
   token_ids_ = memory_.New(DType::kI32, {options.max_tokens});
   for (int i = 0; i < kMaxInFlight; ++i) turns_.push_back(std::make_unique<Turn>(model.device(), bytes, rows));
 }
 
-// Powers of two and their halves' middles: 1, 2, 4, 8, 12, 16, 24, ...: at most a third is padding.
+size_t PassQueue::InputBytes(const ModelConfig& config, const Options& options) {
+  Shape largest;
+  largest.sequences = largest.samples = options.max_sequences;
+  largest.tokens = options.max_tokens;
+  return Layout(largest).pages + static_cast<size_t>(options.max_sequences) * static_cast<size_t>(PagesOf(config.max_position_embeddings)) * sizeof(int32_t);
+}
+
+size_t PassQueue::DeviceBytes(const ModelConfig& config, const Options& options) {
+  constexpr size_t kHuge = size_t{2} << 20;  // what an arena reserves is a multiple of it
+  return RoundUp(InputBytes(config, options) + static_cast<size_t>(options.max_sequences) * sizeof(kernels::SampledToken) +
+                     static_cast<size_t>(options.max_tokens) * sizeof(int32_t) + 3 * 256, kHuge);
+}
+
+size_t PassQueue::PinnedBytes(const ModelConfig& config, const Options& options) {
+  return kMaxInFlight * (InputBytes(config, options) + static_cast<size_t>(options.max_sequences) * sizeof(kernels::SampledToken));
+}
+
+// Powers of two and from 12 on the middles between them: 1, 2, 4, 8, 12, 16, 24, ...
 int32_t PassQueue::PaddedRows(int32_t rows) const {
   int32_t size = 1;
   while (size < rows) size *= 2;
@@ -72,7 +85,7 @@ PassQueue::Shape PassQueue::ShapeOf(absl::Span<const Item> items) const {
   Shape shape;
   shape.sequences = static_cast<int32_t>(items.size());
   for (const Item& item : items) {
-    CHECK_GT(item.size(), 0);
+    CHECK(item.size() > 0 && item.from < last_samples_);
     shape.tokens += item.size();
     shape.samples += item.sample ? 1 : 0;
     shape.max_q_len = std::max(shape.max_q_len, item.size());
@@ -85,7 +98,7 @@ PassQueue::Shape PassQueue::ShapeOf(absl::Span<const Item> items) const {
   shape.partial_rows = -1;
   int32_t context = kContextStep;
   while (context < shape.max_context) context *= 2;
-  shape.max_context = context;
+  shape.max_context = std::min(context, static_cast<int32_t>(model_.config().max_position_embeddings));
   return shape;
 }
 
@@ -176,7 +189,8 @@ void PassQueue::Launch(absl::Span<const Item> items) {
   } else {
     Run(shape);
   }
-  turn.samples = static_cast<size_t>(std::count_if(items.begin(), items.end(), [](const Item& item) { return item.sample.has_value(); }));
+  last_samples_ = static_cast<int32_t>(std::count_if(items.begin(), items.end(), [](const Item& item) { return item.sample.has_value(); }));
+  turn.samples = static_cast<size_t>(last_samples_);
   turn.sampled.CopyFromDevice(stream_, sampled_, turn.samples * sizeof(kernels::SampledToken));
   turn.done.Record(stream_);
   ++in_flight_;

@@ -41,11 +41,14 @@ class PassQueue {
   // `model`, `stream`, `kv` and `memory` must outlive this. `memory` is for a pass' own tensors: others may use it while nothing is in flight,
   // and with graphs it must have grown to its full size (a recorded pass keeps its addresses).
   PassQueue(const Model& model, Stream& stream, KvPool& kv, Arena& memory, const Options& options);
+  // What it takes for passes' input and sampled tokens: of the device, and of the host for copies that run while it goes on.
+  static size_t DeviceBytes(const ModelConfig& config, const Options& options);
+  static size_t PinnedBytes(const ModelConfig& config, const Options& options);
 
   // One sequence's share of a pass. Everything pointed to is read during the call.
   struct Item {
     absl::Span<const int32_t> tokens;             // to feed
-    int32_t from = -1;                            // >= 0: and after them the one that the pass launched before samples as its from'th
+    int32_t from = -1;                            // >= 0: and after them the one that the pass launched before samples, with this index among its samples
     int32_t context = 0;                          // the sequence's tokens before them; their keys and values are there, or come with passes launched before
     const std::vector<int32_t>* pages = nullptr;  // cover all of these
     std::optional<kernels::SampleRequest> sample;  // of the token that follows
@@ -78,6 +81,7 @@ class PassQueue {
     size_t samples = 0;
   };
 
+  static size_t InputBytes(const ModelConfig& config, const Options& options);
   int32_t PaddedRows(int32_t rows) const;
   Shape ShapeOf(absl::Span<const Item> items) const;
   size_t Write(absl::Span<const Item> items, const Shape& shape, char* input) const;  // returns its bytes
@@ -97,6 +101,7 @@ class PassQueue {
   std::map<std::pair<int32_t, int32_t>, std::unique_ptr<Graph>> graphs_;  // by rows and context
   std::vector<std::unique_ptr<Turn>> turns_;
   int next_turn_ = 0, in_flight_ = 0;
+  int32_t last_samples_ = 0;  // of the pass launched last
 };
 
 }  // namespace grouper

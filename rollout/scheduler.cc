@@ -67,6 +67,10 @@ bool Scheduler::ReleaseWaitingPrefixes() {
   return released;
 }
 
+bool Scheduler::PrefixesWait() const {
+  return std::any_of(waiting_.begin(), waiting_.end(), [](const auto& waiting) { return !waiting->group->prefix_pages.empty(); });
+}
+
 // Makes room for `sequence` by preempting those behind it, then by dropping prompt prefixes that are only kept for later samples.
 bool Scheduler::AllocateOrPreempt(Sequence& sequence, int32_t tokens) {
   while (!AllocatePages(sequence, tokens)) {
@@ -125,7 +129,11 @@ bool Scheduler::Decode(int32_t& budget, bool under_way) {
   for (auto it = running_.begin(); it != running_.end() && budget > 0; ++it) {
     Sequence& sequence = **it;
     if (sequence.remaining() != 1 || Ends(sequence)) continue;
-    if (under_way && !AllocatePages(sequence, sequence.length())) return false;
+    if (under_way && !AllocatePages(sequence, sequence.length())) {
+      // The last one has nobody to preempt: it waits for pages, and the others go on.
+      if (std::next(it) != running_.end() || PrefixesWait()) return false;
+      continue;
+    }
     if (!under_way && !AllocateOrPreempt(sequence, sequence.length())) continue;
     work_.push_back({*it, 1});
     --budget;

@@ -62,7 +62,8 @@ class Scheduler {
   bool Prefill(int32_t& budget);   // those that lack more; false: one waits for pages
   void Admit(int32_t& budget);     // waiting ones
   void Run(std::shared_ptr<Sequence> sequence);  // into running_
-  bool ReleaseWaitingPrefixes();   // prompts kept only for samples that have not started; true when there were any
+  bool PrefixesWait() const;       // prompts kept only for samples that have not started
+  bool ReleaseWaitingPrefixes();   // true when there were any
   void Preempt(std::list<std::shared_ptr<Sequence>>::iterator victim);
   void FreePages(Sequence& sequence);
   void MarkStarted(Sequence& sequence);
@@ -77,7 +78,8 @@ class Scheduler {
   std::list<std::shared_ptr<Sequence>> running_;  // oldest group first, its samples together
   int64_t turns_ = 0;                             // groups that have run
   std::vector<Work> work_;
-  // Since Schedule last tried, nothing has changed for those that wait: no page, place or prompt has come.
+  // Since Schedule last tried, or left it because one that runs waits for pages, nothing has changed for those that wait: no page, place or
+  // prompt has come.
   bool admission_tried_ = false;
   uint64_t preemptions_ = 0;
 };

@@ -44,7 +44,7 @@ struct Sequence {
   bool computes_prefix = false;  // its prompt becomes the group's prefix
   bool started = false;          // counted off group->unstarted
   int32_t ahead = 0;             // tokens that are being sampled (pass_queue.h), not yet in `tokens`
-  int32_t row = -1;              // as whose'th its pass samples the newest of them
+  int32_t row = -1;              // the index of the newest of them among what its pass samples
   bool over = false;             // finished or dropped: what is still being sampled for it is thrown away
   std::optional<IncrementalDecoder> decoder;  // with stop strings only
   std::string text;                           // decoded completion so far, likewise

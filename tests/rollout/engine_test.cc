@@ -113,6 +113,30 @@ TEST_P(EngineFamilies, RecordedLogprobsEqualTeacherForcedScoring) {
   EXPECT_GT(checked, 500);
 }
 
+// On a GPU only: contexts of three splits, in passes that decode as graphs, in passes with prompts in them, and as a whole.
+TEST(EngineCudaTest, LongContextsHaveTheSameBitsInEveryPass) {
+#ifdef GROUPER_CUDA_EMULATED
+  GTEST_SKIP() << "some ten minutes on the emulator";
+#endif
+  Device device;
+  device.kind = Device::Kind::kCuda;
+  if (NumCudaDevices() == 0) GTEST_SKIP() << "no GPU";
+  ThreadPool threads(1);
+  Stream stream(threads, device);
+  for (const std::string& family : TensorCoreFamilies()) {
+    const std::unique_ptr<Model> model = TinyModel(family, DType::kBF16, stream, 4500);
+    // The long ones' last tokens come while the short ones' prompts are computed, and the other way round.
+    const std::vector<v1::GenerateRequest> groups = {MakeGroup(1, 4200, 3, 90), MakeGroup(2, 2040, 3, 40), MakeGroup(3, 70, 2, 200), MakeGroup(4, 2100, 2, 60)};
+    const auto run = [&](const EngineOptions& options) { return BitsOf(RunAll(*MakeEngine(*model, threads, options), groups)); };
+    const Samples expected = run({.max_batch_tokens = 16384, .ahead = EngineOptions::Ahead::kNever});
+    ASSERT_EQ(expected.size(), 10u);
+    EXPECT_EQ(run({.max_batch_tokens = 16384}), expected) << family;
+    EXPECT_EQ(run({.max_batch_tokens = 100}), expected) << family << ", small passes";
+    EXPECT_EQ(run({.max_batch_tokens = 500, .cache_pages = 100}), expected) << family << ", few pages";
+    EXPECT_EQ(run({.max_batch_tokens = 1000, .share_prefix = false}), expected) << family << ", own prompts";
+  }
+}
+
 std::string NameOf(const testing::TestParamInfo<EngineFamilies::ParamType>& info) {
   return std::get<0>(info.param) + "_" + Name(std::get<1>(info.param)) +
          (std::get<2>(info.param) == Device::Kind::kCuda ? "_cuda" : "");
@@ -313,6 +337,81 @@ TEST_P(EngineTest, AbortOwnerDropsOnlyItsWork) {
   }
   EXPECT_EQ(samples, expected);
   EXPECT_EQ(engine->stats().free_pages, 8);
+}
+
+TEST_P(EngineTest, WhatIsBeingSampledForDroppedOnesIsThrownAway) {
+  const Samples expected = BitsOf(RunAll(*Make(), {MakeGroup(1, 30, 3, 12)}));
+  for (int steps = 1; steps < 8; ++steps) {
+    const std::unique_ptr<Engine> engine = Make();
+    Samples samples;
+    int mine, other;
+    bool dropped = false;
+    const auto not_dropped = [&] { EXPECT_FALSE(dropped) << "after " << steps << " steps"; };
+    ASSERT_TRUE(engine->Add(MakeGroup(2, 20, 3, 4), 1, [&](v1::Sample) { not_dropped(); }, [&](const v1::SampleId&, int32_t) { not_dropped(); }, &other).ok());
+    ASSERT_TRUE(engine->Add(MakeGroup(1, 30, 3, 12), 1, [&](v1::Sample s) { AddTo(samples, s); }, {}, &mine).ok());
+    for (int i = 0; i < steps; ++i) ASSERT_TRUE(*engine->Step());
+    engine->AbortOwner(&other);
+    dropped = true;
+    while (*engine->Step()) {
+    }
+    EXPECT_EQ(samples, expected);
+    EXPECT_EQ(engine->stats().free_pages, engine->stats().total_pages);
+  }
+}
+
+TEST_P(EngineTest, WhereAllIsDroppedOrTheEngineGoesLentMemoryIsFree) {
+  EngineOptions options;
+  options.cache_pages = 9;
+  options.ahead = GetParam();
+  options.memory = std::make_shared<TurnMemory>(Device{}, Engine::CacheBytes(*model_, options));
+  int owner, other;
+  for (const bool destroyed : {false, true}) {
+    std::unique_ptr<Engine> engine = MakeEngine(*model_, threads_, options);
+    ASSERT_TRUE(engine->Add(MakeGroup(1, 20, 2, 50), 1, [](v1::Sample) { ADD_FAILURE(); }, {}, &owner).ok());
+    for (int i = 0; i < 3; ++i) ASSERT_TRUE(*engine->Step());
+    if (destroyed) {
+      engine.reset();
+    } else {
+      engine->AbortOwner(&owner);
+      EXPECT_FALSE(*engine->Step());
+    }
+    options.memory->Take(&other);
+    options.memory->Give(&other);
+  }
+}
+
+TEST_P(EngineTest, WhoComesWhileOthersRunBeginsSoon) {
+  const std::unique_ptr<Engine> engine = Make({.max_batch_tokens = 16});
+  const auto add = [&](uint64_t serial) { ASSERT_TRUE(engine->Add(MakeGroup(serial, 20, 1, 60), 1, [](v1::Sample) {}).ok()); };
+  add(1);
+  add(2);  // two passes for each prompt
+  for (int i = 0; i < 6; ++i) ASSERT_TRUE(*engine->Step());
+  EXPECT_EQ(engine->stats().waiting, 0);
+  add(3);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(*engine->Step());
+  EXPECT_EQ(engine->stats().waiting, 0);
+}
+
+// The last sequence lacks a page, and there is nobody behind it to take one from: the first goes on without it, and without a wait.
+TEST_P(EngineTest, WhoWaitsForAPageDoesNotMakeTheOthersWait) {
+  const std::unique_ptr<Engine> engine = Make({.cache_pages = 5, .share_prefix = false});
+  RunAll(*engine, {MakeGroup(1, 129, 1, 60), MakeGroup(2, 126, 1, 60)});
+  EXPECT_EQ(engine->stats().preemptions, 0u);
+  EXPECT_EQ(engine->stats().free_pages, 5);
+  if (GetParam() == EngineOptions::Ahead::kAlways) {
+    EXPECT_GE(engine->stats().ahead + 4, engine->stats().steps);
+  }
+}
+
+// With many sequences, those that decode are interrupted when two places in 64 are free, not one; one by one the waiting begin at once.
+TEST_P(EngineTest, PlacesAreFilledSeveralAtATimeWherePassesRunAhead) {
+  const std::unique_ptr<Engine> engine = Make({.max_sequences = 32, .share_prefix = false});
+  RunAll(*engine, {MakeGroup(1, 3, 1, 5), MakeGroup(2, 3, 31, 30), MakeGroup(3, 3, 1, 40)});
+  if (GetParam() == EngineOptions::Ahead::kAlways) {
+    EXPECT_GE(engine->stats().steps, 68u);
+  } else {
+    EXPECT_LE(engine->stats().steps, 50u);
+  }
 }
 
 TEST_P(EngineTest, LogitsThatAreNotNumbersEndTheirSamplesAndNothingElse) {

@@ -106,8 +106,10 @@ inline void SetElement(const Tensor& t, int64_t i, double value) {
 }
 
 // Random weights, norms and biases included, on the stream's device.
-inline std::unique_ptr<Model> TinyModel(const std::string& family, DType dtype, Stream& stream) {
-  absl::StatusOr<std::unique_ptr<Model>> model = Model::Create(TinyConfig(family), dtype, stream.device);
+inline std::unique_ptr<Model> TinyModel(const std::string& family, DType dtype, Stream& stream, int64_t context = 256) {
+  ModelConfig config = TinyConfig(family);
+  config.max_position_embeddings = context;
+  absl::StatusOr<std::unique_ptr<Model>> model = Model::Create(config, dtype, stream.device);
   EXPECT_TRUE(model.ok()) << model.status();
   (*model)->InitRandom(stream, 7);
   PhiloxStream random(MakePhiloxKey(11, "tiny model"));
