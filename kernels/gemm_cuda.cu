@@ -39,12 +39,16 @@ double Cost(int64_t tiles, int64_t steps, int tile_m, int tile_n, int blocks) {
   return 1500 + static_cast<double>(waves) * (static_cast<double>(steps) * together * StepCycles(tile_m, tile_n, tile_m + tile_n) + epilogue);
 }
 
-// Of tiles whose warpgroups take turns (gemm_turns.cuh): a tile is stored, by one of them (so in twice Cost's time), while another one is
+// Of tiles whose warpgroups take turns (gemm_turns.cuh): what becomes of a tile's sums takes one of them `end` cycles, while another tile is
 // multiplied. 920 cycles a step and 250 a tile choose what was faster on an H100 for nine to 44 steps (kernels/README.md).
-double TurnsCost(int64_t tiles, int64_t steps) {
-  const double store = 600 + 128 * 192 / 12.0, multiply = static_cast<double>(steps) * 920 + 250;
-  return 1500 + static_cast<double>(Tiles(tiles, NumMultiprocessors())) * std::max(multiply, store / 2) + store;
+double TurnsCost(int64_t tiles, int64_t steps, double end) {
+  const double multiply = static_cast<double>(steps) * 920 + 250;
+  return 1500 + static_cast<double>(Tiles(tiles, NumMultiprocessors())) * std::max(multiply, (multiply + end) / 2) + end;
 }
+constexpr double kStoreEnd = 600 + 128 * 192 / 12.0, kGateEnd = 15000, kGateGradientEnd = 38000;
+
+// Of a pass of its own over so many bf16 numbers.
+double PassCost(int64_t numbers) { return 3000 + static_cast<double>(numbers) * 2 / 1500; }
 
 // Nanoseconds of gradients of weights (gemm_weight_cuda.cu), where a tile's sums move while another tile is multiplied. The numbers choose what was
 // fastest on an H100 for 16 and 64 experts of 512 to 2048 tokens (kernels/README.md).
@@ -151,45 +155,34 @@ void WriteEmptySum(Stream& stream, const GemmProblem& p) {
   }
 }
 
-}  // namespace
+bool Sixteen(const void* data, int64_t stride) { return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0; }
 
-bool CanTakeTurns(const GemmProblem& p) {
-  return !p.y_float && !p.accumulate && p.bias == nullptr && p.gated == nullptr && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride % 8 == 0 &&
-         p.y_batch_stride % 8 == 0 && p.w.rows % 8 == 0;
-}
+struct Choice {
+  GemmVariant variant;
+  double cost;
+};
 
-bool CanGate(const GemmProblem& p) {
-  if (AverageTokens(p) > kMostGatedTokens) return false;
-  const auto sixteen = [](const void* data, int64_t stride) { return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0; };
-  return p.k > 0 && !p.y_float && !p.accumulate && p.bias == nullptr && p.groups != GemmGroups::kReduction && p.w.rows % 16 == 0 &&
-         CopyEngineReads(p.w, false, p.k, p.batch) && p.w.row_stride % 8 == 0 && sixteen(p.gated, p.gated_stride) &&
-         (p.y == nullptr || sixteen(p.y, p.y_stride));
-}
-
-void GemmBF16(Stream& stream, const GemmProblem& problem) {
-  GemmProblem p = problem;
-  if (p.x.rows == 0 || p.w.rows == 0 || p.batch == 0) return;
-  if (p.k == 0) return WriteEmptySum(stream, p);
-  CHECK(p.groups == GemmGroups::kNone || (p.batch <= kMaxExperts && (p.offsets != nullptr || p.chunk > 0)))
-      << p.batch << " experts";
-  CHECK(p.x.rows < std::numeric_limits<int>::max() - 4096 && p.w.rows < std::numeric_limits<int>::max() - 4096 &&
-        p.k < std::numeric_limits<int>::max() - 4096);
-  const Arena::Mark mark = stream.scratch.mark();
-  const int64_t batch_x = p.groups == GemmGroups::kNone ? p.batch : 1;
-  const int64_t batch_w = p.groups == GemmGroups::kReduction ? 1 : p.batch;
+GemmVariant VariantOf(const GemmProblem& p) {
   GemmVariant v;
   // Sums over tokens read both operands by their rows: a group's tail is then rows of a tile, which are easily zeroed.
   const bool sums_tokens = p.groups == GemmGroups::kReduction;
   v.mn_x = sums_tokens || RowsContiguous(p.x);
   v.mn_w = sums_tokens || RowsContiguous(p.w);
-  p.x = Readable(stream, p.x, v.mn_x, p.k, batch_x);
-  p.w = Readable(stream, p.w, v.mn_w, p.k, batch_w);
   v.groups = p.groups;
   v.y_float = p.y_float;
+  return v;
+}
+
+int64_t TurnsTiles(const GemmProblem& p) { return Tiles(AverageTokens(p), 128) * Tiles(p.w.rows, 192) * p.batch; }
+
+// The fastest variant without a gate, of operands that the copy engine reads.
+Choice Choose(const GemmProblem& p) {
+  const GemmVariant given = VariantOf(p);
+  const bool sums_tokens = p.groups == GemmGroups::kReduction;
   const int64_t group_tokens = AverageTokens(p);
   const int64_t steps = sums_tokens ? Tiles(Tiles(p.k, p.batch), 64) : Tiles(p.k, 64);
-  const GemmVariant given = v;
   double best = std::numeric_limits<double>::infinity();
+  GemmVariant v = given;
   const auto offer = [&](int tile_n, double cost, bool GemmVariant::* form = nullptr) {
     if (cost >= best) return;
     best = cost;
@@ -205,17 +198,80 @@ void GemmBF16(Stream& stream, const GemmProblem& problem) {
         offer(tile, cost, pairs ? &GemmVariant::pairs : nullptr);
       }
     }
-  } else if (p.gated == nullptr) {
-    for (int tile : kTrainingTiles)
-      offer(tile, Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1));
-    if (!v.mn_x && CanTakeTurns(p)) offer(192, TurnsCost(Tiles(group_tokens, 128) * Tiles(p.w.rows, 192) * p.batch, steps), &GemmVariant::turns);
+    return {v, best};
   }
+  for (int tile : kTrainingTiles) {
+    offer(tile, Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1));
+  }
+  if (!v.mn_x && CanTakeTurns(p)) offer(192, TurnsCost(TurnsTiles(p), steps, kStoreEnd), &GemmVariant::turns);
   if (!v.mn_x && !v.mn_w && !p.accumulate) {
     for (int tile : kDecodeTiles) {
       const double cost = Cost(Tiles(group_tokens, tile) * Tiles(p.w.rows, 64) * p.batch, steps, 64, tile, /*blocks=*/2);
       offer(tile, cost, &GemmVariant::tokens_on_n);
     }
   }
+  return {v, best};
+}
+
+// Whether a product whose tiles end with a gate is faster than one of the others and then a pass.
+bool GateHides(const GemmProblem& p, double end, int64_t numbers_of_pass) {
+  return !RowsContiguous(p.x) && TurnsCost(TurnsTiles(p), Tiles(p.k, 64), end) < Choose(p).cost + PassCost(numbers_of_pass);
+}
+
+// Of a product with few tokens whose gate is in the epilogue: the fastest of those that there are.
+GemmVariant ChooseGatedDecode(const GemmProblem& p) {
+  GemmVariant v;
+  v.groups = p.groups;
+  v.tokens_on_n = true;
+  double best = std::numeric_limits<double>::infinity();
+  for (int tile : kDecodeTiles) {
+    const double cost = Cost(Tiles(AverageTokens(p), tile) * Tiles(p.w.rows, 64) * p.batch, Tiles(p.k, 64), 64, tile, /*blocks=*/2);
+    if (cost >= best) continue;
+    best = cost;
+    v.tile_n = tile;
+  }
+  return v;
+}
+
+}  // namespace
+
+bool CanTakeTurns(const GemmProblem& p) {
+  return !p.y_float && !p.accumulate && p.bias == nullptr && Sixteen(p.y, p.y_stride) && p.y_batch_stride % 8 == 0 && p.w.rows % 8 == 0;
+}
+
+bool CanGate(const GemmProblem& p) {
+  return p.k > 0 && CanTakeTurns(p) && p.groups != GemmGroups::kReduction && p.w.rows % 16 == 0 && CopyEngineReads(p.w, false, p.k, p.batch) &&
+         p.w.row_stride % 8 == 0 && Sixteen(p.gated, p.gated_stride) &&
+         (AverageTokens(p) <= kMostGatedTokens || GateHides(p, kGateEnd, p.x.rows * p.w.rows / 2 * 3));
+}
+
+bool CanGateGradient(const GemmProblem& p) {
+  return p.k > 0 && CanTakeTurns(p) && p.groups != GemmGroups::kReduction && Sixteen(p.gate_up, p.gate_up_stride) && RowsContiguous(p.w) &&
+         CopyEngineReads(p.w, true, p.k, p.batch) && GateHides(p, kGateGradientEnd, p.x.rows * p.w.rows * 5);
+}
+
+void GemmBF16(Stream& stream, const GemmProblem& problem) {
+  GemmProblem p = problem;
+  if (p.x.rows == 0 || p.w.rows == 0 || p.batch == 0) return;
+  if (p.k == 0) return WriteEmptySum(stream, p);
+  CHECK(p.groups == GemmGroups::kNone || (p.batch <= kMaxExperts && (p.offsets != nullptr || p.chunk > 0)))
+      << p.batch << " experts";
+  CHECK(p.x.rows < std::numeric_limits<int>::max() - 4096 && p.w.rows < std::numeric_limits<int>::max() - 4096 &&
+        p.k < std::numeric_limits<int>::max() - 4096);
+  const Arena::Mark mark = stream.scratch.mark();
+  const int64_t batch_x = p.groups == GemmGroups::kNone ? p.batch : 1;
+  const int64_t batch_w = p.groups == GemmGroups::kReduction ? 1 : p.batch;
+  const bool sums_tokens = p.groups == GemmGroups::kReduction;
+  GemmVariant v = VariantOf(p);
+  if (p.gated != nullptr && AverageTokens(p) <= kMostGatedTokens) {
+    v = ChooseGatedDecode(p);
+  } else if (p.gated != nullptr || p.gate_up != nullptr) {
+    v.turns = true;
+  } else {
+    v = Choose(p).variant;
+  }
+  p.x = Readable(stream, p.x, v.mn_x, p.k, batch_x);
+  p.w = Readable(stream, p.w, v.mn_w, p.k, batch_w);
   if (sums_tokens) {
     const AlignedSums sums(stream, p);
     LaunchGemm(stream, v, p);

@@ -28,15 +28,21 @@ struct GemmProblem {
   // w's rows are a gate's, then as many of up's: silu(gate) * up goes here, bf16 [t, n / 2]; y may be null then. REQUIRES: CanGate.
   void* gated = nullptr;
   int64_t gated_stride = 0;
+  // The product is the gradient of silu(gate) * up, gate_up is bf16 [t, 2n], gates before ups: y, likewise [t, 2n], is their gradient. REQUIRES:
+  // CanGateGradient.
+  const void* gate_up = nullptr;
+  int64_t gate_up_stride = 0;
   GemmGroups groups = GemmGroups::kNone;
   const int32_t* offsets = nullptr;  // on the device, [batch + 1]: tokens of expert e
   int64_t chunk = 0;                 // kReduction without offsets: k in pieces of this many, a multiple of 64
 };
 
 void GemmBF16(Stream& stream, const GemmProblem& problem);
-// Whether a product can be gated while it is stored, and gains by it: few tokens, weights that are read where they are, features in whole
-// eights, rows of 16 bytes, no bias.
+// Whether a product can be gated while it is stored, and gains by it: so few tokens that a pass of its own would be a launch more, or so many that
+// the gate hides behind other tiles' products; weights that are read where they are, features in whole eights, rows of 16 bytes, no bias.
 bool CanGate(const GemmProblem& problem);
+// The same for its gradient; many tokens only.
+bool CanGateGradient(const GemmProblem& problem);
 
 // The same sizes in float: C[m, n] = one ascending chain of fma over k from 0 or from C (+ bias after it), the CPU's
 // bits. Float, or bf16 where so marked: an operand is widened as it is read; C is rounded, and with `accumulate` the rounded sum is added to what

@@ -31,6 +31,7 @@ void LaunchDecodeGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p
 
 void LaunchGemm(Stream& stream, const GemmVariant& v, const GemmProblem& p) {
   if (p.gated != nullptr) return LaunchGatedGemm(stream, v, p);
+  if (p.gate_up != nullptr) return LaunchGateGradientGemm(stream, v, p);
   if (v.tokens_on_n) return LaunchDecodeGemm(stream, v, p);
   if (v.groups == GemmGroups::kReduction) return LaunchWeightGemm(stream, v, p);
   if (v.mn_x) return LaunchColumnsGemm(stream, v, p);

@@ -47,6 +47,8 @@ GemmArguments ArgumentsOf(const GemmProblem& p) {
   args.groups = kGrouping == Grouping::kNone ? 0 : static_cast<int>(p.batch);
   args.gated = static_cast<__nv_bfloat16*>(p.gated);
   args.gated_stride = p.gated_stride;
+  args.gate_up = static_cast<const __nv_bfloat16*>(p.gate_up);
+  args.gate_up_stride = p.gate_up_stride;
   return args;
 }
 

@@ -23,6 +23,7 @@ bool CanTakeTurns(const GemmProblem& problem);
 void LaunchGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);
 
 void LaunchGatedGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);    // gemm_gated_cuda.cu
+void LaunchGateGradientGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);  // gemm_gate_gradient_cuda.cu
 void LaunchDecodeGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);   // gemm_decode_cuda.cu
 void LaunchForwardGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);  // gemm_forward_cuda.cu
 void LaunchInputGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);    // gemm_input_cuda.cu

@@ -43,6 +43,8 @@ struct GemmArguments {
   // feature f) at t * gated_stride + f; gate and up go to c as ever unless it is null.
   __nv_bfloat16* gated;
   int64_t gated_stride;
+  const __nv_bfloat16* gate_up;  // of the gradient through silu(gate) * up (gemm_turns.cuh)
+  int64_t gate_up_stride;
 };
 
 template <int kTileM_, int kTileN_, int kStages_, int kBlocks_>
@@ -377,14 +379,23 @@ struct GatedPair {
 __device__ __forceinline__ float Gated(float gate, float up) {
   return __fmul_rn(__fmul_rn(gate, Sigmoid(gate)), up);
 }
+__device__ __forceinline__ float2 FloatsOf(uint32_t two) { return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&two)); }
+__device__ __forceinline__ uint32_t GatedOf(uint32_t gate, uint32_t up) {
+  const float2 g = FloatsOf(gate), u = FloatsOf(up);
+  return PackBF16(Gated(g.x, u.x), Gated(g.y, u.y));
+}
 __device__ __forceinline__ GatedPair GatePair(float g0, float g1, float u0, float u1) {
-  GatedPair pair;
-  pair.gate = PackBF16(g0, g1);
-  pair.up = PackBF16(u0, u1);
-  const float2 g = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair.gate)),
-               u = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair.up));
-  pair.product = PackBF16(Gated(g.x, u.x), Gated(g.y, u.y));
-  return pair;
+  const uint32_t gate = PackBF16(g0, g1), up = PackBF16(u0, u1);
+  return {gate, up, GatedOf(gate, up)};
+}
+
+// Gradients of gate and up for dy, that of silu(gate) * up (kernels/swiglu.h).
+struct GateGradient {
+  float gate, up;
+};
+__device__ __forceinline__ GateGradient GateGradientOf(float dy, float gate, float up) {
+  const float s = Sigmoid(gate);
+  return {__fmul_rn(__fmul_rn(__fmul_rn(dy, up), s), __fmaf_rn(gate, __fsub_rn(1.0f, s), 1.0f)), __fmul_rn(dy, __fmul_rn(gate, s))};
 }
 
 // Stores a warpgroup's accumulators of a gated product, tokens on N. REQUIRES: features in whole eights, rows of 16 bytes.

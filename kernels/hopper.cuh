@@ -199,6 +199,13 @@ __device__ __forceinline__ float Exp2(float x) {
   return y;
 }
 
+// 1 / x within a unit in the last place; not for subnormal numbers.
+__device__ __forceinline__ float NearReciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // A warp's 8 x 8 matrix of 16 bits, two neighbours of a row a thread, transposed.
 __device__ __forceinline__ uint32_t Transpose8x8(uint32_t r) {
   uint32_t t;

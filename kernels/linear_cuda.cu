@@ -133,6 +133,20 @@ void Linear(Stream& stream, const Tensor& x, const Tensor& weight, const PackedM
       {.k = x.dim(1), .x = Along(x), .w = Along(weight), .y = y.raw(), .y_stride = y.stride(0), .bias = bias.raw()});
 }
 
+namespace {
+
+// dx in bf16; of experts, whose tokens begin at `offsets`, or of one layer.
+GemmProblem InputProblem(const Tensor& dy, const Tensor& weight, const int32_t* offsets, const Tensor& dx) {
+  GemmProblem p = {.k = weight.dim(-2), .x = Along(dy), .w = AlongRows(weight), .y = dx.raw(), .y_stride = dx.stride(0)};
+  if (offsets == nullptr) return p;
+  p.batch = weight.dim(0);
+  p.groups = GemmGroups::kRows;
+  p.offsets = offsets;
+  return p;
+}
+
+}  // namespace
+
 void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate) {
   CheckStorage(dy);
   if (dy.dtype() == DType::kF32) {
@@ -149,12 +163,9 @@ void LinearBackwardInput(Stream& stream, const Tensor& dy, const Tensor& weight,
                             .c_m = dx.stride(0),
                             .accumulate = accumulate});
   }
-  GemmBF16(stream, {.k = dy.dim(1),
-                    .x = Along(dy),
-                    .w = AlongRows(weight),
-                    .y = dx.raw(),
-                    .y_stride = dx.stride(0),
-                    .accumulate = accumulate});
+  GemmProblem p = InputProblem(dy, weight, nullptr, dx);
+  p.accumulate = accumulate;
+  GemmBF16(stream, p);
 }
 
 void LinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dweight,
@@ -264,14 +275,7 @@ void GroupedLinearBackwardInput(Stream& stream, const Tensor& dy, const DeviceGr
                             .groups = GemmGroups::kRows,
                             .offsets = groups.offsets});
   }
-  GemmBF16(stream, {.k = weight.dim(1),
-                    .batch = weight.dim(0),
-                    .x = Along(dy.Rows(0, groups.rows)),
-                    .w = AlongRows(weight),
-                    .y = dx.raw(),
-                    .y_stride = dx.stride(0),
-                    .groups = GemmGroups::kRows,
-                    .offsets = groups.offsets});
+  GemmBF16(stream, InputProblem(dy.Rows(0, groups.rows), weight, groups.offsets, dx));
 }
 
 void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor& x, const DeviceGroups& groups,
@@ -368,6 +372,29 @@ bool GroupedLinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& offsets,
   GemmBF16(stream, p);
   stream.scratch.Release(mark);
   return true;
+}
+
+namespace {
+
+bool BackwardSwiGlu(Stream& stream, const Tensor& dy, const int32_t* offsets, const Tensor& weight, const Tensor& gate_up, const Tensor& d_gate_up) {
+  if (dy.dtype() != DType::kBF16) return false;
+  GemmProblem p = InputProblem(dy, weight, offsets, d_gate_up);
+  p.gate_up = gate_up.raw();
+  p.gate_up_stride = gate_up.stride(0);
+  if (!CanGateGradient(p)) return false;
+  GemmBF16(stream, p);
+  return true;
+}
+
+}  // namespace
+
+bool LinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& gate_up, const Tensor& d_gate_up) {
+  return BackwardSwiGlu(stream, dy, nullptr, weight, gate_up, d_gate_up);
+}
+
+bool GroupedLinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& offsets, const Tensor& weight, const Tensor& gate_up,
+                                 const Tensor& d_gate_up) {
+  return BackwardSwiGlu(stream, dy, offsets.data<int32_t>(), weight, gate_up, d_gate_up);
 }
 
 void Gemm(Stream& stream, const GemmParams& p) {

@@ -43,6 +43,9 @@ void GroupedLinearBackwardWeight(Stream& stream, const Tensor& dy, const Tensor&
 bool LinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& gate_up, const Tensor& out);
 bool GroupedLinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& offsets, const Tensor& gather, const Tensor& weight,
                          const Tensor& gate_up, const Tensor& out);
+bool LinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& gate_up, const Tensor& d_gate_up);
+bool GroupedLinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& offsets, const Tensor& weight, const Tensor& gate_up,
+                                 const Tensor& d_gate_up);
 
 void Gemm(Stream& stream, const GemmParams& params);
 

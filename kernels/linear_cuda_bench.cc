@@ -154,6 +154,68 @@ absl::Status GatedLine(CudaBench& bench, int64_t experts, int64_t rows, int64_t 
   return absl::OkStatus();
 }
 
+// Of the gradients of gate and up for that of silu(gate) * up, which was rounded to bf16 first.
+Expected GateGradient(const Expected& dy, double gate, double up, bool of_gate) {
+  const double sigmoid = 1 / (1 + std::exp(-gate));
+  const double factor = of_gate ? up * sigmoid * (1 + gate * (1 - sigmoid)) : gate * sigmoid;
+  return {dy.value * factor, (std::fabs(dy.value) / 256 + dy.error) * std::fabs(factor) + 1e-5 * std::fabs(dy.value * factor)};
+}
+
+// Training: the feed-forward's first layer and its gate, with gate and up kept; and from the second layer back through the gate. Experts' rows are
+// in their order.
+absl::Status GateTrainingLines(CudaBench& bench, int64_t experts, int64_t rows, int64_t width, int64_t hidden) {
+  const bool grouped = experts > 1;
+  experts = grouped ? bench.Fewer(experts, 8) : 1, rows = bench.FewTokens(rows), width = bench.FewColumns(width), hidden = bench.FewColumns(hidden);
+  const std::string who = grouped ? absl::StrCat("grouped ", experts, " experts, ", rows, " rows, ") : absl::StrCat(rows, " x ");
+  const std::string forward = absl::StrCat("cuda gated forward ", who, 2 * width, " x ", hidden), back = absl::StrCat("cuda gate gradient ", who, hidden, " x ", width);
+  if (!bench.Wants({forward, back})) return absl::OkStatus();
+  Stream& stream = bench.stream();
+  const Groups groups = RandomGroups(experts, rows);
+  std::vector<int32_t> in_order(static_cast<size_t>(rows));
+  std::iota(in_order.begin(), in_order.end(), 0);
+  const Tensor offsets = bench.PutInts(groups.offsets), gather = bench.PutInts(in_order);
+  const double scale = std::exp2(-std::round(std::log2(AsDouble(hidden)) / 2));
+  const RandomTensor first = bench.Random({experts, 2 * width, hidden}, scale), x = bench.Random({rows, hidden}), second = bench.Random({experts, hidden, width}, scale),
+                     dy = bench.Random({rows, hidden}), given = bench.Random({rows, 2 * width});
+  const Tensor gate_up = bench.New(DType::kBF16, {rows, 2 * width}), out = bench.New(DType::kBF16, {rows, width});
+  const double weights = AsDouble(experts * width * hidden);
+  RETURN_IF_ERROR(bench.Line(
+      forward, {.flops = 4 * AsDouble(rows * width * hidden), .bytes = 4 * weights + 2 * AsDouble(rows * (hidden + 3 * width))},
+      [&](int) {
+        if (grouped) {
+          GroupedLinearSwiGlu(stream, x, offsets, gather, first, nullptr, gate_up, out);
+        } else {
+          LinearSwiGlu(stream, x, first.Reshape({2 * width, hidden}), nullptr, {}, gate_up, out);
+        }
+      },
+      [&] {
+        return bench.CheckSome(out, 32, [&](int64_t row, int64_t column) {
+          const int64_t at = groups.ExpertOf(row) * 2 * width + column;
+          const Expected gate = Dot(x, row * hidden, 1, first, at * hidden, 1, hidden),
+                         up = Dot(x, row * hidden, 1, first, (at + width) * hidden, 1, hidden);
+          return Gated(gate.value, up.value);
+        });
+      }));
+  RETURN_IF_ERROR(bench.Line(
+      back, {.flops = 2 * AsDouble(rows * width * hidden), .bytes = 2 * weights + 2 * AsDouble(rows * (hidden + 4 * width))},
+      [&](int) {
+        if (grouped) {
+          GroupedLinearBackwardSwiGlu(stream, dy, offsets, second, given, out, gate_up);
+        } else {
+          LinearBackwardSwiGlu(stream, dy, second.Reshape({hidden, width}), given, out, gate_up);
+        }
+      },
+      [&] {
+        return bench.CheckSome(gate_up, 32, [&](int64_t row, int64_t column) {
+          const int64_t feature = column % width;
+          const Expected d = Dot(dy, row * hidden, 1, second, groups.ExpertOf(row) * hidden * width + feature, width, hidden);
+          return GateGradient(d, given.Number(row * 2 * width + feature), given.Number(row * 2 * width + width + feature), column < width);
+        });
+      }));
+  bench.Reset();
+  return absl::OkStatus();
+}
+
 // The price of products that never split k: the same kernel on both halves of k side by side, and their sum.
 absl::Status HalvesLine(CudaBench& bench, int64_t t, int64_t n, int64_t k) {
   t = bench.FewTokens(t), n = bench.FewColumns(n), k = bench.FewColumns(k) / 16 * 16;
@@ -224,6 +286,8 @@ absl::Status BenchLinearCuda(CudaBench& bench) {
   for (const auto& l : decode) RETURN_IF_ERROR(DecodeLine(bench, l[0], l[1], l[2]));
   const int64_t gated[][4] = {{1, 64, 3072, 576}, {1, 64, 5632, 2048}, {64, 384, 2816, 2048}, {64, 1536, 2816, 2048}};
   for (const auto& l : gated) RETURN_IF_ERROR(GatedLine(bench, l[0], l[1], l[2], l[3]));
+  const int64_t gated_training[][4] = {{1, 16384, 1536, 576}, {1, 16384, 2816, 2048}, {64, 32768, 1408, 2048}, {64, 98304, 1408, 2048}};
+  for (const auto& l : gated_training) RETURN_IF_ERROR(GateTrainingLines(bench, l[0], l[1], l[2], l[3]));
   for (const int64_t tokens : {64, 1024}) {
     const int64_t halves[][2] = {{960, 576}, {576, 576}, {3072, 576}, {576, 1536}, {49152, 576}};
     for (const auto& l : halves) RETURN_IF_ERROR(HalvesLine(bench, tokens, l[0], l[1]));

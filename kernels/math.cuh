@@ -2,6 +2,8 @@
 // that the compiler fuses nothing.
 #pragma once
 
+#include "kernels/hopper.cuh"
+
 namespace grouper::kernels::cuda {
 
 // exp(x) = 2^n p, n = round(x / ln 2), p = exp(x - n ln 2), ln 2 in two parts. `bits`: n added to 2^23 + 2^22 as a float.
@@ -80,10 +82,19 @@ __device__ __forceinline__ float Log1p(float x) {
   return u > 0.0f && u < __int_as_float(0x7f800000) ? corrected : log_u;
 }
 
+// n / (1 + e) for 0 <= e <= 1 and n one of e and 1, or NaN: __fdiv_rn's steps for ordinary numbers, whose branch for others keeps a thread's
+// divisions apart. Where e is so small that it would need that branch, 1 + e is 1 and all steps are exact.
+__device__ __forceinline__ float DivideByOneAnd(float e, float n) {
+  const float d = __fadd_rn(1.0f, e), near = NearReciprocal(d), r = __fmaf_rn(near, __fmaf_rn(-d, near, 1.0f), near);
+  float q = __fmul_rn(n, r);
+  q = __fmaf_rn(r, __fmaf_rn(-d, q, n), q);
+  return __fmaf_rn(r, __fmaf_rn(-d, q, n), q);
+}
+
 // e = exp(-|x|);  x >= 0: 1 / (1 + e), else e / (1 + e).
 __device__ __forceinline__ float Sigmoid(float x) {
   const float e = ExpUpToZero(__int_as_float(__float_as_int(x) | static_cast<int>(0x80000000)));
-  return __fdiv_rn(x < 0.0f ? e : 1.0f, __fadd_rn(1.0f, e));
+  return DivideByOneAnd(e, x < 0.0f ? e : 1.0f);
 }
 
 }  // namespace grouper::kernels::cuda

@@ -58,4 +58,26 @@ void SwiGluBackward(Stream& stream, const Tensor& d_out, const Tensor& gate_up, 
             [&](auto) { cuda::SwiGluBackward(stream, d_out, gate_up, d_gate_up); });
 }
 
+void LinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& gate_up, const Tensor& d_out,
+                          const Tensor& d_gate_up) {
+  CheckGate(gate_up, d_out);
+  CheckGate(d_gate_up, d_out);
+  if constexpr (kWithCuda) {
+    if (stream.device.is_cuda() && cuda::LinearBackwardSwiGlu(stream, dy, weight, gate_up, d_gate_up)) return;
+  }
+  LinearBackwardInput(stream, dy, weight, d_out, false);
+  SwiGluBackward(stream, d_out, gate_up, d_gate_up);
+}
+
+void GroupedLinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& offsets, const Tensor& weight, const Tensor& gate_up,
+                                 const Tensor& d_out, const Tensor& d_gate_up) {
+  CheckGate(gate_up, d_out);
+  CheckGate(d_gate_up, d_out);
+  if constexpr (kWithCuda) {
+    if (stream.device.is_cuda() && cuda::GroupedLinearBackwardSwiGlu(stream, dy, offsets, weight, gate_up, d_gate_up)) return;
+  }
+  GroupedLinearBackwardInput(stream, dy, offsets, weight, d_out);
+  SwiGluBackward(stream, d_out, gate_up, d_gate_up);
+}
+
 }  // namespace grouper::kernels

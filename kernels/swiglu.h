@@ -19,4 +19,12 @@ void GroupedLinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& offsets,
 // d_gate_up [T, 2I] (=; may alias gate_up).
 void SwiGluBackward(Stream& stream, const Tensor& d_out, const Tensor& gate_up, const Tensor& d_gate_up);
 
+// From the feed-forward's second layer back through the gate: SwiGluBackward of LinearBackwardInput(dy, weight), the same bits, in one pass where
+// the device has a kernel for the sizes. dy [T, K], weight [K, I]; d_out [T, I] is memory for what lies between, or stays as it is.
+void LinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& gate_up, const Tensor& d_out,
+                          const Tensor& d_gate_up);
+// Grouped by expert: offsets on the stream's device, weight [E, K, I].
+void GroupedLinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& offsets, const Tensor& weight, const Tensor& gate_up,
+                                 const Tensor& d_out, const Tensor& d_gate_up);
+
 }  // namespace grouper::kernels

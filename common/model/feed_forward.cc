@@ -35,9 +35,8 @@ class DenseLayer : public FeedForwardLayer {
     const Arena::Mark mark = pass.arena.mark();
     const Tensor d_act = pass.arena.New(y.dtype(), {pass.tokens, width_});
     const Tensor d_gate_up = pass.arena.New(y.dtype(), {pass.tokens, 2 * width_});
-    kernels::LinearBackwardInput(pass.stream, d_delta, down_->value, d_act, false);
     kernels::LinearBackwardWeight(pass.stream, d_delta, saved.act, gradients[down_], gradients[down_bias_], gradients.accumulate);
-    kernels::SwiGluBackward(pass.stream, d_act, saved.gate_up, d_gate_up);
+    kernels::LinearBackwardSwiGlu(pass.stream, d_delta, down_->value, saved.gate_up, d_act, d_gate_up);
     kernels::LinearBackwardInput(pass.stream, d_gate_up, gate_up_->value, dy, false);
     kernels::LinearBackwardWeight(pass.stream, d_gate_up, y, gradients[gate_up_], gradients[gate_up_bias_], gradients.accumulate);
     pass.arena.Release(mark);

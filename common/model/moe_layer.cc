@@ -70,10 +70,9 @@ class MoeLayer : public FeedForwardLayer {
     kernels::CombineExpertsBackward(stream, s.order, d_delta, s.expert_out, s.weights, d_out, d_weights);
     // expert_out = swiglu(gather(y) W^T) W_down^T
     const Tensor d_act = pass.arena.New(dtype, {rows, width_});
-    kernels::GroupedLinearBackwardInput(stream, d_out, s.order.offsets, down_->value, d_act);
     kernels::GroupedLinearBackwardWeight(stream, d_out, s.expert_act, s.order.offsets, {}, gradients[down_], gradients.accumulate);
     const Tensor d_gate_up = pass.arena.New(dtype, {rows, 2 * width_});
-    kernels::SwiGluBackward(stream, d_act, s.expert_gate_up, d_gate_up);
+    kernels::GroupedLinearBackwardSwiGlu(stream, d_out, s.order.offsets, down_->value, s.expert_gate_up, d_act, d_gate_up);
     kernels::GroupedLinearBackwardWeight(stream, d_gate_up, y, s.order.offsets, s.order.token, gradients[gate_up_], gradients.accumulate);
     const Tensor d_rows = pass.arena.New(dtype, {rows, hidden_});
     kernels::GroupedLinearBackwardInput(stream, d_gate_up, s.order.offsets, gate_up_->value, d_rows);

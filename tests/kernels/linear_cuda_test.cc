@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 
+#include "kernels/elementwise.h"
 #include "kernels/gemm.h"
 #include "kernels/gemm_tiles_cuda.h"
 #include "kernels/linear.h"
@@ -475,6 +476,91 @@ TEST(GemmCudaTest, TilesThatTakeTurnsHaveTheBitsOfTheOthers) {
         ASSERT_TRUE(std::isnan(Get(got, row * pitch + c.n)) && std::isnan(Get(got, (row + 1) * pitch - 1))) << "wrote beside its columns, row " << row;
       }
     }
+  }
+}
+
+// The gate behind other tiles' products, and its gradient, by one layer and by experts: the bits of the product and of SwiGLU after it.
+TEST(GemmCudaTest, TilesThatTakeTurnsGateTheirSums) {
+  GROUPER_NEEDS_CUDA();
+  const std::vector<int32_t> lengths = {1, 0, 15, 16, 127, 128, 129, 143, 0, 255, 256, 257, 300, 0, 512};
+  std::vector<int32_t> ends = {0};
+  for (const int32_t length : lengths) ends.push_back(ends.back() + length);
+  const auto experts = static_cast<int64_t>(lengths.size());
+  struct Case {
+    int64_t tokens, features, k, batch;
+  };
+  std::vector<Case> cases = {{1, 8, 8, 1},   {129, 40, 72, 1},  {300, 96, 64, 1},  {200, 104, 576, 1}, {131, 160, 136, 1}, {515, 1000, 192, 1}, {700, 392, 64, 1},
+                             {0, 8, 8, experts}, {0, 64, 72, experts}, {0, 232, 64, experts}};
+  if (!testing::kEmulated) {
+    cases.push_back({5000, 2312, 72, 1});
+    cases.push_back({0, 3080, 64, experts});
+  }
+  for (Case c : cases) {
+    const bool by_expert = c.batch > 1;
+    if (by_expert) c.tokens = ends.back();
+    SCOPED_TRACE(std::to_string(c.batch) + " of " + std::to_string(c.tokens) + " x " + std::to_string(c.features) + " x " + std::to_string(c.k));
+    CudaWorld world;
+    auto& m = world.memory;
+    const int64_t n = c.features, wide = 2 * n + 8, narrow = n + 16;  // with columns beside them
+    const Tensor offsets = world.Put(Tensor(ends.data(), DType::kI32, {static_cast<int64_t>(ends.size())}));
+    const Tensor x = world.Put(m.Random(DType::kBF16, {c.tokens, c.k}, "x")), w = world.Put(m.Random(DType::kBF16, {c.batch * 2 * n, c.k}, "w", 0.3));
+    const auto columns = [&](const Tensor& t, int64_t count) { return t.Columns(0, count); };
+    const auto read = [&](const Tensor& t, int64_t count) {
+      const Tensor all = world.Get(t), some = m.New(DType::kBF16, {t.dim(0), count});
+      Copy(world.cpu, columns(all, count), some);
+      return some;
+    };
+    const auto launch = [&](cuda::GemmProblem p, bool turns, bool input) {
+      cuda::GemmVariant v;
+      v.mn_w = input;
+      if (by_expert) p.groups = v.groups = cuda::GemmGroups::kRows, p.offsets = offsets.data<int32_t>();
+      v.turns = turns;
+      v.tile_n = 128;
+      cuda::LaunchGemm(world.gpu, v, p);
+    };
+    const auto unwritten = [&](const Tensor& t, int64_t used) {
+      const Tensor got = world.Get(t);
+      const int64_t pitch = t.dim(1);
+      for (int64_t row = 0; row < c.tokens; ++row) {
+        ASSERT_FALSE(std::isnan(Get(got, row * pitch + used - 1))) << "row " << row;
+        ASSERT_TRUE(std::isnan(Get(got, row * pitch + used)) && std::isnan(Get(got, (row + 1) * pitch - 1))) << "wrote beside its columns, row " << row;
+      }
+    };
+    const cuda::GemmProblem forward = {.k = c.k, .batch = c.batch, .x = {x.raw(), c.tokens, c.k, 1, 0}, .w = {w.raw(), 2 * n, c.k, 1, 2 * n * c.k}};
+    const Tensor gate_up = world.New(DType::kBF16, {c.tokens, wide}), want = world.New(DType::kBF16, {c.tokens, n});
+    {
+      cuda::GemmProblem p = forward;
+      p.y = gate_up.raw(), p.y_stride = wide;
+      launch(p, false, false);
+      SwiGlu(world.gpu, columns(gate_up, 2 * n), want);
+    }
+    for (const bool keep : {true, false}) {
+      const Tensor kept = world.New(DType::kBF16, {c.tokens, wide}), got = world.New(DType::kBF16, {c.tokens, narrow});
+      cuda::GemmProblem p = forward;
+      if (keep) p.y = kept.raw(), p.y_stride = wide;
+      p.gated = got.raw(), p.gated_stride = narrow;
+      launch(p, true, false);
+      EXPECT_TRUE(Same(read(got, n), world.Get(want)));
+      unwritten(got, n);
+      if (!keep) continue;
+      EXPECT_TRUE(Same(read(kept, 2 * n), read(gate_up, 2 * n)));
+      unwritten(kept, 2 * n);
+    }
+    // Back: dy [tokens, k] times a second layer's weights [k, features].
+    const cuda::GemmProblem backward = {.k = c.k, .batch = c.batch, .x = {x.raw(), c.tokens, c.k, 1, 0}, .w = {w.raw(), n, 1, n, c.k * n}};
+    const Tensor d_out = world.New(DType::kBF16, {c.tokens, n}), d_want = world.New(DType::kBF16, {c.tokens, 2 * n}),
+                 d_got = world.New(DType::kBF16, {c.tokens, wide});
+    {
+      cuda::GemmProblem p = backward;
+      p.y = d_out.raw(), p.y_stride = n;
+      launch(p, false, true);
+      SwiGluBackward(world.gpu, d_out, columns(gate_up, 2 * n), d_want);
+      p.y = d_got.raw(), p.y_stride = wide;
+      p.gate_up = gate_up.raw(), p.gate_up_stride = wide;
+      launch(p, true, true);
+    }
+    EXPECT_TRUE(Same(read(d_got, 2 * n), world.Get(d_want)));
+    unwritten(d_got, 2 * n);
   }
 }
 

@@ -89,6 +89,7 @@ inline uint32_t PackBF16(float low, float high) {
 }
 
 inline float Exp2(float x) { return std::exp2(x); }
+inline float NearReciprocal(float x) { return 1.0f / x; }
 
 inline uint32_t Transpose8x8(uint32_t r) {
   const uint64_t* const all = emulator::Exchange(r);
