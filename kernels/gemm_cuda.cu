@@ -39,15 +39,22 @@ double Cost(int64_t tiles, int64_t steps, int tile_m, int tile_n, int blocks) {
   return 1500 + static_cast<double>(waves) * (static_cast<double>(steps) * together * StepCycles(tile_m, tile_n, tile_m + tile_n) + epilogue);
 }
 
-// Of tiles whose warpgroups take turns (gemm_turns.cuh): what becomes of a tile's sums takes one of them `end` cycles, while another tile is
-// multiplied. 920 cycles a step and 250 a tile choose what was faster on an H100 for nine to 44 steps (kernels/README.md).
-double TurnsCost(int64_t tiles, int64_t steps, double end) {
-  const double multiply = static_cast<double>(steps) * 920 + 250;
-  return 1500 + static_cast<double>(Tiles(tiles, NumMultiprocessors())) * std::max(multiply, (multiply + end) / 2) + end;
+// Of tiles whose warpgroups take turns (gemm_turns.cuh): while one multiplies a tile in `multiply` cycles the other ends its own in `end`, so that
+// one takes `tile` cycles. 920 cycles a step and 250 a tile choose what was faster on an H100 for nine to 44 steps (kernels/README.md).
+double TurnsMultiply(int64_t steps) { return static_cast<double>(steps) * 920 + 250; }
+double TurnsCost(int64_t tiles, double tile, double end) { return 1500 + static_cast<double>(Tiles(tiles, NumMultiprocessors())) * tile + end; }
+double StoredTurnsCost(int64_t tiles, int64_t steps) {
+  const double store = 600 + 128 * 192 / 12.0;
+  return TurnsCost(tiles, std::max(TurnsMultiply(steps), store / 2), store);
 }
-constexpr double kStoreEnd = 600 + 128 * 192 / 12.0, kGateEnd = 15000, kGateGradientEnd = 38000;
+// With a gate, or its gradient: a warpgroup does both, one after the other, for every second tile. Cycles as on an H100 (kernels/README.md).
+constexpr double kGateEnd = 15000, kGateGradientEnd = 38000;
+double GatedTurnsCost(int64_t tiles, int64_t steps, double end) {
+  const double multiply = TurnsMultiply(steps);
+  return TurnsCost(tiles, std::max(multiply, (multiply + end) / 2), end);
+}
 
-// Of a pass of its own over so many bf16 numbers.
+// Cycles of a pass of its own over so many bf16 numbers: a launch, and 1500 bytes a cycle (2.6 TB/s).
 double PassCost(int64_t numbers) { return 3000 + static_cast<double>(numbers) * 2 / 1500; }
 
 // Nanoseconds of gradients of weights (gemm_weight_cuda.cu), where a tile's sums move while another tile is multiplied. The numbers choose what was
@@ -203,7 +210,7 @@ Choice Choose(const GemmProblem& p) {
   for (int tile : kTrainingTiles) {
     offer(tile, Cost(Tiles(group_tokens, 128) * Tiles(p.w.rows, tile) * p.batch, steps, 128, tile, /*blocks=*/1));
   }
-  if (!v.mn_x && CanTakeTurns(p)) offer(192, TurnsCost(TurnsTiles(p), steps, kStoreEnd), &GemmVariant::turns);
+  if (!v.mn_x && CanTakeTurns(p)) offer(192, StoredTurnsCost(TurnsTiles(p), steps), &GemmVariant::turns);
   if (!v.mn_x && !v.mn_w && !p.accumulate) {
     for (int tile : kDecodeTiles) {
       const double cost = Cost(Tiles(group_tokens, tile) * Tiles(p.w.rows, 64) * p.batch, steps, 64, tile, /*blocks=*/2);
@@ -215,7 +222,7 @@ Choice Choose(const GemmProblem& p) {
 
 // Whether a product whose tiles end with a gate is faster than one of the others and then a pass.
 bool GateHides(const GemmProblem& p, double end, int64_t numbers_of_pass) {
-  return !RowsContiguous(p.x) && TurnsCost(TurnsTiles(p), Tiles(p.k, 64), end) < Choose(p).cost + PassCost(numbers_of_pass);
+  return !RowsContiguous(p.x) && GatedTurnsCost(TurnsTiles(p), Tiles(p.k, 64), end) < Choose(p).cost + PassCost(numbers_of_pass);
 }
 
 // Of a product with few tokens whose gate is in the epilogue: the fastest of those that there are.
@@ -239,16 +246,21 @@ bool CanTakeTurns(const GemmProblem& p) {
   return !p.y_float && !p.accumulate && p.bias == nullptr && Sixteen(p.y, p.y_stride) && p.y_batch_stride % 8 == 0 && p.w.rows % 8 == 0;
 }
 
-bool CanGate(const GemmProblem& p) {
-  return p.k > 0 && CanTakeTurns(p) && p.groups != GemmGroups::kReduction && p.w.rows % 16 == 0 && CopyEngineReads(p.w, false, p.k, p.batch) &&
-         p.w.row_stride % 8 == 0 && Sixteen(p.gated, p.gated_stride) &&
-         (AverageTokens(p) <= kMostGatedTokens || GateHides(p, kGateEnd, p.x.rows * p.w.rows / 2 * 3));
+bool CanEndGated(const GemmProblem& p) {
+  return p.k > 0 && CanTakeTurns(p) && (p.groups == GemmGroups::kRows || (p.groups == GemmGroups::kNone && p.batch == 1)) && p.w.rows % 16 == 0 &&
+         CopyEngineReads(p.w, false, p.k, p.batch) && p.w.row_stride % 8 == 0 && Sixteen(p.gated, p.gated_stride);
 }
 
-bool CanGateGradient(const GemmProblem& p) {
-  return p.k > 0 && CanTakeTurns(p) && p.groups != GemmGroups::kReduction && Sixteen(p.gate_up, p.gate_up_stride) && RowsContiguous(p.w) &&
-         CopyEngineReads(p.w, true, p.k, p.batch) && GateHides(p, kGateGradientEnd, p.x.rows * p.w.rows * 5);
+bool CanEndWithGateGradient(const GemmProblem& p) {
+  return p.k > 0 && CanTakeTurns(p) && (p.groups == GemmGroups::kRows || (p.groups == GemmGroups::kNone && p.batch == 1)) &&
+         Sixteen(p.gate_up, p.gate_up_stride) && RowsContiguous(p.w) && CopyEngineReads(p.w, true, p.k, p.batch);
 }
+
+bool CanGate(const GemmProblem& p) {
+  return CanEndGated(p) && (AverageTokens(p) <= kMostGatedTokens || GateHides(p, kGateEnd, p.x.rows * p.w.rows / 2 * 3));
+}
+
+bool CanGateGradient(const GemmProblem& p) { return CanEndWithGateGradient(p) && GateHides(p, kGateGradientEnd, p.x.rows * p.w.rows * 5); }
 
 void GemmBF16(Stream& stream, const GemmProblem& problem) {
   GemmProblem p = problem;

@@ -18,6 +18,9 @@ struct GemmVariant {
 
 // Whether gemm_turns.cuh writes y: bf16 in rows of whole 16 bytes, nothing added to it.
 bool CanTakeTurns(const GemmProblem& problem);
+// Whether it, or gemm_gated_cuda.cu's decode tiles, can end with problem.gated; and it with the gradient of problem.gate_up.
+bool CanEndGated(const GemmProblem& problem);
+bool CanEndWithGateGradient(const GemmProblem& problem);
 
 // REQUIRES: operands that the copy engine reads. Ends the process for a variant that no caller needs.
 void LaunchGemm(Stream& stream, const GemmVariant& variant, const GemmProblem& problem);

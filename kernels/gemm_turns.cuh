@@ -370,11 +370,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) TurnsKernel(const __grid_co
   }
 }
 
-// y[t, n] = sum_k x[t, k] w[n, k] in bf16 (GemmProblem); of w its rows are contiguous where kMnW, else k. REQUIRES: CanTakeTurns(p).
+// y[t, n] = sum_k x[t, k] w[n, k] in bf16 (GemmProblem), or what kEnd makes of it; of w its rows are contiguous where kMnW, else k. REQUIRES:
+// CanTakeTurns(p), or what kEnd asks for.
 template <bool kMnW, Grouping kGrouping, TurnsEnd kEnd = TurnsEnd::kStored>
 void LaunchTurns(Stream& stream, const GemmProblem& p) {
   using Tile = TurnsTile<kMnW, kGrouping, kEnd>;
-  CHECK(CanTakeTurns(p));
+  CHECK(kEnd == TurnsEnd::kStored ? CanTakeTurns(p) : kEnd == TurnsEnd::kGated ? CanEndGated(p) : CanEndWithGateGradient(p));
   TurnsArguments args;
   args.gemm = ArgumentsOf<Tile, false, kMnW, kGrouping, false, __nv_bfloat16>(p);
   if constexpr (kEnd == TurnsEnd::kGated) {

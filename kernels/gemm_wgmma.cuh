@@ -30,7 +30,7 @@ enum class Grouping {
 inline constexpr int kMaxGroups = 1024;
 
 struct GemmArguments {
-  CUtensorMap a, b;  // boxes of 64 bf16 times 64 rows (MN-major) or times the tile's rows (K-major)
+  CUtensorMap a, b;  // boxes of 64 bf16 times 64 rows (MN-major) or times the tile's rows (K-major; by turns and gated 32)
   int m, n, k, batch;
   void* c;  // element (m, n) at m * c_stride + n; transposed: n * c_stride + m
   int64_t c_stride, c_batch_stride;
@@ -39,8 +39,8 @@ struct GemmArguments {
   const __nv_bfloat16* bias;      // of the weights' rows; may be null
   const int32_t* offsets;         // [groups + 1], on the device
   int groups, chunk;
-  // Gated products: the weights' rows come eight of the gate, eight of up (MakeGatedMap); silu(gate) * up goes to `gated`, element (token t,
-  // feature f) at t * gated_stride + f; gate and up go to c as ever unless it is null.
+  // Gated products: the weights' rows come eight of the gate, eight of up (MakeGatedMap), or by turns a tile's gates and then its ups; silu(gate) * up
+  // goes to `gated`, element (token t, feature f) at t * gated_stride + f; gate and up go to c as ever unless it is null.
   __nv_bfloat16* gated;
   int64_t gated_stride;
   const __nv_bfloat16* gate_up;  // of the gradient through silu(gate) * up (gemm_turns.cuh)

@@ -199,7 +199,7 @@ __device__ __forceinline__ float Exp2(float x) {
   return y;
 }
 
-// 1 / x within a unit in the last place; not for subnormal numbers.
+// 1 / x within a unit in the last place; not for subnormal numbers. Newton's step after it gives what __fdiv_rn goes on with.
 __device__ __forceinline__ float NearReciprocal(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -161,8 +161,8 @@ Expected GateGradient(const Expected& dy, double gate, double up, bool of_gate) 
   return {dy.value * factor, (std::fabs(dy.value) / 256 + dy.error) * std::fabs(factor) + 1e-5 * std::fabs(dy.value * factor)};
 }
 
-// Training: the feed-forward's first layer and its gate, with gate and up kept; and from the second layer back through the gate. Experts' rows are
-// in their order.
+// Training: the feed-forward's first layer and its gate, with gate and up kept (experts' rows are gathered first); and from the second layer back
+// through the gate.
 absl::Status GateTrainingLines(CudaBench& bench, int64_t experts, int64_t rows, int64_t width, int64_t hidden) {
   const bool grouped = experts > 1;
   experts = grouped ? bench.Fewer(experts, 8) : 1, rows = bench.FewTokens(rows), width = bench.FewColumns(width), hidden = bench.FewColumns(hidden);
@@ -180,7 +180,7 @@ absl::Status GateTrainingLines(CudaBench& bench, int64_t experts, int64_t rows, 
   const Tensor gate_up = bench.New(DType::kBF16, {rows, 2 * width}), out = bench.New(DType::kBF16, {rows, width});
   const double weights = AsDouble(experts * width * hidden);
   RETURN_IF_ERROR(bench.Line(
-      forward, {.flops = 4 * AsDouble(rows * width * hidden), .bytes = 4 * weights + 2 * AsDouble(rows * (hidden + 3 * width))},
+      forward, {.flops = 4 * AsDouble(rows * width * hidden), .bytes = 4 * weights + 2 * AsDouble(rows * ((grouped ? 3 : 1) * hidden + 3 * width))},
       [&](int) {
         if (grouped) {
           GroupedLinearSwiGlu(stream, x, offsets, gather, first, nullptr, gate_up, out);
@@ -189,6 +189,9 @@ absl::Status GateTrainingLines(CudaBench& bench, int64_t experts, int64_t rows, 
         }
       },
       [&] {
+        RETURN_IF_ERROR(bench.CheckSome(gate_up, 16, [&](int64_t row, int64_t column) {
+          return Dot(x, row * hidden, 1, first, (groups.ExpertOf(row) * 2 * width + column) * hidden, 1, hidden);
+        }));
         return bench.CheckSome(out, 32, [&](int64_t row, int64_t column) {
           const int64_t at = groups.ExpertOf(row) * 2 * width + column;
           const Expected gate = Dot(x, row * hidden, 1, first, at * hidden, 1, hidden),

@@ -19,6 +19,12 @@ void CheckGate(const Tensor& gate_up, const Tensor& out) {
         gate_up.dim(1) == 2 * out.dim(1))
       << gate_up.ShapeString() << " and " << out.ShapeString();
 }
+// Of a second layer's gradients: dy [T, K], d_out [T, I], weight [.., K, I].
+void CheckSecondLayer(const Tensor& dy, const Tensor& weight, const Tensor& d_out, int rank) {
+  CHECK(dy.rank() == 2 && weight.rank() == rank && weight.dtype() == dy.dtype() && d_out.dtype() == dy.dtype() && weight.dim(-2) == dy.dim(1) &&
+        weight.dim(-1) == d_out.dim(1) && dy.dim(0) == d_out.dim(0))
+      << dy.ShapeString() << ", " << weight.ShapeString() << " and " << d_out.ShapeString();
+}
 }  // namespace
 
 void SwiGlu(Stream& stream, const Tensor& gate_up, const Tensor& out) {
@@ -29,6 +35,7 @@ void SwiGlu(Stream& stream, const Tensor& gate_up, const Tensor& out) {
 
 void LinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& weight, const PackedMatrix* packed, const Tensor& bias, const Tensor& gate_up,
                   const Tensor& out) {
+  if (!gate_up.empty()) CheckGate(gate_up, out);
   if constexpr (kWithCuda) {
     if (stream.device.is_cuda() && cuda::LinearSwiGlu(stream, x, weight, bias, gate_up, out)) return;
   }
@@ -41,6 +48,7 @@ void LinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& weight, const P
 
 void GroupedLinearSwiGlu(Stream& stream, const Tensor& x, const Tensor& offsets, const Tensor& gather, const Tensor& weight,
                          const PackedMatrix* packed, const Tensor& gate_up, const Tensor& out) {
+  if (!gate_up.empty()) CheckGate(gate_up, out);
   if constexpr (kWithCuda) {
     if (stream.device.is_cuda() && cuda::GroupedLinearSwiGlu(stream, x, offsets, gather, weight, gate_up, out)) return;
   }
@@ -60,6 +68,7 @@ void SwiGluBackward(Stream& stream, const Tensor& d_out, const Tensor& gate_up, 
 
 void LinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& gate_up, const Tensor& d_out,
                           const Tensor& d_gate_up) {
+  CheckSecondLayer(dy, weight, d_out, 2);
   CheckGate(gate_up, d_out);
   CheckGate(d_gate_up, d_out);
   if constexpr (kWithCuda) {
@@ -71,6 +80,8 @@ void LinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& weight
 
 void GroupedLinearBackwardSwiGlu(Stream& stream, const Tensor& dy, const Tensor& offsets, const Tensor& weight, const Tensor& gate_up,
                                  const Tensor& d_out, const Tensor& d_gate_up) {
+  CheckSecondLayer(dy, weight, d_out, 3);
+  CHECK_EQ(offsets.dim(0), weight.dim(0) + 1);
   CheckGate(gate_up, d_out);
   CheckGate(d_gate_up, d_out);
   if constexpr (kWithCuda) {

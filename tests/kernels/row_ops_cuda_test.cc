@@ -253,6 +253,27 @@ TEST(RowOpsCudaTest, SwiGluOfSpecialNumbers) {
   }
 }
 
+// Gates all over the floats: the division in the sigmoid takes no branch (math.cuh).
+TEST(RowOpsCudaTest, SigmoidsHaveTheCpusBitsForAllKindsOfFloats) {
+  GROUPER_NEEDS_CUDA();
+  constexpr int64_t kWidth = 4096, kRows = 1024;
+  CudaWorld world;
+  const Tensor gate_up = world.memory.New(DType::kF32, {kRows, 2 * kWidth}), out = world.memory.New(DType::kF32, {kRows, kWidth});
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t i = 0; i < kWidth; ++i) {
+      const uint64_t n = static_cast<uint64_t>(r * kWidth + i);
+      // Half of them every 2048th float, half between -20 and 20.
+      const float any = std::bit_cast<float>(static_cast<uint32_t>(n * 2048 + n % 2047));
+      gate_up.row<float>(r)[i] = n % 2 == 0 ? any : static_cast<float>(n % 1048576) * 3.8147e-5f - 20;
+      gate_up.row<float>(r)[kWidth + i] = 1;
+    }
+  }
+  const Tensor got = world.New(DType::kF32, {kRows, kWidth});
+  SwiGlu(world.cpu, gate_up, out);
+  SwiGlu(world.gpu, world.Put(gate_up), got);
+  EXPECT_TRUE(Same(world.Get(got), out));
+}
+
 TEST(RowOpsCudaTest, EmbeddingAndItsGradient) {
   GROUPER_NEEDS_CUDA();
   std::mt19937 random(9);
