@@ -343,7 +343,7 @@ absl::Status Engine::State::Collect() {
 
 absl::StatusOr<bool> Engine::Step() {
   State& s = *state_;
-  const std::vector<Scheduler::Work>& work = s.scheduler.Schedule(s.passes->in_flight() > 0);
+  const std::vector<Scheduler::Work> work = s.scheduler.Schedule(s.passes->in_flight() > 0);
   const bool launches = !work.empty();
   if (launches) RETURN_IF_ERROR(s.Launch(work));
   const int in_flight = s.passes->in_flight();

@@ -1,6 +1,7 @@
 #include "rollout/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/base/check.h"
 #include "kernels/attention.h"
@@ -182,13 +183,10 @@ void Scheduler::Admit(int32_t& budget) {
   }
 }
 
-const std::vector<Scheduler::Work>& Scheduler::Schedule(bool under_way) {
+std::vector<Scheduler::Work> Scheduler::Schedule(bool under_way) {
   work_.clear();
   int32_t budget = options_.max_batch_tokens;
-  if (!Decode(budget, under_way)) {
-    work_.clear();
-    return work_;
-  }
+  if (!Decode(budget, under_way)) return {};
   const size_t decode = work_.size();
   const bool all = Prefill(budget);
   // A pass that only decodes is faster for those in it: with many sequences, places are filled several at a time.
@@ -197,10 +195,10 @@ const std::vector<Scheduler::Work>& Scheduler::Schedule(bool under_way) {
     if (all) Admit(budget);
     admission_tried_ = budget > 0;
   }
-  if (!work_.empty() || under_way) return work_;
+  if (!work_.empty() || under_way) return std::move(work_);
   // Nothing fits: prompts kept for later samples go, then all but the oldest sequence. One alone always fits.
   if (running_.empty()) {
-    if (waiting_.empty()) return work_;
+    if (waiting_.empty()) return std::move(work_);
     ReleaseWaitingPrefixes();
     Admit(budget);
   } else {
@@ -211,7 +209,7 @@ const std::vector<Scheduler::Work>& Scheduler::Schedule(bool under_way) {
     work_.push_back({sequence, tokens});
   }
   CHECK(!work_.empty()) << "the cache is too small for one sequence";
-  return work_;
+  return std::move(work_);
 }
 
 void Scheduler::Computed(const std::vector<Work>& work) {

@@ -39,7 +39,7 @@ class Scheduler {
   // The next pass; sequences that certainly end with what is being sampled for them are left out. Empty when nothing waits or runs, or when
   // the tokens under way must be known first: `under_way` says whether there are any; sequences are preempted only when there are none.
   // A single sequence always fits (Engine::Create checked the cache's size).
-  const std::vector<Work>& Schedule(bool under_way = false);
+  std::vector<Work> Schedule(bool under_way = false);
 
   // After the pass was launched: the fed tokens are in the cache for all passes after it. A sequence that has computed its group's prompt hands
   // it to the group.
@@ -77,7 +77,7 @@ class Scheduler {
   std::deque<std::shared_ptr<Sequence>> waiting_;
   std::list<std::shared_ptr<Sequence>> running_;  // oldest group first, its samples together
   int64_t turns_ = 0;                             // groups that have run
-  std::vector<Work> work_;
+  std::vector<Work> work_;  // being scheduled
   // Since Schedule last tried, or left it because one that runs waits for pages, nothing has changed for those that wait: no page, place or
   // prompt has come.
   bool admission_tried_ = false;
