@@ -61,8 +61,6 @@ __device__ __forceinline__ void AddScores(float (&c)[32], const char* a, const c
   WgmmaCommit();
 }
 
-__device__ __forceinline__ float2 UnpackBF16(uint32_t pair) { return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair)); }
-
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kKeyThreads, Shape::kBlocks)
     KeyKernel(const __grid_constant__ BackwardArguments args) {

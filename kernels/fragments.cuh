@@ -1,9 +1,14 @@
-// Exchanges inside a warp that turn accumulator fragments into what memory wants.
+// What turns accumulator fragments into what memory wants, and back.
 #pragma once
+
+#include <cuda_bf16.h>
 
 #include <cstdint>
 
 namespace grouper::kernels::cuda {
+
+// Two bf16 of one register; PackBF16 (hopper.cuh) backwards.
+__device__ __forceinline__ float2 UnpackBF16(uint32_t pair) { return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair)); }
 
 // Lane q of each quad gives its register i to lane i and gets that lane's register q.
 __device__ __forceinline__ void TransposeQuad(uint32_t (&r)[4], int lane) {

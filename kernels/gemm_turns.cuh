@@ -326,7 +326,7 @@ class TurnsBlock {
       uint32_t d_gate[4], d_up[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float2 of_d = FloatsOf(d[i]), of_g = FloatsOf(g[i]), of_u = FloatsOf(u[i]);
+        const float2 of_d = UnpackBF16(d[i]), of_g = UnpackBF16(g[i]), of_u = UnpackBF16(u[i]);
         const GateGradient first = GateGradientOf(of_d.x, of_g.x, of_u.x), second = GateGradientOf(of_d.y, of_g.y, of_u.y);
         d_gate[i] = PackBF16(first.gate, second.gate);
         d_up[i] = PackBF16(first.up, second.up);

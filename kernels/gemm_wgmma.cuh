@@ -170,7 +170,7 @@ struct Fragment {
       TransposeQuad(r, thread);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float2 two = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&r[i]));
+        const float2 two = UnpackBF16(r[i]);
         acc[16 * j + 4 * i + 2 * h] = two.x;
         acc[16 * j + 4 * i + 2 * h + 1] = two.y;
       }
@@ -224,7 +224,7 @@ struct Fragment {
         LoadMatrices(r, from + MatrixOffset(thread / 32 * 16, j, thread));
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float2 two = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&r[i]));
+          const float2 two = UnpackBF16(r[i]);
           acc[32 * box + 8 * j + 2 * i] = two.x;
           acc[32 * box + 8 * j + 2 * i + 1] = two.y;
         }
@@ -376,26 +376,13 @@ struct StageRing {
 struct GatedPair {
   uint32_t gate, up, product;
 };
-__device__ __forceinline__ float Gated(float gate, float up) {
-  return __fmul_rn(__fmul_rn(gate, Sigmoid(gate)), up);
-}
-__device__ __forceinline__ float2 FloatsOf(uint32_t two) { return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&two)); }
 __device__ __forceinline__ uint32_t GatedOf(uint32_t gate, uint32_t up) {
-  const float2 g = FloatsOf(gate), u = FloatsOf(up);
+  const float2 g = UnpackBF16(gate), u = UnpackBF16(up);
   return PackBF16(Gated(g.x, u.x), Gated(g.y, u.y));
 }
 __device__ __forceinline__ GatedPair GatePair(float g0, float g1, float u0, float u1) {
   const uint32_t gate = PackBF16(g0, g1), up = PackBF16(u0, u1);
   return {gate, up, GatedOf(gate, up)};
-}
-
-// Gradients of gate and up for dy, that of silu(gate) * up (kernels/swiglu.h).
-struct GateGradient {
-  float gate, up;
-};
-__device__ __forceinline__ GateGradient GateGradientOf(float dy, float gate, float up) {
-  const float s = Sigmoid(gate);
-  return {__fmul_rn(__fmul_rn(__fmul_rn(dy, up), s), __fmaf_rn(gate, __fsub_rn(1.0f, s), 1.0f)), __fmul_rn(dy, __fmul_rn(gate, s))};
 }
 
 // Stores a warpgroup's accumulators of a gated product, tokens on N. REQUIRES: features in whole eights, rows of 16 bytes.

@@ -98,4 +98,14 @@ __device__ __forceinline__ float Sigmoid(float x) {
   return DivideByOneAnd(e, x < 0.0f ? e : 1.0f);
 }
 
+// silu(gate) * up, and its gradients for dy (kernels/swiglu.h).
+__device__ __forceinline__ float Gated(float gate, float up) { return __fmul_rn(__fmul_rn(gate, Sigmoid(gate)), up); }
+struct GateGradient {
+  float gate, up;
+};
+__device__ __forceinline__ GateGradient GateGradientOf(float dy, float gate, float up) {
+  const float s = Sigmoid(gate);
+  return {__fmul_rn(__fmul_rn(__fmul_rn(dy, up), s), __fmaf_rn(gate, __fsub_rn(1.0f, s), 1.0f)), __fmul_rn(dy, __fmul_rn(gate, s))};
+}
+
 }  // namespace grouper::kernels::cuda

@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kBlockThreads) Gate(DeviceRows<S> gate_ups, De
   LoadEight(gate, width - i, vector, g);
   LoadEight(gate + width, width - i, vector, up);
 #pragma unroll
-  for (int k = 0; k < 8; ++k) g[k] = g[k] * Sigmoid(g[k]) * up[k];
+  for (int k = 0; k < 8; ++k) g[k] = Gated(g[k], up[k]);
   StoreEight(outs[row] + i, width - i, vector, g);
 }
 
@@ -36,9 +36,9 @@ __global__ void __launch_bounds__(kBlockThreads)
   LoadEight(d_outs[row] + i, width - i, vector, dy);
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
-    const float s = Sigmoid(g[k]), d_up = dy[k] * (g[k] * s);
-    g[k] = dy[k] * up[k] * s * fmaf(g[k], 1.0f - s, 1.0f);
-    up[k] = d_up;
+    const GateGradient d = GateGradientOf(dy[k], g[k], up[k]);
+    g[k] = d.gate;
+    up[k] = d.up;
   }
   StoreEight(d_gate, width - i, vector, g);
   StoreEight(d_gate + width, width - i, vector, up);
