@@ -51,7 +51,7 @@ const std::vector<BenchOption>& BenchOptions() {
       {{"train"}, {.name = "no-optimizer", .placeholder = "", .help = "forward and backward alone", .default_text = ""}},
       {{"train", "step"}, {.name = "gradients", .placeholder = "DTYPE", .help = "of the blocks' matrices, float32 or bfloat16 (on a GPU)", .default_text = "float32"}},
       {{"rollout", "step"},
-       {.name = "decode-ahead", .placeholder = "WHEN", .help = "passes launched before the results of the last: auto (on a GPU, decode steps as graphs), always, never", .default_text = "auto"}},
+       {.name = "ahead", .placeholder = "WHEN", .help = "passes launched before the results of the last: auto (on a GPU, decode steps as graphs), always, never", .default_text = "auto"}},
       {{"kernels"}, {.name = "filter", .placeholder = "TEXT", .help = "only lines whose name contains this", .default_text = ""}},
       {kBenchmarks, {.name = "threads", .placeholder = "N", .help = "0: one per core", .default_text = "0"}},
   };
@@ -104,7 +104,7 @@ absl::StatusOr<EngineOptions::Ahead> ParseAhead(const std::string& name) {
   if (name == "auto") return EngineOptions::Ahead::kOnCuda;
   if (name == "always") return EngineOptions::Ahead::kAlways;
   if (name == "never") return EngineOptions::Ahead::kNever;
-  return absl::InvalidArgumentError("--decode-ahead " + name + ": expected auto, always or never");
+  return absl::InvalidArgumentError("--ahead " + name + ": expected auto, always or never");
 }
 
 // The options that describe the work, but for --batch.
@@ -124,7 +124,7 @@ absl::StatusOr<BenchShape> ParseShape(const Arguments& arguments, bool on_cuda) 
   }
   shape.gradients = gradients == "bfloat16" ? DType::kBF16 : DType::kF32;
   if (shape.gradients == DType::kBF16 && !on_cuda) return absl::InvalidArgumentError("--gradients bfloat16: expected a GPU");
-  ASSIGN_OR_RETURN(shape.ahead, ParseAhead(arguments.Get("decode-ahead")));
+  ASSIGN_OR_RETURN(shape.ahead, ParseAhead(arguments.Get("ahead")));
   return shape;
 }
 

@@ -425,13 +425,18 @@ TEST(LinearCudaTest, AGatedProductIsLinearAndSwiGlu) {
   }
 }
 
+// Where the tokens of experts end who have any number of them.
+std::vector<int32_t> EndsOfExperts() {
+  std::vector<int32_t> ends = {0};
+  for (const int32_t length : {1, 0, 15, 16, 127, 128, 129, 143, 0, 255, 256, 257, 300, 0, 512}) ends.push_back(ends.back() + length);
+  return ends;
+}
+
 // Forward and dx by tiles that take turns and by others: one product, a batch of them, experts whose tokens end anywhere.
 TEST(GemmCudaTest, TilesThatTakeTurnsHaveTheBitsOfTheOthers) {
   GROUPER_NEEDS_CUDA();
-  const std::vector<int32_t> lengths = {1, 0, 15, 16, 127, 128, 129, 143, 0, 255, 256, 257, 300, 0, 512};
-  std::vector<int32_t> ends = {0};
-  for (const int32_t length : lengths) ends.push_back(ends.back() + length);
-  const auto experts = static_cast<int64_t>(lengths.size());
+  std::vector<int32_t> ends = EndsOfExperts();
+  const auto experts = static_cast<int64_t>(ends.size()) - 1;
   struct Case {
     int64_t tokens, n, k, batch;
     bool by_expert;
@@ -482,10 +487,8 @@ TEST(GemmCudaTest, TilesThatTakeTurnsHaveTheBitsOfTheOthers) {
 // The gate behind other tiles' products, and its gradient, by one layer and by experts: the bits of the product and of SwiGLU after it.
 TEST(GemmCudaTest, TilesThatTakeTurnsGateTheirSums) {
   GROUPER_NEEDS_CUDA();
-  const std::vector<int32_t> lengths = {1, 0, 15, 16, 127, 128, 129, 143, 0, 255, 256, 257, 300, 0, 512};
-  std::vector<int32_t> ends = {0};
-  for (const int32_t length : lengths) ends.push_back(ends.back() + length);
-  const auto experts = static_cast<int64_t>(lengths.size());
+  std::vector<int32_t> ends = EndsOfExperts();
+  const auto experts = static_cast<int64_t>(ends.size()) - 1;
   struct Case {
     int64_t tokens, features, k, batch;
   };
