@@ -466,6 +466,50 @@ def head(b, what, rows, ids, top_k, top_p):
     return b.fastest([(name, lambda way=way: b.backward(way, lambda i: (leaves[i],), sets)) for name, way in ways])
 
 
+# Products and the gate behind the first, or before the second's input, in two ops.
+
+def gated_by(gate_up):
+    gate, up = gate_up.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+def gate_gradient(d_out, gate_up):
+    gate, up = gate_up.chunk(2, -1)
+    return torch.cat((torch.ops.aten.silu_backward(d_out * up, gate), d_out * F.silu(gate)), -1)
+
+
+@counterpart(r"cuda gated (decode|forward) (\d+) x (\d+) x (\d+)$")
+def gated(b, which, tokens, n, k):
+    tokens, n, k = b.small(tokens, n, k)
+    sets = b.sets(n * k * 2, 64)
+    weights, x = b.bf16(sets, n, k), b.bf16(tokens, k)
+    time_of = b.recorded if which == "decode" else b.time
+    return time_of(lambda i: gated_by(F.linear(x, weights[i])), sets), "F.linear, silu(gate) * up" + (" in a graph" if which == "decode" else "")
+
+
+@counterpart(r"cuda gated (forward )?grouped (\d+) experts, (\d+) rows, (\d+) x (\d+)$")
+def gated_grouped(b, training, experts, rows, n, k):
+    experts, rows, n, k = b.small(experts, rows, n, k)
+    ends, _ = groups(b, experts, rows)
+    w, x, token = b.bf16(experts, n, k), b.bf16(rows, k), torch.randperm(rows, device=b.device)
+    return b.time(lambda i: gated_by(grouped_mm(x[token], w.transpose(1, 2), offs=ends))), "rows gathered, grouped_mm, silu(gate) * up"
+
+
+@counterpart(r"cuda gate gradient (\d+) x (\d+) x (\d+)$")
+def gate_gradient_of_one(b, tokens, n, k):
+    tokens, n, k = b.small(tokens, n, k)
+    dy, w, gate_up = b.bf16(tokens, n), b.bf16(n, k), b.bf16(tokens, 2 * k)
+    return b.time(lambda i: gate_gradient(dy @ w, gate_up)), "mm, silu_backward, products, cat"
+
+
+@counterpart(r"cuda gate gradient grouped (\d+) experts, (\d+) rows, (\d+) x (\d+)$")
+def gate_gradient_grouped(b, experts, rows, n, k):
+    experts, rows, n, k = b.small(experts, rows, n, k)
+    ends, _ = groups(b, experts, rows)
+    dy, w, gate_up = b.bf16(rows, n), b.bf16(experts, n, k), b.bf16(rows, 2 * k)
+    return b.time(lambda i: gate_gradient(grouped_mm(dy, w, offs=ends), gate_up)), "grouped_mm, silu_backward, products, cat"
+
+
 # Element-wise ops; the first number is of rows, the last of the op's output's columns.
 
 BACKWARD = re.compile(r"grad|backward|\bdx\b", re.I)
